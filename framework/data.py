@@ -1,0 +1,413 @@
+"""Elastic data: one stream of global batches, the same on any number of ranks and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, default_collate
+
+from framework.randomness import global_seed, seeded, stable_seed
+
+Sample = dict[str, Any]
+Batch = dict[str, Any]
+Key = tuple[int, int]
+"""What the sampler hands to a dataset: (epoch, position in the dataset)."""
+
+
+def progress(trainer: Trainer) -> Key:
+    """Return (epoch, global batches of it already trained) of a run, also of one being resumed.
+
+    ``trainer.current_epoch`` lags behind by one where a checkpoint was written at an epoch's end,
+    hence the loop's own counters.
+    """
+    loop = trainer.fit_loop
+    epoch = loop.epoch_progress.current
+    if epoch.ready <= epoch.processed:
+        return epoch.processed, 0
+    position = loop.epoch_loop.batch_progress.current.ready
+    if position >= loop.max_batches:
+        return epoch.processed + 1, 0
+    return epoch.processed, position
+
+
+class GlobalBatches(Sampler[list[Key]]):
+    """Yields this rank's slice of each global batch as a list of (epoch, position) keys.
+
+    The order is a function of (seed, epoch) alone. Rank r of W takes the r-th of W contiguous
+    slices, which differ by at most one row and may be empty.
+
+    Args:
+        num_samples: rows of the dataset.
+        batch_size: rows of a *global* batch.
+        shuffle: permute per epoch; otherwise in order.
+        seed: of the permutation.
+        drop_last: leave out the last batch if it is smaller.
+        rank: this process.
+        world_size: number of processes W.
+        shards: None, or S: sample i belongs to shard ``stable_index[i] % S`` for the whole run, each
+            global batch takes an equal part of every shard, and rank r of W reads only the shards
+            s with ``s * W // S == r``. Sampling then differs from the plain stream, but equally on
+            every number of ranks that divides S.
+        stable_index: (num_samples,) positions in the full training set; default 0..num_samples-1.
+        start: called at each ``iter()``; returns (epoch, global batches to leave out).
+
+    Raises:
+        ValueError: ``batch_size`` below 1, or ``shards`` not a multiple of ``world_size``.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        shards: int | None = None,
+        stable_index: Tensor | None = None,
+        start: Callable[[], Key] = lambda: (0, 0),
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if shards is not None and (shards % world_size or batch_size % shards):
+            raise ValueError(
+                f"shards={shards} must be a multiple of the {world_size} ranks and divide "
+                f"batch_size={batch_size}."
+            )
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.shards = shards
+        self.stable_index = stable_index
+        self.start = start
+
+    def __len__(self) -> int:
+        rows = self.num_samples
+        if self.shards is not None:
+            rows = self.shards * max(len(part) for part in self._shard_members())
+        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
+
+    def _shard_members(self) -> list[Tensor]:
+        assert self.shards is not None
+        stable = self.stable_index if self.stable_index is not None else None
+        owner = torch.arange(self.num_samples) if stable is None else stable
+        return [torch.nonzero(owner % self.shards == s).flatten() for s in range(self.shards)]
+
+    def _order(self, epoch: int, name: str, rows: int) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(rows)
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch, name))
+        return torch.randperm(rows, generator=generator)
+
+    def _slices(self, epoch: int) -> list[Tensor]:
+        """Return this rank's rows of every global batch of an epoch."""
+        if self.shards is None:
+            batches = self._order(epoch, "order", self.num_samples).split(self.batch_size)
+            slices = [torch.tensor_split(b, self.world_size)[self.rank] for b in batches]
+        else:
+            share = self.batch_size // self.shards
+            per_rank = self.shards // self.world_size
+            own = range(self.rank * per_rank, (self.rank + 1) * per_rank)
+            members = self._shard_members()
+            orders = [
+                members[s][self._order(epoch, f"shard {s}", len(members[s]))].split(share)
+                for s in own
+            ]
+            empty = torch.empty(0, dtype=torch.int64)
+            slices = [
+                torch.cat([order[step] if step < len(order) else empty for order in orders])
+                for step in range(max(-(-len(m) // share) for m in members))
+            ]
+        return slices[: len(self)]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        # `start` is read now and not at the first batch: workers prefetch as soon as they exist
+        epoch, skip = self.start()
+        return iter(
+            [[(epoch, row) for row in rows.tolist()] for rows in self._slices(epoch)[skip:]]
+        )
+
+
+class ArrayDataset(Dataset[Sample]):
+    """Samples held as one tensor per field; a whole batch is read by one indexing operation.
+
+    Args:
+        fields: tensors of equal length N, such as ``image`` (N, C, H, W) and ``label`` (N,).
+            Images in uint8 are returned as float32 in [0, 1].
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+
+    def __init__(self, **fields: Tensor) -> None:
+        lengths = {name: len(value) for name, value in fields.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"Fields of one data set must have equal lengths, got {lengths}.")
+        self.fields = fields
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+    def batch(self, rows: Sequence[int] | Tensor) -> Batch:
+        """Return the rows as one batch."""
+        picked = {name: value[torch.as_tensor(rows)] for name, value in self.fields.items()}
+        return {name: _as_float(value) for name, value in picked.items()}
+
+    def __getitem__(self, row: int) -> Sample:
+        return {name: _as_float(value[row]) for name, value in self.fields.items()}
+
+
+def _as_float(value: Tensor) -> Tensor:
+    return value.float().div_(255) if value.dtype == torch.uint8 else value
+
+
+class KeyedDataset(Dataset[Any]):
+    """Reads (epoch, position) keys, adds ``index``, and augments reproducibly.
+
+    Args:
+        dataset: map-style; returns dicts of tensors. A ``Subset`` keeps its parent's positions as
+            ``index``.
+        augment: called with a sample, returns a sample; its random numbers, drawn from any global
+            generator, depend on (seed, epoch, index) alone.
+        seed: of the augmentation.
+        collate: from a list of samples to a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Sample],
+        *,
+        augment: Callable[[Sample], Sample] | None = None,
+        seed: int = 0,
+        collate: Callable[[list[Sample]], Batch] = default_collate,
+    ) -> None:
+        self.dataset = dataset
+        self.augment = augment
+        self.seed = seed
+        self.collate = collate
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, row = key
+        sample = dict(self.dataset[row])
+        index = stable_position(self.dataset, row)
+        sample["index"] = torch.tensor(index)
+        if self.augment is not None:
+            with seeded(self.seed, epoch, index, "augment"):
+                sample = self.augment(sample)
+        return sample
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        """Return the collated batch; an empty list gives fields of length 0."""
+        if not keys:
+            return {name: value[:0] for name, value in self.__getitems__([(0, 0)]).items()}
+        source, rows = _root(self.dataset, [row for _, row in keys])
+        if self.augment is None and isinstance(source, ArrayDataset):
+            batch = source.batch(rows)
+            batch["index"] = torch.as_tensor(rows, dtype=torch.int64)
+            return batch
+        return self.collate([self[key] for key in keys])
+
+
+def _root(dataset: Any, rows: list[int]) -> tuple[Any, list[int]]:
+    while isinstance(dataset, Subset):
+        rows = [int(dataset.indices[row]) for row in rows]
+        dataset = dataset.dataset
+    return dataset, rows
+
+
+def stable_position(dataset: Any, row: int) -> int:
+    """Return the position in the full training set of a row of a (nested) ``Subset``."""
+    return _root(dataset, [row])[1][0]
+
+
+def _passthrough(batch: Batch) -> Batch:
+    return batch
+
+
+class ElasticLoader(DataLoader[Any]):
+    """A ``DataLoader`` whose place in the epoch is kept by the datamodule.
+
+    The state methods only tell Lightning that a restart inside an epoch is handled.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: see :meth:`DataModule.state_dict`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing: see :meth:`DataModule.load_state_dict`."""
+
+
+class DataModule(LightningDataModule):
+    """Base of every map-style datamodule: elastic sampling and exact resume.
+
+    A subclass sets ``train_set``, ``val_set``, ``test_set`` and ``predict_set`` (those it has) in
+    :meth:`setup`, and the class attributes below where they apply. Use it with
+    ``Trainer(use_distributed_sampler=False)``, which the command does.
+
+    Args:
+        batch_size: rows of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: fixed assignment of samples to ranks, see :class:`GlobalBatches`.
+    """
+
+    num_classes: int | None = None
+    class_names: Sequence[str] | None = None
+    mixes_samples = False
+    """True if a training sample is made of several: its predictions are not its own."""
+
+    train_set: Dataset[Sample] | None = None
+    val_set: Dataset[Sample] | None = None
+    test_set: Dataset[Sample] | None = None
+    predict_set: Dataset[Sample] | None = None
+    augment: Callable[[Sample], Sample] | None = None
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.drop_last = drop_last
+        self.shards = shards
+        self.seed = global_seed()
+        self._sampler: GlobalBatches | None = None
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Join samples to a batch; override where fields have varying shapes."""
+        return default_collate(samples)
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of the *full* training set, which bounds ``index``."""
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
+        root, _ = _root(self.train_set, [])
+        return len(root)
+
+    def train_dataloader(self) -> ElasticLoader:
+        """Return the loader of this rank's slices, from the place where training stands."""
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set.")
+        rows = len(self.train_set)  # type: ignore[arg-type]
+        _, stable = _root(self.train_set, list(range(rows))) if self.shards else (None, None)
+        self._sampler = GlobalBatches(
+            rows,
+            self.batch_size,
+            shuffle=True,
+            seed=self.seed,
+            drop_last=self.drop_last,
+            rank=self._rank,
+            world_size=self._world_size,
+            shards=self.shards,
+            stable_index=None if stable is None else torch.tensor(stable),
+            start=self._start,
+        )
+        return self._loader(self.train_set, self._sampler, self.augment)
+
+    def val_dataloader(self) -> Any:
+        """Return the validation loader, or nothing where there is no validation set."""
+        return self._eval_loader(self.val_set)
+
+    def test_dataloader(self) -> Any:
+        """Return the test loader, or nothing where there is no test set."""
+        return self._eval_loader(self.test_set)
+
+    def predict_dataloader(self) -> Any:
+        """Return the loader of what is to be predicted."""
+        return self._eval_loader(self.predict_set)
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def _start(self) -> Key:
+        return progress(self.trainer) if self.trainer is not None else (0, 0)
+
+    def _eval_loader(self, dataset: Dataset[Sample] | None) -> Any:
+        if dataset is None:
+            return []
+        batches = GlobalBatches(
+            len(dataset),  # type: ignore[arg-type]
+            self.eval_batch_size,
+            shuffle=False,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        return self._loader(dataset, batches, None)
+
+    def _loader(
+        self,
+        dataset: Dataset[Sample],
+        batches: GlobalBatches,
+        augment: Callable[[Sample], Sample] | None,
+    ) -> ElasticLoader:
+        if isinstance(dataset, IterableDataset):
+            raise TypeError(f"{type(self).__name__}: an iterable data set has no positions.")
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return ElasticLoader(
+            KeyedDataset(dataset, augment=augment, seed=self.seed, collate=self.collate),
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_passthrough,
+            pin_memory=on_cuda,
+            # its own generator: the loader must not draw from the one that training restores
+            generator=torch.Generator().manual_seed(stable_seed(self.seed, "workers")),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stream's identity and the place in it."""
+        epoch, position = self._start()
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "num_samples": len(self.train_set) if self.train_set is not None else 0,  # type: ignore[arg-type]
+            "epoch": epoch,
+            "position": position,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the saved stream.
+
+        Raises:
+            RuntimeError: inside an epoch, with another batch size or number of samples.
+        """
+        self.seed = state_dict["seed"]
+        if self._sampler is not None:
+            self._sampler.seed = self.seed
+        if not state_dict["position"]:
+            return
+        now = self.state_dict()
+        for name in ("batch_size", "num_samples"):
+            if now[name] != state_dict[name]:
+                raise RuntimeError(
+                    f"The checkpoint was written inside epoch {state_dict['epoch']} with "
+                    f"{name}={state_dict[name]}, and cannot continue with {now[name]}; "
+                    "keep the value or resume from a checkpoint of an epoch's end."
+                )
