@@ -135,7 +135,7 @@ def _refusal(path: str | Path, name: str) -> ValueError:
 
 
 def _damage(path: str | Path, position: int, error: Exception) -> ValueError:
-    # torch puts its own reason last, after the advice to read the file unsafely
-    text = str(error).split("WeightsUnpickler error:")[-1].strip()
-    reason = text.split("\n")[0].rstrip(".") or type(error).__name__
+    reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    if reason.startswith("Weights only load failed"):  # torch goes on to advise unsafe reading
+        reason = "the content is not what torch.save writes"
     return ValueError(f"{path} is damaged or incomplete near byte {position:,}: {reason}.")
