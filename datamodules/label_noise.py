@@ -26,9 +26,9 @@ class LabelNoise:
     Args:
         kind: ``symmetric``: with probability ``rate`` a uniform class. ``pair``: with probability
             ``rate`` class y + 1 mod K. ``class_dependent``: with probability ``rate`` the class
-            ``flips[y]``, or drawn from row y of ``transition``. ``file``: labels read from ``path``.
-        rate: probability in [0, 1]; for ``symmetric`` with ``redraw_true`` the share of wrong labels
-            is rate (K - 1) / K.
+            ``flips[y]``, or drawn from row y of ``transition``. ``file``: the labels in ``path``.
+        rate: probability in [0, 1]; for ``symmetric`` with ``redraw_true`` the share of wrong
+            labels is rate (K - 1) / K.
         seed: of the draw; it does not follow the seed of the run.
         redraw_true: whether a symmetric draw may give the true class again.
         flips: class -> class; a class not named keeps its labels.
