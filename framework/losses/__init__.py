@@ -1,0 +1,6 @@
+"""Losses: one file per paper or family."""
+
+from framework.losses.comp_sum import CompSumLoss, h_consistency_transform
+from framework.losses.loss import ClassificationLoss, Loss
+
+__all__ = ["ClassificationLoss", "CompSumLoss", "Loss", "h_consistency_transform"]

@@ -91,7 +91,12 @@ class ClassificationLoss(Loss):
 
     Labels are (B,) int64 in 0..K-1; losses with a closed form also take soft labels (B, K).
     The ``Classifier`` and every other module with class logits accept these.
+
+    Class attributes:
+        soft_targets: also takes (B, K) label distributions, as mixup and distillation make them.
     """
+
+    soft_targets: ClassVar[bool] = False
 
 
 def check_logits(loss: Loss, predictions: Tensor) -> None:
@@ -101,3 +106,14 @@ def check_logits(loss: Loss, predictions: Tensor) -> None:
             f"{type(loss).__name__} takes logits of shape (B, K) with K >= 2, got "
             f"{tuple(predictions.shape)}."
         )
+
+
+def check_labels(loss: ClassificationLoss, predictions: Tensor, targets: Tensor) -> None:
+    """Raise ``ValueError`` unless ``targets`` are labels that ``loss`` takes for these logits."""
+    if targets.ndim == 1 and targets.dtype == torch.int64:
+        return
+    name, given = type(loss).__name__, f"got {targets.dtype} of shape {tuple(targets.shape)}."
+    if not loss.soft_targets:
+        raise ValueError(f"{name} is defined for hard labels only, (B,) int64: {given}")
+    if targets.shape != predictions.shape or not targets.is_floating_point():
+        raise ValueError(f"{name} takes labels (B,) int64 or (B, K) float: {given}")
