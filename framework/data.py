@@ -48,10 +48,10 @@ class GlobalBatches(Sampler[list[Key]]):
         drop_last: leave out the last batch if it is smaller.
         rank: this process.
         world_size: number of processes W.
-        shards: None, or S: sample i belongs to shard ``stable_index[i] % S`` for the whole run, each
-            global batch takes an equal part of every shard, and rank r of W reads only the shards
-            s with ``s * W // S == r``. Sampling then differs from the plain stream, but equally on
-            every number of ranks that divides S.
+        shards: None, or S: sample i belongs to shard ``stable_index[i] % S`` for the whole run,
+            each global batch takes an equal part of every shard, and rank r of W reads only the
+            shards s with ``s * W // S == r``. Sampling then differs from the plain stream, but
+            equally on every number of ranks that divides S.
         stable_index: (num_samples,) positions in the full training set; default 0..num_samples-1.
         start: called at each ``iter()``; returns (epoch, global batches to leave out).
 
@@ -237,17 +237,34 @@ def _passthrough(batch: Batch) -> Batch:
     return batch
 
 
-class ElasticLoader(DataLoader[Any]):
-    """A ``DataLoader`` whose place in the epoch is kept by the datamodule.
+class ElasticLoader:
+    """An iterable over batches, whose place in the epoch is kept by the datamodule.
 
-    The state methods only tell Lightning that a restart inside an epoch is handled.
+    It wraps a ``DataLoader`` instead of being one, so that Lightning does not put samplers of its
+    own in the place of ours.
+
+    Args:
+        loader: what it iterates over.
     """
 
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+        self.dataset = loader.dataset
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.loader)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: see :meth:`DataModule.state_dict`."""
+        """Return nothing: see :meth:`DataModule.state_dict`.
+
+        That there is a state tells Lightning that a restart inside an epoch is handled.
+        """
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: see :meth:`DataModule.load_state_dict`."""
 
 
@@ -255,8 +272,7 @@ class DataModule(LightningDataModule):
     """Base of every map-style datamodule: elastic sampling and exact resume.
 
     A subclass sets ``train_set``, ``val_set``, ``test_set`` and ``predict_set`` (those it has) in
-    :meth:`setup`, and the class attributes below where they apply. Use it with
-    ``Trainer(use_distributed_sampler=False)``, which the command does.
+    :meth:`setup`, and the class attributes below where they apply.
 
     Args:
         batch_size: rows of a *global* batch, over all ranks.
@@ -293,6 +309,7 @@ class DataModule(LightningDataModule):
         self.shards = shards
         self.seed = global_seed()
         self._sampler: GlobalBatches | None = None
+        self._resume: Key | None = None
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples to a batch; override where fields have varying shapes."""
@@ -347,6 +364,13 @@ class DataModule(LightningDataModule):
         return self.trainer.world_size if self.trainer is not None else 1
 
     def _start(self) -> Key:
+        # the first iterator of a resumed run may be made before Lightning restores its loops
+        if self._resume is not None:
+            start, self._resume = self._resume, None
+            return start
+        return self._progress()
+
+    def _progress(self) -> Key:
         return progress(self.trainer) if self.trainer is not None else (0, 0)
 
     def _eval_loader(self, dataset: Dataset[Sample] | None) -> Any:
@@ -370,7 +394,7 @@ class DataModule(LightningDataModule):
         if isinstance(dataset, IterableDataset):
             raise TypeError(f"{type(self).__name__}: an iterable data set has no positions.")
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return ElasticLoader(
+        loader: DataLoader[Any] = DataLoader(
             KeyedDataset(dataset, augment=augment, seed=self.seed, collate=self.collate),
             batch_sampler=batches,
             num_workers=self.num_workers,
@@ -380,10 +404,11 @@ class DataModule(LightningDataModule):
             # its own generator: the loader must not draw from the one that training restores
             generator=torch.Generator().manual_seed(stable_seed(self.seed, "workers")),
         )
+        return ElasticLoader(loader)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the stream's identity and the place in it."""
-        epoch, position = self._start()
+        epoch, position = self._progress()
         return {
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -399,6 +424,7 @@ class DataModule(LightningDataModule):
             RuntimeError: inside an epoch, with another batch size or number of samples.
         """
         self.seed = state_dict["seed"]
+        self._resume = (state_dict["epoch"], state_dict["position"])
         if self._sampler is not None:
             self._sampler.seed = self.seed
         if not state_dict["position"]:

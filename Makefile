@@ -1,0 +1,39 @@
+# Every target builds the environment it needs; PYTHON chooses the interpreter it is built from.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint bench clean
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/trimtab fit --config configs/classifier.yaml
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: $(VENV)/.ready
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.trainer
+	$(BIN)/python -m benchmarks.saf
+	$(BIN)/python -m benchmarks.optimizers
+	$(BIN)/python -m benchmarks.startup
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,170 @@
+"""The command line: LightningCLI with run folders, one-sentence errors and a list of who is trusted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from framework import class_paths
+from framework.command_errors import sentence
+from framework.preemption import Interrupted
+from framework.run_folder import RunFolder, choose_run_folder, resolve_configs
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+class Parser(LightningArgumentParser):
+    """Answers wrong input with one sentence and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Print what is wrong and leave."""
+        sys.stderr.write(f"trimtab: {sentence(message, self)}\n")
+        raise SystemExit(2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the whole config into the run folder, for every subcommand under its own name."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write once, on rank 0, replacing the file of an earlier part of the same run."""
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        name = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.config.clone()
+        for key in ("config", "ckpt_path", "weights_only", "verbose", "return_predictions"):
+            config.pop(key, None)
+        self.parser.save(
+            config, str(folder / name), skip_none=False, overwrite=True, skip_validation=True
+        )
+        self.already_saved = True
+
+
+class TrimtabCLI(LightningCLI):
+    """LightningCLI with our defaults; knows no domain.
+
+    Args:
+        args: the command line without the program's name.
+        folder: where the run keeps what it writes.
+        callbacks: appended to those of the config.
+    """
+
+    def __init__(self, args: Sequence[str], folder: RunFolder, callbacks: list[Any]) -> None:
+        self.folder = folder
+        self._requested = next((a for a in args if a in SUBCOMMANDS), None)
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            parser_class=Parser,
+            parser_kwargs={"prog": "trimtab", "description": "Train, evaluate and predict."},
+            seed_everything_default=0,
+            trainer_defaults={
+                "log_every_n_steps": 10,
+                "callbacks": callbacks,
+            },
+            auto_configure_optimizers=False,
+            args=list(args),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the best and last checkpoint, which every run keeps."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Build only the parser of the requested subcommand: each costs as much as an import."""
+        self._subcommand_parsers = {}
+        group = parser.add_subcommands()
+        for name in SUBCOMMANDS:
+            description = (getattr(Trainer, name).__doc__ or "").strip().split("\n")[0]
+            if self._requested in (name, None) and self._requested is not None:
+                built = self._prepare_subcommand_parser(Trainer, name, description=description)
+            else:
+                built = Parser(description=description)
+                self._subcommand_method_arguments[name] = []
+            self._subcommand_parsers[name] = built
+            group.add_subcommand(name, built, help=description)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; unlike Lightning, without a warning about ``sys.argv``."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the checkpoint alone: the config beside it says how the model is built."""
+
+    def before_instantiate_classes(self) -> None:
+        """Place the run folder where the config did not say otherwise."""
+        config = self.config[self.subcommand]
+        if config.trainer.default_root_dir is None:
+            config.trainer.default_root_dir = str(self.folder.path)
+        root = Path(str(config.trainer.default_root_dir))
+        if config.checkpoint.dirpath is None:
+            config.checkpoint.dirpath = str(root / "checkpoints")
+        self.folder.path = root
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add our logger unless the config names others."""
+        from framework.run_logger import RunLogger
+
+        config = self._get(self.config_init, "trainer")
+        logger = config.get("logger")
+        if logger in (None, True):
+            kwargs["logger"] = [RunLogger()]
+        if logger is not False:
+            kwargs.setdefault(
+                "callbacks", [*(config.get("callbacks") or []), LearningRateMonitor()]
+            )
+        return super().instantiate_trainer(**kwargs)
+
+
+def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
+    """Run one command.
+
+    Args:
+        args: the command line without the program's name.
+        callbacks: what every run shows and writes, appended to the config's callbacks.
+
+    Raises:
+        SystemExit: with code 2 for a wrong command line and 128 + n after signal n.
+    """
+    arguments, allowed = class_paths.take_allowed(list(args))
+    set_parsing_settings(
+        import_path_denylist=class_paths.DENIED, import_path_allowlist=class_paths.TRUSTED + allowed
+    )
+    class_paths.forget_arguments_of_replaced_classes()
+    arguments = resolve_configs(arguments)
+    return TrimtabCLI(arguments, choose_run_folder(arguments), callbacks or [])
+
+
+def main(args: Sequence[str] | None = None, callbacks: list[Any] | None = None) -> None:
+    """Run one command for a person: every foreseen error is one sentence on stderr."""
+    arguments = sys.argv[1:] if args is None else list(args)
+    try:
+        run(arguments, callbacks)
+    except Interrupted as stop:
+        sys.stderr.write(f"trimtab: stopped; continue with --ckpt_path {stop.path}\n")
+        raise
+    except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        if os.environ.get("TRIMTAB_TRACEBACK"):
+            raise
+        sys.stderr.write(f"trimtab: {error}\n")
+        raise SystemExit(1) from error

@@ -1,0 +1,91 @@
+"""Refuses what does not make sense together, before the first step and in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch.nn.modules.loss import _Loss
+from torch.optim import LBFGS, Optimizer
+from torch.utils.data import IterableDataset
+
+from framework.losses.loss import NEEDS, Loss
+from framework.objectives import OPTIONAL_FIELDS
+
+# what a loss may need and the base class itself can always give
+_ALWAYS_GIVEN = ("inputs", "weight", "epoch", "step", "forward")
+
+
+class IncompatibleError(ValueError):
+    """A combination of parts that cannot be trained, refused at start-up."""
+
+
+def check_needs(
+    owner: object, needs: Iterable[str], module: LightningModule, provides: Iterable[str]
+) -> None:
+    """Raise :class:`IncompatibleError` unless ``module`` provides everything ``owner`` needs."""
+    name = type(owner).__name__
+    known = NEEDS if isinstance(owner, _Loss) else OPTIONAL_FIELDS
+    for need in needs:
+        if need not in known:
+            raise IncompatibleError(f"{name} needs {need!r}, which is none of {', '.join(known)}.")
+        if need in _ALWAYS_GIVEN and isinstance(owner, _Loss):
+            continue
+        if need not in provides:
+            raise IncompatibleError(
+                f"{name} needs `{need}`, which {type(module).__name__} does not provide "
+                f"(it provides {', '.join(provides) or 'nothing'})."
+            )
+
+
+def check_index(owner: object, trainer: Trainer) -> None:
+    """Raise :class:`IncompatibleError` unless the training data gives every sample an index."""
+    name = type(owner).__name__
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    if isinstance(dataset, IterableDataset):
+        raise IncompatibleError(
+            f"{name} remembers every sample by its index, and an iterable data set "
+            f"({type(dataset).__name__}) has none."
+        )
+    first = _first_sample(dataset)
+    if not (isinstance(first, dict) and "index" in first):
+        source = type(dataset).__name__ if dataset is not None else "the training data"
+        raise IncompatibleError(
+            f"{name} needs `index`, but the samples of {source} are not dicts with an 'index'."
+        )
+
+
+def _first_sample(dataset: Any) -> Any:
+    from framework.data import KeyedDataset
+
+    if isinstance(dataset, KeyedDataset):
+        return {"index": None}  # always added
+    try:
+        return dataset[0]
+    except (TypeError, IndexError, KeyError, NotImplementedError):
+        return None
+
+
+def check_monitors(losses: Iterable[Loss], trainer: Trainer) -> None:
+    """Raise :class:`IncompatibleError` if a callback monitors a loss whose value means nothing."""
+    meaningless = [type(loss).__name__ for loss in losses if not loss.monitorable]
+    if not meaningless:
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and "loss" in monitor:
+            raise IncompatibleError(
+                f"{type(callback).__name__} monitors {monitor!r}, but the value of "
+                f"{meaningless[0]} means nothing; monitor a metric instead."
+            )
+
+
+def check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
+    """Raise :class:`IncompatibleError` for an optimizer that fp16 cannot drive."""
+    needs_closure = isinstance(optimizer, LBFGS) or getattr(optimizer, "needs_closure", False)
+    if needs_closure and str(trainer.precision) == "16-mixed":
+        raise IncompatibleError(
+            f"{type(optimizer).__name__} evaluates its closure again, which fp16's gradient scaler "
+            "cannot do; use precision 32-true or bf16-mixed."
+        )

@@ -1,0 +1,84 @@
+"""Calls any torch or Trimtab loss so that its reduction can be done later, over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.loss import CrossEntropyLoss, NLLLoss, _Loss
+
+from framework.distributed import world_size
+from framework.losses.loss import Loss
+from framework.objectives import Objectives
+
+
+def add_term(
+    objectives: Objectives,
+    name: str,
+    loss: _Loss,
+    predictions: Tensor,
+    targets: Tensor,
+    **available: Any,
+) -> None:
+    """Add ``loss(predictions, targets)`` to ``objectives`` under ``name``.
+
+    A sum over samples goes into ``per_sample`` with the normaliser of the loss's own reduction
+    (the class weights of ``CrossEntropyLoss``, say), so that callbacks may still select samples;
+    a batch-coupled loss goes into ``terms`` and counts equally on every rank.
+
+    Args:
+        objectives: of this step.
+        name: of the term.
+        loss: a ``torch`` or Trimtab loss.
+        predictions: (B, ...).
+        targets: (B, ...).
+        **available: what the loss may need, see :data:`framework.losses.loss.NEEDS`.
+
+    Raises:
+        TypeError: the loss needs something that is not available.
+    """
+    needs = getattr(loss, "needs", ())
+    missing = [need for need in needs if available.get(need) is None]
+    if missing:
+        raise TypeError(f"{type(loss).__name__} needs `{missing[0]}`, which this step has not.")
+    keywords = {need: available[need] for need in needs}
+    if isinstance(loss, Loss) and loss.batch_coupled:
+        objectives.terms[name] = loss(predictions, targets, **keywords)
+        objectives.count[name] = torch.ones((), device=predictions.device)
+        return
+    with _unreduced(loss):
+        values = loss(predictions, targets, **keywords)
+    if values.ndim == 0:
+        raise TypeError(f"{type(loss).__name__} returns no value per sample.")
+    # only torch's losses can return more than one value a row
+    weights = _element_weights(loss, predictions, targets)
+    if weights is not None:
+        objectives.per_sample[name] = values.flatten(1).sum(1) if values.ndim > 1 else values
+        objectives.count[name] = weights.flatten(1).sum(1) if weights.ndim > 1 else weights
+    else:
+        sum_up = values.flatten(1).sum if loss.reduction == "sum" else values.flatten(1).mean
+        objectives.per_sample[name] = sum_up(1) if values.ndim > 1 else values
+    if loss.reduction == "sum":
+        objectives.count[name] = torch.full((), 1 / world_size(), device=predictions.device)
+
+
+@contextmanager
+def _unreduced(loss: _Loss) -> Iterator[None]:
+    reduction, loss.reduction = loss.reduction, "none"
+    try:
+        yield
+    finally:
+        loss.reduction = reduction
+
+
+def _element_weights(loss: _Loss, predictions: Tensor, targets: Tensor) -> Tensor | None:
+    """Return what torch's mean divides by, one value per element of the loss, if not 1."""
+    if not isinstance(loss, (CrossEntropyLoss, NLLLoss)) or targets.is_floating_point():
+        return None
+    valid = targets != loss.ignore_index
+    if loss.weight is None:
+        return valid.to(predictions.dtype)
+    return torch.where(valid, loss.weight[targets.where(valid, 0)], 0).to(predictions.dtype)

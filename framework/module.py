@@ -1,0 +1,426 @@
+"""The one LightningModule base, and the one callback base that changes training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torchmetrics import MetricCollection
+
+from framework import compatibility
+from framework.consistency import check_equal_on_all_ranks
+from framework.data import Batch, DataModule
+from framework.distributed import world_size
+from framework.gradients.combiner import GradientCombiner
+from framework.gradients.per_term import assign_gradient, per_term_gradients
+from framework.losses.apply import add_term
+from framework.losses.loss import Loss
+from framework.metrics.term_means import TermMeans
+from framework.objectives import Objectives
+from framework.reduction import Reduced, reduce_objectives
+from framework.schedules.steps import total_steps_from
+
+
+class Dynamics(Callback):
+    """A callback that changes training: adds a term, or weighs or selects samples.
+
+    Class attributes:
+        needs: optional fields of :class:`~framework.objectives.Objectives` that it reads.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def on_objectives(
+        self, trainer: Trainer, module: TrainingModule, objectives: Objectives, batch: Batch
+    ) -> None:
+        """Change ``objectives`` in place, after the module filled it and before it is reduced.
+
+        Called in every training step on every rank, in the order of the callbacks in the config;
+        a rank's batch may be empty.
+        """
+
+
+class TrainingModule(LightningModule):
+    """Base of every domain: from named terms to a step that is the same on any number of ranks.
+
+    A domain writes ``forward``, :meth:`objectives`, :meth:`evaluate` and, where they differ from
+    the default, :meth:`make_metrics`, :meth:`shared_parameters` and :meth:`parameter_groups`.
+
+    Class attributes:
+        provides: optional fields of :class:`~framework.objectives.Objectives` that
+            :meth:`objectives` fills.
+
+    Args:
+        optimizer: from parameter groups to an optimizer.
+        lr_scheduler: from an optimizer to a schedule that counts optimizer steps.
+        sync_batchnorm: share batch-norm statistics between ranks.
+        gradient_combiner: how the gradients of several terms become one; None adds them.
+    """
+
+    provides: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        sync_batchnorm: bool = True,
+        gradient_combiner: GradientCombiner | None = None,
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.sync_batchnorm = sync_batchnorm
+        self.gradient_combiner = gradient_combiner
+        self.phase = 0
+        self.term_values: dict[str, Tensor] = {}
+        """This rank's terms of the latest step, detached, for progress bars."""
+        self.epoch_means = {stage: TermMeans() for stage in ("train", "val", "test")}
+        self._metrics = nn.ModuleDict()
+        self._trainable: frozenset[str] = frozenset()
+        self._promise_checked = False
+        self._combined: Tensor | None = None
+
+    # ---- what a domain writes -----------------------------------------------------------------
+
+    def objectives(self, batch: Batch) -> Objectives:
+        """Return the terms of one training step on this rank's batch, which may be empty."""
+        raise NotImplementedError(f"{type(self).__name__} defines no objectives.")
+
+    def evaluate(self, batch: Batch) -> Objectives | None:
+        """Update :attr:`metrics` with a batch; terms that are returned are averaged and logged."""
+        raise NotImplementedError(f"{type(self).__name__} defines no evaluation.")
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return columns of the prediction file, each (B,) or (B, K)."""
+        raise NotImplementedError(f"{type(self).__name__} defines no predictions.")
+
+    def make_metrics(self) -> MetricCollection | None:
+        """Return the metrics of an evaluation, named without a stage; called once per stage."""
+        return None
+
+    def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Return named matplotlib figures of an evaluation's metric values."""
+        return {}
+
+    def shared_parameters(self) -> Iterable[Parameter]:
+        """Return what gradient methods act on; default: every trainable parameter."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return optimizer groups; default: no weight decay for norms, biases and other vectors."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        decay = [p for p in trainable if p.ndim > 1]
+        rest = [p for p in trainable if p.ndim <= 1]
+        groups = [{"params": decay}, {"params": rest, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    # ---- set-up -------------------------------------------------------------------------------
+
+    @property
+    def losses(self) -> list[Loss]:
+        """Every Trimtab loss of this module."""
+        return [m for m in self.modules() if isinstance(m, Loss)]
+
+    @property
+    def dynamics(self) -> list[Dynamics]:
+        """The callbacks that change training, in order."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [c for c in callbacks if isinstance(c, Dynamics)]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what keeps the promise of exact resume, for any Trainer."""
+        from framework.preemption import GracefulStop
+        from framework.resume import ExactResume
+
+        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return [kind() for kind in (ExactResume, GracefulStop) if kind not in present]
+
+    def setup(self, stage: str) -> None:
+        """Make metrics, allocate per-sample state, and refuse what does not fit together."""
+        for name in ("val", "test"):
+            metrics = self.make_metrics()
+            if metrics is not None and name not in self._metrics:
+                self._metrics[name] = metrics
+        if self.trainer.world_size > 1 and self.sync_batchnorm:
+            from framework.layers.sync_batchnorm import convert_sync_batchnorm
+
+            convert_sync_batchnorm(self)
+        if stage != "fit":
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        for owner in [*self.losses, *self.dynamics]:
+            compatibility.check_needs(owner, owner.needs, self, self.provides)
+        compatibility.check_monitors(self.losses, self.trainer)
+        self._check_trainer()
+        for loss in self.losses:
+            loss.setup(*self._data_facts(loss, data), self.trainer.strategy.root_device)
+
+    def _check_trainer(self) -> None:
+        trainer = self.trainer
+        if self.gradient_combiner is not None:
+            name = type(self.gradient_combiner).__name__
+            if trainer.accumulate_grad_batches > 1:
+                raise compatibility.IncompatibleError(
+                    f"{name} combines the gradients of one batch; it cannot be used with "
+                    f"accumulate_grad_batches={trainer.accumulate_grad_batches}."
+                )
+            if str(trainer.precision) == "16-mixed":
+                raise compatibility.IncompatibleError(
+                    f"{name} writes gradients after they were scaled for fp16; use bf16-mixed."
+                )
+
+    def _data_facts(self, loss: Loss, data: Any) -> tuple[int, int | None]:
+        if isinstance(data, DataModule):
+            return data.num_samples, data.num_classes
+        if "index" in loss.needs:
+            raise compatibility.IncompatibleError(
+                f"{type(loss).__name__} needs the number of training samples, which only a "
+                "framework.data.DataModule gives."
+            )
+        return 0, None
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimizer and schedule from the callables of the config."""
+        optimizer = self.optimizer(self.parameter_groups())
+        compatibility.check_optimizer(optimizer, self.trainer)
+        if self.lr_scheduler is None:
+            return optimizer
+        with total_steps_from(self.trainer):
+            schedule = self.lr_scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            config |= {"interval": "epoch", "monitor": getattr(schedule, "monitor", "val/loss")}
+        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def new_phase(self) -> None:
+        """Begin the next phase of a method: rebuild optimizer and schedule.
+
+        The number of the phase, :attr:`phase`, is in the checkpoint and restored before the
+        optimizer is built, so :meth:`parameter_groups` may depend on it.
+        """
+        self.phase += 1
+        self.trainer.strategy.setup_optimizers(self.trainer)
+
+    def on_fit_start(self) -> None:
+        """Note what is trainable: it must not change while DDP holds its buckets."""
+        self._trainable = self._trainable_names()
+        self._promise_checked = False
+
+    def on_train_start(self) -> None:
+        """Refuse data without an index where something needs one."""
+        for owner in [*self.losses, *self.dynamics]:
+            if "index" in owner.needs:
+                compatibility.check_index(owner, self.trainer)
+
+    def _trainable_names(self) -> frozenset[str]:
+        return frozenset(n for n, p in self.named_parameters() if p.requires_grad)
+
+    # ---- training -----------------------------------------------------------------------------
+
+    def add_term(
+        self,
+        objectives: Objectives,
+        name: str,
+        loss: nn.modules.loss._Loss,
+        predictions: Tensor | None = None,
+        targets: Tensor | None = None,
+        inputs: Tensor | None = None,
+    ) -> None:
+        """Add ``loss`` to ``objectives``, handing it what it needs.
+
+        Args:
+            objectives: of this step; gives index, features and sample weights.
+            name: of the term.
+            loss: any torch or Trimtab loss.
+            predictions: default ``objectives.predictions``.
+            targets: default ``objectives.targets``.
+            inputs: the network's input, for losses that need it.
+        """
+        predictions = objectives.predictions if predictions is None else predictions
+        targets = objectives.targets if targets is None else targets
+        assert predictions is not None
+        assert targets is not None
+        weight = objectives.sample_weight
+        add_term(
+            objectives,
+            name,
+            loss,
+            predictions,
+            targets,
+            index=objectives.index,
+            features=objectives.features,
+            inputs=inputs,
+            weight=predictions.new_ones(len(predictions)) if weight is None else weight,
+            epoch=self.current_epoch,
+            step=self.global_step,
+            forward=self.forward,
+        )
+
+    def reduced_objectives(self, batch: Batch) -> Reduced:
+        """Return the step's terms after the callbacks and the reduction over ranks."""
+        objectives = self.objectives(batch)
+        if not self._promise_checked:
+            self._check_promise(objectives)
+        for callback in self.dynamics:
+            callback.on_objectives(self.trainer, self, objectives, batch)
+        reduced = reduce_objectives(objectives)
+        if self.gradient_combiner is not None:
+            self._combine_gradients(self.gradient_combiner, reduced, objectives)
+        self._record(reduced, objectives)
+        return reduced
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return what is sent backward."""
+        return self.reduced_objectives(batch).total
+
+    def _check_promise(self, objectives: Objectives) -> None:
+        for name in self.provides:
+            value = getattr(objectives, name)
+            if value is None or (isinstance(value, dict) and not value):
+                raise RuntimeError(
+                    f"{type(self).__name__} says that it provides `{name}`, but its objectives "
+                    "have none."
+                )
+        self._promise_checked = True
+
+    def _combine_gradients(
+        self, combiner: GradientCombiner, reduced: Reduced, objectives: Objectives
+    ) -> None:
+        shared = list(self.shared_parameters())
+        gradients = per_term_gradients(reduced.terms, shared)
+        weights = [objectives.weights.get(name, 1.0) for name in reduced.terms]
+        stacked = torch.stack([torch.as_tensor(w, device=gradients.device) for w in weights])
+        self._combined = combiner.combine(
+            gradients, stacked.detach().to(gradients.dtype), tuple(reduced.terms)
+        )
+
+    def on_after_backward(self) -> None:
+        """Put the combined gradient, if there is one, into the shared parameters."""
+        if self._combined is not None:
+            assign_gradient(self._combined, list(self.shared_parameters()))
+            self._combined = None
+
+    # ---- what is logged -----------------------------------------------------------------------
+
+    def _record(self, reduced: Reduced, objectives: Objectives) -> None:
+        names = ("loss", *reduced.terms, *objectives.logs)
+        ranks = world_size()
+        shares = [reduced.total, *reduced.terms.values()]
+        values = torch.stack([v.detach() for v in shares])
+        if objectives.logs:
+            mean = objectives.rows * ranks / reduced.rows
+            logs = [torch.as_tensor(v, device=values.device) for v in objectives.logs.values()]
+            logged = torch.stack([v.detach() for v in logs]).to(values.dtype) * mean
+            values = torch.cat([values, torch.where(torch.isfinite(logged), logged, 0)])
+        self.epoch_means["train"].update(names, values / ranks, reduced.rows)
+        self.term_values = dict(zip(names, values.unbind(), strict=True))
+        steps = self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+        log_now = steps % self.trainer.log_every_n_steps == 0
+        # reading the flag waits for a GPU, so there it is read as rarely as the logs
+        if log_now or reduced.nonfinite.device.type == "cpu":
+            self._refuse_nonfinite(reduced)
+        if log_now and self.trainer.loggers:
+            if ranks > 1:
+                values = self.trainer.strategy.reduce(values, reduce_op="mean")
+            self.log_dict(
+                {f"train/{n}": v for n, v in zip(names, values.unbind(), strict=True)},
+                on_step=True,
+                on_epoch=False,
+                batch_size=1,
+            )
+
+    def _refuse_nonfinite(self, reduced: Reduced) -> None:
+        if bool(reduced.nonfinite.any()):
+            culprit = list(reduced.terms)[int(reduced.nonfinite.nonzero()[0])]
+            raise FloatingPointError(
+                f"The term {culprit!r} became NaN or infinite at step {self.global_step} (epoch "
+                f"{self.current_epoch}); training stopped before that step was taken, and the last "
+                "checkpoint is kept."
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means and check that the ranks still agree."""
+        means = self.epoch_means["train"].compute()
+        self.log_dict({f"train/{name}_epoch": value for name, value in means.items()})
+        self.epoch_means["train"].reset()
+        if self._trainable_names() != self._trainable:
+            changed = sorted(self._trainable_names() ^ self._trainable)
+            raise RuntimeError(
+                f"`requires_grad` of {changed[0]!r} changed after the start; DDP would diverge in "
+                "silence. Leave idle parameters trainable and skip their group."
+            )
+        check_equal_on_all_ranks(self)
+
+    # ---- evaluation and prediction ------------------------------------------------------------
+
+    @property
+    def stage(self) -> str:
+        """``'val'`` or ``'test'`` while evaluating."""
+        return "test" if self.trainer.testing else "val"
+
+    @property
+    def metrics(self) -> MetricCollection:
+        """The metrics of the current evaluation."""
+        return self._metrics[self.stage]  # type: ignore[return-value]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Evaluate a batch."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Evaluate a batch."""
+        self._evaluate(batch)
+
+    def _evaluate(self, batch: Batch) -> None:
+        objectives = self.evaluate(batch)
+        if objectives is None:
+            return
+        reduced = reduce_objectives(objectives)
+        values = torch.stack([reduced.total, *reduced.terms.values()]).detach()
+        names = ("loss", *reduced.terms)
+        self.epoch_means[self.stage].update(names, values / world_size(), reduced.rows)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log metrics and mean losses."""
+        self._log_evaluation()
+
+    def on_test_epoch_end(self) -> None:
+        """Log metrics and mean losses."""
+        self._log_evaluation()
+
+    def _log_evaluation(self) -> None:
+        means = self.epoch_means[self.stage]
+        values: dict[str, Any] = dict(means.compute())
+        means.reset()
+        if self.stage in self._metrics:
+            values |= self.metrics.compute()
+            self.metrics.reset()
+        self.metric_values = values
+        """Every value of the latest evaluation, also those that are no scalars."""
+        scalars = {n: v for n, v in values.items() if isinstance(v, Tensor) and v.numel() == 1}
+        self.log_dict({f"{self.stage}/{n}": v.float() for n, v in scalars.items()})
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the columns of :meth:`predict` and the index of each row."""
+        columns = self.predict(batch)
+        return {"index": batch["index"], **columns} if "index" in batch else columns
+
+    # ---- checkpoints --------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the phase and the running means of the epoch."""
+        checkpoint["phase"] = self.phase
+        checkpoint["epoch_means"] = self.epoch_means["train"].state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what :meth:`on_save_checkpoint` added."""
+        self.phase = checkpoint.get("phase", 0)
+        if "epoch_means" in checkpoint and self.trainer.state.fn == "fit":
+            device = self.trainer.strategy.root_device
+            self.epoch_means["train"].load_state_dict(checkpoint["epoch_means"], device)

@@ -1,0 +1,108 @@
+"""From one rank's objectives to terms whose gradients average to those of the global mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from framework.distributed import world_size
+from framework.objectives import Objectives
+
+
+@dataclass
+class Reduced:
+    """The terms of one step after reduction.
+
+    Args:
+        terms: scalars; averaged over the ranks, value and gradient are those of the global batch.
+        total: the weighted sum of the terms, to be sent backward.
+        rows: rows of the global batch.
+        nonfinite: (T,) bool, in the order of ``terms``: NaN or infinite on any rank.
+    """
+
+    terms: dict[str, Tensor]
+    total: Tensor
+    rows: Tensor
+    nonfinite: Tensor
+
+
+def reduce_objectives(objectives: Objectives) -> Reduced:
+    """Reduce every term by its global normaliser, in one small all-reduce.
+
+    A per-sample term becomes ``W * sum(w * l) / all_reduce(sum(w * count))`` and a scalar term
+    ``W * count * term / all_reduce(count)``, W being the number of ranks, so that DDP's average
+    over ranks gives the mean over the global batch, however uneven the ranks are.
+
+    Raises:
+        ValueError: no term, a term in both ``terms`` and ``per_sample``, or a term that is no
+            scalar.
+    """
+    both = set(objectives.terms) & set(objectives.per_sample)
+    if both:
+        raise ValueError(f"Terms {sorted(both)} stand in both `terms` and `per_sample`.")
+    names = [*objectives.terms, *objectives.per_sample]
+    if not names:
+        raise ValueError("Objectives without any term: the module's `objectives` returned no loss.")
+    values, counts = [], []
+    for name in names:
+        value, count = _local(objectives, name)
+        values.append(value)
+        counts.append(count)
+    like = values[0].detach()
+    # counts travel in float64: half precision would round the number of rows
+    table = torch.stack(
+        [c.detach().to(device=like.device, dtype=torch.float64) for c in counts]
+        + [torch.tensor(float(objectives.rows), dtype=torch.float64, device=like.device)]
+    )
+    stacked = torch.stack([v.detach() for v in values])
+    nonfinite = ~torch.isfinite(stacked)
+    ranks = world_size()
+    if ranks > 1:
+        packed = torch.cat([table, nonfinite.double()])
+        dist.all_reduce(packed)
+        table, nonfinite = packed[: len(table)], packed[len(table) :] > 0
+    normaliser = table[:-1]
+    scales = torch.where(normaliser > 0, ranks / normaliser, 0.0)
+    terms = {
+        name: value * scale.to(value.dtype)
+        for name, value, scale in zip(names, values, scales, strict=True)
+    }
+    total = torch.zeros_like(like)
+    for name, term in terms.items():
+        weight = objectives.weights.get(name)
+        total = total + (term if weight is None else weight * term)
+    return Reduced(terms, total, table[-1], nonfinite)
+
+
+def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor]:
+    """Return this rank's weighted sum of a term and its normaliser."""
+    count = objectives.count.get(name)
+    if name in objectives.terms:
+        term = objectives.terms[name]
+        if term.ndim != 0:
+            raise ValueError(
+                f"The term {name!r} has shape {tuple(term.shape)}; a term is a scalar, unreduced "
+                "values belong in `per_sample`."
+            )
+        if count is None:
+            count = torch.tensor(float(objectives.rows), device=term.device)
+        # a mean over no rows is NaN, which 0 * NaN would not remove
+        return torch.where(count > 0, term * count.to(term.dtype), torch.zeros_like(term)), count
+    values = objectives.per_sample[name]
+    if values.ndim != 1:
+        raise ValueError(f"The per-sample term {name!r} has shape {tuple(values.shape)}, not (B,).")
+    weight = objectives.sample_weight
+    if weight is None:
+        total = values.sum()
+        if count is None:
+            count = torch.tensor(float(len(values)), device=values.device)
+        return total, count.sum()
+    weight = weight.detach().to(values.dtype)
+    # a dropped sample may have an infinite loss, and 0 * inf is NaN
+    total = torch.where(weight > 0, weight * values, torch.zeros_like(values)).sum()
+    if count is None or count.ndim == 1:
+        count = (weight if count is None else weight * count).sum()
+    return total, count

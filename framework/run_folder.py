@@ -1,0 +1,114 @@
+"""Where a run keeps what it writes, and where a config is found by name."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+CONFIG_FLAGS = ("--config", "-c")
+
+
+@dataclass
+class RunFolder:
+    """The folder of one run: config, metrics, checkpoints, figures, predictions."""
+
+    path: Path
+
+
+def option(args: Sequence[str], *names: str) -> list[str]:
+    """Return the values of a repeatable option, in order."""
+    values = []
+    for position, argument in enumerate(args):
+        if argument in names and position + 1 < len(args):
+            values.append(args[position + 1])
+        for name in names:
+            if argument.startswith(f"{name}="):
+                values.append(argument.partition("=")[2])
+    return values
+
+
+def installed_configs() -> Path | None:
+    """Return the folder of the configs that came with the installation."""
+    spec = find_spec("configs")
+    locations = list(spec.submodule_search_locations or []) if spec is not None else []
+    return Path(locations[0]) if locations else None
+
+
+def find_config(name: str) -> str:
+    """Return the path of a config, given by path or by name.
+
+    ``configs/with/saf.yaml``, ``with/saf.yaml`` and ``with/saf`` all find the installed overlay
+    where no such file lies in the current folder.
+
+    Raises:
+        FileNotFoundError: there is none; the sentence names the nearest.
+    """
+    if Path(name).is_file():
+        return name
+    folder = installed_configs()
+    if folder is None:
+        raise FileNotFoundError(f"There is no config {name!r}.")
+    short = name.removeprefix("configs/").removesuffix(".yaml")
+    found = folder / f"{short}.yaml"
+    if found.is_file():
+        return str(found)
+    from difflib import get_close_matches
+
+    known = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+    near = get_close_matches(short, known, n=3, cutoff=0.3) or known[:3]
+    raise FileNotFoundError(f"There is no config {name!r}; the nearest are {', '.join(near)}.")
+
+
+def resolve_configs(args: Sequence[str]) -> list[str]:
+    """Return the arguments with every config as a path.
+
+    Without ``--config``, a checkpoint inside a run folder brings that run's config along.
+    """
+    resolved: list[str] = []
+    previous = ""
+    for argument in args:
+        flag, equals, value = argument.partition("=")
+        if previous in CONFIG_FLAGS:
+            argument = find_config(argument)
+        elif flag in CONFIG_FLAGS and equals:
+            argument = f"{flag}={find_config(value)}"
+        resolved.append(argument)
+        previous = argument
+    checkpoints = option(resolved, "--ckpt_path")
+    if checkpoints and not option(resolved, *CONFIG_FLAGS):
+        run = _run_of(checkpoints[-1])
+        if run is not None and (run / "config.yaml").is_file():
+            resolved[1:1] = ["--config", str(run / "config.yaml")]
+    return resolved
+
+
+def _run_of(checkpoint: str) -> Path | None:
+    folder = Path(checkpoint).parent
+    return folder.parent if folder.name == "checkpoints" else None
+
+
+def choose_run_folder(args: Sequence[str]) -> RunFolder:
+    """Return the folder of the checkpoint's run, or a new one ``runs/<config>/<time>``.
+
+    Processes that belong to one run agree on it: those that a launcher starts inherit it by an
+    environment variable, and a SLURM job finds its folder again when it is put back into the queue.
+    """
+    checkpoints = option(args, "--ckpt_path")
+    run = _run_of(checkpoints[-1]) if checkpoints else None
+    if run is not None:
+        return RunFolder(run)
+    if "TRIMTAB_RUN_FOLDER" in os.environ and "LOCAL_RANK" in os.environ:
+        return RunFolder(Path(os.environ["TRIMTAB_RUN_FOLDER"]))
+    configs = option(args, *CONFIG_FLAGS)
+    name = Path(configs[0]).stem if configs else "run"
+    if "SLURM_JOB_ID" in os.environ:
+        stamp = f"slurm-{os.environ['SLURM_JOB_ID']}"
+    else:
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path("runs") / name / stamp
+    os.environ["TRIMTAB_RUN_FOLDER"] = str(folder)
+    return RunFolder(folder)

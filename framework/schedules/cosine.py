@@ -1,0 +1,58 @@
+"""Cosine decay with a linear warm-up, over the whole run."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from framework.schedules.steps import resolve_total_steps
+
+
+class WarmupCosine(LambdaLR):
+    """Linear warm-up, then half a cosine down to a fraction of the learning rate.
+
+    Step t of T with w warm-up steps multiplies the learning rate by (t + 1) / w for t < w, and
+    then by ``f + (1 - f) * (1 + cos(pi * (t - w) / (T - w))) / 2``.
+
+    Source: Loshchilov and Hutter, SGDR, ICLR 2017, arXiv 1608.03983, without restarts.
+
+    Args:
+        optimizer: whose learning rates are scheduled.
+        total_steps: optimizer steps T, or ``'auto'`` for those of the run.
+        warmup_steps: w.
+        final_fraction: f, reached at the last step.
+
+    Raises:
+        ValueError: the warm-up is as long as the run, or the fraction is outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        >>> schedule = WarmupCosine(optimizer, total_steps=4)
+        >>> round(schedule.get_last_lr()[0], 3)
+        1.0
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | Literal["auto"] = "auto",
+        warmup_steps: int = 0,
+        final_fraction: float = 0.0,
+    ) -> None:
+        steps = resolve_total_steps(total_steps)
+        if not 0 <= warmup_steps < max(steps, 1):
+            raise ValueError(f"warmup_steps={warmup_steps} must be in 0..{steps - 1}.")
+        if not 0 <= final_fraction <= 1:
+            raise ValueError(f"final_fraction must be in [0, 1], got {final_fraction}.")
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / warmup_steps
+            done = min(1.0, (step - warmup_steps) / (steps - warmup_steps))
+            return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * done)) / 2
+
+        super().__init__(optimizer, factor)

@@ -1,0 +1,1 @@
+"""Image classification with any backbone and any loss that fits."""
