@@ -1,0 +1,10 @@
+"""One LightningDataModule per kind of data."""
+
+from datamodules.cifar import CIFAR
+from datamodules.classification import ClassificationData
+from datamodules.digits import Digits
+from datamodules.idx import IDXImages
+from datamodules.image_folder import ImageFolder
+from datamodules.label_noise import LabelNoise
+
+__all__ = ["CIFAR", "ClassificationData", "Digits", "IDXImages", "ImageFolder", "LabelNoise"]

@@ -1,0 +1,148 @@
+"""CIFAR-10 and CIFAR-100 in the pickled batches of their authors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datamodules.classification import ClassificationData, Splits
+from datamodules.image_set import ImageSet
+from datamodules.label_noise import LabelNoise
+from datamodules.labels import check_labels
+from framework.restricted_pickle import load_pickle
+
+
+class _Layout(NamedTuple):
+    num_classes: int
+    folder: str
+    train: list[str]
+    test: str
+    meta: str
+    label_field: str
+    names_field: str
+
+
+_LAYOUTS = {
+    "cifar10": _Layout(
+        10,
+        "cifar-10-batches-py",
+        [f"data_batch_{part}" for part in range(1, 6)],
+        "test_batch",
+        "batches.meta",
+        "labels",
+        "label_names",
+    ),
+    "cifar100": _Layout(
+        100, "cifar-100-python", ["train"], "test", "meta", "fine_labels", "fine_label_names"
+    ),
+}
+
+
+class CIFAR(ClassificationData):
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels.
+
+    Reads the "python version" from ``root`` or ``root/cifar-10-batches-py`` (``cifar-100-python``)
+    by a reader that cannot run code. The training batches in order are the full training set, in
+    the order of the CIFAR-N labels, from which ``val_size`` images are held out.
+
+    The remaining arguments are those of
+    :class:`~datamodules.classification.ClassificationData`.
+
+    Args:
+        root: folder of the files.
+        name: ``cifar10``, or ``cifar100`` with its 100 fine labels.
+
+    Raises:
+        FileNotFoundError: a file is missing (at :meth:`setup`).
+        ValueError: a file that is damaged, lacks a field or holds anything but arrays and
+            containers, or a label outside the classes, by file and position.
+
+    Example:
+        >>> data = CIFAR("data", name="cifar100")
+        >>> data.num_classes, data.input_shape
+        (100, (3, 32, 32))
+    """
+
+    input_shape = (3, 32, 32)
+
+    def __init__(
+        self,
+        root: str,
+        name: Literal["cifar10", "cifar100"] = "cifar10",
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        val_size: int | float = 5000,
+        split_seed: int = 0,
+        label_noise: LabelNoise | None = None,
+        augment: list[nn.Module] | None = None,
+        mixup: float = 0.0,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            eval_batch_size=eval_batch_size,
+            drop_last=drop_last,
+            shards=shards,
+            val_size=val_size,
+            split_seed=split_seed,
+            label_noise=label_noise,
+            augment=augment,
+            mixup=mixup,
+            mean=mean,
+            std=std,
+        )
+        if name not in _LAYOUTS:
+            raise ValueError(f"name must be cifar10 or cifar100, got {name!r}.")
+        self.root = Path(root)
+        self.layout = _LAYOUTS[name]
+        self.num_classes = self.layout.num_classes
+
+    def read(self) -> Splits:
+        """Return the training batches joined, and the test batch."""
+        inner = self.root / self.layout.folder
+        folder = inner if inner.is_dir() else self.root
+        self.class_names = self._read_names(folder / self.layout.meta)
+        parts = [self._read_batch(folder / part) for part in self.layout.train]
+        image, label = (torch.cat(column) for column in zip(*parts, strict=True))
+        test_image, test_label = self._read_batch(folder / self.layout.test)
+        train = ImageSet(image=image, label=label)
+        return Splits(train, None, ImageSet(image=test_image, label=test_label))
+
+    def _read_batch(self, path: Path) -> tuple[Tensor, Tensor]:
+        batch = load_pickle(path)
+        pixels = np.asarray(_field(batch, "data", path))
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
+            raise ValueError(
+                f"{path}: data must be uint8 of shape (N, 3072), not {pixels.dtype} of shape "
+                f"{pixels.shape}."
+            )
+        label = np.asarray(_field(batch, self.layout.label_field, path))
+        if label.dtype.kind not in "iu" or label.shape != pixels.shape[:1]:
+            raise ValueError(
+                f"{path}: {self.layout.label_field} must be {len(pixels)} integers, not "
+                f"{label.dtype} of shape {label.shape}."
+            )
+        found = torch.from_numpy(label.astype(np.int64))
+        check_labels(found, self.num_classes, path)
+        return torch.tensor(pixels).view(-1, 3, 32, 32), found
+
+    def _read_names(self, path: Path) -> list[str]:
+        names = [str(name) for name in _field(load_pickle(path), self.layout.names_field, path)]
+        if len(names) != self.num_classes:
+            raise ValueError(f"{path}: {len(names)} names for {self.num_classes} classes.")
+        return names
+
+
+def _field(batch: Any, name: str, path: Path) -> Any:
+    if not isinstance(batch, dict) or name not in batch:
+        raise ValueError(f"{path} has no field {name!r}.")
+    return batch[name]

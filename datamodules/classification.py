@@ -1,0 +1,138 @@
+"""What the datamodules of labelled images share: splits, label noise, augmentation, mixup."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import Subset
+
+from datamodules.augmentation import Augmentation, Normalize
+from datamodules.image_set import ImageSet
+from datamodules.label_noise import LabelNoise
+from framework.data import DataModule
+from framework.randomness import stable_seed
+
+
+class Splits(NamedTuple):
+    """What a data set consists of; a validation set that is None is split off the training set."""
+
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet | None
+
+
+class ClassificationData(DataModule):
+    """Base of the datamodules of labelled images.
+
+    Batches hold ``image`` (B, C, H, W) float32 in [0, 1] unless normalised, ``label`` (B,) int64,
+    or (B, K) float32 in training with mixup, and ``index`` (B,) int64, the row of the full training
+    set (of the evaluated set outside training). With label noise, training batches also hold
+    ``clean_label`` (B,) int64; validation and test labels stay clean. A subclass sets
+    ``num_classes`` and ``input_shape`` and implements :meth:`read`.
+
+    Args:
+        batch_size: rows of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        val_size: rows of the training set to hold out for validation, as a number (int) or as a
+            share (float); not used where the data set has a validation part of its own.
+        split_seed: of the permutation whose first rows are held out; not the seed of the run.
+        label_noise: of the training labels.
+        augment: transforms of a training image in [0, 1], such as those of
+            ``torchvision.transforms.v2``.
+        mixup: α of mixup, see :class:`datamodules.augmentation.Augmentation`; 0 for none.
+        mean: per channel; images are normalised after augmentation. Together with ``std``.
+        std: per channel.
+
+    Raises:
+        ValueError: a negative ``mixup``, ``mean`` without ``std``, or a ``val_size`` that leaves no
+            training sample.
+    """
+
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    """(C, H, W) of an image."""
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        val_size: int | float = 0.1,
+        split_seed: int = 0,
+        label_noise: LabelNoise | None = None,
+        augment: list[nn.Module] | None = None,
+        mixup: float = 0.0,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        if not mixup >= 0:
+            raise ValueError(f"mixup must not be negative, got {mixup}.")
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std must be given together.")
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.label_noise = label_noise
+        self.transforms = augment or []
+        self.mixup = mixup
+        self.mixes_samples = mixup > 0
+        self.normalize = Normalize(mean, std) if mean is not None and std is not None else None
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return self.input_shape[0]
+
+    def read(self) -> Splits:
+        """Return the data set, its labels clean; set ``input_shape`` where the files decide it."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data once, for all stages."""
+        if self.train_set is not None:
+            return
+        clean, val, test = self.read()
+        if self.normalize is not None and len(self.normalize.mean) not in (1, self.in_channels):
+            raise ValueError(
+                f"mean has {len(self.normalize.mean)} values for images of {self.in_channels} "
+                "channels."
+            )
+        for images in (clean, val, test):
+            if images is not None:
+                images.normalize = self.normalize
+        given = copy(clean)
+        if self.label_noise is not None:
+            given = clean.relabelled(
+                self.label_noise.apply(clean.fields["label"], self.num_classes)
+            )
+        if val is not None:
+            self.train_set, self.val_set = given, val
+        else:
+            held_out, kept = self._split(len(clean))
+            self.train_set = Subset(given, kept)
+            self.val_set = Subset(clean, held_out) if held_out else None
+        self.test_set = test
+        self.predict_set = self.val_set if test is None else test
+        if self.transforms or self.mixup:
+            given.normalize = None  # the augmentation does it, last
+            self.augment = Augmentation(
+                self.transforms, self.normalize, self.mixup, self.train_set, self.num_classes
+            )
+
+    def _split(self, rows: int) -> tuple[list[int], list[int]]:
+        """Return the rows held out and the rows kept, each in ascending order."""
+        size = self.val_size
+        held_out = round(size * rows) if isinstance(size, float) else size
+        if not 0 <= held_out < rows:
+            raise ValueError(f"val_size={size} does not fit a training set of {rows} samples.")
+        generator = torch.Generator().manual_seed(stable_seed(self.split_seed, "split"))
+        order = torch.randperm(rows, generator=generator)
+        return order[:held_out].sort().values.tolist(), order[held_out:].sort().values.tolist()

@@ -1,0 +1,161 @@
+"""Image files in one folder per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datamodules.classification import ClassificationData, Splits
+from datamodules.image_set import ImageSet
+from datamodules.label_noise import LabelNoise
+from framework.data import Batch
+
+
+class ImageFiles(ImageSet):
+    """Images that are decoded when they are read.
+
+    Args:
+        paths: of the N files.
+        label: (N,) int64.
+        image_size: the shorter side is resized to it, then the centre is cropped to a square.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    def __init__(self, paths: list[str], label: Tensor, image_size: int, channels: int) -> None:
+        super().__init__(label=label)
+        self.paths = np.array(paths)  # a list of strings would be copied page by page in workers
+        self.image_size = image_size
+        self.mode = "RGB" if channels == 3 else "L"
+
+    def read(self, rows: Tensor) -> Batch:
+        """Return the rows with their images decoded."""
+        images = [self._decode(str(self.paths[row])) for row in rows.tolist()]
+        return {"image": torch.stack(images), **super().read(rows)}
+
+    def _decode(self, path: str) -> Tensor:
+        from PIL import Image
+        from torchvision.transforms.v2 import functional as transforms
+
+        try:
+            with Image.open(path) as file:
+                picture = file.convert(self.mode)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} cannot be decoded as an image: {error}.") from None
+        picture = transforms.resize(picture, [self.image_size])
+        picture = transforms.center_crop(picture, [self.image_size])
+        return transforms.to_dtype(transforms.pil_to_tensor(picture), torch.float32, scale=True)
+
+
+class ImageFolder(ClassificationData):
+    """Image files in one folder per class, decoded when they are needed.
+
+    The layout is ``root/<class>/...`` or ``root/{train,val,test}/<class>/...``. Without a ``val``
+    folder, ``val_size`` of the training images are held out; without a ``test`` folder there is no
+    test set. Classes are numbered in the order of their names; files are found, but not opened, at
+    :meth:`setup`.
+
+    The remaining arguments are those of
+    :class:`~datamodules.classification.ClassificationData`.
+
+    Args:
+        root: folder of the classes or of the parts.
+        image_size: the shorter side is resized to it, then the centre is cropped to a square.
+        channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        FileNotFoundError: no such folder, no class in it, or a class without an image.
+        ValueError: an evaluated class that is not trained, or an image that cannot be decoded (when
+            it is read), by name.
+
+    Example:
+        >>> import pathlib, tempfile, PIL.Image
+        >>> root = pathlib.Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog"):
+        ...     (root / name).mkdir()
+        ...     for number in range(4):
+        ...         PIL.Image.new("RGB", (20, 30)).save(root / name / f"{number}.png")
+        >>> data = ImageFolder(str(root), image_size=16, batch_size=4, val_size=2)
+        >>> data.setup("fit")
+        >>> data.class_names, next(iter(data.train_dataloader()))["image"].shape
+        (['cat', 'dog'], torch.Size([4, 3, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 224,
+        channels: Literal[1, 3] = 3,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        val_size: int | float = 0.1,
+        split_seed: int = 0,
+        label_noise: LabelNoise | None = None,
+        augment: list[nn.Module] | None = None,
+        mixup: float = 0.0,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            eval_batch_size=eval_batch_size,
+            drop_last=drop_last,
+            shards=shards,
+            val_size=val_size,
+            split_seed=split_seed,
+            label_noise=label_noise,
+            augment=augment,
+            mixup=mixup,
+            mean=mean,
+            std=std,
+        )
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {channels}.")
+        self.root = Path(root)
+        self.input_shape = (channels, image_size, image_size)
+        if (self.root / "train").is_dir():
+            parts = [part for part in ("train", "val", "test") if (self.root / part).is_dir()]
+            self.parts = {part: self.root / part for part in parts}
+        else:
+            self.parts = {"train": self.root}
+        self.class_names = _class_folders(self.parts["train"])
+        self.num_classes = len(self.class_names)
+
+    def read(self) -> Splits:
+        """Find the files."""
+        found = {part: self._find(folder) for part, folder in self.parts.items()}
+        return Splits(found["train"], found.get("val"), found.get("test"))
+
+    def _find(self, folder: Path) -> ImageFiles:
+        from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+        numbers = {name: number for number, name in enumerate(self.class_names or ())}
+        classes = _class_folders(folder)
+        unknown = sorted(set(classes) - set(numbers))
+        if unknown:
+            raise ValueError(f"{folder / unknown[0]} is a class that the training set lacks.")
+        found = {name: numbers[name] for name in classes}
+        files = make_dataset(folder, found, extensions=IMG_EXTENSIONS, allow_empty=True)
+        filled = {label for _, label in files}
+        empty = [name for name in classes if numbers[name] not in filled]
+        if empty:
+            raise FileNotFoundError(f"{folder / empty[0]} holds no image, so its class is empty.")
+        channels, image_size, _ = self.input_shape
+        paths, labels = zip(*files, strict=True)
+        return ImageFiles(list(paths), torch.tensor(labels), image_size, channels)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    names = (
+        sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    )
+    if not names:
+        raise FileNotFoundError(f"{folder} is not a folder with one folder of images per class.")
+    return names

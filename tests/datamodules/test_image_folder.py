@@ -1,0 +1,119 @@
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import ImageFolder
+from tests.data import shared_data
+
+COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+
+
+def write_classes(folder, count=4, names=COLOURS):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (12, 9 + number), COLOURS[name]).save(folder / name / f"{number}.png")
+
+
+def ready(root, **arguments):
+    data = ImageFolder(str(root), **{"image_size": 6, "val_size": 3, **arguments})
+    data.setup("fit")
+    return data
+
+
+def test_one_folder_per_class(tmp_path):
+    write_classes(tmp_path)
+    data = ready(tmp_path)
+    assert data.class_names == ["blue", "green", "red"]
+    assert data.num_classes == 3
+    assert len(data.val_set) == 3
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (9, 3, 6, 6)
+    assert torch.equal(batch["label"], batch["index"] // 4)
+    # blue, green, red are the classes 0, 1, 2 and the channels 2, 1, 0
+    assert torch.equal(batch["image"].mean((2, 3)).argmax(1), 2 - batch["label"])
+    assert batch["image"].max() == 1
+    assert data.test_dataloader() == []
+    assert len(next(iter(data.predict_dataloader()))["index"]) == 3
+
+
+def test_folders_of_parts(tmp_path):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "val", count=2)
+    write_classes(tmp_path / "test", count=1, names=["red"])
+    data = ready(tmp_path)
+    assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [12, 6, 1]
+    assert next(iter(data.test_dataloader()))["label"].tolist() == [2]
+
+
+def test_validation_is_split_off_where_it_has_no_folder(tmp_path):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "test")
+    data = ready(tmp_path)
+    assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [9, 3, 12]
+
+
+def test_resize_then_crop_the_centre(tmp_path):
+    (tmp_path / "a").mkdir()
+    picture = Image.new("RGB", (30, 10), (255, 0, 0))
+    picture.paste((0, 0, 255), (10, 0, 20, 10))
+    picture.save(tmp_path / "a" / "wide.png")
+    image = ready(tmp_path, val_size=0, image_size=10).train_set[0]["image"]
+    assert torch.equal(image, torch.tensor([0.0, 0, 1]).view(3, 1, 1).expand(3, 10, 10))
+
+
+def test_grey_images(tmp_path):
+    write_classes(tmp_path)
+    data = ready(tmp_path, channels=1)
+    assert data.input_shape == (1, 6, 6)
+    assert next(iter(data.train_dataloader()))["image"].shape == (9, 1, 6, 6)
+    with pytest.raises(ValueError, match="channels must be 1 or 3"):
+        ImageFolder(str(tmp_path), channels=2)
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "empty"])
+def test_undecodable_image_is_named_when_it_is_read(tmp_path, damage):
+    write_classes(tmp_path)
+    path = tmp_path / "blue" / "0.png"
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"text": b"not an image", "cut": whole[: len(whole) // 2], "empty": b""}[damage]
+    )
+    data = ready(tmp_path)
+    with pytest.raises(ValueError, match=r"blue.0\.png cannot be decoded as an image: .+") as error:
+        [*data.train_dataloader(), *data.val_dataloader()]
+    assert "\n" not in str(error.value)
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone is not a folder with one folder of images"):
+        ImageFolder(str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match="is not a folder with one folder of images"):
+        ImageFolder(str(tmp_path))
+    write_classes(tmp_path / "train")
+    (tmp_path / "train" / "yellow").mkdir()
+    (tmp_path / "train" / "yellow" / "notes.txt").write_text("no image")
+    with pytest.raises(FileNotFoundError, match=r"train.yellow holds no image"):
+        ready(tmp_path)
+
+
+def test_evaluated_class_that_is_not_trained(tmp_path):
+    write_classes(tmp_path / "train", names=["red", "blue"])
+    write_classes(tmp_path / "val")
+    with pytest.raises(ValueError, match=r"val.green is a class that the training set lacks"):
+        ready(tmp_path)
+
+
+def test_real_faces():
+    data = ready(shared_data("orl_faces"), image_size=92, channels=1, val_size=40)
+    assert data.num_classes == 40
+    assert len(data.train_set) == 360
+    labels = torch.cat([data.train_set.dataset.fields["label"]])
+    assert torch.bincount(labels).tolist() == [10] * 40
+    row = data.class_names.index("s11") * 10
+    sample = data.train_set.dataset[row]
+    with Image.open(shared_data("orl_faces", "s11", "1.pgm")) as file:
+        centre = torch.frombuffer(bytearray(file.tobytes()), dtype=torch.uint8).view(112, 92)[
+            10:102
+        ]
+    torch.testing.assert_close(sample["image"][0], centre / 255)
