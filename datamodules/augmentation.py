@@ -62,15 +62,15 @@ class Augmentation:
     ) -> None:
         self.transforms = nn.Sequential(*transforms)
         self.normalize = normalize
-        self.mixup = mixup
+        self.share = torch.distributions.Beta(mixup, mixup) if mixup else None
         self.partners = partners
         self.num_classes = num_classes
 
     def __call__(self, sample: Sample) -> Sample:
         """Return the augmented sample; random numbers come from the global generators."""
         sample = {**sample, "image": self._view(sample["image"])}
-        if self.mixup:
-            share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
+        if self.share is not None:
+            share = float(self.share.sample())
             row = int(torch.randint(len(self.partners), ()))  # type: ignore[arg-type]
             partner = self.partners[row]
             sample["image"] = torch.lerp(self._view(partner["image"]), sample["image"], share)
