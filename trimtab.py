@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run ``trimtab fit|validate|test|predict ...``."""
-    # imported for the class names that configs then know
+def import_rooms() -> None:
+    """Import what configs name, so that short class names resolve."""
+    import callbacks  # noqa: F401
     import datamodules  # noqa: F401
     import framework.losses
     import framework.optim
@@ -16,11 +16,15 @@ def main(args: Sequence[str] | None = None) -> None:
     import framework.schedules
     import framework.wandb_logger
     import modules  # noqa: F401
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``trimtab fit|validate|test|predict ...``."""
+    import_rooms()
+    from callbacks import for_every_run
     from framework import cli
 
-    import callbacks
-
-    cli.main(sys.argv[1:] if args is None else args, callbacks.for_every_run)
+    cli.main(sys.argv[1:] if args is None else args, for_every_run())
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ from typing import Any
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from framework import class_paths
 from framework.command_errors import sentence
 from framework.preemption import Interrupted
+from framework.run_checkpoint import RunCheckpoint
 from framework.run_folder import RunFolder, choose_run_folder, resolve_configs
 
+CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -79,16 +81,17 @@ class TrimtabCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the best and last checkpoint, which every run keeps."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
-                "checkpoint.enable_version_counter": False,
-                "checkpoint.auto_insert_metric_name": False,
-            }
-        )
+        """Add the best and the last checkpoint, which every run keeps."""
+        for name, filename in CHECKPOINTS.items():
+            parser.add_lightning_class_args(RunCheckpoint, name)
+            parser.set_defaults(
+                {
+                    f"{name}.filename": filename,
+                    f"{name}.enable_version_counter": False,
+                    f"{name}.auto_insert_metric_name": False,
+                    f"{name}.save_on_train_epoch_end": True,
+                }
+            )
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Build only the parser of the requested subcommand: each costs as much as an import."""
@@ -117,8 +120,9 @@ class TrimtabCLI(LightningCLI):
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(self.folder.path)
         root = Path(str(config.trainer.default_root_dir))
-        if config.checkpoint.dirpath is None:
-            config.checkpoint.dirpath = str(root / "checkpoints")
+        for name in CHECKPOINTS:
+            if config[name].dirpath is None:
+                config[name].dirpath = str(root / "checkpoints")
         self.folder.path = root
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

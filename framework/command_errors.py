@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
-_KEY = re.compile(r"(?:Parser key|Key) ['\"]([^'\"]+)['\"]")
-_CLASS = re.compile(
-    r"(?:class_path|class path|class|import path|Import path)[^'\"]{0,40}['\"]([\w.]+)['\"]", re.I
-)
-_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
-_UNKNOWN = re.compile(r"Group '([^']+)' does not accept nested key '([^']+)'|Key '([^']+)' is not")
+COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def sentence(message: str, parser: Any) -> str:
@@ -20,83 +16,89 @@ def sentence(message: str, parser: Any) -> str:
 
     Args:
         message: what jsonargparse says, possibly many lines.
-        parser: whose classes are known, for the nearest names.
+        parser: whose options are known, for the nearest names.
     """
-    denied = _DENIED.search(message)
-    if denied:
-        package = denied.group(1).split(".")[0]
+    where = _where(message)
+    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        path = denied.group(1)
         return (
-            f"{_where(message)}{denied.group(1)} is not in a trusted package and was not imported; "
-            f"use --allow {package} if you trust it."
+            f"{where}{path} is not in a trusted package and was not imported; "
+            f"use --allow {path.split('.')[0]} if you trust it."
         )
-    lines = [line.strip(" -") for line in message.strip().splitlines() if line.strip()]
-    unknown_class = _unknown_class(message)
-    if unknown_class:
-        near = nearest(unknown_class, class_names())
-        return f"{_where(message)}there is no class {unknown_class!r}{near}."
-    unrecognized = re.search(r"[Uu]nrecognized arguments?: (\S+)", message)
-    if unrecognized:
-        flag = unrecognized.group(1).split("=")[0]
-        options = [o for a in parser._actions for o in a.option_strings]
+    if name := re.search(r"Expected a dot import path string: ([^\s,]+)", message):
+        return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
+    if name := re.search(r"(?:No module named|Unable to import|Undefined) '?([\w.]+)", message):
+        return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
+    if name := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", message):
+        known = nearest(name.group(1), argument_names())
+        return f"{where}there is no setting {name.group(1)!r} here{known}."
+    if name := re.search(r"[Uu]nrecognized arguments?: (\S+)", message):
+        flag = name.group(1).split("=")[0]
+        options = [option for action in parser._actions for option in action.option_strings]
         return f"there is no option {flag!r}{nearest(flag, options)}."
-    choice = re.search(r"invalid choice: '?(\S+?)'? ", message)
-    if choice and "fit" in message:
-        return f"there is no command {choice.group(1)!r}; the commands are fit, validate, test, predict."
-    key = re.search(r"does not accept nested key '([^']+)'", message)
-    if key:
-        return f"{_where(message)}there is no setting {key.group(1)!r} here."
-    # the innermost line is the reason, the lines above it say where
-    reason = lines[-1] if lines else message
-    return f"{_where(message)}{reason}"
+    if name := re.search(r"argument subcommand: invalid choice: '([^']+)'", message):
+        near = nearest(name.group(1), COMMANDS)
+        return f"there is no command {name.group(1)!r}{near}; the commands are {_join(COMMANDS)}."
+    if missing := re.search(r"arguments are required: (.+)", message):
+        return (
+            f"{missing.group(1).replace('fit.', '')} must be given: name a config, for example "
+            "--config configs/classifier.yaml."
+        )
+    if "Problems parsing config" in message:
+        return f"a config is not valid YAML: {' '.join(message.split())}."
+    kinds = re.findall(r"Expected an? <class '([\w.]+)'>", message)
+    value = re.search(r"(?:Given|Got) value: (.+)", message)
+    if kinds and value:
+        wanted = " or ".join("nothing" if k == "NoneType" else k for k in dict.fromkeys(kinds))
+        return f"{where}{value.group(1)!r} is not of type {wanted}."
+    lines = [line.strip(" -") for line in message.strip().splitlines() if line.strip()]
+    return f"{where}{lines[-1] if lines else message}"
 
 
 def _where(message: str) -> str:
-    keys: list[str] = []
-    for key in _KEY.findall(message):
-        if key not in keys:
-            keys.append(key)
+    keys = dict.fromkeys(re.findall(r"Parser key ['\"]([^'\"]+)['\"]", message))
     return f"{'.'.join(keys)}: " if keys else ""
 
 
-def _unknown_class(message: str) -> str | None:
-    for pattern in (
-        r"given class_path '([\w.]+)'.*?(?:not found|Unable to import|No module named|Unexpected import path)",
-        r"Unexpected import path format: ([\w.]+)",
-        r"No module named '([\w.]+)'",
-        r"[Ii]mport path ['\"]?([\w.]+)['\"]?.*not found",
-        r"does not correspond to a subclass.*?'([\w.]+)'",
-    ):
-        found = re.search(pattern, message, re.S)
-        if found:
-            return found.group(1)
-    return None
+def _join(words: Iterable[str]) -> str:
+    return ", ".join(words)
 
 
-def nearest(word: str, known: Iterator[str] | list[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``'; the nearest are a, b, c'``, or nothing."""
-    short = word.rpartition(".")[2]
+    short = word.rpartition(".")[2].lower()
     by_lower = {name.lower(): name for name in known}
-    close = get_close_matches(short.lower(), list(by_lower), n=3, cutoff=0.5)
-    return f"; the nearest are {', '.join(by_lower[c] for c in close)}" if close else ""
+    close = get_close_matches(short, list(by_lower), n=3, cutoff=0.5)
+    return f"; the nearest are {_join(by_lower[c] for c in close)}" if close else ""
 
 
-def class_names() -> list[str]:
-    """Return the names of every imported class that a config may name."""
+def _classes() -> Iterator[type]:
+    """Yield every imported class that a config may name."""
     import torch
     from lightning.pytorch import Callback, LightningDataModule, LightningModule
+    from lightning.pytorch.loggers import Logger
     from torch.nn.modules.loss import _Loss
 
-    roots: list[type] = [
+    pending: list[type] = [
         LightningModule,
         LightningDataModule,
         Callback,
+        Logger,
         _Loss,
         torch.optim.Optimizer,
         torch.optim.lr_scheduler.LRScheduler,
     ]
-    names: set[str] = set()
-    while roots:
-        kind = roots.pop()
-        names.add(kind.__name__)
-        roots += kind.__subclasses__()
-    return sorted(name for name in names if not name.startswith("_"))
+    while pending:
+        kind = pending.pop()
+        yield kind
+        pending += kind.__subclasses__()
+
+
+def class_names() -> list[str]:
+    """Return the names of every imported class that a config may name."""
+    return sorted({kind.__name__ for kind in _classes() if not kind.__name__.startswith("_")})
+
+
+def argument_names() -> list[str]:
+    """Return the names of the arguments of all those classes."""
+    return sorted({name for kind in _classes() for name in inspect.signature(kind).parameters})

@@ -309,7 +309,7 @@ class DataModule(LightningDataModule):
         self.shards = shards
         self.seed = global_seed()
         self._sampler: GlobalBatches | None = None
-        self._resume: Key | None = None
+        self._resume: Key = (0, 0)
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples to a batch; override where fields have varying shapes."""
@@ -364,11 +364,9 @@ class DataModule(LightningDataModule):
         return self.trainer.world_size if self.trainer is not None else 1
 
     def _start(self) -> Key:
-        # the first iterator of a resumed run may be made before Lightning restores its loops
-        if self._resume is not None:
-            start, self._resume = self._resume, None
-            return start
-        return self._progress()
+        # a resumed run makes its first iterators before Lightning restores its loops, whose
+        # counters then still say that nothing was trained
+        return max(self._progress(), self._resume)
 
     def _progress(self) -> Key:
         return progress(self.trainer) if self.trainer is not None else (0, 0)
@@ -405,6 +403,10 @@ class DataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(stable_seed(self.seed, "workers")),
         )
         return ElasticLoader(loader)
+
+    def teardown(self, stage: str) -> None:
+        """Forget the place that was resumed from: another run may follow."""
+        self._resume = (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the stream's identity and the place in it."""

@@ -67,8 +67,12 @@ class GracefulStop(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stop here if any rank was asked to, unless gradients are being accumulated."""
-        if trainer.fit_loop._should_accumulate():
+        """Stop here if any rank was asked to.
+
+        Not while gradients are accumulated, and not between an epoch's last batch and its
+        validation, which a resumed run would skip.
+        """
+        if trainer.fit_loop._should_accumulate() or trainer.is_last_batch:
             return
         signum = self._agreed(trainer)
         if signum == 0:

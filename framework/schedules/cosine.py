@@ -14,7 +14,7 @@ from framework.schedules.steps import resolve_total_steps
 class WarmupCosine(LambdaLR):
     """Linear warm-up, then half a cosine down to a fraction of the learning rate.
 
-    Step t of T with w warm-up steps multiplies the learning rate by (t + 1) / w for t < w, and
+    Step t of T, with w = ceil(warmup_fraction * T), multiplies the learning rate by (t + 1) / w for t < w, and
     then by ``f + (1 - f) * (1 + cos(pi * (t - w) / (T - w))) / 2``.
 
     Source: Loshchilov and Hutter, SGDR, ICLR 2017, arXiv 1608.03983, without restarts.
@@ -22,11 +22,11 @@ class WarmupCosine(LambdaLR):
     Args:
         optimizer: whose learning rates are scheduled.
         total_steps: optimizer steps T, or ``'auto'`` for those of the run.
-        warmup_steps: w.
+        warmup_fraction: part of the run that is warm-up, in [0, 1).
         final_fraction: f, reached at the last step.
 
     Raises:
-        ValueError: the warm-up is as long as the run, or the fraction is outside [0, 1].
+        ValueError: a fraction is out of range.
 
     Example:
         >>> import torch
@@ -40,19 +40,20 @@ class WarmupCosine(LambdaLR):
         self,
         optimizer: Optimizer,
         total_steps: int | Literal["auto"] = "auto",
-        warmup_steps: int = 0,
+        warmup_fraction: float = 0.0,
         final_fraction: float = 0.0,
     ) -> None:
         steps = resolve_total_steps(total_steps)
-        if not 0 <= warmup_steps < max(steps, 1):
-            raise ValueError(f"warmup_steps={warmup_steps} must be in 0..{steps - 1}.")
+        if not 0 <= warmup_fraction < 1:
+            raise ValueError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}.")
         if not 0 <= final_fraction <= 1:
             raise ValueError(f"final_fraction must be in [0, 1], got {final_fraction}.")
+        warmup_steps = math.ceil(warmup_fraction * steps)
 
         def factor(step: int) -> float:
             if step < warmup_steps:
                 return (step + 1) / warmup_steps
-            done = min(1.0, (step - warmup_steps) / (steps - warmup_steps))
+            done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
             return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * done)) / 2
 
         super().__init__(optimizer, factor)

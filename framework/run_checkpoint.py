@@ -1,0 +1,43 @@
+"""A ModelCheckpoint whose files can all be resumed exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's ``ModelCheckpoint``, except after the last batch of an epoch.
+
+    A run that is resumed from there would skip the epoch's validation and its closing hooks, so a
+    checkpoint that is due then is written when the epoch is closed.
+    """
+
+    _due = False
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save if it is time, unless this is the last batch."""
+        if trainer.is_last_batch:
+            steps = self._every_n_train_steps
+            self._due = steps >= 1 and trainer.global_step % steps == 0
+            return
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what was due at the last batch, or what is due at the epoch's end."""
+        if self._due:
+            self._due = False
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
+            return
+        super().on_train_epoch_end(trainer, pl_module)

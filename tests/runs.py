@@ -1,0 +1,148 @@
+"""Runs a config in this process and remembers what it did, for comparisons to the last bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from framework import cli
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+
+
+@dataclass
+class Record:
+    """What a run did, in plain containers and tensors on the CPU."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    gradients: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+    optimizer: Any = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Recorder(Callback):
+    """Records every step; can kill the process or stop the run before a given step.
+
+    Args:
+        log: file to which each step's record is appended at once, so that it survives a kill.
+        kill_at: global step before which the process kills itself with SIGKILL.
+        terminate_at: global step in which it sends itself SIGTERM.
+        gradients: keep every step's gradients.
+    """
+
+    def __init__(
+        self,
+        log: Path | None = None,
+        kill_at: int | None = None,
+        terminate_at: int | None = None,
+        gradients: bool = False,
+    ) -> None:
+        self.record = Record()
+        self.journal = log
+        self.kill_at = kill_at
+        self.terminate_at = terminate_at
+        self.keep_gradients = gradients
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.global_step == self.terminate_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if self.keep_gradients:
+            named = pl_module.named_parameters()
+            self.record.gradients.append(
+                {n: p.grad.detach().clone() for n, p in named if p.grad is not None}
+            )
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        names = list(pl_module.term_values)
+        values = torch.stack(list(pl_module.term_values.values())).double()
+        index = batch["index"]
+        if trainer.world_size > 1:
+            values = trainer.strategy.reduce(values, reduce_op="mean")
+            parts: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, index.tolist())
+            index = torch.tensor([i for part in parts for i in part])
+        step = {
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "index": index.tolist(),
+            "terms": {n: float(v).hex() for n, v in zip(names, values, strict=True)},
+        }
+        self.record.steps.append(step)
+        if self.journal is not None and trainer.is_global_zero:
+            with self.journal.open("a") as file:
+                file.write(json.dumps(step) + "\n")
+
+    def on_train_end(self, trainer, pl_module):
+        self.record.parameters = {n: p.detach().clone() for n, p in pl_module.named_parameters()}
+        self.record.parameters |= {n: b.detach().clone() for n, b in pl_module.named_buffers()}
+        self.record.optimizer = trainer.optimizers[0].state_dict()
+
+    def on_fit_end(self, trainer, pl_module):
+        self.record.metrics = {n: float(v) for n, v in trainer.callback_metrics.items()}
+
+
+def terms(step: dict[str, Any]) -> dict[str, float]:
+    """Return a recorded step's terms as floats."""
+    return {name: float.fromhex(value) for name, value in step["terms"].items()}
+
+
+def fit(args: list[str], **recorder: Any) -> Record:
+    """Fit in this process (or on this rank) and return what happened.
+
+    The module ``trimtab`` has been imported, so class names resolve.
+    """
+    import trimtab
+
+    trimtab.import_rooms()
+    torch.set_num_threads(1)
+    watcher = Recorder(**recorder)
+    cli.run(["fit", *args, *QUIET], [watcher])
+    return watcher.record
+
+
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+def flatten(state: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested containers by path."""
+    if isinstance(state, dict):
+        items = state.items()
+    elif isinstance(state, (list, tuple)):
+        items = enumerate(state)
+    else:
+        return {prefix: state}
+    leaves: dict[str, Any] = {}
+    for key, value in items:
+        leaves |= flatten(value, f"{prefix}/{key}")
+    return leaves
+
+
+def differences(a: Any, b: Any) -> list[str]:
+    """Return the paths at which two nested states differ by a single bit."""
+    left, right = flatten(a), flatten(b)
+    paths = sorted(set(left) ^ set(right))
+    for path in sorted(set(left) & set(right)):
+        x, y = left[path], right[path]
+        same = torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+        if not same:
+            paths.append(path)
+    return paths
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Return the largest absolute difference between two sets of tensors of the same names."""
+    assert set(a) == set(b)
+    return max(float((a[n].double() - b[n].double()).abs().max()) for n in a if a[n].numel())
