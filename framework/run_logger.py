@@ -35,12 +35,13 @@ class RunLogger(Logger):
         ValueError: something is logged before the folder is known.
 
     Example:
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> logger = RunLogger(folder)
-        >>> logger.log_metrics({"epoch": 0, "train/loss": 0.5}, step=0)
-        >>> logger.log_metrics({"val/loss": 0.25}, step=0)
-        >>> print((Path(folder) / "metrics.csv").read_text().strip())
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     logger = RunLogger(folder)
+        ...     logger.log_metrics({"epoch": 0, "train/loss": 0.5}, step=0)
+        ...     logger.log_metrics({"val/loss": 0.25}, step=0)
+        ...     logger.finalize("success")
+        ...     print(logger.path.read_text().strip())
         epoch,step,train/loss,val/loss
         0,0,0.5,0.25
     """

@@ -1,0 +1,227 @@
+"""Figures for a person who sees the run for the first time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from framework.checkpoint import write_atomically
+
+# Okabe and Ito's palette, which is told apart without seeing red or green
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLE: Any = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.labelcolor": "0.25",
+    "axes.edgecolor": "0.6",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.92",
+    "xtick.color": "0.25",
+    "ytick.color": "0.25",
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "figure.dpi": 100.0,
+    "savefig.dpi": 150.0,
+}
+WIDTH = 8.0
+"""Inches; at 100 pixels per inch the text is still easily read."""
+
+Points = tuple[list[float], list[float]]
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with rc_context(STYLE):
+        write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+@rc_context(STYLE)
+def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw each logged quantity over the steps: one panel per loss term or metric.
+
+    Training's steps and epoch means, validation and test share a panel where they share a name;
+    the learning rates share the last one.
+
+    Args:
+        rows: of ``metrics.csv``: ``step`` and values, as numbers or as text, by column.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    panels = _panels(rows)
+    if not panels:
+        raise ValueError("There are no learning curves to draw: no metric was logged.")
+    columns = min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(WIDTH, 0.9 + 2.1 * lines), layout="constrained")
+    last = max(rows, key=lambda row: int(row["step"]))
+    steps = int(last["step"]) + 1
+    figure.suptitle(f"Learning curves over {steps:,} steps", fontsize=12, x=0.01, ha="left")
+    legend: dict[str, Any] = {}
+    for place, (name, series) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(lines, columns, place)
+        axes.set_title(name.replace("_", " "), loc="left")
+        for label, points in series.items():
+            drawn = _draw(axes, label, points)
+            if label != name:
+                legend.setdefault(label, drawn)
+        _scale(axes, name, series.values())
+        axes.set_xlim(0, steps * 1.03)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if place > len(panels) - columns:
+            axes.set_xlabel("optimizer step")
+    if legend:
+        columns = min(5, len(legend))
+        figure.legend(legend.values(), legend, loc="outside lower center", ncols=columns)
+    return figure
+
+
+_ROLES: dict[str, dict[str, Any]] = {
+    "train, each step": {"color": COLOURS[0], "alpha": 0.35, "linewidth": 1.0},
+    "train, epoch mean": {"color": COLOURS[0]},
+    "validation": {"color": COLOURS[1]},
+    "test": {"color": COLOURS[2], "linestyle": "none"},
+}
+
+
+def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
+    """Return the points of every series, by panel and label; the learning rate comes last."""
+    panels: dict[str, dict[str, Points]] = {}
+    rates: dict[str, Points] = {}
+    for column in dict.fromkeys(name for row in rows for name in row):
+        stage, _, name = column.partition("/")
+        points = _points(rows, column)
+        if column.startswith("lr-"):
+            # groups that differ in weight decay alone have one learning rate
+            if points[0] and points not in rates.values():
+                rates[column.removeprefix("lr-")] = points
+            continue
+        role = {"train": "train, each step", "val": "validation", "test": "test"}.get(stage)
+        if role is None or not points[0]:
+            continue
+        if stage == "train" and name.endswith("_epoch"):
+            name, role = name.removesuffix("_epoch"), "train, epoch mean"
+        panels.setdefault(name, {})[role] = points
+    terms = [name for name in panels if name != "loss"]
+    for name in terms:
+        # a single term is the loss
+        if panels[name] == panels.get("loss"):
+            del panels[name]
+    if len(rates) == 1:
+        rates = {"learning rate": next(iter(rates.values()))}
+    return panels | ({"learning rate": rates} if rates else {})
+
+
+def _points(rows: Sequence[Mapping[str, Any]], column: str) -> Points:
+    steps, values = [], []
+    for row in rows:
+        text = row.get(column, "")
+        if text not in ("", None) and math.isfinite(float(text)):
+            # the row of step s holds what is known after s + 1 steps
+            steps.append(float(row["step"]) + 1)
+            values.append(float(text))
+    return steps, values
+
+
+def _draw(axes: Axes, label: str, points: Points) -> Any:
+    # learning rates take the colours that have no role yet
+    other = {"color": (*COLOURS[:2:-1], *COLOURS[:3])[len(axes.lines) % len(COLOURS)]}
+    style: dict[str, Any] = dict(_ROLES.get(label, other))
+    # few points are seen only as markers
+    if label != "train, each step" and len(points[0]) <= 30:
+        style |= {"marker": "o", "markersize": 3.5}
+    (line,) = axes.plot(*points, **style)
+    return line
+
+
+def _scale(axes: Axes, name: str, series: Iterable[Points]) -> None:
+    values = [value for _, points in series for value in points]
+    low, high = min(values), max(values)
+    if name != "learning rate" and low > 0 and high / low > 100:
+        axes.set_yscale("log")
+    elif low >= 0 and high > 0 and low < 0.5 * high:
+        axes.set_ylim(bottom=0)
+    if high > low:
+        return
+    # a constant would otherwise get ticks like 1e-9 + 0.001
+    axes.set_ylim(0, 2 * high) if high > 0 else axes.set_ylim(low - 1, high + 1)
+
+
+@rc_context(STYLE)
+def confusion_matrix(
+    matrix: Tensor | np.ndarray | Sequence[Sequence[float]],
+    class_names: Sequence[str] | None = None,
+) -> Figure:
+    """Draw a confusion matrix: the colour is the share of the true class, the number the count.
+
+    Args:
+        matrix: (K, K) counts; rows are true classes, columns predicted ones.
+        class_names: K names; default 0..K-1.
+
+    Raises:
+        ValueError: the matrix is not square, or the number of names is another.
+    """
+    counts = np.asarray(matrix.cpu() if isinstance(matrix, Tensor) else matrix, dtype=np.float64)
+    classes = len(counts)
+    if counts.shape != (classes, classes):
+        raise ValueError(f"A confusion matrix is square, got {counts.shape}.")
+    names = [str(k) for k in range(classes)] if class_names is None else list(class_names)
+    if len(names) != classes:
+        raise ValueError(f"{len(names)} class names do not fit a {classes} x {classes} matrix.")
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    longest = max(len(name) for name in names)
+    figure = Figure(figsize=(WIDTH, 6.8), layout="constrained")
+    total, right = counts.sum(), np.trace(counts)
+    figure.suptitle("Confusion matrix", fontsize=12)
+    axes = figure.add_subplot()
+    axes.set_title(
+        f"{right:,.0f} of {total:,.0f} samples are classified correctly"
+        f" ({right / max(total, 1):.1%})",
+        fontsize=9,
+        color="0.35",
+    )
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, format="{x:.0%}")
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    every = math.ceil(classes / 30)
+    shown = range(0, classes, every)
+    turned = longest * len(shown) > 75
+    axes.set_xticks(
+        shown,
+        [names[k] for k in shown],
+        rotation=45 if turned else 0,
+        ha="right" if turned else "center",
+        rotation_mode="anchor" if turned else "default",
+    )
+    axes.set_yticks(shown, [names[k] for k in shown])
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if classes <= 20:
+        for row, column in zip(*counts.nonzero(), strict=True):
+            axes.text(
+                column,
+                row,
+                f"{counts[row, column]:,.0f}",
+                ha="center",
+                va="center",
+                fontsize=9 if classes <= 12 else 7,
+                color="white" if share[row, column] > 0.55 else "0.15",
+            )
+    return figure

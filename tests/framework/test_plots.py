@@ -1,0 +1,97 @@
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from PIL import Image
+
+from framework.plots import confusion_matrix, learning_curves, save_png
+
+ROWS: list[dict[str, Any]] = [
+    {"epoch": "0", "step": 0, "train/loss": "4.0", "train/fit": "3.0", "lr-SGD/pg1": "0.1"},
+    {"epoch": "0", "step": 1, "train/loss": "2.0", "train/fit": "nan", "lr-SGD/pg1": "0.2"},
+    {"step": 1, "train/loss_epoch": "3.0", "val/loss": "5.0", "val/accuracy": "0.5"},
+    {"step": 2, "train/loss": "1.0", "train/fit": "0.5", "lr-SGD/pg1": "0.3", "val/accuracy": ""},
+]
+
+
+def panels(figure: Figure) -> dict[str, list[tuple[list[float], list[float]]]]:
+    return {
+        axes.get_title(loc="left"): [
+            (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines
+        ]
+        for axes in figure.axes
+    }
+
+
+def test_every_value_is_drawn_at_its_step() -> None:
+    assert panels(learning_curves(ROWS)) == {
+        "loss": [([1, 2, 3], [4, 2, 1]), ([2], [3]), ([2], [5])],
+        "fit": [([1, 3], [3, 0.5])],
+        "accuracy": [([2], [0.5])],
+        "learning rate": [([1, 2, 3], [0.1, 0.2, 0.3])],
+    }
+
+
+def test_the_legend_names_what_is_drawn() -> None:
+    (legend,) = learning_curves(ROWS).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "train, each step",
+        "train, epoch mean",
+        "validation",
+    ]
+
+
+def test_a_single_term_is_not_drawn_twice() -> None:
+    rows = [{"step": s, "train/loss": 1 / (s + 1), "train/only": 1 / (s + 1)} for s in range(3)]
+    assert list(panels(learning_curves(rows))) == ["loss"]
+
+
+def test_equal_learning_rates_are_one_curve_and_others_are_named() -> None:
+    rows = [{"step": s, "lr-A/pg1": s, "lr-A/pg2": s, "lr-B": 2 * s} for s in range(3)]
+    figure = learning_curves(rows)
+    assert len(panels(figure)["learning rate"]) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A/pg1", "B"]
+
+
+def test_nothing_to_draw_is_said() -> None:
+    with pytest.raises(ValueError, match="no metric was logged"):
+        learning_curves([{"epoch": "0", "step": 0}])
+
+
+def test_confusion_matrix_shows_shares_and_counts() -> None:
+    figure = confusion_matrix(torch.tensor([[8, 2], [0, 0]]), ["cat", "dog"])
+    axes = figure.axes[0]
+    assert axes.images[0].get_array().tolist() == [[0.8, 0.2], [0.0, 0.0]]
+    assert {(t.get_position(), t.get_text()) for t in axes.texts} == {((0, 0), "8"), ((1, 0), "2")}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
+    assert "8 of 10 samples" in axes.get_title()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+
+
+def test_many_classes_stay_readable() -> None:
+    axes = confusion_matrix(torch.eye(100)).axes[0]
+    assert len(axes.get_xticks()) <= 30
+    assert not axes.texts
+
+
+def test_wrong_matrices_are_refused() -> None:
+    with pytest.raises(ValueError, match="square"):
+        confusion_matrix(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="3 class names do not fit a 2 x 2"):
+        confusion_matrix(torch.eye(2), ["a", "b", "c"])
+
+
+def test_png_is_whole_and_global_state_untouched(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    save_png(learning_curves(ROWS), tmp_path / "figures" / "curves.png")
+    with Image.open(tmp_path / "figures" / "curves.png") as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.width == 1200
+        assert len(image.convert("RGB").getcolors(2**20) or []) > 10
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
