@@ -1,0 +1,50 @@
+"""Reads back what an offline W&B run recorded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wandb.proto.wandb_internal_pb2 import Record
+
+
+def records(folder: Path) -> Iterator[Record]:
+    """Yield what the runs in a run folder would send, in order of time.
+
+    The file is a LevelDB log: after 7 bytes of header, blocks of 32 KiB of chunks, each with its
+    checksum (4 bytes), length (2) and type (1 whole, 2 first, 3 middle, 4 last).
+    """
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        data, place, parts = path.read_bytes(), 7, b""
+        while place < len(data):
+            left = 32768 - place % 32768
+            if left < 7:
+                place += left
+                continue
+            length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+            parts += data[place + 7 : place + 7 + length]
+            place += 7 + length
+            if kind in (1, 4):
+                yield Record.FromString(parts)
+                parts = b""
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Return every logged row, in order."""
+    rows = [record.history.item for record in records(folder) if record.HasField("history")]
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row}
+        for row in rows
+    ]
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """Return the run's config."""
+    found: dict[str, Any] = {}
+    for record in records(folder):
+        update = record.config if record.HasField("config") else record.run.config
+        found |= {item.key: json.loads(item.value_json) for item in update.update}
+    return found
