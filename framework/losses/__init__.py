@@ -1,6 +1,14 @@
 """Losses: one file per paper or family."""
 
 from framework.losses.comp_sum import CompSumLoss, h_consistency_transform
+from framework.losses.ldr import ALDRLoss, LDRLoss
 from framework.losses.loss import ClassificationLoss, Loss
 
-__all__ = ["ClassificationLoss", "CompSumLoss", "Loss", "h_consistency_transform"]
+__all__ = [
+    "ALDRLoss",
+    "ClassificationLoss",
+    "CompSumLoss",
+    "LDRLoss",
+    "Loss",
+    "h_consistency_transform",
+]

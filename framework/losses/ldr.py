@@ -1,0 +1,241 @@
+"""Label distributionally robust losses, with one temperature or one per training sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.losses.loss import ClassificationLoss, check_labels, check_logits
+from framework.sample_state import SampleState
+
+NORMALIZATIONS = ("softplus_mean", "l1", None)
+
+
+class LDRLoss(ClassificationLoss):
+    r"""Worst case of the margin violations over label distributions that stay near uniform.
+
+    With :math:`\delta_k = f_k - f_y + c\,1[k \ne y]` the loss is
+
+    .. math:: \psi_\lambda(f, y) = \max_q \sum_k q_k \delta_k - \lambda\,\mathrm{KL}(q \| 1/K)
+              = \lambda \log \tfrac1K \sum_k e^{\delta_k / \lambda}
+
+    At ``lam=1, margin=0`` and without normalisation it is cross-entropy minus log K, for small
+    ``lam`` the Crammer-Singer hinge max_k delta_k, for large ``lam`` the mean of delta_k, which
+    label noise cannot mislead. Values may be negative.
+
+    Shapes: predictions (B, K) logits, K >= 2; targets (B,) int64, no soft labels, for which the
+    loss is not defined; returns a scalar, or (B,).
+
+    Paper: Zhu, Ying, Yang, *Label Distributionally Robust Losses for Multi-class Classification*,
+    ICML 2023, arXiv:2112.14869. The normalisation is that of the official code
+    (Optimization-AI/ICML2023_LDR).
+
+    Args:
+        lam: temperature, above 0. With normalised logits, which span 0..K, 10 resists 40 % wrong
+            labels and 1 does not.
+        margin: c, at least 0.
+        normalize: what is first done to a row of logits. ``'softplus_mean'``: softplus, then
+            divided by their mean; ``'l1'``: divided by the mean of their absolute values; ``None``:
+            nothing. The scale of normalised logits is free: predict with argmax, their softmax is
+            not calibrated. With ``'l1'`` do not start from a head whose weights are all zero,
+            where the gradient is unbounded.
+        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+
+    Raises:
+        ValueError: an argument out of its range, or predictions or targets of another shape.
+
+    Example:
+        >>> import torch
+        >>> from framework.losses import LDRLoss
+        >>> logits = torch.tensor([[2.0, -1.0, 0.5], [0.3, 0.1, -0.2]])
+        >>> LDRLoss(lam=10.0, normalize=None, reduction="none")(logits, torch.tensor([0, 2]))
+        tensor([-1.3635,  0.3364])
+    """
+
+    def __init__(
+        self,
+        lam: float = 1.0,
+        margin: float = 0.1,
+        normalize: str | None = "softplus_mean",
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        _check_arguments("lam", lam, margin, normalize)
+        self.lam = lam
+        self.margin = margin
+        self.normalize = normalize
+
+    def per_sample(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
+        """Return the loss of every row, shape (B,)."""
+        check_logits(self, predictions)
+        check_labels(self, predictions, targets)
+        logits = normalize_logits(predictions, self.normalize)
+        return soft_maximum(margin_violations(logits, targets, self.margin), self.lam)
+
+
+class ALDRLoss(ClassificationLoss):
+    r"""LDR whose temperature each training sample learns: low where the model is sure.
+
+    The temperature of sample i joins the maximisation, held near ``lam0`` by a quadratic,
+
+    .. math:: \max_{q, \lambda} \sum_k q_k \delta_k - \lambda\,\mathrm{KL}(q \| 1/K)
+              - \tfrac{\alpha \log K}{2 \lambda_0} (\lambda - \lambda_0)^2,
+
+    and every training step does one round of alternating maximisation: q from the stored
+    temperature, then :math:`\lambda_i = \lambda_0 (1 - \mathrm{KL}(q \| 1/K) / (\alpha \log K))`,
+    which lies in [lam0 (1 - 1 / alpha), lam0]. It is stored, and constant for the gradient; the
+    quadratic is part of the value only. As alpha grows the loss becomes ``LDRLoss(lam=lam0)``.
+
+    ``temperature`` is a :class:`~framework.sample_state.SampleState`, the same on every rank: in
+    training mode all ranks must call the loss equally often, with an empty batch if need be. In
+    evaluation mode, where ``index`` may belong to another data set, it is neither read nor
+    written: the round starts from ``lam0``.
+
+    Shapes: predictions (B, K) logits, K >= 2; targets (B,) int64, no soft labels, for which the
+    loss is not defined; index (B,) int64; returns a scalar, or (B,).
+
+    Paper: arXiv:2112.14869, as :class:`LDRLoss`. The official code leaves the margin out of q, as
+    ``margin_in_q=False`` does, though the maximiser contains it; the default follows the paper. It
+    also adds 1e-5 to q before the logarithm; here the KL divergence is exact.
+
+    Args:
+        lam0: largest and initial temperature, above 0; 10 under heavy label noise, as for LDR.
+        alpha: above 1; the larger, the less the temperature moves.
+        margin: c, at least 0.
+        normalize: as in :class:`LDRLoss`; the official code takes ``'l1'``, and
+            ``'softplus_mean'`` on CIFAR-100.
+        margin_in_q: whether q, from which the temperature follows, sees the margin.
+        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+
+    Raises:
+        ValueError: an argument out of its range, or an input of another shape.
+        RuntimeError: called in training mode before :meth:`setup`.
+
+    Example:
+        >>> import torch
+        >>> from framework.losses import ALDRLoss
+        >>> loss = ALDRLoss(reduction="none")
+        >>> loss.setup(num_samples=100, num_classes=3, device=torch.device("cpu"))
+        >>> logits = torch.tensor([[2.0, -1.0, 0.5], [0.3, 0.1, -0.2]])
+        >>> index = torch.tensor([7, 42])
+        >>> values = loss(logits, torch.tensor([0, 2]), index=index)
+        >>> loss.temperature.read(index)
+        tensor([0.8368, 0.8437])
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("index",)
+
+    def __init__(
+        self,
+        lam0: float = 1.0,
+        alpha: float = 2.0,
+        margin: float = 0.1,
+        normalize: str | None = "l1",
+        margin_in_q: bool = True,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        _check_arguments("lam0", lam0, margin, normalize)
+        if not 1 < alpha < math.inf:
+            raise ValueError(
+                f"alpha must be a finite number above 1, got {alpha}: at 1 a temperature reaches 0."
+            )
+        self.lam0 = lam0
+        self.alpha = alpha
+        self.margin = margin
+        self.normalize = normalize
+        self.margin_in_q = margin_in_q
+        self.temperature: SampleState | None = None
+
+    def setup(self, num_samples: int, num_classes: int | None, device: torch.device) -> None:
+        """Allocate one temperature per training sample, all ``lam0``."""
+        self.temperature = SampleState(num_samples, fill=self.lam0, device=device)
+
+    def per_sample(
+        self, predictions: Tensor, targets: Tensor, *, index: Tensor | None = None, **needs: Any
+    ) -> Tensor:
+        """Return the loss of every row, shape (B,); in training mode update the temperatures."""
+        check_logits(self, predictions)
+        check_labels(self, predictions, targets)
+        logits = normalize_logits(predictions, self.normalize)
+        violations = margin_violations(logits, targets, self.margin)
+        with torch.no_grad():
+            table = self._table(index, len(logits)) if self.training else None
+            if table is None:
+                old = logits.new_full((len(logits),), self.lam0)
+            else:
+                old = table.read(index).to(logits.dtype)
+            scores = violations if self.margin_in_q else logits
+            new = adapt_temperature(scores, old, self.lam0, self.alpha)
+            if table is not None:
+                table.write(index, new)
+            pull = self.alpha * math.log(logits.shape[1]) / (2 * self.lam0)
+            penalty = pull * (new - self.lam0) ** 2
+        return soft_maximum(violations, new) - penalty
+
+    def _table(self, index: Tensor | None, rows: int) -> SampleState:
+        """Return the temperatures, once it is sure that ``index`` can be looked up in them."""
+        if self.temperature is None:
+            raise RuntimeError(
+                "ALDRLoss keeps a temperature per training sample: call setup(num_samples, "
+                "num_classes, device) before training."
+            )
+        if index is None or index.shape != (rows,):
+            given = "None" if index is None else f"shape {tuple(index.shape)}"
+            raise ValueError(
+                f"ALDRLoss needs the index of each of the {rows} samples, got {given}."
+            )
+        return self.temperature
+
+
+def normalize_logits(logits: Tensor, how: str | None) -> Tensor:
+    """Return logits (B, K) scaled so that a row's absolute values have mean 1.
+
+    ``'softplus_mean'`` applies softplus first; ``None`` returns the logits as they are.
+    """
+    if how is None:
+        return logits
+    if how == "softplus_mean":
+        logits = F.softplus(logits)
+    return logits / (logits.abs().mean(1, keepdim=True) + 1e-8)
+
+
+def margin_violations(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
+    """Return f_k - f_y + margin for every k other than y, and 0 for y; shape (B, K)."""
+    label = targets[:, None]
+    return (logits - logits.gather(1, label) + margin).scatter(1, label, 0.0)
+
+
+def soft_maximum(values: Tensor, temperature: Tensor | float) -> Tensor:
+    """Return ``temperature * log(mean_k exp(values / temperature))``, shape (B,).
+
+    Lies between the mean (high temperature) and the maximum (low) of a row's values. ``values`` are
+    (B, K), the temperature a number or (B,).
+    """
+    scale = temperature[:, None] if isinstance(temperature, Tensor) else temperature
+    return temperature * (torch.logsumexp(values / scale, dim=1) - math.log(values.shape[1]))
+
+
+def adapt_temperature(scores: Tensor, temperature: Tensor, lam0: float, alpha: float) -> Tensor:
+    """Return lam0 (1 - KL(q || 1/K) / (alpha log K)) with q = softmax(scores / temperature).
+
+    ``scores`` are (B, K), ``temperature`` and the result (B,).
+    """
+    log_K = math.log(scores.shape[1])
+    log_q = F.log_softmax(scores / temperature[:, None], dim=1)
+    kl = (log_q.exp() * log_q).sum(1) + log_K
+    # rounding must not carry a temperature out of [lam0 (1 - 1/alpha), lam0]
+    return lam0 * (1 - kl.clamp(0, log_K) / (alpha * log_K))
+
+
+def _check_arguments(name: str, temperature: float, margin: float, normalize: str | None) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, got {temperature}.")
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin must be a finite number of at least 0, got {margin}.")
+    if normalize not in NORMALIZATIONS:
+        raise ValueError(f"normalize must be 'softplus_mean', 'l1' or None, got {normalize!r}.")

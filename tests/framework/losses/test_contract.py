@@ -1,0 +1,211 @@
+"""What every classification loss must do, whichever it is."""
+
+import doctest
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from framework.losses import (
+    ALDRLoss,
+    ClassificationLoss,
+    CompSumLoss,
+    LDRLoss,
+    comp_sum,
+    ldr,
+)
+from framework.objectives import Objectives
+from framework.reduction import reduce_objectives
+
+BUILD = {
+    "comp_sum_0": lambda **kw: CompSumLoss(0.0, **kw),
+    "comp_sum_1": lambda **kw: CompSumLoss(1.0, label_smoothing=0.1, **kw),
+    "comp_sum_1.7": lambda **kw: CompSumLoss(1.7, **kw),
+    "ldr": lambda **kw: LDRLoss(10.0, **kw),
+    "ldr_l1": lambda **kw: LDRLoss(10.0, normalize="l1", **kw),
+    "ldr_plain": lambda **kw: LDRLoss(normalize=None, **kw),
+    "aldr": lambda **kw: ALDRLoss(10.0, **kw),
+    "aldr_plain": lambda **kw: ALDRLoss(normalize=None, **kw),
+}
+every_loss = pytest.mark.parametrize("name", BUILD)
+
+
+def build(name: str, num_classes: int, num_samples: int = 64, **kwargs: str) -> ClassificationLoss:
+    loss = BUILD[name](**kwargs)
+    loss.setup(num_samples, num_classes, torch.device("cpu"))
+    return loss
+
+
+def batch(rows: int, classes: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows + classes)
+    logits = scale * torch.randn(rows, classes, generator=generator)
+    labels = torch.randint(classes, (rows,), generator=generator)
+    return logits.requires_grad_(), labels, torch.arange(rows)
+
+
+@every_loss
+@pytest.mark.parametrize(("rows", "classes"), [(1, 3), (5, 2), (5, 1000)])
+def test_reductions_agree(name: str, rows: int, classes: int) -> None:
+    logits, labels, index = batch(rows, classes)
+    values, total, mean = (
+        build(name, classes, reduction=reduction)(logits, labels, index=index)
+        for reduction in ("none", "sum", "mean")
+    )
+    assert values.shape == (rows,)
+    assert values.isfinite().all()
+    torch.testing.assert_close(total, values.sum())
+    torch.testing.assert_close(mean, values.mean())
+    (gradient,) = torch.autograd.grad(mean, logits)
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
+
+
+@every_loss
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_an_empty_batch_gives_a_zero_that_reaches_the_parameters(name: str, reduction: str) -> None:
+    layer = torch.nn.Linear(4, 3)
+    empty = torch.empty(0, dtype=torch.int64)
+    value = build(name, 3, reduction=reduction)(layer(torch.empty(0, 4)), empty, index=empty)
+    assert value.sum() == 0
+    value.sum().backward()
+    assert layer.weight.grad is not None
+    assert not layer.weight.grad.any()
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e4])
+def test_half_precision_logits_give_the_loss_of_float32(
+    name: str, dtype: torch.dtype, scale: float
+) -> None:
+    logits, labels, index = batch(16, 5, scale)
+    half = logits.detach().to(dtype).requires_grad_()
+    single = half.detach().float().requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        value = build(name, 5)(half, labels, index=index)
+    expected = build(name, 5)(single, labels, index=index)
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3)
+    value.backward()
+    expected.backward()
+    assert single.grad.isfinite().all()
+    assert half.grad.isfinite().all()
+
+
+@every_loss
+@pytest.mark.parametrize("scale", [1e3, 1e4])
+def test_float32_is_float64_rounded(name: str, scale: float) -> None:
+    logits, labels, index = batch(16, 5, scale)
+    value = build(name, 5)(logits, labels, index=index)
+    exact = build(name, 5)(logits.double(), labels, index=index)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-4, abs=1e-5)
+
+
+@every_loss
+def test_the_order_of_the_rows_does_not_matter(name: str) -> None:
+    logits, labels, index = batch(8, 5)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    values = build(name, 5, reduction="none")(logits, labels, index=index)
+    permuted = build(name, 5, reduction="none")(logits[order], labels[order], index=index[order])
+    torch.testing.assert_close(permuted, values[order])
+
+
+@every_loss
+def test_the_class_numbers_do_not_matter(name: str) -> None:
+    logits, labels, index = batch(8, 5)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    values = build(name, 5, reduction="none")(logits, labels, index=index)
+    renamed = build(name, 5, reduction="none")(
+        logits[:, order], order.argsort()[labels], index=index
+    )
+    torch.testing.assert_close(renamed, values)
+
+
+@every_loss
+def test_refuses_what_it_is_not_defined_for(name: str) -> None:
+    loss = build(name, 3)
+    logits, labels, index = batch(4, 3)
+    for bad in (logits[:, 0], logits[:, :1], logits[:, :, None]):
+        with pytest.raises(ValueError, match=r"takes logits of shape \(B, K\)"):
+            loss(bad, labels, index=index)
+    for bad in (labels[:, None], labels.float(), logits.detach()[:, :2].softmax(1)):
+        with pytest.raises(ValueError, match="got torch"):
+            loss(logits, bad, index=index)
+    with pytest.raises(ValueError, match="4 rows of predictions but 3 of targets"):
+        loss(logits, labels[:3], index=index)
+
+
+@every_loss
+def test_soft_targets_are_taken_or_refused_as_declared(name: str) -> None:
+    loss = build(name, 3)
+    logits, labels, index = batch(4, 3)
+    soft = torch.nn.functional.one_hot(labels, 3).float()
+    if loss.soft_targets:
+        torch.testing.assert_close(
+            loss(logits, soft, index=index), loss(logits, labels, index=index)
+        )
+    else:
+        with pytest.raises(ValueError, match="is defined for hard labels only"):
+            loss(logits, soft, index=index)
+
+
+def test_which_losses_take_soft_targets() -> None:
+    assert {loss for loss in (CompSumLoss, LDRLoss, ALDRLoss) if loss.soft_targets} == {CompSumLoss}
+
+
+# ---- two ranks --------------------------------------------------------------------------------
+
+WEIGHTS = {
+    "uneven": [1.0, 0.5, 0.0, 2.0, 1.0, 0.3, 3.0, 1.0],
+    "rank_0_masked": [0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 3.0, 1.0],
+    "all_masked": [0.0] * 8,
+}
+
+
+def two_steps(name: str, sample_weight: list[float]) -> dict[str, Tensor]:
+    """Return this rank's value and gradient at the second of two steps, rows split 5 + 3."""
+    alone = not dist.is_initialized()
+    rows = slice(8) if alone else slice(5) if dist.get_rank() == 0 else slice(5, 8)
+    loss = build(name, 4, num_samples=8, reduction="none")
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    for step in range(2):
+        # in the second step each rank has samples that the other one had in the first
+        index = torch.arange(8).roll(4 * step)[rows]
+        inputs = torch.randn(8, 6, generator=generator, dtype=torch.float64)[rows]
+        labels = torch.randint(4, (8,), generator=generator)[rows]
+        objectives = Objectives(
+            per_sample={"loss": loss(inputs @ weight.T, labels, index=index)},
+            sample_weight=torch.tensor(sample_weight).double()[rows],
+            index=index,
+        )
+        total = reduce_objectives(objectives).total
+    result = {"value": total.detach(), "gradient": torch.autograd.grad(total, weight)[0]}
+    if isinstance(loss, ALDRLoss):
+        result["temperature"] = loss.temperature.read(torch.arange(8))
+    return result
+
+
+@every_loss
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_two_uneven_ranks_equal_one_process(name: str, weights: str, two_ranks: Callable) -> None:
+    one = two_steps(name, WEIGHTS[weights])
+    ranks = two_ranks(two_steps, name, WEIGHTS[weights])
+    assert (one["gradient"].abs().max() > 1e-3) == (weights != "all_masked")
+    for key in ("value", "gradient"):  # averaged as DDP does
+        average = (ranks[0][key] + ranks[1][key]) / 2
+        torch.testing.assert_close(average, one[key], rtol=0, atol=1e-12)
+    if "temperature" in one:
+        assert torch.equal(ranks[0]["temperature"], ranks[1]["temperature"])
+        torch.testing.assert_close(ranks[0]["temperature"], one["temperature"])
+        assert (one["temperature"] < one["temperature"].max()).any()
+
+
+@pytest.mark.parametrize("module", [comp_sum, ldr])
+def test_examples_in_the_docstrings(module: object) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
