@@ -164,32 +164,32 @@ class ALDRLoss(ClassificationLoss):
         logits = normalize_logits(predictions, self.normalize)
         violations = margin_violations(logits, targets, self.margin)
         with torch.no_grad():
-            table = self._table(index, len(logits)) if self.training else None
-            if table is None:
-                old = logits.new_full((len(logits),), self.lam0)
-            else:
-                old = table.read(index).to(logits.dtype)
             scores = violations if self.margin_in_q else logits
-            new = adapt_temperature(scores, old, self.lam0, self.alpha)
-            if table is not None:
-                table.write(index, new)
+            if self.training:
+                new = self._adapt_stored(scores, index)
+            else:
+                start = scores.new_full((len(scores),), self.lam0)
+                new = adapt_temperature(scores, start, self.lam0, self.alpha)
             pull = self.alpha * math.log(logits.shape[1]) / (2 * self.lam0)
             penalty = pull * (new - self.lam0) ** 2
         return soft_maximum(violations, new) - penalty
 
-    def _table(self, index: Tensor | None, rows: int) -> SampleState:
-        """Return the temperatures, once it is sure that ``index`` can be looked up in them."""
+    def _adapt_stored(self, scores: Tensor, index: Tensor | None) -> Tensor:
+        """Move the stored temperatures of the rows by one round and return them, (B,)."""
         if self.temperature is None:
             raise RuntimeError(
                 "ALDRLoss keeps a temperature per training sample: call setup(num_samples, "
                 "num_classes, device) before training."
             )
-        if index is None or index.shape != (rows,):
+        if index is None or index.shape != scores.shape[:1]:
             given = "None" if index is None else f"shape {tuple(index.shape)}"
             raise ValueError(
-                f"ALDRLoss needs the index of each of the {rows} samples, got {given}."
+                f"ALDRLoss needs the index of each of the {len(scores)} samples, got {given}."
             )
-        return self.temperature
+        old = self.temperature.read(index).to(scores.dtype)
+        new = adapt_temperature(scores, old, self.lam0, self.alpha)
+        self.temperature.write(index, new)
+        return new
 
 
 def normalize_logits(logits: Tensor, how: str | None) -> Tensor:
