@@ -55,19 +55,14 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     the learning rates share the last one.
 
     Args:
-        rows: of ``metrics.csv``: ``step`` and values, as numbers or as text, by column.
-
-    Raises:
-        ValueError: there is nothing to draw.
+        rows: of ``metrics.csv``: ``step`` and values, as numbers or as text, by column. Values that
+            are not finite are left out.
     """
     panels = _panels(rows)
-    if not panels:
-        raise ValueError("There are no learning curves to draw: no metric was logged.")
-    columns = min(3, len(panels))
+    columns = min(3, max(1, len(panels)))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(WIDTH, 0.9 + 2.1 * lines), layout="constrained")
-    last = max(rows, key=lambda row: int(row["step"]))
-    steps = int(last["step"]) + 1
+    steps = 1 + max((int(row["step"]) for row in rows), default=-1)
     figure.suptitle(f"Learning curves over {steps:,} steps", fontsize=12, x=0.01, ha="left")
     legend: dict[str, Any] = {}
     for place, (name, series) in enumerate(panels.items(), start=1):
@@ -108,9 +103,11 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
             if points[0] and points not in rates.values():
                 rates[column.removeprefix("lr-")] = points
             continue
-        role = {"train": "train, each step", "val": "validation", "test": "test"}.get(stage)
-        if role is None or not points[0]:
+        if column in ("epoch", "step") or not points[0]:
             continue
+        role = {"train": "train, each step", "val": "validation", "test": "test"}.get(stage)
+        if role is None:
+            name = role = column
         if stage == "train" and name.endswith("_epoch"):
             name, role = name.removesuffix("_epoch"), "train, epoch mean"
         panels.setdefault(name, {})[role] = points

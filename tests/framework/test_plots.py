@@ -57,9 +57,14 @@ def test_equal_learning_rates_are_one_curve_and_others_are_named() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A/pg1", "B"]
 
 
-def test_nothing_to_draw_is_said() -> None:
-    with pytest.raises(ValueError, match="no metric was logged"):
-        learning_curves([{"epoch": "0", "step": 0}])
+def test_a_value_without_a_stage_has_its_own_panel() -> None:
+    assert panels(learning_curves([{"epoch": 0, "step": 4, "norm": 2}])) == {"norm": [([5], [2])]}
+
+
+def test_nothing_finite_is_an_empty_figure() -> None:
+    figure = learning_curves([{"epoch": "0", "step": 0, "train/loss": "nan"}])
+    assert not figure.axes
+    assert not learning_curves([]).axes
 
 
 def test_confusion_matrix_shows_shares_and_counts() -> None:
