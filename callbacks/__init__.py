@@ -1,0 +1,19 @@
+"""Methods that act across domains, and what every run shows and writes."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback
+
+from callbacks.figures import Figures
+from callbacks.mesa import MESA
+from callbacks.predictions import Predictions
+from callbacks.progress import Progress
+from callbacks.saf import SAF
+from callbacks.summary import Summary
+
+__all__ = ["MESA", "SAF", "Figures", "Predictions", "Progress", "Summary", "for_every_run"]
+
+
+def for_every_run() -> list[Callback]:
+    """Return new callbacks that the command adds to every run."""
+    return [Progress(), Figures(), Predictions(), Summary()]

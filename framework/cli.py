@@ -132,7 +132,10 @@ class TrimtabCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         logger = config.get("logger")
         if logger in (None, True):
-            kwargs["logger"] = [RunLogger()]
+            logger = kwargs["logger"] = [RunLogger()]
+        for part in logger if isinstance(logger, list) else [logger]:
+            if getattr(part, "folder", "") is None:
+                part.folder = str(self.folder.path)
         if logger is not False:
             kwargs.setdefault(
                 "callbacks", [*(config.get("callbacks") or []), LearningRateMonitor()]

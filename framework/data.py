@@ -25,7 +25,7 @@ def progress(trainer: Trainer) -> Key:
     hence the loop's own counters.
     """
     loop = trainer.fit_loop
-    epoch = loop.epoch_progress.current
+    epoch: Any = loop.epoch_progress.current
     if epoch.ready <= epoch.processed:
         return epoch.processed, 0
     position = loop.epoch_loop.batch_progress.current.ready
@@ -92,10 +92,12 @@ class GlobalBatches(Sampler[list[Key]]):
         self.start = start
 
     def __len__(self) -> int:
-        rows = self.num_samples
+        sizes = [self.num_samples]
+        share = self.batch_size
         if self.shards is not None:
-            rows = self.shards * max(len(part) for part in self._shard_members())
-        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
+            sizes = [len(part) for part in self._shard_members()]
+            share //= self.shards
+        return min(sizes) // share if self.drop_last else -(-max(sizes) // share)
 
     def _shard_members(self) -> list[Tensor]:
         assert self.shards is not None
@@ -164,7 +166,8 @@ class ArrayDataset(Dataset[Sample]):
         return {name: _as_float(value) for name, value in picked.items()}
 
     def __getitem__(self, row: int) -> Sample:
-        return {name: _as_float(value[row]) for name, value in self.fields.items()}
+        # a copy, so that a transform in place does not change the data set
+        return {name: _as_float(value[row].clone()) for name, value in self.fields.items()}
 
 
 def _as_float(value: Tensor) -> Tensor:
@@ -233,7 +236,7 @@ def stable_position(dataset: Any, row: int) -> int:
     return _root(dataset, [row])[1][0]
 
 
-def _passthrough(batch: Batch) -> Batch:
+def _passthrough(batch: Any) -> Any:
     return batch
 
 

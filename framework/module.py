@@ -64,6 +64,8 @@ class TrainingModule(LightningModule):
     """
 
     provides: ClassVar[tuple[str, ...]] = ()
+    prediction_shape: tuple[int, ...] | None = None
+    """Shape of one row of ``Objectives.predictions``, where it is fixed."""
 
     def __init__(
         self,
@@ -92,6 +94,10 @@ class TrainingModule(LightningModule):
         """Return the terms of one training step on this rank's batch, which may be empty."""
         raise NotImplementedError(f"{type(self).__name__} defines no objectives.")
 
+    def forward_inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """Return what ``forward`` takes, so that others can ask for this batch's predictions."""
+        return (batch["image"],)
+
     def evaluate(self, batch: Batch) -> Objectives | None:
         """Update :attr:`metrics` with a batch; terms that are returned are averaged and logged."""
         raise NotImplementedError(f"{type(self).__name__} defines no evaluation.")
@@ -115,10 +121,14 @@ class TrainingModule(LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return optimizer groups; default: no weight decay for norms, biases and other vectors."""
         trainable = [p for p in self.parameters() if p.requires_grad]
-        decay = [p for p in trainable if p.ndim > 1]
-        rest = [p for p in trainable if p.ndim <= 1]
-        groups = [{"params": decay}, {"params": rest, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+        matrices = [p for p in trainable if p.ndim > 1]
+        vectors = [p for p in trainable if p.ndim <= 1]
+        groups: list[dict[str, Any]] = []
+        if matrices:
+            groups.append({"params": matrices})
+        if vectors:
+            groups.append({"params": vectors, "weight_decay": 0.0})
+        return groups
 
     # ---- set-up -------------------------------------------------------------------------------
 
@@ -154,7 +164,8 @@ class TrainingModule(LightningModule):
         if stage != "fit":
             return
         data = getattr(self.trainer, "datamodule", None)
-        for owner in [*self.losses, *self.dynamics]:
+        owners: list[Loss | Dynamics] = [*self.losses, *self.dynamics]
+        for owner in owners:
             compatibility.check_needs(owner, owner.needs, self, self.provides)
         compatibility.check_monitors(self.losses, self.trainer)
         self._check_trainer()
@@ -214,7 +225,8 @@ class TrainingModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Refuse data without an index where something needs one."""
-        for owner in [*self.losses, *self.dynamics]:
+        owners: list[Loss | Dynamics] = [*self.losses, *self.dynamics]
+        for owner in owners:
             if "index" in owner.needs:
                 compatibility.check_index(owner, self.trainer)
 
@@ -321,7 +333,7 @@ class TrainingModule(LightningModule):
         self.epoch_means["train"].update(names, values / ranks, reduced.rows)
         self.term_values = dict(zip(names, values.unbind(), strict=True))
         steps = self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1
-        log_now = steps % self.trainer.log_every_n_steps == 0
+        log_now = steps % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         # reading the flag waits for a GPU, so there it is read as rarely as the logs
         if log_now or reduced.nonfinite.device.type == "cpu":
             self._refuse_nonfinite(reduced)

@@ -32,7 +32,7 @@ class ExactResume(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write and read checkpoints safely, with side files next to them."""
-        strategy = trainer.strategy
+        strategy: Any = trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = AtomicCheckpointIO()
         if stage != "fit" or hasattr(strategy, "_save_without_shards"):
@@ -48,7 +48,7 @@ class ExactResume(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the strategy."""
-        strategy = trainer.strategy
+        strategy: Any = trainer.strategy
         if hasattr(strategy, "_save_without_shards"):
             strategy.save_checkpoint = strategy._save_without_shards
             del strategy._save_without_shards
@@ -128,5 +128,15 @@ def _tables(trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, Sa
         owners.append((kind if seen[kind] == 1 else f"{kind}-{seen[kind]}", callback))
     for name, owner in owners:
         for attribute, value in vars(owner).items():
-            if isinstance(value, SampleState):
-                yield f"{name}.{attribute}", value
+            for label, state in _labelled(attribute, value):
+                if state.persistent:
+                    yield f"{name}.{label}", state
+
+
+def _labelled(attribute: str, value: object) -> list[tuple[str, SampleState]]:
+    if isinstance(value, SampleState):
+        return [(attribute, value)]
+    if isinstance(value, list):
+        states = enumerate(value)
+        return [(f"{attribute}-{i}", s) for i, s in states if isinstance(s, SampleState)]
+    return []

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,8 @@ class Recorder(Callback):
     Args:
         log: file to which each step's record is appended at once, so that it survives a kill.
         kill_at: global step before which the process kills itself with SIGKILL.
-        terminate_at: global step in which it sends itself SIGTERM.
+        terminate_at: global step in which it sends itself a signal.
+        terminate_with: the signal.
         gradients: keep every step's gradients.
     """
 
@@ -44,19 +48,21 @@ class Recorder(Callback):
         log: Path | None = None,
         kill_at: int | None = None,
         terminate_at: int | None = None,
+        terminate_with: int = signal.SIGTERM,
         gradients: bool = False,
     ) -> None:
         self.record = Record()
         self.journal = log
         self.kill_at = kill_at
         self.terminate_at = terminate_at
+        self.terminate_with = terminate_with
         self.keep_gradients = gradients
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if trainer.global_step == self.terminate_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.terminate_with)
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if self.keep_gradients:
@@ -99,17 +105,14 @@ def terms(step: dict[str, Any]) -> dict[str, float]:
     return {name: float.fromhex(value) for name, value in step["terms"].items()}
 
 
-def fit(args: list[str], **recorder: Any) -> Record:
-    """Fit in this process (or on this rank) and return what happened.
-
-    The module ``trimtab`` has been imported, so class names resolve.
-    """
+def fit(args: list[str], extra: Sequence[Callback] = (), **recorder: Any) -> Record:
+    """Fit in this process (or on this rank) with further callbacks and return what happened."""
     import trimtab
 
     trimtab.import_rooms()
     torch.set_num_threads(1)
     watcher = Recorder(**recorder)
-    cli.run(["fit", *args, *QUIET], [watcher])
+    cli.run(["fit", *args, *QUIET], [*extra, watcher])
     return watcher.record
 
 
@@ -146,3 +149,47 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     """Return the largest absolute difference between two sets of tensors of the same names."""
     assert set(a) == set(b)
     return max(float((a[n].double() - b[n].double()).abs().max()) for n in a if a[n].numel())
+
+
+DDP = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu"]
+
+
+def fit_on_two_ranks(args: list[str], **recorder: Any) -> Record:
+    """Fit on this rank of a pair that is already connected."""
+    return fit([*args, *DDP], **recorder)
+
+
+def in_child(function: Callable[[], Any], log: Path | None = None) -> int:
+    """Call a function in a forked process and return its exit code, ``-9`` if it was killed.
+
+    Forking from a process that has imported everything makes a kill cost a tenth of a second.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 0
+        try:
+            if log is not None:
+                os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+            function()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def fit_in_child(args: list[str], result: Path, **recorder: Any) -> tuple[int, Record | None]:
+    """Fit in a forked process; return its exit code and, if it ended well, what it did."""
+
+    def work() -> None:
+        record = fit(args, **recorder)
+        torch.save(vars(record), result)
+
+    code = in_child(work)
+    if code != 0:
+        return code, None
+    return code, Record(**torch.load(result, weights_only=True))

@@ -24,10 +24,9 @@ def per_term_gradients(terms: Mapping[str, Tensor], parameters: Sequence[Paramet
     """
     rows = []
     for term in terms.values():
+        grads: Sequence[Tensor | None] = [None] * len(parameters)
         if term.requires_grad:
             grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        else:
-            grads = tuple(None for _ in parameters)
         parts = [
             torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)
         ]

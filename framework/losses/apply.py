@@ -55,12 +55,14 @@ def add_term(
         raise TypeError(f"{type(loss).__name__} returns no value per sample.")
     # only torch's losses can return more than one value a row
     weights = _element_weights(loss, predictions, targets)
+    elements = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
     if weights is not None:
-        objectives.per_sample[name] = values.flatten(1).sum(1) if values.ndim > 1 else values
-        objectives.count[name] = weights.flatten(1).sum(1) if weights.ndim > 1 else weights
+        objectives.per_sample[name] = elements.sum(1)
+        objectives.count[name] = weights.reshape(elements.shape).sum(1)
+    elif loss.reduction == "sum":
+        objectives.per_sample[name] = elements.sum(1)
     else:
-        sum_up = values.flatten(1).sum if loss.reduction == "sum" else values.flatten(1).mean
-        objectives.per_sample[name] = sum_up(1) if values.ndim > 1 else values
+        objectives.per_sample[name] = elements.mean(1)
     if loss.reduction == "sum":
         objectives.count[name] = torch.full((), 1 / world_size(), device=predictions.device)
 

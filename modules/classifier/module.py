@@ -71,6 +71,7 @@ class Classifier(TrainingModule):
     ) -> None:
         super().__init__(optimizer, lr_scheduler, sync_batchnorm, gradient_combiner)
         self.num_classes = num_classes
+        self.prediction_shape = (num_classes,)
         self.network = build_network(backbone, num_classes, input_shape, widths, pretrained)
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
 

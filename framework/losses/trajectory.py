@@ -1,0 +1,47 @@
+"""The divergence between what a network says now and what it said before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def trajectory_divergence(logits: Tensor, past: Tensor, temperature: float) -> Tensor:
+    """Return ``temperature**2 * KL(softmax(past / temperature) || softmax(logits / temperature))``.
+
+    The factor keeps gradients of one size over temperatures; it stands in the authors' code, not in
+    the paper's formula. For large temperatures the value approaches half the variance of
+    ``logits - past`` over the classes.
+
+    Source: Du et al., Sharpness-Aware Training for Free, NeurIPS 2022, arXiv 2205.14083.
+
+    Args:
+        logits: (B, ..., C), with gradient; half precision is computed in float32.
+        past: of the same shape; constant.
+        temperature: positive.
+
+    Returns:
+        (B,), summed over the classes and over any axes in between.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> now = torch.tensor([[2.0, 0.5, -1.0]])
+        >>> before = torch.tensor([[1.0, 1.0, 0.0]])
+        >>> round(float(trajectory_divergence(now, before, 5.0)), 6)
+        0.367967
+    """
+    if logits.shape != past.shape:
+        raise ValueError(
+            f"The predictions changed their shape from {tuple(past.shape)} to "
+            f"{tuple(logits.shape)}."
+        )
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        log_now = F.log_softmax(logits / temperature, dim=-1)
+        log_past = F.log_softmax(past.detach().to(logits.dtype) / temperature, dim=-1)
+        divergence = F.kl_div(log_now, log_past, reduction="none", log_target=True)
+        return temperature**2 * divergence.flatten(1).sum(1)

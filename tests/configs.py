@@ -1,0 +1,57 @@
+"""Every config and overlay, with what the tests shrink: a new config is covered by being there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.runs import CONFIGS, ROOT
+
+SHRINK = ROOT / "tests" / "shrink"
+
+
+def name_of(path: Path) -> str:
+    """Return a config's name, such as ``classifier`` or ``with/saf``."""
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+SYSTEMS = sorted(name_of(p) for p in CONFIGS.glob("*.yaml"))
+OVERLAYS = sorted(name_of(p) for p in (CONFIGS / "with").glob("*.yaml"))
+# what an overlay must add to the terms of the steps that are compared
+TERMS = {"with/saf": "saf", "with/mesa": "mesa"}
+
+
+def tier(name: str) -> str:
+    """Return what a config's header says: fast or slow."""
+    found = re.search(r"^# tier: (\w+)$", (CONFIGS / f"{name}.yaml").read_text(), re.M)
+    assert found, f"{name}.yaml names no tier"
+    return found.group(1)
+
+
+def systems() -> list[object]:
+    """Return one test parameter per config; those that are not fast are marked slow."""
+    return [
+        pytest.param(name, marks=[] if tier(name) == "fast" else [pytest.mark.slow])
+        for name in SYSTEMS
+    ]
+
+
+def arguments(system: str, *overlays: str, data: Path | None = None) -> list[str]:
+    """Return the command line of a system with overlays, each shrunk where the tests say so.
+
+    Args:
+        system: name of the config.
+        overlays: names of overlays.
+        data: root folder for a config that reads one.
+    """
+    files = [CONFIGS / f"{system}.yaml", SHRINK / f"{system}.yaml"]
+    for overlay in overlays:
+        # a list such as the callbacks cannot be shrunk in part, so its file replaces the overlay
+        shrunk = SHRINK / f"{overlay}.yaml"
+        files.append(shrunk if shrunk.is_file() else CONFIGS / f"{overlay}.yaml")
+    args = [f"--config={file}" for file in files if file.is_file()]
+    if data is not None and "root:" in (CONFIGS / f"{system}.yaml").read_text():
+        args.append(f"--data.root={data}")
+    return args

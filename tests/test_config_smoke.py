@@ -1,0 +1,55 @@
+"""Every config parses and runs two steps of fit, validate, test and predict."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+import trimtab
+from tests.configs import SYSTEMS, arguments, systems
+from tests.runs import CONFIGS, QUIET
+
+TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=2"]
+
+
+def run(command: str, args: list[str], folder: Path, *rest: str) -> None:
+    trimtab.main([command, *args, *QUIET, f"--trainer.default_root_dir={folder}", *rest])
+
+
+@pytest.mark.parametrize("system", systems())
+def test_every_command_runs(system, tmp_path, data_folder):
+    args = arguments(system, data=data_folder)
+    run("fit", args, tmp_path, *TWO_STEPS)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    assert best.is_file()
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    assert list((tmp_path / "figures").glob("*.png"))
+    with (tmp_path / "metrics.csv").open() as file:
+        assert "train/loss" in next(csv.reader(file))
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["model"]["class_path"]
+    run("validate", args, tmp_path, f"--ckpt_path={best}", "--trainer.limit_val_batches=2")
+    run("test", args, tmp_path, f"--ckpt_path={best}", "--trainer.limit_test_batches=2")
+    run("predict", args, tmp_path, f"--ckpt_path={best}", "--trainer.limit_predict_batches=2")
+    assert (tmp_path / "predictions.csv").is_file()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_header_says_what_a_reader_needs(system):
+    lines = (CONFIGS / f"{system}.yaml").read_text().splitlines()
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    for word in ("Shows:", "Expect:", "tier:"):
+        assert word in header
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_saved_config_runs_again(system, tmp_path, data_folder):
+    run("fit", arguments(system, data=data_folder), tmp_path / "first", *TWO_STEPS)
+    saved = [f"--config={tmp_path / 'first' / 'config.yaml'}"]
+    run("fit", saved, tmp_path / "second", f"--checkpoint.dirpath={tmp_path / 'second'}")
+    assert (tmp_path / "second" / "metrics.csv").read_bytes() == (
+        tmp_path / "first" / "metrics.csv"
+    ).read_bytes()

@@ -1,0 +1,210 @@
+"""A run that is killed and resumed ends with the same bits as one that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.configs import OVERLAYS, arguments, systems
+from tests.runs import (
+    Record,
+    differences,
+    fit,
+    fit_in_child,
+    fit_on_two_ranks,
+    in_child,
+    largest_difference,
+    terms,
+)
+
+EVERY = "--last_checkpoint.every_n_train_steps=2"
+KILLED = -signal.SIGKILL
+
+
+def assert_same_bits(whole: Record, resumed: Record) -> None:
+    """Compare the steps that the resumed run took, and how both runs ended."""
+    assert resumed.steps
+    assert whole.steps[-len(resumed.steps) :] == resumed.steps
+    assert differences(whole.parameters, resumed.parameters) == []
+    assert differences(whole.optimizer, resumed.optimizer) == []
+    assert whole.metrics == resumed.metrics
+
+
+def last(folder: Path) -> str:
+    return f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+
+
+def kill_and_resume(args: list[str], folder: Path, kill_at: int) -> tuple[Record, Record]:
+    """Run once whole, and once killed by SIGKILL before a step and resumed."""
+    whole_args = [*args, EVERY, f"--trainer.default_root_dir={folder / 'whole'}"]
+    args = [*args, EVERY, f"--trainer.default_root_dir={folder / 'killed'}"]
+    code, whole = fit_in_child(whole_args, folder / "whole.pt")
+    assert code == 0
+    journal = folder / "journal"
+    code, _ = fit_in_child(args, folder / "none.pt", kill_at=kill_at, log=journal)
+    assert code == KILLED
+    code, resumed = fit_in_child([*args, last(folder / "killed")], folder / "resumed.pt")
+    assert code == 0
+    assert whole is not None
+    assert resumed is not None
+    # until it was killed the run was the same too
+    before = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert before == whole.steps[: len(before)]
+    assert len(before) + len(resumed.steps) >= len(whole.steps)
+    assert len(resumed.steps) < len(whole.steps)
+    return whole, resumed
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("system", systems())
+def test_resume_is_bitwise(system, workers, tmp_path, data_folder):
+    args = [*arguments(system, data=data_folder), f"--data.num_workers={workers}"]
+    assert_same_bits(*kill_and_resume(args, tmp_path, kill_at=7))
+
+
+@pytest.mark.parametrize(
+    "overlay", [name for name in OVERLAYS if name not in ("with/ddp", "with/wandb")]
+)
+def test_overlays_resume_bitwise(overlay, tmp_path):
+    assert_same_bits(*kill_and_resume(arguments("classifier", overlay), tmp_path, kill_at=7))
+
+
+@pytest.mark.parametrize("kill_at", [4, 5, 8, 9])
+def test_resume_around_the_end_of_an_epoch(kill_at, tmp_path):
+    whole, resumed = kill_and_resume(arguments("classifier", "with/saf"), tmp_path, kill_at)
+    assert_same_bits(whole, resumed)
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (
+        tmp_path / "killed" / "metrics.csv"
+    ).read_bytes()
+
+
+def test_resume_from_the_best_checkpoint_of_an_epochs_end(tmp_path):
+    args = [*arguments("classifier"), f"--trainer.default_root_dir={tmp_path}"]
+    code, whole = fit_in_child(args, tmp_path / "whole.pt")
+    assert code == 0
+    assert whole is not None
+    args = [*args, f"--ckpt_path={tmp_path / 'checkpoints' / 'best.ckpt'}"]
+    code, resumed = fit_in_child(args, tmp_path / "resumed.pt")
+    assert code == 0
+    assert resumed is not None
+    if resumed.steps:
+        assert_same_bits(whole, resumed)
+
+
+@pytest.mark.parametrize("overlay", [None, "with/saf", "with/mesa", "with/aldr"])
+def test_resume_on_another_number_of_ranks(overlay, tmp_path, two_ranks):
+    overlays = [] if overlay is None else [overlay]
+    # without float64 the order of a sum over ranks would decide the seventh digit
+    args = [*arguments("classifier", *overlays), "--trainer.precision=64-true", EVERY]
+    one = [*args, f"--trainer.default_root_dir={tmp_path / 'one'}"]
+    code, whole = fit_in_child(one, tmp_path / "whole.pt")
+    assert code == 0
+    assert whole is not None
+    # one process, killed, goes on as two
+    first = [*args, f"--trainer.default_root_dir={tmp_path / 'first'}"]
+    assert fit_in_child(first, tmp_path / "none.pt", kill_at=7)[0] == KILLED
+    resumed = two_ranks(fit_on_two_ranks, [*first, last(tmp_path / "first")])[0]
+    assert_close(whole, resumed)
+    # two, stopped, go on as one
+    second = [*args, f"--trainer.default_root_dir={tmp_path / 'second'}"]
+    two_ranks(fit_on_two_ranks, [*second, "--trainer.max_steps=6"])
+    code, resumed = fit_in_child([*second, last(tmp_path / "second")], tmp_path / "resumed.pt")
+    assert code == 0
+    assert resumed is not None
+    assert_close(whole, resumed)
+
+
+def assert_close(whole: Record, resumed: Record) -> None:
+    tail = whole.steps[-len(resumed.steps) :]
+    assert 0 < len(resumed.steps) < len(whole.steps)
+    assert [s["index"] for s in tail] == [s["index"] for s in resumed.steps]
+    for left, right in zip(tail, resumed.steps, strict=True):
+        assert terms(left) == pytest.approx(terms(right), abs=1e-6)
+    assert largest_difference(whole.parameters, resumed.parameters) < 1e-6
+    assert whole.metrics == pytest.approx(resumed.metrics, abs=1e-6)
+
+
+def test_sigterm_saves_and_stops(tmp_path):
+    args = arguments("classifier", "with/saf")
+    code, whole = fit_in_child(
+        [*args, f"--trainer.default_root_dir={tmp_path / 'whole'}"], tmp_path / "whole.pt"
+    )
+    assert code == 0
+    args = [*args, f"--trainer.default_root_dir={tmp_path / 'stopped'}"]
+    journal = tmp_path / "journal"
+    code, _ = fit_in_child(args, tmp_path / "none.pt", terminate_at=5, log=journal)
+    assert code == 128 + signal.SIGTERM
+    assert len(journal.read_text().splitlines()) == 6
+    code, resumed = fit_in_child([*args, last(tmp_path / "stopped")], tmp_path / "resumed.pt")
+    assert code == 0
+    assert whole is not None
+    assert resumed is not None
+    assert len(resumed.steps) == len(whole.steps) - 6
+    assert_same_bits(whole, resumed)
+
+
+def test_slurm_preemption_saves_where_a_requeued_job_looks(tmp_path, monkeypatch):
+    calls = tmp_path / "calls"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    args = arguments("classifier")
+    code, whole = fit_in_child(
+        [*args, f"--trainer.default_root_dir={tmp_path / 'whole'}"], tmp_path / "whole.pt"
+    )
+    assert code == 0
+    assert whole is not None
+    for name, value in {
+        "SLURM_JOB_ID": "17",
+        "SLURM_NTASKS": "1",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS_PER_NODE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    args = [*args, f"--trainer.default_root_dir={tmp_path / 'job'}"]
+    code, _ = fit_in_child(
+        args, tmp_path / "none.pt", terminate_at=5, terminate_with=signal.SIGUSR1
+    )
+    assert code == 128 + signal.SIGUSR1
+    assert calls.read_text() == "requeue 17\n"
+    # the scheduler starts the very same command again
+    code, resumed = fit_in_child(args, tmp_path / "resumed.pt")
+    assert code == 0
+    assert resumed is not None
+    assert len(resumed.steps) == len(whole.steps) - 6
+    assert_same_bits(whole, resumed)
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_previous_one(tmp_path, monkeypatch):
+    args = [*arguments("classifier"), EVERY, f"--trainer.default_root_dir={tmp_path}"]
+
+    def killed_while_writing() -> None:
+        write, calls = torch.save, []
+
+        def save(checkpoint, file, *rest):
+            calls.append(file)
+            if len(calls) == 4:
+                file.write(b"half a checkpoint")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(checkpoint, file, *rest)
+
+        monkeypatch.setattr(torch, "save", save)
+        fit(args)
+
+    assert in_child(killed_while_writing) == KILLED
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] > 0
+    code, resumed = fit_in_child([*args, f"--ckpt_path={path}"], tmp_path / "resumed.pt")
+    assert code == 0
+    assert resumed is not None
