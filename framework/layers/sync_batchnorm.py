@@ -143,7 +143,7 @@ def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
     return module
 
 
-def _synchronised(kind: type[_BatchNorm], name: str) -> type[SyncBatchNorm]:
+def _synchronised(kind: Any, name: str) -> type[SyncBatchNorm]:
     if issubclass(kind, LazyModuleMixin):
         raise TypeError(
             f"The batch normalization {name!r} is a {kind.__name__} without a size: run one batch "
@@ -161,7 +161,7 @@ def _synchronised(kind: type[_BatchNorm], name: str) -> type[SyncBatchNorm]:
 
 
 @cache
-def _subclass(kind: type[_BatchNorm], finish: Any) -> type[SyncBatchNorm]:
+def _subclass(kind: Any, finish: Any) -> type[SyncBatchNorm]:
     body = {"__module__": __name__, "_check_input_dim": kind._check_input_dim}
     if finish is not None:
         body["_finish"] = finish
