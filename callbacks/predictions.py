@@ -120,6 +120,8 @@ class Predictions(Callback):
             if not written:
                 console.print("predictions: none, there were no samples")
                 return
+            if len(written) > 1 and "index" not in self._types:
+                raise ValueError("Several ranks can only predict batches that have an `index`.")
             if self.format == "csv":
                 write_atomically(target, lambda file: file.writelines(_joined(written)))
             else:
@@ -170,8 +172,6 @@ def _joined(parts: list[Path]) -> Iterator[bytes]:
         header = files[0].readline()
         yield header
         if header.split(b",")[0].strip() != b"index":
-            if len(files) > 1:
-                raise ValueError("Several ranks can only predict batches that have an `index`.")
             yield from files[0]
             return
         index, offset = array("q"), array("q")

@@ -38,7 +38,7 @@ class TinyModule(TrainingModule):
     provides = ("per_sample", "predictions", "targets", "index")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_batchnorm=False)
         self.network = nn.Linear(5, 3)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -64,9 +64,10 @@ def test_wandb_gets_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyP
     loggers = [RunLogger(str(tmp_path)), RunWandbLogger(offline=True, folder=str(tmp_path))]
     tiny_trainer(tmp_path, [Figures()], loggers).fit(TinyModule(), TinyData())
     for name in ("val_confusion_matrix", "learning_curves"):
-        (row,) = [row for row in history(tmp_path) if f"figures/{name}" in row]
+        files = f"figures/{name}/filenames"
+        (row,) = [row for row in history(tmp_path) if files in row]
         assert row["trainer/global_step"] == 11
-        (media,) = row[f"figures/{name}"]["filenames"]
+        (media,) = row[files]
         (logged,) = tmp_path.glob(f"wandb/offline-run-*/files/{media}")
         assert logged.read_bytes() == (tmp_path / "figures" / f"{name}.png").read_bytes()
 

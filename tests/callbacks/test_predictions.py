@@ -1,6 +1,5 @@
 import csv
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,15 @@ from torch import Tensor
 
 from callbacks import Predictions
 from framework.data import Batch
+from tests.ranks import TwoRanks
 from tests.tiny import TinyData, TinyModule, tiny_trainer
 
 COLUMNS = ["index", "prediction", "probability_0", "probability_1", "probability_2"]
 
 
-def predict(folder: Path, module: TinyModule, data: TinyData, **kwargs: Any) -> list[dict[str, str]]:
+def predict(
+    folder: Path, module: TinyModule, data: TinyData, **kwargs: Any
+) -> list[dict[str, str]]:
     trainer = tiny_trainer(folder, [Predictions(**kwargs)], False)
     trainer.predict(module, data, return_predictions=False)
     return read(folder / "predictions.csv") if not kwargs else []
@@ -82,41 +84,36 @@ def test_parquet_has_the_types_and_values_of_the_tensors(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.parquet"]
 
 
-@pytest.mark.parametrize("rows", [1, 9, 11])
-def test_two_ranks_write_what_one_does(tmp_path: Path, rows: int) -> None:
-    """The last global batch of 4 has 1 or 3 rows: slices are uneven, or empty on one rank."""
+def predict_on_this_rank(folder: Path, rows: int, **kwargs: Any) -> None:
     torch.manual_seed(0)
-    module = TinyModule()
-    predict(tmp_path / "one", module, TinyData(rows))
-    pid = os.fork()
-    if pid == 0:
-        try:
-            trainer = tiny_trainer(
-                tmp_path / "two", [Predictions()], False, strategy="ddp_fork", devices=2
-            )
-            trainer.predict(module, TinyData(rows), return_predictions=False)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    one, two = (tmp_path / name / "predictions.csv" for name in ("one", "two"))
-    assert len(read(two)) == rows
-    assert [{k: v for k, v in row.items() if k in COLUMNS[:2]} for row in read(two)] == [
-        {k: v for k, v in row.items() if k in COLUMNS[:2]} for row in read(one)
-    ]
-    for ours, theirs in zip(read(two), read(one), strict=True):
+    trainer = tiny_trainer(folder, [Predictions()], False, **kwargs)
+    trainer.predict(TinyModule(), TinyData(rows), return_predictions=False)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 11])
+def test_two_ranks_write_what_one_does(tmp_path: Path, two_ranks: TwoRanks, rows: int) -> None:
+    """The last global batch of 4 has 1 or 3 rows: slices are uneven, or empty on one rank."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    predict_on_this_rank(one, rows)
+    two_ranks(predict_on_this_rank, two, rows, strategy="ddp", devices=2)
+    ours, theirs = read(two / "predictions.csv"), read(one / "predictions.csv")
+    assert [row["index"] for row in ours] == [str(k) for k in range(rows)]
+    for our, their in zip(ours, theirs, strict=True):
+        assert our["prediction"] == their["prediction"]
         for name in COLUMNS[2:]:
-            assert float(ours[name]) == pytest.approx(float(theirs[name]), abs=1e-7)
-    assert [path.name for path in (tmp_path / "two").iterdir()] == ["predictions.csv"]
+            assert float(our[name]) == pytest.approx(float(their[name]), abs=1e-7)
+    assert [path.name for path in two.iterdir()] == ["predictions.csv"]
 
 
 def test_parts_are_joined_by_index_and_each_sample_once(tmp_path: Path) -> None:
     parts = [tmp_path / f"part{rank}" for rank in range(4)]
+    writer = Predictions()
+    writer._types = {"index": np.dtype(np.int64), "a": np.dtype(object)}
     parts[0].write_text("index,a\n7,seven\n0,zero\n3,three\n")
     parts[1].write_text("")
     parts[2].write_text("index,a\n")
     parts[3].write_text("index,a\n3,three\n12,twelve\n1,one\n")
-    Predictions()._join(parts, tmp_path / "all.csv")
+    writer._join(parts, tmp_path / "all.csv")
     assert (tmp_path / "all.csv").read_text() == (
         "index,a\n0,zero\n1,one\n3,three\n7,seven\n12,twelve\n"
     )
@@ -182,7 +179,7 @@ def test_without_index_the_order_is_kept_on_one_rank_only(tmp_path: Path) -> Non
 def test_wrong_arguments_and_a_missing_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="written as csv, but to out.parquet"):
+    with pytest.raises(ValueError, match=r"written as csv, but to out\.parquet"):
         Predictions(path="out.parquet")
     monkeypatch.setattr("callbacks.predictions.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'trimtab\[parquet\]'"):
