@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -153,6 +154,9 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     Raises:
         SystemExit: with code 2 for a wrong command line and 128 + n after signal n.
     """
+    # Lightning's notes on hardware and cloud services; its warnings stay
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     arguments, allowed = class_paths.take_allowed(list(args))
     set_parsing_settings(
         import_path_denylist=class_paths.DENIED, import_path_allowlist=class_paths.TRUSTED + allowed

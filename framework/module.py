@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -87,6 +88,18 @@ class TrainingModule(LightningModule):
         self._trainable: frozenset[str] = frozenset()
         self._promise_checked = False
         self._combined: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
+        """Copy parameters and state, for averages of the weights.
+
+        The optimizer and schedule callables are shared: the command's hold the whole run.
+        """
+        for shared in (self.optimizer, self.lr_scheduler):
+            memo[id(shared)] = shared
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__({k: deepcopy(v, memo) for k, v in self.__getstate__().items()})
+        return copied
 
     # ---- what a domain writes -----------------------------------------------------------------
 
