@@ -12,10 +12,11 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
 from torch import Tensor
 
-from callbacks.summary import relative
 from framework.checkpoint import write_atomically
+from framework.report import relative
 
 
 class Predictions(Callback):
@@ -110,8 +111,6 @@ class Predictions(Callback):
             self._part_path(trainer, trainer.global_rank).unlink(missing_ok=True)
 
     def _join(self, parts: list[Path], target: Path) -> None:
-        from rich.console import Console
-
         console = Console(highlight=False)
         with ExitStack() as stack:
             for part in parts:

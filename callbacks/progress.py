@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
 
-from callbacks.summary import by_stage
 from framework.module import TrainingModule
+from framework.report import by_stage
 
 
 class Progress(RichProgressBar):
@@ -29,8 +30,6 @@ class Progress(RichProgressBar):
 
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate)
-        from rich.console import Console
-
         self._is_terminal = Console().is_terminal
         self._shown: dict[str, Any] = {}
         self._shown_at = 0.0
@@ -78,8 +77,6 @@ class Progress(RichProgressBar):
     def _print_line(self, trainer: Trainer) -> None:
         # a bar that is not disabled but has no terminal
         if self._line and super().is_enabled and not self._is_terminal:
-            from rich.console import Console
-
             parts = [self._line]
             values = by_stage(trainer.callback_metrics)
             for stage in ("train", "val"):

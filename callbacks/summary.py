@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 
-STAGES = ("train", "val", "test")
+from framework.report import relative, table
 
 
 class Summary(Callback):
@@ -40,12 +36,8 @@ class Summary(Callback):
 
     @rank_zero_only
     def _print(self, trainer: Trainer) -> None:
-        from rich.console import Console
-
         console = Console(highlight=False)
-        values = by_stage(trainer.callback_metrics)
-        if values:
-            console.print(_table(values))
+        console.print(table(trainer.callback_metrics))
         best = trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint) and best.best_model_path:
             score = "" if best.best_model_score is None else f" {float(best.best_model_score):.4g}"
@@ -54,36 +46,3 @@ class Summary(Callback):
                 f"best checkpoint{what}: {relative(best.best_model_path)}", soft_wrap=True
             )
         console.print(f"results: {relative(trainer.default_root_dir)}", soft_wrap=True)
-
-
-def by_stage(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return {name: {stage: value}} of the epoch's values, the losses first."""
-    values: dict[str, dict[str, float]] = {}
-    for logged, value in metrics.items():
-        stage, _, name = logged.partition("/")
-        if stage == "train":
-            name, dot, rest = name.rpartition("_epoch")
-            if not dot or rest:
-                continue
-        if stage in STAGES and name:
-            values.setdefault(name, {})[stage] = float(value)
-    return dict(sorted(values.items(), key=lambda item: item[0] != "loss"))
-
-
-def _table(values: dict[str, dict[str, float]]) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    stages = [stage for stage in STAGES if any(stage in row for row in values.values())]
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("metric")
-    for stage in stages:
-        table.add_column(stage, justify="right")
-    for name, row in values.items():
-        table.add_row(name, *(f"{row[stage]:.4g}" if stage in row else "" for stage in stages))
-    return table
-
-
-def relative(path: str | Path) -> str:
-    """Return a path as seen from the current folder, where that is shorter."""
-    return min(os.path.relpath(path), str(path), key=len)

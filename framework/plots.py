@@ -65,10 +65,11 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     steps = 1 + max((int(row["step"]) for row in rows), default=-1)
     figure.suptitle(f"Learning curves over {steps:,} steps", fontsize=12, x=0.01, ha="left")
     legend: dict[str, Any] = {}
+    order = [*_ROLES, *panels.get("learning rate", {}), *panels]
     for place, (name, series) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(lines, columns, place)
         axes.set_title(name.replace("_", " "), loc="left")
-        for label, points in series.items():
+        for label, points in sorted(series.items(), key=lambda item: order.index(item[0])):
             drawn = _draw(axes, label, points)
             if label != name:
                 legend.setdefault(label, drawn)

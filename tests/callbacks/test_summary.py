@@ -4,7 +4,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks import Summary
-from callbacks.summary import by_stage
+from framework.report import by_stage
 from tests.tiny import TinyData, TinyModule, tiny_trainer
 
 
@@ -40,13 +40,3 @@ def test_evaluation_prints_one_table(
     out = capfd.readouterr().out
     assert out.count("accuracy") == 1
     assert cells(out.split("\n", 2)[1]) == ["metric", stage]
-
-
-def test_steps_are_no_epoch_values() -> None:
-    metrics = {"train/loss": 1.0, "train/loss_epoch": 2.0, "val/a_epoch_b": 3.0, "lr-SGD": 0.1}
-    assert by_stage(metrics) == {"loss": {"train": 2.0}, "a_epoch_b": {"val": 3.0}}
-
-
-def test_a_term_that_is_the_loss_is_left_out() -> None:
-    metrics = {"val/only": 1.0, "val/loss": 1.0, "val/accuracy": 0.5}
-    assert by_stage(metrics) == {"loss": {"val": 1.0}, "accuracy": {"val": 0.5}}
