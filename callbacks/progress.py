@@ -31,7 +31,6 @@ class Progress(RichProgressBar):
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self._is_terminal = Console().is_terminal
-        self._shown: dict[str, Any] = {}
         self._shown_at = 0.0
         self._started_at = 0.0
         self._line = ""
@@ -43,16 +42,29 @@ class Progress(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return what stands beside the bar."""
+        shown: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        terms = pl_module.term_values if isinstance(pl_module, TrainingModule) else {}
+        if terms:
+            values = torch.stack([value.float() for value in terms.values()]).tolist()
+            shown |= {name: f"{v:.4g}" for name, v in zip(terms, values, strict=True)}
+        return shown
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar, where it is time to."""
         now = time.monotonic()
-        if now - self._shown_at >= 1 / self.refresh_rate:
+        if self.is_enabled and (
+            trainer.is_last_batch or now - self._shown_at >= 1 / self.refresh_rate
+        ):
             self._shown_at = now
-            self._shown = super().get_metrics(trainer, pl_module)
-            self._shown.pop("v_num", None)
-            terms = pl_module.term_values if isinstance(pl_module, TrainingModule) else {}
-            if terms:
-                values = torch.stack([value.float() for value in terms.values()]).tolist()
-                self._shown |= {name: f"{v:.4g}" for name, v in zip(terms, values, strict=True)}
-        return self._shown
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an epoch."""
