@@ -14,7 +14,7 @@ def import_rooms() -> None:
     import framework.optim
     import framework.run_logger
     import framework.schedules
-    import framework.wandb_logger
+    import framework.wandb_logger  # noqa: F401
     import modules  # noqa: F401
 
 

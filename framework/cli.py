@@ -1,4 +1,4 @@
-"""The command line: LightningCLI with run folders, one-sentence errors and a list of who is trusted."""
+"""The command line: LightningCLI with run folders, one-sentence errors and trusted packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from framework import class_paths
@@ -58,11 +58,12 @@ class TrimtabCLI(LightningCLI):
     Args:
         args: the command line without the program's name.
         folder: where the run keeps what it writes.
-        callbacks: appended to those of the config.
+        callbacks: added to those of the config, unless it has one of the same class.
     """
 
     def __init__(self, args: Sequence[str], folder: RunFolder, callbacks: list[Any]) -> None:
         self.folder = folder
+        self._callbacks = callbacks
         self._requested = next((a for a in args if a in SUBCOMMANDS), None)
         super().__init__(
             model_class=LightningModule,
@@ -73,10 +74,7 @@ class TrimtabCLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"prog": "trimtab", "description": "Train, evaluate and predict."},
             seed_everything_default=0,
-            trainer_defaults={
-                "log_every_n_steps": 10,
-                "callbacks": callbacks,
-            },
+            trainer_defaults={"log_every_n_steps": 10, "enable_model_summary": False},
             auto_configure_optimizers=False,
             args=list(args),
         )
@@ -108,6 +106,14 @@ class TrimtabCLI(LightningCLI):
             self._subcommand_parsers[name] = built
             group.add_subcommand(name, built, help=description)
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> Any:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        # our callbacks print the table and write the predictions
+        quiet = {"validate": "verbose", "test": "verbose", "predict": "return_predictions"}
+        if subcommand in quiet:
+            parser.set_defaults({quiet[subcommand]: False})
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; unlike Lightning, without a warning about ``sys.argv``."""
         self.config = parser.parse_args(args)
@@ -137,10 +143,16 @@ class TrimtabCLI(LightningCLI):
         for part in logger if isinstance(logger, list) else [logger]:
             if getattr(part, "folder", "") is None:
                 part.folder = str(self.folder.path)
-        if logger is not False:
-            kwargs.setdefault(
-                "callbacks", [*(config.get("callbacks") or []), LearningRateMonitor()]
-            )
+        chosen = config.get("callbacks") or []
+        chosen = chosen if isinstance(chosen, list) else [chosen]
+        ours = [*self._callbacks, *([] if logger is False else [LearningRateMonitor()])]
+        present = {type(callback) for callback in chosen}
+        show_bar = config.get("enable_progress_bar") is not False
+        kwargs["callbacks"] = chosen + [
+            callback
+            for callback in ours
+            if type(callback) not in present and (show_bar or not isinstance(callback, ProgressBar))
+        ]
         return super().instantiate_trainer(**kwargs)
 
 

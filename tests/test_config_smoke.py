@@ -12,7 +12,11 @@ import trimtab
 from tests.configs import SYSTEMS, arguments, systems
 from tests.runs import CONFIGS, QUIET
 
-TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=2"]
+TWO_STEPS = [
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_val_batches=2",
+]
 
 
 def run(command: str, args: list[str], folder: Path, *rest: str) -> None:

@@ -10,7 +10,12 @@ import trimtab
 from tests.configs import OVERLAYS, SYSTEMS, TERMS, arguments
 from tests.runs import CONFIGS, QUIET, fit, fit_on_two_ranks, terms
 
-ONE_STEP = ["--trainer.max_steps=1", "--trainer.limit_val_batches=1", *QUIET]
+ONE_STEP = [
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=1",
+    "--trainer.limit_val_batches=1",
+    *QUIET,
+]
 
 
 def start(args: list[str]) -> None:
