@@ -1,0 +1,233 @@
+"""Lion-K: momentum, a convex function's gradient of it, and decoupled weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from framework.optim.kappa import Kappa, make_kappa
+
+# elements per block: large enough for the calls to cost little, small enough to stay in the cache
+_BLOCK = 1 << 19
+
+
+class LionK(Optimizer):
+    """Steps against a subgradient of a convex function K of the momentum.
+
+    With ``c = beta1 m + (1 - beta1) g`` a step is ``x <- (1 - lr wd) x - lr grad K(c)`` and
+    ``m <- beta2 m + (1 - beta2) g``. ``kappa='sign'`` is Lion, whose weight decay is the constraint
+    ``max |x| <= 1 / wd``; the other members solve ``min f(x) + K*(wd x) / wd``. Norms and biases
+    belong into a group without weight decay.
+
+    Source: Chen et al., Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts, ICLR
+    2024, arXiv 2310.05898; Lion itself: arXiv 2302.06675. The paper stores the momentum with the
+    opposite sign; this is the convention of PyTorch's optimizers.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate; 3 to 10 times smaller than AdamW's.
+        betas: of the step and of the momentum.
+        weight_decay: decoupled, lambda above; 3 to 10 times larger than AdamW's.
+        kappa: ``sign``, ``lp``, ``threshold``, ``topk``, ``huber``, ``square``, ``group`` or
+            ``nuclear``.
+        kappa_kwargs: ``p`` of lp, ``e`` of threshold and huber, ``k`` of topk.
+        scope: what K is a function of: each ``tensor``, or all tensors of a ``group`` at once.
+        rms_scale: multiply lp's step by the square root of the size.
+        maximize: ascend.
+        foreach: None works in cache-sized blocks on a CPU and on whole lists on a GPU; True works
+            on lists everywhere, False on one tensor after the other. The results are the same.
+        capturable: keep the learning rate in a tensor, for CUDA graphs.
+
+    Raises:
+        ValueError: an argument is out of range, or K does not take its arguments.
+        RuntimeError: sparse gradients.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = LionK([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> optimizer.step()
+        >>> weight.detach()
+        tensor([ 0.9000, -1.9000])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        kappa: str = "sign",
+        kappa_kwargs: dict[str, float] | None = None,
+        scope: Literal["tensor", "group"] = "tensor",
+        rms_scale: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        if lr < 0:
+            raise ValueError(f"lr must not be negative, got {lr}.")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be in [0, 1), got {tuple(betas)}.")
+        if weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {weight_decay}.")
+        if scope not in ("tensor", "group"):
+            raise ValueError(f"scope must be 'tensor' or 'group', got {scope!r}.")
+        make_kappa(kappa, kappa_kwargs, rms_scale)
+        if scope == "group" and kappa in ("group", "nuclear"):
+            raise ValueError(f"kappa={kappa!r} is a function of a matrix; it takes scope='tensor'.")
+        defaults = {
+            "lr": torch.as_tensor(lr) if capturable else lr,
+            "betas": tuple(betas),
+            "weight_decay": weight_decay,
+            "kappa": kappa,
+            "kappa_kwargs": dict(kappa_kwargs or {}),
+            "scope": scope,
+            "rms_scale": rms_scale,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; a closure is called once and its loss returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            triples = [self._prepare(p, group) for p in group["params"] if p.grad is not None]
+            if triples:
+                self._step_group(group, triples)
+        return loss
+
+    def _prepare(self, parameter: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weight, gradient and momentum as real tensors."""
+        gradient = parameter.grad
+        assert gradient is not None
+        if gradient.is_sparse:
+            raise RuntimeError("LionK does not support sparse gradients.")
+        state = self.state[parameter]
+        if "exp_avg" not in state:
+            # in half precision a momentum with beta2 = 0.99 would lose small gradients
+            low = parameter.dtype in (torch.float16, torch.bfloat16)
+            dtype = torch.float32 if low else parameter.dtype
+            state["exp_avg"] = torch.zeros_like(
+                parameter, dtype=dtype, memory_format=torch.preserve_format
+            )
+        momentum: Tensor = state["exp_avg"]
+        if group["maximize"]:
+            gradient = gradient.neg()
+        if parameter.is_complex():
+            views = [torch.view_as_real(t) for t in (parameter, gradient, momentum)]
+            return views[0], views[1], views[2]
+        return parameter, gradient.to(momentum.dtype), momentum
+
+    def _step_group(
+        self, group: dict[str, Any], triples: list[tuple[Tensor, Tensor, Tensor]]
+    ) -> None:
+        kappa = make_kappa(group["kappa"], group["kappa_kwargs"], group["rms_scale"])
+        if group["scope"] == "group" and not kappa.elementwise:
+            _step_together(group, kappa, triples)
+            return
+        foreach = group["foreach"]
+        if foreach is None:
+            foreach = all(p.device.type != "cpu" for p, _, _ in triples)
+        if foreach:
+            _step_lists(group, kappa, triples)
+            return
+        in_blocks = group["foreach"] is None and kappa.elementwise
+        beta1, beta2 = group["betas"]
+        for triple in triples:
+            blocks = _blocks(*triple) if in_blocks else [triple]
+            scratch = torch.empty_like(blocks[0][2])
+            for weight, gradient, momentum in blocks:
+                # only the last block can be smaller
+                c = scratch if scratch.shape == momentum.shape else scratch[: len(momentum)]
+                torch.lerp(momentum, gradient, 1 - beta1, out=c)
+                momentum.lerp_(gradient, 1 - beta2)
+                _apply(group, weight, kappa.grad_(c))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; momenta keep the precision that they were saved in.
+
+        ``torch.optim`` casts every state to the dtype of its parameter, which would round the
+        float32 momentum of a bfloat16 weight.
+        """
+        super().load_state_dict(state_dict)
+        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        own = chain.from_iterable(group["params"] for group in self.param_groups)
+        for key, parameter in zip(saved, own, strict=True):
+            momentum = state_dict["state"].get(key, {}).get("exp_avg")
+            if momentum is not None:
+                self.state[parameter]["exp_avg"] = momentum.to(parameter.device, copy=True)
+
+
+def _apply(group: dict[str, Any], weight: Tensor, direction: Tensor) -> None:
+    """Decay ``weight`` and step against ``direction``."""
+    lr = group["lr"]
+    if group["weight_decay"]:
+        weight.mul_(1 - lr * group["weight_decay"])
+    if isinstance(lr, Tensor):
+        weight.sub_(direction.mul_(lr))
+    else:
+        weight.add_(direction, alpha=-lr)
+
+
+def _blocks(
+    weight: Tensor, gradient: Tensor, momentum: Tensor
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Cut three tensors of equal memory layout into aligned pieces of their storage."""
+    tensors = (weight, gradient, momentum)
+    equal = weight.stride() == gradient.stride() == momentum.stride()
+    if weight.numel() <= _BLOCK or not equal or not _is_dense(weight):
+        return [tensors]
+    x, g, m = (t.as_strided((t.numel(),), (1,), t.storage_offset()).split(_BLOCK) for t in tensors)
+    return list(zip(x, g, m, strict=True))
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _step_lists(
+    group: dict[str, Any], kappa: Kappa, triples: list[tuple[Tensor, Tensor, Tensor]]
+) -> None:
+    """Step with one kernel per operation and list, as a GPU prefers."""
+    lr, (beta1, beta2) = group["lr"], group["betas"]
+    columns: Any = [list(column) for column in zip(*triples, strict=True)]
+    for lists, _ in Optimizer._group_tensors_by_device_and_dtype(columns).values():
+        weights, gradients, momenta = cast(tuple[list[Tensor], ...], lists)
+        directions = list(torch._foreach_lerp(momenta, gradients, 1 - beta1))
+        if group["kappa"] == "sign":
+            torch._foreach_sign_(directions)
+        else:
+            directions = [kappa.grad_(c) for c in directions]
+        if group["weight_decay"]:
+            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        if isinstance(lr, Tensor):
+            torch._foreach_mul_(directions, lr)
+            torch._foreach_sub_(weights, directions)
+        else:
+            torch._foreach_add_(weights, directions, alpha=-lr)
+        torch._foreach_lerp_(momenta, gradients, 1 - beta2)
+
+
+def _step_together(
+    group: dict[str, Any], kappa: Kappa, triples: list[tuple[Tensor, Tensor, Tensor]]
+) -> None:
+    """Step with K as a function of all tensors of the group."""
+    beta1, beta2 = group["betas"]
+    parts = [torch.lerp(m, g, 1 - beta1).flatten() for _, g, m in triples]
+    direction = kappa.grad_(torch.cat(parts))
+    pieces = direction.split([part.numel() for part in parts])
+    for (weight, gradient, momentum), piece in zip(triples, pieces, strict=True):
+        _apply(group, weight, piece.view(weight.shape))
+        momentum.lerp_(gradient, 1 - beta2)
