@@ -20,7 +20,8 @@ class Reduced:
         terms: scalars; averaged over the ranks, value and gradient are those of the global batch.
         total: the weighted sum of the terms, to be sent backward.
         rows: rows of the global batch.
-        nonfinite: (T,) bool, in the order of ``terms``: NaN or infinite on any rank.
+        nonfinite: (T,) bool, in the order of ``terms``: the term, its weight or its normaliser is
+            NaN or infinite on any rank.
     """
 
     terms: dict[str, Tensor]
@@ -34,11 +35,12 @@ def reduce_objectives(objectives: Objectives) -> Reduced:
 
     A per-sample term becomes ``W * sum(w * l) / all_reduce(sum(w * count))`` and a scalar term
     ``W * count * term / all_reduce(count)``, W being the number of ranks, so that DDP's average
-    over ranks gives the mean over the global batch, however uneven the ranks are.
+    over ranks gives the mean over the global batch, however uneven the ranks are. Terms in half
+    precision, which cannot count beyond 256, are reduced in float32.
 
     Raises:
-        ValueError: no term, a term in both ``terms`` and ``per_sample``, or a term that is no
-            scalar.
+        ValueError: no term, a term in both ``terms`` and ``per_sample``, or a term, count or
+            ``sample_weight`` of the wrong shape.
     """
     both = set(objectives.terms) & set(objectives.per_sample)
     if both:
@@ -57,8 +59,12 @@ def reduce_objectives(objectives: Objectives) -> Reduced:
         [c.detach().to(device=like.device, dtype=torch.float64) for c in counts]
         + [torch.tensor(float(objectives.rows), dtype=torch.float64, device=like.device)]
     )
-    stacked = torch.stack([v.detach() for v in values])
-    nonfinite = ~torch.isfinite(stacked)
+    weighted = [
+        value.detach() * objectives.weights.get(name, 1.0)
+        for name, value in zip(names, values, strict=True)
+    ]
+    # a normaliser that is NaN would silently switch its term off
+    nonfinite = ~(torch.isfinite(torch.stack(weighted)) & torch.isfinite(table[:-1]))
     ranks = world_size()
     if ranks > 1:
         packed = torch.cat([table, nonfinite.double()])
@@ -81,7 +87,7 @@ def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor]:
     """Return this rank's weighted sum of a term and its normaliser."""
     count = objectives.count.get(name)
     if name in objectives.terms:
-        term = objectives.terms[name]
+        term = _at_least_float32(objectives.terms[name])
         if term.ndim != 0:
             raise ValueError(
                 f"The term {name!r} has shape {tuple(term.shape)}; a term is a scalar, unreduced "
@@ -89,12 +95,24 @@ def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor]:
             )
         if count is None:
             count = torch.tensor(float(objectives.rows), device=term.device)
+        elif count.ndim != 0:
+            raise ValueError(f"The count of the term {name!r} must be a scalar.")
         # a mean over no rows is NaN, which 0 * NaN would not remove
         return torch.where(count > 0, term * count.to(term.dtype), torch.zeros_like(term)), count
-    values = objectives.per_sample[name]
+    values = _at_least_float32(objectives.per_sample[name])
     if values.ndim != 1:
         raise ValueError(f"The per-sample term {name!r} has shape {tuple(values.shape)}, not (B,).")
     weight = objectives.sample_weight
+    if weight is not None and weight.shape != values.shape:
+        raise ValueError(
+            f"The per-sample term {name!r} has shape {tuple(values.shape)}, but `sample_weight` "
+            f"has {tuple(weight.shape)}."
+        )
+    if count is not None and count.shape not in (values.shape, ()):
+        raise ValueError(
+            f"The per-sample term {name!r} has shape {tuple(values.shape)}, but its count has "
+            f"{tuple(count.shape)}; it must be the same or a scalar."
+        )
     if weight is None:
         total = values.sum()
         if count is None:
@@ -106,3 +124,7 @@ def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor]:
     if count is None or count.ndim == 1:
         count = (weight if count is None else weight * count).sum()
     return total, count
+
+
+def _at_least_float32(term: Tensor) -> Tensor:
+    return term.float() if term.dtype in (torch.float16, torch.bfloat16) else term
