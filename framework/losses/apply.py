@@ -53,13 +53,15 @@ def add_term(
         values = loss(predictions, targets, **keywords)
     if values.ndim == 0:
         raise TypeError(f"{type(loss).__name__} returns no value per sample.")
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
     # only torch's losses can return more than one value a row
-    weights = _element_weights(loss, predictions, targets)
+    weights = _element_weights(loss, targets)
     elements = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
     if weights is not None:
         objectives.per_sample[name] = elements.sum(1)
         objectives.count[name] = weights.reshape(elements.shape).sum(1)
-    elif loss.reduction == "sum":
+    elif loss.reduction in ("sum", "batchmean"):
         objectives.per_sample[name] = elements.sum(1)
     else:
         objectives.per_sample[name] = elements.mean(1)
@@ -76,11 +78,12 @@ def _unreduced(loss: _Loss) -> Iterator[None]:
         loss.reduction = reduction
 
 
-def _element_weights(loss: _Loss, predictions: Tensor, targets: Tensor) -> Tensor | None:
+def _element_weights(loss: _Loss, targets: Tensor) -> Tensor | None:
     """Return what torch's mean divides by, one value per element of the loss, if not 1."""
     if not isinstance(loss, (CrossEntropyLoss, NLLLoss)) or targets.is_floating_point():
         return None
     valid = targets != loss.ignore_index
     if loss.weight is None:
-        return valid.to(predictions.dtype)
-    return torch.where(valid, loss.weight[targets.where(valid, 0)], 0).to(predictions.dtype)
+        return valid.float()  # never in half precision, which cannot count an image's pixels
+    weight = loss.weight[targets.where(valid, 0)]
+    return torch.where(valid, weight, 0).to(torch.promote_types(weight.dtype, torch.float32))
