@@ -19,12 +19,20 @@ def import_rooms() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run ``trimtab fit|validate|test|predict ...``."""
-    import_rooms()
-    from callbacks import for_every_run
+    """Run ``trimtab fit|validate|test|predict ...`` or ``trimtab report RUN``."""
+    arguments = list(sys.argv[1:] if args is None else args)
     from framework import cli
 
-    cli.main(sys.argv[1:] if args is None else args, for_every_run())
+    if arguments[:1] == ["report"]:
+        from framework import report
+
+        with cli.one_sentence():
+            report.main(arguments[1:])
+        return
+    import_rooms()
+    from callbacks import for_every_run
+
+    cli.main(arguments, for_every_run())
 
 
 if __name__ == "__main__":

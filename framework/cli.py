@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from framework import class_paths
-from framework.command_errors import sentence
+from framework.command_errors import describe, sentence
 from framework.preemption import Interrupted
 from framework.run_checkpoint import RunCheckpoint
 from framework.run_folder import RunFolder, choose_run_folder, resolve_configs
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
+FORESEEN = (ValueError, TypeError, OSError, ArithmeticError, ImportError, IndexError, RuntimeError)
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -40,15 +44,17 @@ class SaveConfig(SaveConfigCallback):
         """Write once, on rank 0, replacing the file of an earlier part of the same run."""
         if self.already_saved or not trainer.is_global_zero:
             return
-        name = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        command = trainer.state.fn or "fit"
+        name = "config.yaml" if command == "fit" else f"config_{command}.yaml"
         config = self.config.clone()
         for key in ("config", "ckpt_path", "weights_only", "verbose", "return_predictions"):
             config.pop(key, None)
-        self.parser.save(
-            config, str(folder / name), skip_none=False, overwrite=True, skip_validation=True
-        )
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
         self.already_saved = True
 
 
@@ -166,7 +172,8 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     Raises:
         SystemExit: with code 2 for a wrong command line and 128 + n after signal n.
     """
-    # Lightning's notes on hardware and cloud services; its warnings stay
+    # Lightning's notes on hardware and cloud services, and its use of what torch has deprecated
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     arguments, allowed = class_paths.take_allowed(list(args))
@@ -178,16 +185,25 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     return TrimtabCLI(arguments, choose_run_folder(arguments), callbacks or [])
 
 
-def main(args: Sequence[str] | None = None, callbacks: list[Any] | None = None) -> None:
-    """Run one command for a person: every foreseen error is one sentence on stderr."""
-    arguments = sys.argv[1:] if args is None else list(args)
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn every foreseen error inside the block into one sentence on stderr, and exit code 1.
+
+    Set the environment variable ``TRIMTAB_TRACEBACK`` to see where an error comes from.
+    """
     try:
-        run(arguments, callbacks)
+        yield
     except Interrupted as stop:
-        sys.stderr.write(f"trimtab: stopped; continue with --ckpt_path {stop.path}\n")
+        sys.stderr.write(f"trimtab: stopped; continue with --ckpt_path {stop.path}.\n")
         raise
-    except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+    except FORESEEN as error:
         if os.environ.get("TRIMTAB_TRACEBACK"):
             raise
-        sys.stderr.write(f"trimtab: {error}\n")
+        sys.stderr.write(f"trimtab: {describe(error)}\n")
         raise SystemExit(1) from error
+
+
+def main(args: Sequence[str], callbacks: list[Any] | None = None) -> None:
+    """Run one command for a person; see :func:`run` and :func:`one_sentence`."""
+    with one_sentence():
+        run(args, callbacks)

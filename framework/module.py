@@ -181,6 +181,7 @@ class TrainingModule(LightningModule):
         for owner in owners:
             compatibility.check_needs(owner, owner.needs, self, self.provides)
         compatibility.check_monitors(self.losses, self.trainer)
+        compatibility.check_soft_targets(self.losses, data)
         self._check_trainer()
         for loss in self.losses:
             loss.setup(*self._data_facts(loss, data), self.trainer.strategy.root_device)

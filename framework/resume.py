@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from framework.checkpoint import AtomicCheckpointIO, new_token, side_directory
 from framework.distributed import rank, world_size
 from framework.losses.loss import Loss
+from framework.run_logger import RunLogger
 from framework.randomness import capture_rng, global_seed, restore_rng, stable_seed
 from framework.sample_state import SampleState
 
@@ -96,6 +97,9 @@ class ExactResume(Callback):
             return
         self._rng = checkpoint.get("rng")
         self._step = int(checkpoint["global_step"])
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.continue_from(self._step)
         saved = checkpoint.get("sample_state", {})
         for name, state in _tables(trainer, pl_module):
             if state.layout == "replicated":
