@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from copy import deepcopy
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
+from framework.compatibility import IncompatibleError
 from framework.data import Batch
-from framework.losses.trajectory import trajectory_divergence
+from framework.losses.trajectory import check_logits, trajectory_divergence
 from framework.module import Dynamics, TrainingModule
 from framework.objectives import Objectives
+
+Buffers = Literal["ema", "copy"]
 
 
 class MESA(Dynamics):
@@ -31,11 +34,14 @@ class MESA(Dynamics):
         decay: beta of the average; for runs of S steps keep ``1 / (1 - beta)`` below S / 20.
         start_epoch: the term is active in epochs e with ``start_epoch < e < end_epoch``, from 0.
         end_epoch: None is the end of the run.
-        warmup: let the average move faster at first, by ``min(beta, (1 + t) / (10 + t))``.
+        warmup: let the average move faster at first: ``min(beta, (1 + t) / (10 + t))`` takes the
+            place of beta in the t-th optimizer step, from 1.
         buffers: ``ema`` averages batch-norm statistics too, ``copy`` takes the latest.
 
     Raises:
         ValueError: an argument is out of range.
+        IncompatibleError: predictions that are not logits, or weights in half precision, which
+            are too coarse for an average with this decay.
 
     Example:
         >>> MESA(decay=0.999).decay
@@ -52,14 +58,22 @@ class MESA(Dynamics):
         start_epoch: int = 5,
         end_epoch: int | None = None,
         warmup: bool = True,
-        buffers: Literal["ema", "copy"] = "ema",
+        buffers: Buffers = "ema",
     ) -> None:
-        if weight < 0:
+        if not 0 <= weight < math.inf:
             raise ValueError(f"MESA: weight must not be negative, got {weight}.")
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"MESA: temperature must be positive, got {temperature}.")
         if not 0 <= decay < 1:
             raise ValueError(f"MESA: decay must be in [0, 1), got {decay}.")
+        if end_epoch is not None and end_epoch <= start_epoch + 1:
+            raise ValueError(
+                f"MESA: no epoch lies between start_epoch={start_epoch} and end_epoch={end_epoch}."
+            )
+        if buffers not in get_args(Buffers):
+            raise ValueError(
+                f"MESA: buffers must be one of {', '.join(get_args(Buffers))}, got {buffers!r}."
+            )
         self.weight = weight
         self.temperature = temperature
         self.decay = decay
@@ -67,33 +81,59 @@ class MESA(Dynamics):
         self.end_epoch = end_epoch
         self.warmup = warmup
         self.buffers = buffers
-        self.average: AveragedModel | None = None
+        self.average: TrainingModule | None = None
+        """The network with averaged weights, also after the fit."""
+        self._moves = 0
         self._loaded: dict[str, Any] | None = None
         self._step = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module whose predictions are no logits."""
+        if not isinstance(pl_module, TrainingModule):
+            raise IncompatibleError(
+                f"MESA adds a term to a framework.module.TrainingModule, which "
+                f"{type(pl_module).__name__} is not."
+            )
+        if stage == "fit" and pl_module.prediction_shape is not None:
+            check_logits(pl_module.prediction_shape)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the weights, which by now have their device and precision."""
-        self.average = AveragedModel(
-            pl_module, multi_avg_fn=self._move, use_buffers=self.buffers == "ema"
-        )
-        self.average.eval().requires_grad_(False)
+        assert isinstance(pl_module, TrainingModule)
+        for dtype in {p.dtype for p in pl_module.parameters() if p.is_floating_point()}:
+            if 1 - self.decay < torch.finfo(dtype).eps:
+                raise IncompatibleError(
+                    f"MESA: weights in {dtype} are too coarse for an average with "
+                    f"decay={self.decay}; keep them in float32, as precision bf16-mixed does."
+                )
+        self.average = deepcopy(pl_module).eval().requires_grad_(False)
+        self._moves = 0
         if self._loaded is not None:
-            self.average.load_state_dict(self._loaded)
+            self.average.load_state_dict(self._loaded["average"])
+            self._moves = self._loaded["moves"]
             self._loaded = None
-        else:
-            # the copy is the average's first value; torch would overwrite it at the first step
-            self.average.n_averaged.fill_(1)
 
-    def _move(
-        self, averaged: list[Tensor], current: list[Tensor], moved: Tensor | int
-    ) -> None:
-        # torch groups by data type, and counters such as num_batches_tracked have no average
-        if not averaged[0].is_floating_point():
-            torch._foreach_copy_(averaged, current)
-            return
-        steps = int(moved)
-        decay = min(self.decay, (1 + steps) / (10 + steps)) if self.warmup else self.decay
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+    @torch.no_grad()
+    def _move(self, module: LightningModule) -> None:
+        """Take one step of the average."""
+        assert self.average is not None
+        self._moves += 1
+        decay = self.decay
+        if self.warmup:
+            decay = min(decay, (1 + self._moves) / (10 + self._moves))
+        averaged, latest = [], []
+        for part in ("parameters", "buffers"):
+            own, new = getattr(self.average, part)(), getattr(module, part)()
+            for mine, theirs in zip(own, new, strict=True):
+                # counters such as num_batches_tracked have no average
+                has_average = mine.is_floating_point() or mine.is_complex()
+                if has_average and (part == "parameters" or self.buffers == "ema"):
+                    averaged.append(mine)
+                    latest.append(theirs)
+                else:
+                    mine.copy_(theirs)
+        # not torch's AveragedModel, whose counter makes a GPU wait at every step
+        torch._foreach_lerp_(averaged, latest, 1 - decay)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count optimizer steps from where the run stands."""
@@ -112,7 +152,7 @@ class MESA(Dynamics):
         assert self.average is not None
         assert objectives.predictions is not None
         with torch.no_grad():
-            past = self.average.module(*module.forward_inputs(batch))
+            past = self.average(*module.forward_inputs(batch))
         objectives.per_sample["mesa"] = trajectory_divergence(
             objectives.predictions, past, self.temperature
         )
@@ -129,17 +169,14 @@ class MESA(Dynamics):
         """Move the average, once per optimizer step."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
-            assert self.average is not None
-            self.average.update_parameters(pl_module)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Release the copy."""
-        self.average = None
+            self._move(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights."""
-        return {} if self.average is None else {"average": self.average.state_dict()}
+        """Return the averaged weights and how often they moved."""
+        if self.average is None:
+            return {}
+        return {"average": self.average.state_dict(), "moves": self._moves}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the averaged weights until training starts."""
-        self._loaded = state_dict.get("average")
+        self._loaded = state_dict or None

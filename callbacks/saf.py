@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import IterableDataset
 
-from framework.compatibility import IncompatibleError
+from framework.compatibility import IncompatibleError, check_needs
 from framework.data import Batch, DataModule
-from framework.losses.trajectory import trajectory_divergence
+from framework.distributed import barrier
+from framework.losses.trajectory import check_logits, trajectory_divergence
 from framework.module import Dynamics, TrainingModule
 from framework.objectives import Objectives
 from framework.sample_state import SampleState
 
 Storage = Literal["auto", "device", "cpu", "memmap", "exchange"]
+Precision = Literal["float16", "float32", "float64"]
+Saved = Literal["sharded", "none"]
 
 
 class SAF(Dynamics):
@@ -40,17 +45,17 @@ class SAF(Dynamics):
         start_epoch: the term is active in epochs e with ``start_epoch < e < end_epoch``, from 0.
         end_epoch: None is the end of the run.
         storage: where the history lies. ``memmap``: one file per node, shared by its ranks;
-            ``exchange``: row i on rank ``i % W``, exchanged at each step; ``device`` and ``cpu``: in
-            this process's memory, which needs one process or ``data.shards`` (a fixed assignment of
-            samples to ranks); ``auto`` chooses.
+            ``exchange``: row i on rank ``i % W``, exchanged at each step; ``device`` and ``cpu``:
+            in this process's memory, which needs one process or ``data.shards`` (a fixed
+            assignment of samples to ranks); ``auto`` chooses.
         dtype: of the history; float16 halves its N x (lag + 1) x C numbers.
         save_history: ``sharded`` keeps it in side files of the checkpoint; with ``none`` a resumed
             run goes without the term for ``lag_epochs`` epochs.
 
     Raises:
         ValueError: an argument is out of range.
-        IncompatibleError: mixed samples, data without an index, or predictions without a fixed
-            shape.
+        IncompatibleError: mixed samples, data without an index, predictions that are not logits of
+            one fixed shape, a history of one process on several, or a second SAF.
 
     Example:
         >>> SAF(weight=0.3, lag_epochs=3).weight
@@ -67,12 +72,12 @@ class SAF(Dynamics):
         start_epoch: int = 5,
         end_epoch: int | None = None,
         storage: Storage = "auto",
-        dtype: Literal["float16", "float32", "float64"] = "float16",
-        save_history: Literal["sharded", "none"] = "sharded",
+        dtype: Precision = "float16",
+        save_history: Saved = "sharded",
     ) -> None:
-        if weight < 0:
+        if not 0 <= weight < math.inf:
             raise ValueError(f"SAF: weight must not be negative, got {weight}.")
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"SAF: temperature must be positive, got {temperature}.")
         if lag_epochs < 1:
             raise ValueError(f"SAF: lag_epochs must be at least 1, got {lag_epochs}.")
@@ -81,6 +86,19 @@ class SAF(Dynamics):
                 f"SAF: with lag_epochs={lag_epochs} nothing is remembered before epoch "
                 f"{lag_epochs}; start_epoch must be at least {lag_epochs - 1}, got {start_epoch}."
             )
+        if end_epoch is not None and end_epoch <= start_epoch + 1:
+            raise ValueError(
+                f"SAF: no epoch lies between start_epoch={start_epoch} and end_epoch={end_epoch}."
+            )
+        for name, value, choices in (
+            ("storage", storage, Storage),
+            ("dtype", dtype, Precision),
+            ("save_history", save_history, Saved),
+        ):
+            if value not in get_args(choices):
+                raise ValueError(
+                    f"SAF: {name} must be one of {', '.join(get_args(choices))}, got {value!r}."
+                )
         self.weight = weight
         self.temperature = temperature
         self.lag_epochs = lag_epochs
@@ -96,24 +114,7 @@ class SAF(Dynamics):
         """Allocate one table of outputs and one of epochs per slot."""
         if stage != "fit":
             return
-        assert isinstance(pl_module, TrainingModule)
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, DataModule):
-            raise IncompatibleError(
-                "SAF remembers every training sample and needs a framework.data.DataModule; "
-                "MESA works with any data."
-            )
-        if data.mixes_samples:
-            raise IncompatibleError(
-                "SAF cannot be combined with mixup: the output of a mixed sample belongs to no "
-                "single sample. Use MESA, or switch mixup off."
-            )
-        shape = pl_module.prediction_shape
-        if shape is None:
-            raise IncompatibleError(
-                f"SAF needs predictions of one fixed shape, which {type(pl_module).__name__} does "
-                "not have; use MESA."
-            )
+        data, shape = self._checked(trainer, pl_module)
         layout, device = self._placement(trainer, data, shape)
         # one slot more than the lag: a read can then never meet a write of the same epoch
         slots = self.lag_epochs + 1
@@ -134,6 +135,38 @@ class SAF(Dynamics):
         self.written = [table((), torch.int32, -1) for _ in range(slots)]
         for state in [*self.history, *self.written]:
             state.persistent = self.save_history == "sharded"
+
+    def _checked(
+        self, trainer: Trainer, module: LightningModule
+    ) -> tuple[DataModule, tuple[int, ...]]:
+        """Return the data and the shape of a prediction, or refuse them."""
+        if not isinstance(module, TrainingModule):
+            raise IncompatibleError(
+                f"SAF adds a term to a framework.module.TrainingModule, which "
+                f"{type(module).__name__} is not."
+            )
+        if any(isinstance(other, SAF) and other is not self for other in module.dynamics):
+            raise IncompatibleError("SAF is given twice, but there can be one in a run.")
+        check_needs(self, self.needs, module, module.provides)
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, DataModule) or isinstance(data.train_set, IterableDataset):
+            raise IncompatibleError(
+                "SAF remembers every training sample and needs a framework.data.DataModule with a "
+                "map-style data set; MESA works with any data."
+            )
+        if data.mixes_samples:
+            raise IncompatibleError(
+                "SAF cannot be combined with mixup: the output of a mixed sample belongs to no "
+                "single sample. Use MESA, or switch mixup off."
+            )
+        shape = module.prediction_shape
+        if shape is None:
+            raise IncompatibleError(
+                f"SAF needs predictions of one fixed shape, which {type(module).__name__} does "
+                "not have; use MESA."
+            )
+        check_logits(shape)
+        return data, shape
 
     @staticmethod
     def _directory(trainer: Trainer) -> Path:
@@ -203,8 +236,7 @@ class SAF(Dynamics):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let every rank finish writing before another epoch reads."""
-        for table in [*self.history, *self.written]:
-            table.barrier()
+        barrier()
 
     def reset(self) -> None:
         """Forget all outputs; call it when labels change and the past is no target any more."""

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def check_logits(shape: Sequence[int]) -> None:
+    """Refuse predictions that are no distribution over classes.
+
+    Args:
+        shape: of one row of the predictions, (..., C).
+
+    Raises:
+        ValueError: there is no axis of classes, or only one class.
+    """
+    if len(shape) < 1 or shape[-1] < 2:
+        raise ValueError(
+            "The past of a run is compared as logits of at least two classes, but a row of the "
+            f"predictions has the shape {tuple(shape)}."
+        )
 
 
 def trajectory_divergence(logits: Tensor, past: Tensor, temperature: float) -> Tensor:
@@ -25,7 +43,7 @@ def trajectory_divergence(logits: Tensor, past: Tensor, temperature: float) -> T
         (B,), summed over the classes and over any axes in between.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or there are fewer than two classes.
 
     Example:
         >>> now = torch.tensor([[2.0, 0.5, -1.0]])
@@ -38,6 +56,7 @@ def trajectory_divergence(logits: Tensor, past: Tensor, temperature: float) -> T
             f"The predictions changed their shape from {tuple(past.shape)} to "
             f"{tuple(logits.shape)}."
         )
+    check_logits(logits.shape[1:])
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     with torch.autocast(device_type=logits.device.type, enabled=False):

@@ -1,0 +1,133 @@
+"""The numbers of the specification, and what the divergence is at its limits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framework.losses.trajectory import trajectory_divergence
+
+NOW = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+PAST = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+WEIGHT = 0.3
+
+WORKED = {
+    1.0: (0.161760, 0.161760, 0.048528, [0.054492, -0.037054, -0.017437]),
+    5.0: (0.00735934, 0.183983, 0.055195, [0.061487, -0.023412, -0.038075]),
+    100.0: (1.808427e-5, 0.180843, 0.054253, [0.058546, -0.017014, -0.041532]),
+}
+
+
+@pytest.mark.parametrize("temperature", WORKED)
+def test_worked_example(temperature):
+    divergence, scaled, weighted, gradient = WORKED[temperature]
+    now = NOW.clone().requires_grad_()
+    per_sample = trajectory_divergence(now, PAST, temperature)
+    assert per_sample.shape == (2,)
+    assert per_sample[1] == 0
+    (WEIGHT * per_sample.mean()).backward()
+    mean = per_sample.detach().mean()
+    assert float(mean / temperature**2) == pytest.approx(divergence, rel=4e-6)
+    assert float(mean) == pytest.approx(scaled, abs=5e-7)
+    assert float(WEIGHT * mean) == pytest.approx(weighted, abs=5e-7)
+    assert now.grad[0].tolist() == pytest.approx(gradient, abs=5e-7)
+    assert now.grad[1].abs().max() < 1e-14
+
+
+def test_high_temperatures_match_logits():
+    gap = NOW - PAST
+    limit = (gap - gap.mean(1, keepdim=True)).square().sum(1) / (2 * gap.shape[1])
+    assert float(limit.mean()) == pytest.approx(0.180556, abs=5e-7)
+    assert float(WEIGHT * limit.mean()) == pytest.approx(0.054167, abs=5e-7)
+    reached = trajectory_divergence(NOW, PAST, 1e4)
+    assert reached.tolist() == pytest.approx(limit.tolist(), abs=1e-4)
+    variance = gap.var(1, correction=0) / 2
+    assert variance.tolist() == pytest.approx(limit.tolist())
+
+
+def test_a_history_of_zeros_would_count():
+    """What the mask of rows that were never written is there to prevent."""
+    uniform = trajectory_divergence(NOW, torch.zeros_like(NOW), 5.0).mean()
+    assert float(uniform) == pytest.approx(0.428948, abs=5e-7)
+
+
+logits = st.lists(st.floats(-20, 20), min_size=8, max_size=8).map(
+    lambda v: torch.tensor(v, dtype=torch.float64).view(2, 4)
+)
+
+
+@given(logits, logits, st.floats(0.5, 20))
+def test_gradient_identity(now, past, temperature):
+    now.requires_grad_()
+    divergence = trajectory_divergence(now, past, temperature)
+    (WEIGHT * divergence.mean()).backward()
+    expected = (now / temperature).softmax(1) - (past / temperature).softmax(1)
+    expected = WEIGHT * temperature / len(now) * expected.detach()
+    assert torch.allclose(now.grad, expected, rtol=0, atol=1e-12)
+    assert divergence.min() > -1e-10
+
+
+@given(logits, logits, st.floats(-50, 50))
+def test_only_differences_of_logits_count(now, past, shift):
+    shifted = trajectory_divergence(now + shift, past - shift, 5.0)
+    assert torch.allclose(shifted, trajectory_divergence(now, past, 5.0), atol=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 5.0])
+def test_gradcheck(temperature):
+    now = torch.randn(3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    past = now.flip(0).clone().requires_grad_()
+    now.requires_grad_()
+    check = torch.autograd.gradcheck
+    assert check(lambda z: trajectory_divergence(z, past.detach(), temperature), (now,))
+    value = trajectory_divergence(now, past, temperature)
+    assert value.shape == (3,)
+    value.sum().backward()
+    assert past.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1.0, 6e4])
+def test_half_precision_under_autocast(dtype, size):
+    now = (size * torch.tensor([[1.0, -1.0, 0.5], [0.0, 0.0, 0.0]])).to(dtype).requires_grad_()
+    past = (size * torch.tensor([[-1.0, 1.0, 0.5], [1.0, 0.0, -1.0]])).to(dtype)
+    with torch.autocast("cpu", dtype=dtype if dtype == torch.bfloat16 else torch.bfloat16):
+        value = trajectory_divergence(now, past, 5.0)
+        # what the authors' code computes there
+        naive = (past / 5).softmax(1) * ((past / 5).softmax(1).log() - (now / 5).softmax(1).log())
+    assert value.dtype == torch.float32
+    assert torch.isfinite(value).all()
+    exact = trajectory_divergence(now.double(), past.double(), 5.0)
+    assert torch.allclose(value.double(), exact, rtol=1e-5)
+    value.sum().backward()
+    assert torch.isfinite(now.grad).all()
+    assert now.grad.dtype == dtype
+    assert size == 1.0 or not torch.isfinite(naive).all()
+
+
+def test_history_in_half_precision_is_read_in_the_precision_of_the_run():
+    half = PAST.half()
+    assert torch.equal(
+        trajectory_divergence(NOW, half, 5.0), trajectory_divergence(NOW, half.double(), 5.0)
+    )
+
+
+def test_no_rows():
+    now = torch.zeros(0, 3, requires_grad=True)
+    value = trajectory_divergence(now, torch.zeros(0, 3), 5.0)
+    assert value.shape == (0,)
+    value.sum().backward()
+    assert now.grad.shape == (0, 3)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3, 1)])
+def test_refuses_what_is_no_distribution(shape):
+    with pytest.raises(ValueError, match="at least two classes"):
+        trajectory_divergence(torch.zeros(shape), torch.zeros(shape), 5.0)
+
+
+def test_refuses_another_shape():
+    with pytest.raises(ValueError, match=r"changed their shape from \(2, 4\) to \(2, 3\)"):
+        trajectory_divergence(torch.zeros(2, 3), torch.zeros(2, 4), 5.0)
