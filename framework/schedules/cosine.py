@@ -14,8 +14,8 @@ from framework.schedules.steps import resolve_total_steps
 class WarmupCosine(LambdaLR):
     """Linear warm-up, then half a cosine down to a fraction of the learning rate.
 
-    Step t of T, with w = ceil(warmup_fraction * T), multiplies the learning rate by (t + 1) / w for t < w, and
-    then by ``f + (1 - f) * (1 + cos(pi * (t - w) / (T - w))) / 2``.
+    With w = ceil(warmup_fraction * T), step t = 0, ..., T - 1 multiplies the learning rate by
+    (t + 1) / w while t < w, and then by ``f + (1 - f) * (1 + cos(pi * (t - w) / (T - w))) / 2``.
 
     Source: Loshchilov and Hutter, SGDR, ICLR 2017, arXiv 1608.03983, without restarts.
 
@@ -23,10 +23,10 @@ class WarmupCosine(LambdaLR):
         optimizer: whose learning rates are scheduled.
         total_steps: optimizer steps T, or ``'auto'`` for those of the run.
         warmup_fraction: part of the run that is warm-up, in [0, 1).
-        final_fraction: f, reached at the last step.
+        final_fraction: f, reached after the last step.
 
     Raises:
-        ValueError: a fraction is out of range.
+        ValueError: a fraction or ``total_steps`` is out of range.
 
     Example:
         >>> import torch

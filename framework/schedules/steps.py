@@ -25,14 +25,17 @@ def resolve_total_steps(total_steps: int | str) -> int:
     """Return ``total_steps``, or the optimizer steps of the whole run for ``'auto'``.
 
     Raises:
-        ValueError: ``'auto'`` outside a run or in one without an end.
+        ValueError: no number of steps, or ``'auto'`` outside a run or in one without an end.
     """
-    if isinstance(total_steps, int):
+    if total_steps != "auto":
+        if not isinstance(total_steps, int) or total_steps < 1:
+            raise ValueError(f"total_steps must be 'auto' or at least 1, got {total_steps!r}.")
         return total_steps
     trainer = _trainer.get()
     if trainer is None:
         raise ValueError("total_steps='auto' is known only inside a Trainer's run; give a number.")
     steps = trainer.estimated_stepping_batches
-    if steps == float("inf"):
+    # Lightning says -1 for an iterable data set without max_steps
+    if steps == float("inf") or steps < 0:
         raise ValueError("total_steps='auto' needs a run with an end; set max_epochs or max_steps.")
     return int(steps)

@@ -1,0 +1,82 @@
+"""The learning rate of every step, and the length of the run that a schedule is told."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import SGD
+
+from framework.schedules import WarmupCosine
+from framework.schedules.steps import resolve_total_steps, total_steps_from
+
+
+def rates(schedule: WarmupCosine, steps: int) -> list[float]:
+    values = []
+    for _ in range(steps):
+        values.append(schedule.get_last_lr()[0])
+        schedule.optimizer.step()
+        schedule.step()
+    return values
+
+
+def build(**kwargs: Any) -> WarmupCosine:
+    return WarmupCosine(SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0), **kwargs)
+
+
+def test_a_warm_up_and_half_a_cosine() -> None:
+    schedule = build(total_steps=8, warmup_fraction=0.4, final_fraction=0.1)  # w = ceil(3.2) = 4
+    cosine = [0.1 + 0.9 * (1 + math.cos(math.pi * t / 4)) / 2 for t in range(4)]
+    expected = [2 * f for f in (0.25, 0.5, 0.75, 1.0, *cosine)]
+    assert rates(schedule, 8) == pytest.approx(expected, rel=1e-12)
+    # after the run, and for ever
+    assert rates(schedule, 3) == pytest.approx([0.2] * 3, rel=1e-12)
+
+
+def test_without_warm_up_it_starts_at_the_top_and_ends_at_zero() -> None:
+    assert rates(build(total_steps=2), 3) == pytest.approx([2.0, 1.0, 0.0], abs=1e-15)
+
+
+def test_a_restored_schedule_goes_on() -> None:
+    whole, first, second = (build(total_steps=7, warmup_fraction=0.3) for _ in range(3))
+    expected = rates(whole, 7)
+    assert rates(first, 3) == expected[:3]
+    state = first.state_dict()
+    second.load_state_dict(state)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    assert rates(second, 4) == expected[3:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"total_steps": 4, "warmup_fraction": 1.0}, "warmup_fraction"),
+        ({"total_steps": 4, "final_fraction": -0.1}, "final_fraction"),
+        ({"total_steps": 0}, "total_steps must be"),
+        ({"total_steps": "ten"}, "total_steps must be"),
+        ({}, "only inside a Trainer's run"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
+
+
+def test_auto_is_the_length_of_the_run() -> None:
+    trainer: Any = SimpleNamespace(estimated_stepping_batches=12)
+    with total_steps_from(trainer):
+        assert resolve_total_steps("auto") == 12
+        assert rates(build(), 12) == rates(build(total_steps=12), 12)
+    with pytest.raises(ValueError, match="inside a Trainer"):
+        resolve_total_steps("auto")
+
+
+# Lightning says -1 of an iterable data set without max_steps
+@pytest.mark.parametrize("steps", [float("inf"), -1])
+def test_a_run_without_an_end_is_refused(steps: float) -> None:
+    trainer: Any = SimpleNamespace(estimated_stepping_batches=steps)
+    with total_steps_from(trainer), pytest.raises(ValueError, match="a run with an end"):
+        resolve_total_steps("auto")
