@@ -39,12 +39,14 @@ def per_term_gradients(terms: Mapping[str, Tensor], parameters: Sequence[Paramet
 
 
 def assign_gradient(gradient: Tensor, parameters: Sequence[Parameter]) -> None:
-    """Copy a flat (P,) gradient into the ``.grad`` of ``parameters``."""
+    """Copy a flat (P,) gradient into the ``.grad`` of ``parameters``.
+
+    A parameter that the backward pass did not reach stays without gradient: no term depends on it,
+    and an optimizer would decay what has a gradient of zero.
+    """
     start = 0
     for parameter in parameters:
-        part = gradient[start : start + parameter.numel()].view_as(parameter)
+        part = gradient[start : start + parameter.numel()]
         start += parameter.numel()
-        if parameter.grad is None:
-            parameter.grad = part.clone()
-        else:
-            parameter.grad.copy_(part)
+        if parameter.grad is not None:
+            parameter.grad.copy_(part.view_as(parameter))
