@@ -1,4 +1,4 @@
-"""Do all ranks still hold the same parameters?"""
+"""Checks that all ranks still hold the same parameters."""
 
 from __future__ import annotations
 

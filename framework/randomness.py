@@ -30,7 +30,7 @@ def capture_rng() -> dict[str, Any]:
     Holds tensors and plain containers only, so that ``torch.load(weights_only=True)`` reads it.
     """
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, torch.tensor(internal, dtype=torch.int64), gauss],
         "numpy": [
