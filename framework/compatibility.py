@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from torch.nn.modules.loss import _Loss
+from torch.nn.modules.loss import MultiMarginLoss, NLLLoss, _Loss
 from torch.optim import LBFGS, Optimizer
 from torch.utils.data import IterableDataset
 
-from framework.losses.loss import NEEDS, Loss
+from framework.losses.loss import NEEDS, ClassificationLoss, Loss
 from framework.objectives import OPTIONAL_FIELDS
 
 # what a loss may need and the base class itself can always give
@@ -67,17 +67,38 @@ def _first_sample(dataset: Any) -> Any:
         return None
 
 
-def check_monitors(losses: Iterable[Loss], trainer: Trainer) -> None:
-    """Raise :class:`IncompatibleError` if a callback monitors a loss whose value means nothing."""
+def check_monitors(losses: Iterable[Loss], trainer: Trainer, terms: Iterable[str] = ()) -> None:
+    """Raise :class:`IncompatibleError` if a callback monitors a loss whose value means nothing.
+
+    Args:
+        losses: of the module.
+        trainer: whose callbacks are looked at.
+        terms: names of the module's terms, where they are known.
+    """
     meaningless = [type(loss).__name__ for loss in losses if not loss.monitorable]
     if not meaningless:
         return
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = getattr(callback, "monitor", None)
-        if isinstance(monitor, str) and "loss" in monitor:
+        name = str(monitor).rpartition("/")[2].removesuffix("_epoch")
+        if monitor is not None and ("loss" in name or name in terms):
             raise IncompatibleError(
                 f"{type(callback).__name__} monitors {monitor!r}, but the value of "
                 f"{meaningless[0]} means nothing; monitor a metric instead."
+            )
+
+
+def check_soft_targets(losses: Iterable[_Loss], datamodule: Any) -> None:
+    """Raise :class:`IncompatibleError` if a loss takes hard labels only and the data mixes them."""
+    if not getattr(datamodule, "mixes_samples", False):
+        return
+    for loss in losses:
+        hard = not loss.soft_targets if isinstance(loss, ClassificationLoss) else False
+        if hard or isinstance(loss, (MultiMarginLoss, NLLLoss)):
+            raise IncompatibleError(
+                f"{type(loss).__name__} is defined for hard labels only and cannot be combined "
+                f"with mixup, which makes soft ones; switch {type(datamodule).__name__}'s mixup "
+                "off or take another loss."
             )
 
 
