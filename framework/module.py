@@ -81,8 +81,8 @@ class TrainingModule(LightningModule):
         self.sync_batchnorm = sync_batchnorm
         self.gradient_combiner = gradient_combiner
         self.phase = 0
-        self.term_values: dict[str, Tensor] = {}
-        """This rank's terms of the latest step, detached, for progress bars."""
+        self._term_names: tuple[str, ...] = ()
+        self._term_values: Tensor | tuple[Tensor, ...] = ()
         self.epoch_means = {stage: TermMeans() for stage in ("train", "val", "test")}
         self._metrics = nn.ModuleDict()
         self._trainable: frozenset[str] = frozenset()
@@ -272,21 +272,23 @@ class TrainingModule(LightningModule):
         targets = objectives.targets if targets is None else targets
         assert predictions is not None
         assert targets is not None
-        weight = objectives.sample_weight
-        add_term(
-            objectives,
-            name,
-            loss,
-            predictions,
-            targets,
-            index=objectives.index,
-            features=objectives.features,
-            inputs=inputs,
-            weight=predictions.new_ones(len(predictions)) if weight is None else weight,
-            epoch=self.current_epoch,
-            step=self.global_step,
-            forward=self.forward,
-        )
+        available: dict[str, Any] = {}
+        for need in getattr(loss, "needs", ()):
+            if need == "weight":
+                weight = objectives.sample_weight
+                ones = predictions.new_ones(len(predictions))
+                available[need] = ones if weight is None else weight
+            elif need in ("index", "features"):
+                available[need] = getattr(objectives, need)
+            else:
+                others = {
+                    "inputs": inputs,
+                    "epoch": self.current_epoch,
+                    "step": self.global_step,
+                    "forward": self.forward,
+                }
+                available[need] = others[need]
+        add_term(objectives, name, loss, predictions, targets, **available)
 
     def reduced_objectives(self, batch: Batch) -> Reduced:
         """Return the step's terms after the callbacks and the reduction over ranks."""
@@ -335,40 +337,59 @@ class TrainingModule(LightningModule):
     # ---- what is logged -----------------------------------------------------------------------
 
     def _record(self, reduced: Reduced, objectives: Objectives) -> None:
-        names = ("loss", *reduced.terms, *objectives.logs)
-        ranks = world_size()
-        shares = [reduced.total, *reduced.terms.values()]
-        values = torch.stack([v.detach() for v in shares])
+        names = ("loss", *reduced.terms)
+        values = torch.stack([v.detach() for v in (reduced.total, *reduced.terms.values())])
+        finite = torch.isfinite(values)
         if objectives.logs:
-            mean = objectives.rows * ranks / reduced.rows
-            logs = [torch.as_tensor(v, device=values.device) for v in objectives.logs.values()]
-            logged = torch.stack([v.detach() for v in logs]).to(values.dtype) * mean
-            values = torch.cat([values, torch.where(torch.isfinite(logged), logged, 0)])
-        self.epoch_means["train"].update(names, values / ranks, reduced.rows)
-        self.term_values = dict(zip(names, values.unbind(), strict=True))
-        steps = self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1
-        log_now = steps % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        # reading the flag waits for a GPU, so there it is read as rarely as the logs
-        if log_now or reduced.nonfinite.device.type == "cpu":
-            self._refuse_nonfinite(reduced)
+            names += tuple(objectives.logs)
+            values = torch.cat([values, self._logged(objectives, reduced)])
+        ranks = world_size()
+        self.epoch_means["train"].update(
+            names, values / ranks if ranks > 1 else values, reduced.rows
+        )
+        self._term_names, self._term_values = names, values
+        step = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        log_now = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        # reading the flags waits for a GPU, so there it is done as rarely as logging
+        if log_now or values.device.type == "cpu":
+            self._refuse_nonfinite(reduced, finite)
         if log_now and self.trainer.loggers:
             if ranks > 1:
                 values = self.trainer.strategy.reduce(values, reduce_op="mean")
-            self.log_dict(
-                {f"train/{n}": v for n, v in zip(names, values.unbind(), strict=True)},
-                on_step=True,
-                on_epoch=False,
-                batch_size=1,
-            )
+            # handed to the loggers at once: self.log costs more than a small network's step
+            row: dict[str, float] = {"epoch": self.current_epoch}
+            row |= {f"train/{n}": v for n, v in zip(names, values.tolist(), strict=True)}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(row, step=step)
 
-    def _refuse_nonfinite(self, reduced: Reduced) -> None:
-        if bool(reduced.nonfinite.any()):
-            culprit = list(reduced.terms)[int(reduced.nonfinite.nonzero()[0])]
-            raise FloatingPointError(
-                f"The term {culprit!r} became NaN or infinite at step {self.global_step} (epoch "
-                f"{self.current_epoch}); training stopped before that step was taken, and the last "
-                "checkpoint is kept."
-            )
+    def _logged(self, objectives: Objectives, reduced: Reduced) -> Tensor:
+        """Return this rank's share of the logs, times the number of ranks as the terms are."""
+        scale = objectives.rows * world_size() / reduced.rows
+        like = reduced.total.detach()
+        logs = [torch.as_tensor(v, device=like.device).detach() for v in objectives.logs.values()]
+        scaled = torch.stack([value.to(like.dtype) for value in logs]) * scale
+        # a mean over no rows is NaN
+        return torch.where(torch.isfinite(scaled), scaled, 0)
+
+    @property
+    def term_values(self) -> dict[str, Tensor]:
+        """This rank's loss, terms and logs of the latest step, detached, for progress bars."""
+        return dict(zip(self._term_names, self._term_values, strict=True))
+
+    def _refuse_nonfinite(self, reduced: Reduced, finite: Tensor) -> None:
+        wrong = ~finite if reduced.nonfinite is None else reduced.nonfinite
+        if not bool(wrong.any()):
+            return
+        names = list(reduced.terms)
+        if reduced.nonfinite is None:
+            names = [*names, "loss"]
+            wrong = wrong.roll(-1)
+        culprit = names[int(wrong.nonzero()[0])]
+        raise FloatingPointError(
+            f"The term {culprit!r} became NaN or infinite at step {self.global_step} (epoch "
+            f"{self.current_epoch}); training stopped before that step was taken, and the last "
+            "checkpoint is kept."
+        )
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means and check that the ranks still agree."""

@@ -26,8 +26,8 @@ class Reduced:
 
     terms: dict[str, Tensor]
     total: Tensor
-    rows: Tensor
-    nonfinite: Tensor
+    rows: Tensor | float
+    nonfinite: Tensor | None
 
 
 def reduce_objectives(objectives: Objectives) -> Reduced:
@@ -53,37 +53,75 @@ def reduce_objectives(objectives: Objectives) -> Reduced:
         value, count = _local(objectives, name)
         values.append(value)
         counts.append(count)
-    like = values[0].detach()
+    weights = [objectives.weights.get(name) for name in names]
+    reduce = _reduce_alone if world_size() == 1 else _reduce_over_ranks
+    return reduce(names, values, counts, weights, objectives.rows)
+
+
+def _reduce_alone(
+    names: list[str],
+    values: list[Tensor],
+    counts: list[Tensor | float],
+    weights: list[float | Tensor | None],
+    rows: int,
+) -> Reduced:
+    """Reduce on one process, where what a step costs beside the network is this function."""
+    terms = {}
+    for name, value, count in zip(names, values, counts, strict=True):
+        if isinstance(count, Tensor):
+            # a normaliser that is NaN must not switch its term off in silence
+            terms[name] = torch.where(count == 0, value * 0, value / count.to(value.dtype))
+        else:
+            terms[name] = value / count if count else value * 0
+    total = _total(terms, weights)
+    return Reduced(terms, total, float(rows), None)
+
+
+def _reduce_over_ranks(
+    names: list[str],
+    values: list[Tensor],
+    counts: list[Tensor | float],
+    weights: list[float | Tensor | None],
+    rows: int,
+) -> Reduced:
+    device, ranks = values[0].device, world_size()
     # counts travel in float64: half precision would round the number of rows
     table = torch.stack(
-        [c.detach().to(device=like.device, dtype=torch.float64) for c in counts]
-        + [torch.tensor(float(objectives.rows), dtype=torch.float64, device=like.device)]
+        [
+            torch.as_tensor(count, dtype=torch.float64, device=device).detach()
+            for count in [*counts, float(rows)]
+        ]
     )
     weighted = [
-        value.detach() * objectives.weights.get(name, 1.0)
-        for name, value in zip(names, values, strict=True)
+        value.detach() * (1.0 if weight is None else weight)
+        for value, weight in zip(values, weights, strict=True)
     ]
     # a normaliser that is NaN would silently switch its term off
     nonfinite = ~(torch.isfinite(torch.stack(weighted)) & torch.isfinite(table[:-1]))
-    ranks = world_size()
-    if ranks > 1:
-        packed = torch.cat([table, nonfinite.double()])
-        dist.all_reduce(packed)
-        table, nonfinite = packed[: len(table)], packed[len(table) :] > 0
+    packed = torch.cat([table, nonfinite.double()])
+    dist.all_reduce(packed)
+    table, nonfinite = packed[: len(table)], packed[len(table) :] > 0
     normaliser = table[:-1]
     scales = torch.where(normaliser > 0, ranks / normaliser, 0.0)
     terms = {
         name: value * scale.to(value.dtype)
         for name, value, scale in zip(names, values, scales, strict=True)
     }
-    total = torch.zeros_like(like)
-    for name, term in terms.items():
-        weight = objectives.weights.get(name)
-        total = total + (term if weight is None else weight * term)
-    return Reduced(terms, total, table[-1], nonfinite)
+    return Reduced(terms, _total(terms, weights), table[-1], nonfinite)
 
 
-def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor]:
+def _total(terms: dict[str, Tensor], weights: list[float | Tensor | None]) -> Tensor:
+    parts = [
+        term if weight is None else weight * term
+        for term, weight in zip(terms.values(), weights, strict=True)
+    ]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor | float]:
     """Return this rank's weighted sum of a term and its normaliser."""
     count = objectives.count.get(name)
     if name in objectives.terms:
@@ -94,8 +132,10 @@ def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor]:
                 "values belong in `per_sample`."
             )
         if count is None:
-            count = torch.tensor(float(objectives.rows), device=term.device)
-        elif count.ndim != 0:
+            rows = objectives.rows
+            # a mean over no rows is NaN
+            return (term * rows if rows else torch.nan_to_num(term) * 0), float(rows)
+        if count.ndim != 0:
             raise ValueError(f"The count of the term {name!r} must be a scalar.")
         # a mean over no rows is NaN, which 0 * NaN would not remove
         return torch.where(count > 0, term * count.to(term.dtype), torch.zeros_like(term)), count
@@ -115,9 +155,7 @@ def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor]:
         )
     if weight is None:
         total = values.sum()
-        if count is None:
-            count = torch.tensor(float(len(values)), device=values.device)
-        return total, count.sum()
+        return total, float(len(values)) if count is None else count.sum()
     weight = weight.detach().to(values.dtype)
     # a dropped sample may have an infinite loss, and 0 * inf is NaN
     total = torch.where(weight > 0, weight * values, torch.zeros_like(values)).sum()

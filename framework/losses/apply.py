@@ -57,25 +57,25 @@ def add_term(
         values = values.float()
     # only torch's losses can return more than one value a row
     weights = _element_weights(loss, targets)
-    elements = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+    if values.ndim > 1:
+        summed = weights is not None or loss.reduction in ("sum", "batchmean")
+        values = values.flatten(1).sum(1) if summed else values.flatten(1).mean(1)
+    objectives.per_sample[name] = values
     if weights is not None:
-        objectives.per_sample[name] = elements.sum(1)
-        objectives.count[name] = weights.reshape(elements.shape).sum(1)
-    elif loss.reduction in ("sum", "batchmean"):
-        objectives.per_sample[name] = elements.sum(1)
-    else:
-        objectives.per_sample[name] = elements.mean(1)
+        objectives.count[name] = weights.flatten(1).sum(1) if weights.ndim > 1 else weights
     if loss.reduction == "sum":
         objectives.count[name] = torch.full((), 1 / world_size(), device=predictions.device)
 
 
 @contextmanager
 def _unreduced(loss: _Loss) -> Iterator[None]:
-    reduction, loss.reduction = loss.reduction, "none"
+    # past nn.Module's own assignment, which looks for parameters first
+    attributes = loss.__dict__
+    reduction, attributes["reduction"] = attributes["reduction"], "none"
     try:
         yield
     finally:
-        loss.reduction = reduction
+        attributes["reduction"] = reduction
 
 
 def _element_weights(loss: _Loss, targets: Tensor) -> Tensor | None:

@@ -34,13 +34,14 @@ class TermMeans:
             values: (T,) this rank's share of the means, so that the sum over ranks is the mean.
             rows: rows of the global batch.
         """
-        table = torch.stack(
-            [values.detach().double() * rows, torch.full_like(values, 1.0).double()]
-        )
-        table[1] *= rows / world_size()
+        weighted = values.detach().double().mul_(rows)
+        share = rows / world_size()
         if names == self._names and self._sums is not None:
-            self._sums += table
-        elif self._sums is None:
+            self._sums[0] += weighted
+            self._sums[1] += share
+            return
+        table = torch.stack([weighted, torch.ones_like(weighted) * share])
+        if self._sums is None:
             self._names, self._sums = names, table
         else:
             self._merge(names, table)
