@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
+import struct
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -75,13 +77,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             loaded = super().load_checkpoint(path, map_location, weights_only=True)
         except pickle.UnpicklingError as error:
-            reason = next((s for s in str(error).split("\n") if "GLOBAL" in s), str(error))
+            # torch's own text goes on to advise loading it all the same
+            named = re.search(r"GLOBAL ([\w.]+)", str(error))
+            what = f" (it names {named.group(1)})" if named else ""
             raise ValueError(
-                f"{path} holds more than tensors and plain containers and was not loaded: "
-                f"{reason.strip()[:200]}"
+                f"{path} holds more than tensors and plain containers{what} and was not loaded."
             ) from error
-        except (RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} is not a whole checkpoint: {str(error)[:200]}") from error
+        except (RuntimeError, EOFError, LookupError, ValueError, struct.error) as error:
+            raise ValueError(f"{path} is not a whole checkpoint.") from error
         if not isinstance(loaded, dict) or "state_dict" not in loaded:
             raise ValueError(f"{path} is not a Lightning checkpoint: it has no 'state_dict'.")
         return loaded

@@ -212,7 +212,14 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule from the callables of the config."""
-        optimizer = self.optimizer(self.parameter_groups())
+        groups = self.parameter_groups()
+        try:
+            optimizer = self.optimizer(groups)
+        except ValueError as error:
+            if "per-parameter options" not in str(error):
+                raise
+            # LBFGS takes one group
+            optimizer = self.optimizer([p for group in groups for p in group["params"]])
         compatibility.check_optimizer(optimizer, self.trainer)
         if self.lr_scheduler is None:
             return optimizer

@@ -63,7 +63,6 @@ def test_a_truncated_file_is_no_checkpoint(path: Path, share: float, legacy: boo
         AtomicCheckpointIO().load_checkpoint(path)
 
 
-@pytest.mark.xfail(strict=True, reason="IndexError, KeyError and struct.error pass unnamed")
 @pytest.mark.parametrize("content", [b"\x80", b"\x80\x02X\x01"])
 def test_a_damaged_file_is_no_checkpoint(path: Path, content: bytes) -> None:
     path.write_bytes(content)
@@ -101,7 +100,6 @@ def test_a_file_of_another_kind_is_refused(path: Path, content) -> None:
         AtomicCheckpointIO().load_checkpoint(path)
 
 
-@pytest.mark.xfail(strict=True, reason="the sentence passes on torch's advice")
 def test_text_is_refused(path: Path) -> None:
     path.write_text("model:\n  class_path: Classifier\n")
     with pytest.raises(ValueError, match=r"last\.ckpt") as caught:

@@ -146,7 +146,6 @@ def test_an_optimizer_with_a_closure_is_not_run_in_fp16():
         check_optimizer(optimizer, trainer)
 
 
-@pytest.mark.xfail(strict=True, reason="two groups; LBFGS takes one")
 def test_lbfgs_trains(tmp_path):
     module = build(optimizer=lambda groups: torch.optim.LBFGS(groups, max_iter=2))
     before = module.network.weight.detach().clone()
