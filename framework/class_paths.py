@@ -1,4 +1,4 @@
-"""Class paths in a config are code that will run: whom we trust, and what a change of class drops."""
+"""Class paths in a config are code that will run: whom we trust, and what replacing one drops."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def take_allowed(args: list[str]) -> tuple[list[str], list[str]]:
     while position < len(args):
         argument = args[position]
         if argument == "--allow":
-            if position + 1 == len(args):
+            if position + 1 == len(args) or args[position + 1].startswith("-"):
                 raise ValueError("--allow takes the name of a package.")
             allowed.append(args[position + 1])
             position += 1

@@ -1,4 +1,4 @@
-"""Turns a parser's error into one sentence: the path in the config, the value, the nearest names."""
+"""Turns any error into one sentence: the path in the config, the value, the nearest names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,41 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
+from framework.class_paths import TRUSTED
+
 COMMANDS = ("fit", "validate", "test", "predict")
+EXAMPLE = "trimtab fit --config configs/classifier.yaml"
+# what jsonargparse says of every type that a value is not
+_NO_CAUSE = re.compile(
+    r"Expected an? |Does not validate|Problem with given class_path|Not a valid subclass|"
+    r"Import path|an? (?:class path|dict) "
+)
+
+
+def describe(error: BaseException) -> str:
+    """Return one sentence for a person about an error of a run.
+
+    An error of a loading process arrives with that process's traceback, an error of a constructor
+    inside jsonargparse's list of all types that it tried; only the cause is kept.
+    """
+    text = str(error) or type(error).__name__
+    if "in DataLoader worker process" in text:
+        lines = text.rstrip().splitlines()
+        last_frame = max(i for i, line in enumerate(lines) if line.startswith("  "))
+        text = " ".join(lines[last_frame + 1 :]).partition(": ")[2]
+    if causes := _causes(text):
+        text = causes[0]
+    return _finished(" ".join(text.split()))
+
+
+def _causes(message: str) -> list[str]:
+    """Return the points of jsonargparse's list that say more than that a type did not fit."""
+    points = re.findall(r"^ *- (.+)$", message, re.M) if "Does not validate" in message else []
+    return [point for point in points if not _NO_CAUSE.match(point)]
+
+
+def _finished(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def sentence(message: str, parser: Any) -> str:
@@ -21,11 +55,16 @@ def sentence(message: str, parser: Any) -> str:
     where = _where(message)
     if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
         path = denied.group(1)
+        package = path.split(".")[0]
+        if package in TRUSTED:
+            return f"{where}{path} can load foreign code and was not imported."
         return (
             f"{where}{path} is not in a trusted package and was not imported; "
-            f"use --allow {path.split('.')[0]} if you trust it."
+            f"use --allow {package} if you trust it."
         )
     if name := re.search(r"Expected a dot import path string: ([^\s,]+)", message):
+        return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
+    if name := re.search(r"module '[\w.]+' has no attribute '(\w+)'", message):
         return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
     if name := re.search(r"(?:No module named|Unable to import|Undefined) '?([\w.]+)", message):
         return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
@@ -39,20 +78,29 @@ def sentence(message: str, parser: Any) -> str:
     if name := re.search(r"argument subcommand: invalid choice: '([^']+)'", message):
         near = nearest(name.group(1), COMMANDS)
         return f"there is no command {name.group(1)!r}{near}; the commands are {_join(COMMANDS)}."
+    if 'expected "subcommand"' in message:
+        return f"give one of the commands {_join(COMMANDS)}, for example: {EXAMPLE}."
     if missing := re.search(r"arguments are required: (.+)", message):
-        return (
-            f"{missing.group(1).replace('fit.', '')} must be given: name a config, for example "
-            "--config configs/classifier.yaml."
-        )
+        keys = re.sub(rf"\b(?:{'|'.join(COMMANDS)})\.", "", missing.group(1))
+        return f"{keys} must be given: name a config, for example: {EXAMPLE}."
+    if message.startswith("Unexpected config"):
+        return "a config must be a mapping, with keys such as model, data and trainer."
     if "Problems parsing config" in message:
         return f"a config is not valid YAML: {' '.join(message.split())}."
     kinds = re.findall(r"Expected an? <class '([\w.]+)'>", message)
     value = re.search(r"(?:Given|Got) value: (.+)", message)
+    if path := re.search(r"Import path ([\w.]+) does not correspond to a subclass", message):
+        wanted = " or ".join(dict.fromkeys(re.findall(r"to a subclass of (\w+)", message)))
+        return f"{where}{path.group(1)} is not a {wanted}."
+    if value and (choices := re.findall(r"Expected a typing.Literal\[(.+)\]", message)):
+        known = _join(dict.fromkeys(c.strip("' ") for c in ",".join(choices).split(",")))
+        return f"{where}{value.group(1)!r} is none of {known}."
     if kinds and value:
         wanted = " or ".join("nothing" if k == "NoneType" else k for k in dict.fromkeys(kinds))
         return f"{where}{value.group(1)!r} is not of type {wanted}."
     lines = [line.strip(" -") for line in message.strip().splitlines() if line.strip()]
-    return f"{where}{lines[-1] if lines else message}"
+    causes = _causes(message) or lines[-1:]
+    return f"{where}{_finished(causes[0] if causes else message)}"
 
 
 def _where(message: str) -> str:
