@@ -15,6 +15,7 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
+from framework.compatibility import IncompatibleError
 from framework.data import Batch
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import ClassificationLoss
@@ -45,7 +46,8 @@ class Classifier(TrainingModule):
         gradient_combiner: how the gradients of several terms become one.
 
     Raises:
-        ValueError: unknown backbone, or labels outside 0..K-1.
+        ValueError: unknown backbone, data of another shape or with more classes (at
+            :meth:`setup`), or labels outside 0..K-1.
 
     Example:
         >>> import torch
@@ -72,8 +74,26 @@ class Classifier(TrainingModule):
         super().__init__(optimizer, lr_scheduler, sync_batchnorm, gradient_combiner)
         self.num_classes = num_classes
         self.prediction_shape = (num_classes,)
+        self.input_shape = tuple(input_shape)
         self.network = build_network(backbone, num_classes, input_shape, widths, pretrained)
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that says of itself that it does not fit."""
+        data = getattr(self.trainer, "datamodule", None)
+        shape = getattr(data, "input_shape", None)
+        if shape is not None and tuple(shape) != self.input_shape:
+            raise IncompatibleError(
+                f"The images of {type(data).__name__} are {list(shape)}, but the model was built "
+                f"for {list(self.input_shape)}: set model.input_shape."
+            )
+        classes = getattr(data, "num_classes", None)
+        if classes is not None and classes > self.num_classes:
+            raise IncompatibleError(
+                f"{type(data).__name__} has {classes} classes, but the model has "
+                f"{self.num_classes}: set model.num_classes."
+            )
+        super().setup(stage)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K)."""

@@ -68,18 +68,22 @@ def build_network(
         backbone: ``'mlp'``, ``'cnn'``, or any name that ``timm.list_models()`` gives.
         num_classes: K.
         input_shape: (C, H, W).
-        widths: of the layers of ``mlp`` or the stages of ``cnn``.
+        widths: of the layers of ``mlp`` (none: a linear classifier) or the stages of ``cnn``.
         pretrained: load timm's weights (needs a network connection).
 
     Raises:
-        ValueError: unknown name; the sentence names the nearest.
+        ValueError: unknown name (the sentence names the nearest), ``input_shape`` that is not three
+            numbers, or ``cnn`` without widths.
     """
+    if len(input_shape) != 3:
+        raise ValueError(f"input_shape must be [channels, height, width], got {list(input_shape)}.")
     channels, height, width = input_shape
     if backbone == "mlp":
-        return ClassifierNetwork(
-            mlp_body(channels * height * width, widths), widths[-1], num_classes
-        )
+        inputs = channels * height * width
+        return ClassifierNetwork(mlp_body(inputs, widths), [inputs, *widths][-1], num_classes)
     if backbone == "cnn":
+        if not widths:
+            raise ValueError("The backbone 'cnn' needs at least one width.")
         return ClassifierNetwork(cnn_body(channels, widths), widths[-1], num_classes)
     import timm
 
