@@ -1,0 +1,46 @@
+"""The W&B overlay, offline: everything a dashboard needs was really logged."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import yaml
+
+import trimtab
+from tests.configs import arguments
+from tests.wandb_file import config, history
+
+
+def test_the_run_holds_terms_metrics_rates_config_and_figures(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    args = arguments("classifier", "with/saf", "with/wandb")
+    trimtab.main(["fit", *args, f"--trainer.default_root_dir={tmp_path}"])
+    rows = history(tmp_path)
+    logged = {name for row in rows for name in row}
+    # every loss term of each step and epoch, every metric, the learning rate
+    terms = {"loss", "classification", "saf", "saf_valid"}
+    assert {f"train/{term}" for term in terms} <= logged
+    assert {f"train/{term}_epoch" for term in terms} <= logged
+    metrics = {"loss", "accuracy", "accuracy_top5", "calibration_error"}
+    assert {f"val/{metric}" for metric in metrics} <= logged
+    assert any(name.startswith("lr-") for name in logged)
+    # nothing that metrics.csv has is missing, and the values agree
+    with (tmp_path / "metrics.csv").open() as file:
+        kept = list(csv.DictReader(file))
+    assert set(kept[0]) - {"step"} <= logged
+    for name in ("train/saf", "val/accuracy"):
+        ours = [float(row[name]) for row in kept if row[name]]
+        assert ours == [row[name] for row in rows if name in row]
+    # the config, whole
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    found = config(tmp_path)
+    assert found["model"] == saved["model"]
+    assert found["trainer"]["callbacks"] == saved["trainer"]["callbacks"]
+    # the figures: the very bytes of those in the run folder
+    images = {path.read_bytes() for path in tmp_path.glob("wandb/*/files/media/**/*.png")}
+    figures = list((tmp_path / "figures").glob("*.png"))
+    assert {path.stem for path in figures} == {"learning_curves", "val_confusion_matrix"}
+    for path in figures:
+        assert path.read_bytes() in images
