@@ -1,0 +1,411 @@
+"""What a person gets to read: one sentence for every mistake, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import trimtab
+from framework.data import DataModule
+from framework.losses import LDRLoss
+from tests.configs import arguments
+from tests.runs import QUIET
+
+BASE = arguments("classifier")
+TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", *QUIET]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in an empty folder, so that whatever is written is seen."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("TRIMTAB_RUN_FOLDER", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    torch.set_num_threads(1)
+    return folder
+
+
+def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one sentence with which a command line is refused."""
+    with pytest.raises(SystemExit) as stop:
+        trimtab.main(args)
+    assert stop.value.code not in (0, None)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("trimtab: ")]
+    assert said == lines[-1:], lines
+    assert said[0].endswith(".")
+    assert len(said[0]) < 400
+    assert not list(Path().rglob("checkpoints"))
+    return said[0].removeprefix("trimtab: ")
+
+
+# ---- the command line and the config ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["fit", "--model=Clasifier"], "model: there is no class 'Clasifier'; the nearest are Cla"),
+        (["fit", *BASE, "--model.criterion=LDRLos"], "'LDRLos'; the nearest are LDRLoss, ALDRLoss"),
+        (["fit", *BASE, "--model.optimizer=torch.optim.AdamX"], "no class 'AdamX'; the nearest"),
+        (["fit", *BASE, "--model.criterion=framework.losses.LDR"], "no class 'LDR'; the nearest"),
+        (["fit", *BASE, "--model.criterion=L1Loss"], "L1Loss is not a CrossEntropyLoss or Multi"),
+        (["fit", "--config=nix.yaml"], "no config 'nix.yaml'; the nearest are"),
+        (["fit", "--config", "clasifier"], "no config 'clasifier'; the nearest are classifier"),
+        (
+            ["fit", *BASE, "--model.num_clases=3"],
+            "no setting 'num_clases' here; the nearest are nu",
+        ),
+        (
+            ["fit", *BASE, "--data.batchsize=3"],
+            "no setting 'batchsize' here; the nearest are batch",
+        ),
+        (["fit", *BASE, "--model.num_classes=ten"], "num_classes: 'ten' is not of type int"),
+        (
+            ["fit", *BASE, "--trainer.max_epochs=ten"],
+            "trainer.max_epochs: 'ten' is not of type int",
+        ),
+        (["fit", *BASE, "--trainer.precision=17"], "trainer.precision: '17' is none of 64, 32, 16"),
+        (["fit", *BASE, "--nonsense=3"], "there is no option '--nonsense'"),
+        (["fitt", *BASE], "no command 'fitt'; the nearest are fit"),
+        (["fit", *BASE, "--allow"], "--allow takes the name of a package"),
+        (
+            ["fit", *BASE, "--allow", "--trainer.max_epochs=1"],
+            "--allow takes the name of a package",
+        ),
+        ([], "give one of the commands fit, validate, test, predict, for example: trimtab fit"),
+        (["fit"], "data, model must be given: name a config"),
+        (
+            ["fit", *BASE, "--model.criterion=LDRLoss", "--model.criterion.lam=-1"],
+            "lam must be a fin",
+        ),
+        (["fit", *BASE, "--data.batch_size=0"], "batch_size must be at least 1, got 0"),
+        (["fit", *BASE, "--model.backbone=resnet18x"], "'resnet18x'; the nearest are resnet18"),
+        (["fit", *BASE, "--model.widths=[]"], "'cnn' needs at least one width"),
+        (
+            ["fit", *BASE, "--model.input_shape=[8,8]"],
+            "input_shape must be [channels, height, width]",
+        ),
+        (["fit", *BASE, "--model.input_shape=[1,9,9]"], "images of Digits are [1, 8, 8], but the"),
+        (["fit", *BASE, "--model.num_classes=5"], "Digits has 10 classes, but the model has 5"),
+        (["fit", *BASE, "--ckpt_path=nix.ckpt"], "There is no checkpoint at nix.ckpt"),
+        (
+            ["fit", *BASE, "--data.label_noise=LabelNoise", "--data.label_noise.rate=7"],
+            "rate must be",
+        ),
+    ],
+)
+def test_a_wrong_command_line(args, words, capsys):
+    assert words in refused([*args, *(TWO_STEPS if len(args) > 1 else [])], capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: [1,\n  b: }\n", "not valid YAML"),
+        ("- a\n- b\n", "a config must be a mapping"),
+        ("", "a config must be a mapping"),
+        (
+            "model:\n  class_path: Classifier\n  init_args:\n    nonsense: 1\n",
+            "no setting 'nonsense'",
+        ),
+        ("trainer:\n  nonsense: 1\n", "'trainer.nonsense'"),
+    ],
+)
+def test_a_wrong_config(text, words, capsys):
+    Path("own.yaml").write_text(text)
+    assert words in refused(["fit", *BASE, "--config=own.yaml"], capsys)
+
+
+@pytest.mark.xfail(strict=True, reason="argparse takes any unique beginning of an option for it")
+def test_an_abbreviated_option_is_unknown(capsys):
+    assert "no option" in refused(["fit", *BASE, "--trainer.max_epoch=1", *TWO_STEPS], capsys)
+
+
+@pytest.mark.xfail(strict=True, reason="MisconfigurationException is no foreseen error")
+@pytest.mark.parametrize("wrong", ["devices=0", "max_steps=-7", "limit_val_batches=-7"])
+def test_what_lightning_refuses(wrong, capsys):
+    refused(["fit", *BASE, *TWO_STEPS, f"--trainer.{wrong}"], capsys)
+
+
+# ---- whom a config may name ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "path"),
+    [
+        ("model.optimizer", "os.system"),
+        ("model.optimizer", "torch.os.system"),
+        ("model.optimizer", "torch.hub.load"),
+        ("model.optimizer", "torch.load"),
+        ("model.optimizer", "torch.utils.cpp_extension.load"),
+        ("model.criterion", "builtins.eval"),
+        ("model", "subprocess.Popen"),
+        ("data", "subprocess.Popen"),
+        ("trainer.callbacks+", "subprocess.Popen"),
+        ("trainer.logger", "subprocess.Popen"),
+    ],
+)
+def test_foreign_code_is_not_called(setting, path, capsys):
+    assert "was not imported" in refused(["fit", *BASE, f"--{setting}={path}", *TWO_STEPS], capsys)
+
+
+FOREIGN = """
+import pathlib
+pathlib.Path({trace!r}).touch()
+from framework.losses import LDRLoss
+class Own(LDRLoss):
+    pass
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module ``foreign`` that can be imported, and the file that shows whether it was."""
+    trace = tmp_path / "imported"
+    (tmp_path / "foreign.py").write_text(FOREIGN.format(trace=str(trace)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "foreign", raising=False)
+    return trace
+
+
+@pytest.mark.parametrize("where", ["flag", "config", "callbacks"])
+def test_nothing_of_a_package_that_is_not_trusted_is_imported(where, foreign, capsys):
+    config = "model:\n  init_args:\n    criterion:\n      class_path: foreign.Own\n"
+    Path("own.yaml").write_text(config)
+    args = {
+        "flag": ["--model.criterion=foreign.Own"],
+        "config": ["--config=own.yaml"],
+        "callbacks": ["--trainer.callbacks+=foreign.Own"],
+    }[where]
+    said = refused(["fit", *BASE, *args, *TWO_STEPS], capsys)
+    assert "foreign.Own is not in a trusted package and was not imported; use --allow for" in said
+    assert not foreign.exists()
+    assert "foreign" not in sys.modules
+
+
+@pytest.mark.parametrize("how", ["flag", "equals", "environment"])
+def test_a_package_that_is_allowed_is_used(how, foreign, monkeypatch):
+    args = {"flag": ["--allow", "foreign"], "equals": ["--allow=foreign"], "environment": []}[how]
+    if how == "environment":
+        monkeypatch.setenv("TRIMTAB_ALLOW", "other,foreign")
+    trimtab.main(["fit", *BASE, *args, "--model.criterion=foreign.Own", *TWO_STEPS])
+    assert foreign.exists()
+
+
+def test_a_checkpoint_that_names_a_command_is_not_run(capsys):
+    class Command:
+        def __reduce__(self):
+            return os.system, ("touch executed",)
+
+    torch.save({"state_dict": {}, "hyper_parameters": Command()}, "evil.ckpt")
+    said = refused(["fit", *BASE, "--ckpt_path=evil.ckpt", *TWO_STEPS], capsys)
+    assert "evil.ckpt holds more than tensors and plain containers" in said
+    assert not Path("executed").exists()
+
+
+def test_the_help_of_a_model_lists_the_losses_that_fit(capsys):
+    with pytest.raises(SystemExit) as stop:
+        trimtab.main(["fit", "--model.help=Classifier"])
+    assert stop.value.code in (0, None)
+    text = " ".join(capsys.readouterr().out.split())
+    listed = text.split("the loss on the logits.")[1].split("known subclasses:")[1].split(")")[0]
+    names = {name.strip().rpartition(".")[2] for name in listed.split(",")}
+    assert names >= {"CrossEntropyLoss", "MultiMarginLoss", "CompSumLoss", "LDRLoss", "ALDRLoss"}
+    torchs = {name for name in dir(torch.nn) if name in names}
+    assert torchs == {"CrossEntropyLoss", "MultiMarginLoss"}
+    assert not names & {"Module", "Linear", "Loss"}
+
+
+# ---- the data -----------------------------------------------------------------------------------
+
+
+def idx(change: str, folder: Path, source: Path) -> list[str]:
+    """Return the arguments of a run on damaged IDX files."""
+    for file in source.iterdir():
+        content = bytearray(file.read_bytes())
+        if file.name == "train-labels-idx1-ubyte":
+            if change == "truncated":
+                del content[100:]
+            elif change == "magic":
+                content[:4] = struct.pack(">I", 2052)
+            else:
+                content[8 + 17] = 200
+        (folder / file.name).write_bytes(content)
+    return [*arguments("classifier_mnist", data=folder)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("truncated", "labels-idx1-ubyte: the file ends at byte 100 of 161"),
+        ("magic", "labels-idx1-ubyte: bytes 0..3 are 00 00 08 04 instead of the magic number"),
+        ("label", "200"),
+    ],
+)
+def test_a_damaged_idx_file_is_named(change, words, data_folder, elsewhere, capsys):
+    said = refused(["fit", *idx(change, elsewhere, data_folder), *TWO_STEPS], capsys)
+    assert words in said
+    assert "train-labels-idx1-ubyte" in said
+    if change == "label":
+        assert "17" in said
+
+
+@pytest.mark.parametrize("kind", ["IDXImages", "ImageFolder", "CIFAR"])
+def test_a_missing_folder_is_named(kind, capsys):
+    said = refused(["fit", *BASE, f"--data={kind}", "--data.root=nix", *TWO_STEPS], capsys)
+    assert "nix" in said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_decoded_is_named(workers, capsys):
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        Path("images", name).mkdir(parents=True)
+        for number in range(4):
+            path = Path("images", name, f"{number}.png")
+            Image.new("L", (8, 8), 40 * number).save(path)
+            path.write_bytes(path.read_bytes()[:40])
+    args = [
+        "--data=ImageFolder",
+        "--data.root=images",
+        "--data.image_size=8",
+        "--data.channels=1",
+        "--data.val_size=0",
+        f"--data.num_workers={workers}",
+    ]
+    said = refused(["fit", *BASE, *args, "--trainer.limit_val_batches=0", *QUIET], capsys)
+    assert said.startswith("images/")
+    assert ".png cannot be decoded as an image" in said
+
+
+# ---- what does not go together ------------------------------------------------------------------
+
+
+class Rows(Dataset):
+    """Digits in the layout of no one: dicts without an index."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {"image": torch.zeros(1, 8, 8), "label": torch.tensor(row)}
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Any:
+        return iter([{"image": torch.zeros(1, 8, 8), "label": torch.tensor(0)}] * 8)
+
+
+class NoIndex(LightningDataModule):
+    def train_dataloader(self) -> Any:
+        return DataLoader(Rows(), batch_size=4)
+
+    val_dataloader = train_dataloader
+
+
+class Streamed(LightningDataModule):
+    def train_dataloader(self) -> Any:
+        return DataLoader(Stream(), batch_size=4)
+
+    val_dataloader = train_dataloader
+
+
+class StreamedModule(DataModule):
+    def setup(self, stage: str | None = None) -> None:
+        self.train_set = Stream()
+
+
+class EnsLike(LDRLoss):
+    """Its value means nothing."""
+
+    monitorable = False
+
+
+SAF = ["--config=with/saf"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([*SAF, "--data.mixup=0.2"], "SAF cannot be combined with mixup"),
+        ([*SAF, "--data=tests.test_command.Streamed"], "SAF remembers every training sample"),
+        (
+            ["--model.criterion=ALDRLoss", "--data=tests.test_command.NoIndex"],
+            "ALDRLoss needs the number of training samples",
+        ),
+        (["--model.criterion=ALDRLoss", "--data.mixup=0.2"], "ALDRLoss is defined for hard labels"),
+        (["--model.criterion=LDRLoss", "--data.mixup=0.2"], "LDRLoss is defined for hard labels"),
+        (
+            [
+                "--model.criterion=tests.test_command.EnsLike",
+                "--trainer.callbacks+=EarlyStopping",
+                "--trainer.callbacks.monitor=val/loss",
+            ],
+            "EarlyStopping monitors 'val/loss', but the value of EnsLike means nothing",
+        ),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/nonsense"],
+            "val/nonsense",
+        ),
+        (["--model.optimizer=SGD", "--model.optimizer.lr=1e30"], "'classification' became NaN"),
+        pytest.param(
+            [*SAF, "--data=tests.test_command.StreamedModule"],
+            "iterable",
+            marks=pytest.mark.xfail(strict=True, reason="has no len()"),
+        ),
+        pytest.param(
+            ["--data=tests.test_command.StreamedModule"],
+            "iterable data set has no positions",
+            marks=pytest.mark.xfail(strict=True, reason="has no len()"),
+        ),
+        pytest.param(
+            ["--model.criterion=MultiMarginLoss", "--data.mixup=0.2"],
+            "MultiMarginLoss is defined for hard labels",
+            marks=pytest.mark.xfail(strict=True, reason="only Trimtab's losses are checked"),
+        ),
+        pytest.param(
+            [
+                "--model.criterion=tests.test_command.EnsLike",
+                "--trainer.callbacks+=EarlyStopping",
+                "--trainer.callbacks.monitor=val/classification",
+            ],
+            "EarlyStopping monitors 'val/classification'",
+            marks=pytest.mark.xfail(strict=True, reason="terms are not passed to check_monitors"),
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(args, words, capsys):
+    said = refused(["fit", *BASE, "--allow=tests", *args, *TWO_STEPS], capsys)
+    assert words in said
+
+
+class Broken(Rows):
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        raise ValueError(f"row {row} is bad")
+
+
+class BrokenData(DataModule):
+    def setup(self, stage: str | None = None) -> None:
+        self.train_set = Broken()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_a_loading_process_is_one_sentence(workers, capsys):
+    args = ["--allow=tests", "--data=tests.test_command.BrokenData", "--data.batch_size=1"]
+    args += [f"--data.num_workers={workers}", "--trainer.limit_val_batches=0", *QUIET]
+    said = refused(["fit", *BASE, *args], capsys)
+    assert re.fullmatch(r"row \d is bad\.", said)
