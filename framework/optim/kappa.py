@@ -79,37 +79,39 @@ class LpNorm(Kappa):
     """K(x) = |x|_p. Constraint ``|x|_q <= 1 / lambda`` with 1/p + 1/q = 1.
 
     Args:
-        p: above 1.
-        rms_scale: multiply the gradient by the square root of its size, so that one learning rate
-            serves every p.
+        p: above 1 and finite.
+        rms_scale: multiply K, and with it the gradient and the radius of the constraint, by the
+            square root of the size d, so that one learning rate serves every p.
     """
 
     def __init__(self, p: float, rms_scale: bool = False) -> None:
-        if not p > 1:
-            raise ValueError(f"kappa='lp' needs p > 1, got {p}; p = 1 is kappa='sign'.")
+        if not 1 < p < math.inf:
+            raise ValueError(f"kappa='lp' needs a finite p > 1, got {p}; p = 1 is kappa='sign'.")
         self.p = p
         self.rms_scale = rms_scale
 
     def grad_(self, c: Tensor) -> Tensor:
         """Return sign(c) |c|**(p-1) / norm**(p-1)."""
         # divided by the largest entry first, so that no power over- or underflows
-        largest = c.abs().amax() if c.numel() else c.new_ones(())
-        c.div_(torch.where(largest > 0, largest, 1))
+        c.div_(_largest(c))
         norm = torch.linalg.vector_norm(c, self.p)
         norm = torch.where(norm > 0, norm, 1)
-        scale = math.sqrt(c.numel()) if self.rms_scale else 1.0
+        scale = self._scale(c)
         if self.p == 2:
             return c.mul_(scale / norm)
         sign = c.sign()
         return c.abs_().pow_(self.p - 1).mul_(sign).mul_(scale / norm ** (self.p - 1))
 
     def value(self, c: Tensor) -> Tensor:
-        """Return the p-norm."""
-        return torch.linalg.vector_norm(c, self.p)
+        """Return the p-norm, scaled."""
+        return self._scale(c) * _norm(c, self.p)
 
     def gauge(self, y: Tensor) -> Tensor:
-        """Return the dual norm."""
-        return torch.linalg.vector_norm(y, self.p / (self.p - 1))
+        """Return the dual norm over the scale."""
+        return _norm(y, self.p / (self.p - 1)) / self._scale(y)
+
+    def _scale(self, c: Tensor) -> float:
+        return math.sqrt(c.numel()) if self.rms_scale else 1.0
 
 
 class Threshold(Kappa):
@@ -122,7 +124,7 @@ class Threshold(Kappa):
     elementwise = True
 
     def __init__(self, e: float) -> None:
-        if e < 0:
+        if not e >= 0:
             raise ValueError(f"kappa='threshold' needs e >= 0, got {e}.")
         self.e = e
 
@@ -152,9 +154,9 @@ class TopK(Kappa):
         k: entries that move at a step, at least 1; of equal ones any.
     """
 
-    def __init__(self, k: int) -> None:
-        if k < 1:
-            raise ValueError(f"kappa='topk' needs k >= 1, got {k}.")
+    def __init__(self, k: float) -> None:
+        if k < 1 or k != int(k):
+            raise ValueError(f"kappa='topk' needs a whole number k >= 1, got {k}.")
         self.k = int(k)
 
     def grad_(self, c: Tensor) -> Tensor:
@@ -187,7 +189,7 @@ class Huber(Kappa):
     elementwise = True
 
     def __init__(self, e: float) -> None:
-        if e <= 0:
+        if not e > 0:
             raise ValueError(f"kappa='huber' needs e > 0, got {e}; e = 0 is kappa='sign'.")
         self.e = e
 
@@ -268,6 +270,18 @@ class Nuclear(Kappa):
     def gauge(self, y: Tensor) -> Tensor:
         """Return the spectral norm."""
         return torch.linalg.svdvals(_as_matrix(y)).amax()
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Return max |x|, or 1 where that is 0."""
+    largest = torch.linalg.vector_norm(x, math.inf)
+    return torch.where(largest > 0, largest, 1)
+
+
+def _norm(x: Tensor, p: float) -> Tensor:
+    """Return the p-norm; for large p the powers of ``vector_norm`` over- or underflow."""
+    largest = _largest(x.detach())
+    return largest * torch.linalg.vector_norm(x / largest, p)
 
 
 def _as_matrix(x: Tensor) -> Tensor:

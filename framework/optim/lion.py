@@ -41,7 +41,7 @@ class LionK(Optimizer):
         maximize: ascend.
         foreach: None works in cache-sized blocks on a CPU and on whole lists on a GPU; True works
             on lists everywhere, False on one tensor after the other. The results are the same.
-        capturable: keep the learning rate in a tensor, for CUDA graphs.
+        capturable: keep the learning rate in a tensor beside the parameters, for CUDA graphs.
 
     Raises:
         ValueError: an argument is out of range, or K does not take its arguments.
@@ -70,19 +70,8 @@ class LionK(Optimizer):
         foreach: bool | None = None,
         capturable: bool = False,
     ) -> None:
-        if lr < 0:
-            raise ValueError(f"lr must not be negative, got {lr}.")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be in [0, 1), got {tuple(betas)}.")
-        if weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {weight_decay}.")
-        if scope not in ("tensor", "group"):
-            raise ValueError(f"scope must be 'tensor' or 'group', got {scope!r}.")
-        make_kappa(kappa, kappa_kwargs, rms_scale)
-        if scope == "group" and kappa in ("group", "nuclear"):
-            raise ValueError(f"kappa={kappa!r} is a function of a matrix; it takes scope='tensor'.")
         defaults = {
-            "lr": torch.as_tensor(lr) if capturable else lr,
+            "lr": lr,
             "betas": tuple(betas),
             "weight_decay": weight_decay,
             "kappa": kappa,
@@ -95,6 +84,12 @@ class LionK(Optimizer):
         }
         super().__init__(params, defaults)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, whose options take the place of the defaults."""
+        _check(self.defaults | param_group)
+        super().add_param_group(param_group)
+        _place_lr(self.param_groups[-1])
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step; a closure is called once and its loss returned."""
@@ -103,7 +98,7 @@ class LionK(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            triples = [self._prepare(p, group) for p in group["params"] if p.grad is not None]
+            triples = [self._prepare(p, group) for p in group["params"] if has_gradient(p)]
             if triples:
                 self._step_group(group, triples)
         return loss
@@ -116,11 +111,8 @@ class LionK(Optimizer):
             raise RuntimeError("LionK does not support sparse gradients.")
         state = self.state[parameter]
         if "exp_avg" not in state:
-            # in half precision a momentum with beta2 = 0.99 would lose small gradients
-            low = parameter.dtype in (torch.float16, torch.bfloat16)
-            dtype = torch.float32 if low else parameter.dtype
             state["exp_avg"] = torch.zeros_like(
-                parameter, dtype=dtype, memory_format=torch.preserve_format
+                parameter, dtype=_momentum_dtype(parameter), memory_format=torch.preserve_format
             )
         momentum: Tensor = state["exp_avg"]
         if group["maximize"]:
@@ -156,10 +148,10 @@ class LionK(Optimizer):
                 _apply(group, weight, kappa.grad_(c))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; momenta keep the precision that they were saved in.
+        """Load a state.
 
         ``torch.optim`` casts every state to the dtype of its parameter, which would round the
-        float32 momentum of a bfloat16 weight.
+        float32 momentum of a bfloat16 weight; here it stays what it was.
         """
         super().load_state_dict(state_dict)
         saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
@@ -167,7 +159,45 @@ class LionK(Optimizer):
         for key, parameter in zip(saved, own, strict=True):
             momentum = state_dict["state"].get(key, {}).get("exp_avg")
             if momentum is not None:
-                self.state[parameter]["exp_avg"] = momentum.to(parameter.device, copy=True)
+                self.state[parameter]["exp_avg"] = momentum.to(
+                    parameter.device, _momentum_dtype(parameter), copy=True
+                )
+        for group in self.param_groups:
+            _place_lr(group)
+
+
+def has_gradient(parameter: Tensor) -> bool:
+    """Return whether a step moves this parameter."""
+    return parameter.grad is not None and parameter.numel() > 0
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Refuse options that are out of range."""
+    lr, betas, weight_decay = options["lr"], options["betas"], options["weight_decay"]
+    kappa, scope = options["kappa"], options["scope"]
+    if not lr >= 0:
+        raise ValueError(f"lr must not be negative, got {float(lr)}.")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {tuple(betas)}.")
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay must not be negative, got {weight_decay}.")
+    if scope not in ("tensor", "group"):
+        raise ValueError(f"scope must be 'tensor' or 'group', got {scope!r}.")
+    make_kappa(kappa, options["kappa_kwargs"], options["rms_scale"])
+    if scope == "group" and kappa in ("group", "nuclear"):
+        raise ValueError(f"kappa={kappa!r} is a function of a matrix; it takes scope='tensor'.")
+
+
+def _place_lr(group: dict[str, Any]) -> None:
+    """Let a capturable group's learning rate be a tensor where its parameters are."""
+    if group["capturable"] and group["params"]:
+        group["lr"] = torch.as_tensor(group["lr"], device=group["params"][0].device)
+
+
+def _momentum_dtype(parameter: Tensor) -> torch.dtype:
+    # in half precision a momentum with beta2 = 0.99 would lose small gradients
+    low = parameter.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if low else parameter.dtype
 
 
 def _apply(group: dict[str, Any], weight: Tensor, direction: Tensor) -> None:
@@ -186,6 +216,8 @@ def _blocks(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Cut three tensors of equal memory layout into aligned pieces of their storage."""
     tensors = (weight, gradient, momentum)
+    if type(momentum) is not Tensor:  # a DTensor has no storage to cut
+        return [tensors]
     equal = weight.stride() == gradient.stride() == momentum.stride()
     if weight.numel() <= _BLOCK or not equal or not _is_dense(weight):
         return [tensors]
@@ -211,13 +243,22 @@ def _step_lists(
         else:
             directions = [kappa.grad_(c) for c in directions]
         if group["weight_decay"]:
-            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+            _decay_lists(weights, 1 - lr * group["weight_decay"])
         if isinstance(lr, Tensor):
             torch._foreach_mul_(directions, lr)
             torch._foreach_sub_(weights, directions)
         else:
             torch._foreach_add_(weights, directions, alpha=-lr)
         torch._foreach_lerp_(momenta, gradients, 1 - beta2)
+
+
+def _decay_lists(weights: list[Tensor], factor: Any) -> None:
+    if weights[0].device.type != "cpu":
+        torch._foreach_mul_(weights, factor)
+        return
+    # on a CPU the list operation rounds the factor to the weights' dtype, in bfloat16 to 1
+    for weight in weights:
+        weight.mul_(factor)
 
 
 def _step_together(

@@ -1,0 +1,402 @@
+"""What every optimizer owes, by LionK: one result on every path, bad input, resuming."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from framework.optim import LionK
+from tests.weights import (
+    assert_equal,
+    give_gradients,
+    network,
+    parameter,
+    save_and_load,
+    take_steps,
+)
+
+MEMBERS = [
+    ("sign", {}),
+    ("lp", {"p": 1.5}),
+    ("lp", {"p": 2}),
+    ("threshold", {"e": 0.1}),
+    ("topk", {"k": 2}),
+    ("huber", {"e": 0.2}),
+    ("square", {}),
+    ("group", {}),
+    ("nuclear", {}),
+]
+every = pytest.mark.parametrize(("kappa", "kappa_kwargs"), MEMBERS)
+paths = pytest.mark.parametrize("foreach", [None, True, False])
+
+LARGE = (1 << 19) + 12_345
+"""More elements than one block, in no whole number of them."""
+
+
+# ---- one result on every path --------------------------------------------------------------------
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("scope", ["tensor", "group"])
+def test_foreach_changes_no_bit(kappa, kappa_kwargs, dtype, scope):
+    if scope == "group" and kappa in ("group", "nuclear"):
+        pytest.skip("functions of a matrix")
+    results = []
+    for foreach in (None, True, False):
+        own = network(dtype=dtype)
+        optimizer = LionK(
+            own,
+            lr=0.1,
+            weight_decay=0.1,
+            kappa=kappa,
+            kappa_kwargs=kappa_kwargs,
+            foreach=foreach,
+            scope=scope,
+        )
+        take_steps(optimizer, 0, 4)
+        results.append(own)
+    assert_equal(results[0], results[1])
+    assert_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("kappa", ["sign", "huber", "square", "threshold"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_change_no_bit(kappa, dtype):
+    kwargs = {"e": 0.1} if kappa in ("huber", "threshold") else {}
+    results = []
+    for foreach in (None, True, False):
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(LARGE).to(dtype))
+        settings = {"kappa": kappa, "kappa_kwargs": kwargs, "foreach": foreach}
+        optimizer = LionK([p], lr=0.1, weight_decay=0.1, **settings)
+        take_steps(optimizer, 0, 3)
+        results.append([p])
+    assert_equal(results[0], results[1])
+    assert_equal(results[0], results[2])
+
+
+@paths
+def test_a_view_into_a_larger_storage_moves_alone(foreach):
+    storage = torch.zeros(LARGE + 20)
+    x = nn.Parameter(storage[10:-10])
+    optimizer = LionK([x], lr=0.1, foreach=foreach)
+    x.grad = torch.ones(LARGE + 7)[7:]
+    optimizer.step()
+    assert torch.equal(storage[10:-10], torch.full((LARGE,), -0.1))
+    assert storage[:10].count_nonzero() == storage[-10:].count_nonzero() == 0
+
+
+@paths
+@pytest.mark.parametrize("kappa", ["sign", "square"])
+def test_gradients_in_another_layout(kappa, foreach):
+    own, other = (nn.Parameter(torch.ones(600, 900, dtype=torch.float64)) for _ in range(2))
+    gradient = torch.randn(900, 600, dtype=torch.float64)
+    for p, g in ((own, gradient.T), (other, gradient.T.contiguous())):
+        optimizer = LionK([p], lr=0.1, kappa=kappa, foreach=foreach)
+        p.grad = g
+        optimizer.step()
+    assert torch.equal(own, other)
+
+
+@paths
+def test_two_dtypes_in_one_group(foreach):
+    single, double = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, dtype=torch.float64))
+    low = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = LionK([single, double, low], lr=0.25, foreach=foreach)
+    for p in (single, double, low):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for p in (single, double, low):
+        assert torch.equal(p, torch.full_like(p, 0.75))
+
+
+@paths
+def test_complex_parameters_are_pairs_of_real_ones(foreach):
+    torch.manual_seed(0)
+    z = nn.Parameter(torch.randn(3, 4, dtype=torch.complex64))
+    pairs = parameter(torch.view_as_real(z))
+    settings = {"lr": 0.1, "weight_decay": 0.1, "foreach": foreach}
+    ours, real = LionK([z], **settings), LionK([pairs], **settings)
+    for _ in range(3):
+        z.grad = torch.randn_like(z)
+        pairs.grad = torch.view_as_real(z.grad).clone()
+        ours.step()
+        real.step()
+    assert torch.equal(torch.view_as_real(z), pairs)
+    assert ours.state[z]["exp_avg"].dtype == torch.complex64
+
+
+@paths
+@every
+def test_maximize_is_the_step_on_the_negative(kappa, kappa_kwargs, foreach):
+    up, down = network(), network()
+    settings = {"lr": 0.1, "kappa": kappa, "kappa_kwargs": kappa_kwargs, "foreach": foreach}
+    ascend = LionK(up, maximize=True, **settings)
+    descend = LionK(down, **settings)
+    for step in range(3):
+        give_gradients(up, step)
+        give_gradients(down, step)
+        for p in down:
+            p.grad.neg_()
+        ascend.step()
+        descend.step()
+    assert_equal(up, down)
+
+
+@paths
+@every
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_left_alone(kappa, kappa_kwargs, maximize, dtype, foreach):
+    own = network(dtype=dtype)
+    optimizer = LionK(
+        own, kappa=kappa, kappa_kwargs=kappa_kwargs, maximize=maximize, foreach=foreach
+    )
+    give_gradients(own, 0)
+    before = [p.grad.clone() for p in own]
+    for _ in range(2):
+        optimizer.step()
+    for p, gradient in zip(own, before, strict=True):
+        assert torch.equal(p.grad, gradient)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@paths
+def test_learning_rate_as_a_tensor(foreach, capturable):
+    plain, tensor = network(dtype=torch.float64), network(dtype=torch.float64)
+    settings = {"weight_decay": 0.25, "foreach": foreach}
+    ours = LionK(plain, lr=0.125, **settings)
+    lr = 0.125 if capturable else torch.tensor(0.125)
+    theirs = LionK(tensor, lr=lr, capturable=capturable, **settings)
+    assert torch.is_tensor(theirs.param_groups[0]["lr"])
+    take_steps(ours, 0, 5)
+    take_steps(theirs, 0, 5)
+    assert_equal(plain, tensor)
+
+
+def test_capturable_groups_do_not_share_their_learning_rate():
+    a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = LionK([{"params": [a]}, {"params": [b]}], lr=1.0, capturable=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda _: 0.5, lambda _: 0.25])
+    take_steps(optimizer, 0, 1)
+    assert (abs(a.item()), abs(b.item())) == (0.5, 0.25)
+    assert schedule.get_last_lr() == [0.5, 0.25]
+
+
+# ---- what every optimizer owes -------------------------------------------------------------------
+
+
+def test_closure_is_called_once_with_gradients_on():
+    x = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = LionK([x], lr=0.1)
+    calls = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = x.square().sum()
+        loss.backward()
+        calls.append(loss.item())
+        return loss
+
+    with torch.no_grad():
+        loss = optimizer.step(closure)
+    assert calls == [5.0]
+    assert loss.item() == 5
+    assert x.tolist() == pytest.approx([0.9, -1.9])
+
+
+@paths
+def test_no_gradient_no_step_and_no_state(foreach):
+    own = network()
+    idle = [parameter(p) for p in own]
+    optimizer = LionK(own, lr=0.1, weight_decay=0.5, foreach=foreach)
+    optimizer.step()
+    assert_equal(own, idle)
+    assert not optimizer.state
+    give_gradients(own[:2], 0)
+    optimizer.step()
+    assert_equal(own[2:], idle[2:])
+    assert set(optimizer.state) == set(own[:2])
+
+
+@paths
+@every
+def test_empty_tensors_are_passed_over(kappa, kappa_kwargs, foreach):
+    empty, x = nn.Parameter(torch.empty(0, 3)), nn.Parameter(torch.ones(2, 3))
+    optimizer = LionK([empty, x], kappa=kappa, kappa_kwargs=kappa_kwargs, foreach=foreach)
+    give_gradients([empty, x], 0)
+    optimizer.step()
+    assert torch.isfinite(x).all()
+
+
+def test_sparse_gradients_are_refused():
+    embedding = nn.Embedding(4, 2, sparse=True)
+    optimizer = LionK(embedding.parameters())
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1e-3}, "lr must not be negative, got -0.001"),
+        ({"lr": torch.tensor(-0.5)}, "lr must not be negative, got -0.5"),
+        ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\)"),
+        ({"betas": (-0.1, 0.9)}, r"betas must be two numbers in \[0, 1\)"),
+        ({"betas": (0.9,)}, r"betas must be two numbers in \[0, 1\)"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
+        ({"scope": "model"}, "scope must be 'tensor' or 'group', got 'model'"),
+        ({"kappa": "lion"}, "There is no kappa 'lion'"),
+        ({"kappa": "lp"}, "takes exactly p"),
+        ({"kappa": "nuclear", "scope": "group"}, "takes scope='tensor'"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LionK(network(), **options)
+    with pytest.raises(ValueError, match=message):
+        LionK([{"params": network(), **options}])
+    optimizer = LionK(network(1))
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group({"params": network(), **options})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_no_parameters_are_refused():
+    with pytest.raises(ValueError, match="empty parameter list"):
+        LionK([])
+
+
+def test_groups_have_options_of_their_own():
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = LionK([{"params": [a]}, {"params": [b], "lr": 0.5, "kappa": "square"}], lr=0.25)
+    a.grad = b.grad = torch.full((2,), 2.0)
+    optimizer.step()
+    assert a.tolist() == [0.75, 0.75]
+    assert b.tolist() == pytest.approx([0.9, 0.9])  # 1 - 0.5 * (1 - 0.9) * 2
+
+
+def test_no_option_lives_outside_the_groups():
+    optimizer = LionK(network(), maximize=True, kappa="topk", kappa_kwargs={"k": 2})
+    plain = LionK(network())
+    plain.load_state_dict(optimizer.state_dict())
+    for key, value in optimizer.param_groups[0].items():
+        if key != "params":
+            assert plain.param_groups[0][key] == value
+
+
+def test_schedules_move_the_learning_rate():
+    x = nn.Parameter(torch.zeros(1))
+    optimizer = LionK([x], lr=1.0)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for _ in range(3):
+        x.grad = torch.tensor([-1.0])
+        optimizer.step()
+        schedule.step()
+    assert x.item() == 1.75
+
+
+# ---- precision and resuming ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_have_a_float32_momentum(dtype):
+    p = nn.Parameter(torch.ones(3, dtype=dtype))
+    optimizer = LionK([p], lr=0.1)
+    p.grad = torch.full_like(p, 1e-3)
+    for _ in range(10):
+        optimizer.step()
+    momentum = optimizer.state[p]["exp_avg"]
+    assert momentum.dtype == torch.float32
+    assert momentum[0].item() == pytest.approx(float(p.grad[0]) * (1 - 0.99**10), rel=1e-5)
+    assert not torch.equal(momentum.to(dtype).float(), momentum), "must need float32"
+
+    other = nn.Parameter(torch.ones(3, dtype=dtype))
+    restored = LionK([other], lr=0.1)
+    restored.load_state_dict(save_and_load(optimizer.state_dict()))
+    loaded = restored.state[other]["exp_avg"]
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded, momentum)
+    assert loaded.data_ptr() != momentum.data_ptr()
+
+
+def test_momentum_follows_a_model_to_float64():
+    single, double = network(), network(dtype=torch.float64)
+    optimizer, restored = LionK(single), LionK(double)
+    take_steps(optimizer, 0, 2)
+    restored.load_state_dict(optimizer.state_dict())
+    assert restored.state[double[0]]["exp_avg"].dtype == torch.float64
+    take_steps(restored, 2, 3)
+
+
+@paths
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_resumed_equals_never_stopped(kappa, kappa_kwargs, dtype, foreach, capturable):
+    def build() -> tuple[list[nn.Parameter], LionK]:
+        own = [*network(0, dtype), *network(1, dtype)]
+        optimizer = LionK(
+            own[:4],
+            lr=0.05,
+            weight_decay=0.1,
+            kappa=kappa,
+            kappa_kwargs=kappa_kwargs,
+            foreach=foreach,
+            capturable=capturable,
+        )
+        optimizer.add_param_group({"params": own[4:], "lr": 0.02, "weight_decay": 0.0})
+        return own, optimizer
+
+    straight, optimizer = build()
+    take_steps(optimizer, 0, 6)
+    stopped, optimizer = build()
+    take_steps(optimizer, 0, 3)
+    state = save_and_load(optimizer.state_dict())
+    resumed, optimizer = build()
+    with torch.no_grad():
+        for p, q in zip(resumed, stopped, strict=True):
+            p.copy_(q)
+    optimizer.load_state_dict(state)
+    take_steps(optimizer, 3, 6)
+    assert_equal(resumed, straight)
+    for group in optimizer.param_groups:
+        assert torch.is_tensor(group["lr"]) == capturable
+
+
+def test_copies_are_independent():
+    own = network()
+    optimizer = LionK(own, lr=0.1)
+    take_steps(optimizer, 0, 2)
+    copied = copy.deepcopy(optimizer)
+    before = [parameter(p) for p in own]
+    take_steps(copied, 2, 4)
+    assert_equal(own, before)
+    take_steps(optimizer, 2, 4)
+    assert_equal(own, copied.param_groups[0]["params"])
+
+
+def test_grad_scaler_skips_a_step_with_infinite_gradients():
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    x = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = LionK([x], lr=0.125)
+
+    def step(factor: float) -> None:
+        optimizer.zero_grad()
+        scaler.scale((factor * x).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    step(1.0)
+    weights, momentum = x.detach().clone(), optimizer.state[x]["exp_avg"].clone()
+    assert momentum.tolist() == pytest.approx([0.01, 0.01])
+    step(float("inf"))
+    assert torch.equal(x, weights)
+    assert torch.equal(optimizer.state[x]["exp_avg"], momentum)
+    step(1.0)
+    assert torch.equal(x, weights - 0.125)
