@@ -94,8 +94,9 @@ def _run_of(checkpoint: str) -> Path | None:
 def choose_run_folder(args: Sequence[str]) -> RunFolder:
     """Return the folder of the checkpoint's run, or a new one ``runs/<config>/<time>``.
 
-    Processes that belong to one run agree on it: those that a launcher starts inherit it by an
-    environment variable, and a SLURM job finds its folder again when it is put back into the queue.
+    Processes that belong to one run agree on it: those that Lightning starts inherit it by an
+    environment variable, those that torchrun starts ask its store, and a SLURM job finds its folder
+    again when it is put back into the queue.
     """
     checkpoints = option(args, "--ckpt_path")
     run = _run_of(checkpoints[-1]) if checkpoints else None
@@ -109,6 +110,19 @@ def choose_run_folder(args: Sequence[str]) -> RunFolder:
         stamp = f"slurm-{os.environ['SLURM_JOB_ID']}"
     else:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder = Path("runs") / name / stamp
+    folder = Path(_of_rank_zero(str(Path("runs") / name / stamp)))
     os.environ["TRIMTAB_RUN_FOLDER"] = str(folder)
     return RunFolder(folder)
+
+
+def _of_rank_zero(folder: str) -> str:
+    """Return what rank 0 gave, in processes that torchrun started; there is no group yet."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return folder
+    from torch.distributed import TCPStore
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"trimtab/run_folder/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if os.environ["RANK"] == "0":
+        store.set(key, folder)
+    return str(store.get(key).decode())
