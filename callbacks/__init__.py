@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback
 
+from callbacks.constraint_monitor import ConstraintMonitor
 from callbacks.figures import Figures
 from callbacks.mesa import MESA
 from callbacks.predictions import Predictions
@@ -11,7 +12,16 @@ from callbacks.progress import Progress
 from callbacks.saf import SAF
 from callbacks.summary import Summary
 
-__all__ = ["MESA", "SAF", "Figures", "Predictions", "Progress", "Summary", "for_every_run"]
+__all__ = [
+    "MESA",
+    "SAF",
+    "ConstraintMonitor",
+    "Figures",
+    "Predictions",
+    "Progress",
+    "Summary",
+    "for_every_run",
+]
 
 
 def for_every_run() -> list[Callback]:
