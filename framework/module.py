@@ -380,7 +380,7 @@ class TrainingModule(LightningModule):
 
     @property
     def term_values(self) -> dict[str, Tensor]:
-        """This rank's loss, terms and logs of the latest step, detached, for progress bars."""
+        """Loss, terms and logs of this rank's latest step, detached, for progress bars."""
         return dict(zip(self._term_names, self._term_values, strict=True))
 
     def _refuse_nonfinite(self, reduced: Reduced, finite: Tensor) -> None:

@@ -69,8 +69,9 @@ def _reduce_alone(
     terms = {}
     for name, value, count in zip(names, values, counts, strict=True):
         if isinstance(count, Tensor):
+            count = count.detach().to(value.dtype)
             # a normaliser that is NaN must not switch its term off in silence
-            terms[name] = torch.where(count == 0, value * 0, value / count.to(value.dtype))
+            terms[name] = value * torch.where(count == 0, 0.0, 1 / count)
         else:
             terms[name] = value / count if count else value * 0
     total = _total(terms, weights)

@@ -14,8 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from framework.checkpoint import AtomicCheckpointIO, new_token, side_directory
 from framework.distributed import rank, world_size
 from framework.losses.loss import Loss
-from framework.run_logger import RunLogger
 from framework.randomness import capture_rng, global_seed, restore_rng, stable_seed
+from framework.run_logger import RunLogger
 from framework.sample_state import SampleState
 
 

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback
 
 from framework import cli
+from framework.preemption import Interrupted
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -157,6 +158,15 @@ DDP = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=c
 def fit_on_two_ranks(args: list[str], **recorder: Any) -> Record:
     """Fit on this rank of a pair that is already connected."""
     return fit([*args, *DDP], **recorder)
+
+
+def stop_on_two_ranks(args: list[str], terminate_at: int) -> None:
+    """Fit on this rank until both are told to stop."""
+    try:
+        fit_on_two_ranks(args, terminate_at=terminate_at)
+    except Interrupted:
+        return
+    raise AssertionError("the run was not stopped")
 
 
 def in_child(function: Callable[[], Any], log: Path | None = None) -> int:

@@ -26,9 +26,7 @@ def start(args: list[str]) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_runs_or_is_refused(
-    system, overlay, tmp_path, data_folder, two_ranks, capsys, monkeypatch
-):
+def test_runs_or_is_refused(system, overlay, tmp_path, data_folder, two_ranks, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     args = arguments(system, overlay, data=data_folder)
     args = [*args, *ONE_STEP, f"--trainer.default_root_dir={tmp_path}"]

@@ -19,6 +19,7 @@ from tests.runs import (
     fit_on_two_ranks,
     in_child,
     largest_difference,
+    stop_on_two_ranks,
     terms,
 )
 
@@ -110,9 +111,9 @@ def test_resume_on_another_number_of_ranks(overlay, tmp_path, two_ranks):
     assert fit_in_child(first, tmp_path / "none.pt", kill_at=7)[0] == KILLED
     resumed = two_ranks(fit_on_two_ranks, [*first, last(tmp_path / "first")])[0]
     assert_close(whole, resumed)
-    # two, stopped, go on as one
+    # two, stopped by a signal, go on as one
     second = [*args, f"--trainer.default_root_dir={tmp_path / 'second'}"]
-    two_ranks(fit_on_two_ranks, [*second, "--trainer.max_steps=6"])
+    two_ranks(stop_on_two_ranks, second, terminate_at=5)
     code, resumed = fit_in_child([*second, last(tmp_path / "second")], tmp_path / "resumed.pt")
     assert code == 0
     assert resumed is not None

@@ -34,7 +34,7 @@ class TermMeans:
             values: (T,) this rank's share of the means, so that the sum over ranks is the mean.
             rows: rows of the global batch.
         """
-        weighted = values.detach().double().mul_(rows)
+        weighted = values.detach().double() * rows
         share = rows / world_size()
         if names == self._names and self._sums is not None:
             self._sums[0] += weighted

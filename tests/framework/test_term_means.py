@@ -56,6 +56,13 @@ def test_the_state_is_loaded_safely(tmp_path) -> None:
     assert computed(loaded, 3)[0] == pytest.approx(EXPECTED)
 
 
+def test_what_is_added_is_left_alone() -> None:
+    means, values = TermMeans(), torch.tensor([1.0, 2.0], dtype=torch.float64)
+    for _ in range(2):
+        means.update(("loss", "a"), values, 8)
+    assert values.tolist() == [1.0, 2.0]
+
+
 def test_nothing_added_is_nothing_computed() -> None:
     means = TermMeans()
     assert means.compute() == {}
