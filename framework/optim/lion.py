@@ -14,8 +14,6 @@ from framework.optim.kappa import Kappa, make_kappa
 
 # elements per block: large enough for the calls to cost little, small enough to stay in the cache
 _BLOCK = 1 << 19
-# below, a call costs more than its work
-_SMALL = 1 << 15
 
 
 class LionK(Optimizer):
@@ -137,11 +135,6 @@ class LionK(Optimizer):
         if foreach:
             _step_lists(group, kappa, triples)
             return
-        if group["foreach"] is None:
-            small = [triple for triple in triples if triple[0].numel() < _SMALL]
-            triples = [triple for triple in triples if triple[0].numel() >= _SMALL]
-            if small:
-                _step_lists(group, kappa, small)
         in_blocks = group["foreach"] is None and kappa.elementwise
         beta1, beta2 = group["betas"]
         for triple in triples:
