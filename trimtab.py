@@ -23,6 +23,8 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     from framework import cli
 
+    if not arguments:
+        arguments = ["--help"]
     if arguments[:1] == ["report"]:
         from framework import report
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,12 +25,25 @@ from framework.run_checkpoint import RunCheckpoint
 from framework.run_folder import RunFolder, choose_run_folder, resolve_configs
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
-FORESEEN = (ValueError, TypeError, OSError, ArithmeticError, ImportError, IndexError, RuntimeError)
+FORESEEN = (
+    ValueError,
+    TypeError,
+    OSError,
+    ArithmeticError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    MisconfigurationException,
+)
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class Parser(LightningArgumentParser):
     """Answers wrong input with one sentence and exit code 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # a setting must not be changed by half of its name
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print what is wrong and leave."""
@@ -174,6 +188,8 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     """
     # Lightning's notes on hardware and cloud services, and its use of what torch has deprecated
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # what is logged at an epoch's end has been reduced over the ranks
+    warnings.filterwarnings("ignore", message=r".*recommended to use .*sync_dist=True")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     arguments, allowed = class_paths.take_allowed(list(args))

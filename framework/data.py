@@ -323,13 +323,22 @@ class DataModule(LightningDataModule):
         """Rows of the *full* training set, which bounds ``index``."""
         if self.train_set is None:
             raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
+        self._refuse_iterable(self.train_set)
         root, _ = _root(self.train_set, [])
         return len(root)
+
+    def _refuse_iterable(self, dataset: Dataset[Sample]) -> None:
+        if isinstance(dataset, IterableDataset):
+            raise TypeError(
+                f"{type(self).__name__} serves samples by position, and an iterable data set "
+                f"({type(dataset).__name__}) has none; use a LightningDataModule of your own."
+            )
 
     def train_dataloader(self) -> ElasticLoader:
         """Return the loader of this rank's slices, from the place where training stands."""
         if self.train_set is None:
             raise RuntimeError(f"{type(self).__name__} has no training set.")
+        self._refuse_iterable(self.train_set)
         rows = len(self.train_set)  # type: ignore[arg-type]
         _, stable = _root(self.train_set, list(range(rows))) if self.shards else (None, None)
         self._sampler = GlobalBatches(
@@ -377,6 +386,7 @@ class DataModule(LightningDataModule):
     def _eval_loader(self, dataset: Dataset[Sample] | None) -> Any:
         if dataset is None:
             return []
+        self._refuse_iterable(dataset)
         batches = GlobalBatches(
             len(dataset),  # type: ignore[arg-type]
             self.eval_batch_size,
@@ -392,8 +402,6 @@ class DataModule(LightningDataModule):
         batches: GlobalBatches,
         augment: Callable[[Sample], Sample] | None,
     ) -> ElasticLoader:
-        if isinstance(dataset, IterableDataset):
-            raise TypeError(f"{type(self).__name__}: an iterable data set has no positions.")
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         loader: DataLoader[Any] = DataLoader(
             KeyedDataset(dataset, augment=augment, seed=self.seed, collate=self.collate),

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.nn.modules.loss import _Loss
 from torchmetrics import MetricCollection
 
 from framework import compatibility
@@ -23,6 +24,7 @@ from framework.gradients.per_term import assign_gradient, per_term_gradients
 from framework.losses.apply import add_term
 from framework.losses.loss import Loss
 from framework.metrics.term_means import TermMeans
+from framework.nonfinite import NonfiniteWatch
 from framework.objectives import Objectives
 from framework.reduction import Reduced, reduce_objectives
 from framework.schedules.steps import total_steps_from
@@ -64,7 +66,7 @@ class TrainingModule(LightningModule):
         gradient_combiner: how the gradients of several terms become one; None adds them.
     """
 
-    provides: ClassVar[tuple[str, ...]] = ()
+    provides: tuple[str, ...] = ()
     prediction_shape: tuple[int, ...] | None = None
     """Shape of one row of ``Objectives.predictions``, where it is fixed."""
 
@@ -79,8 +81,9 @@ class TrainingModule(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.sync_batchnorm = sync_batchnorm
-        self.gradient_combiner = gradient_combiner
+        self._gradient_combiner = gradient_combiner
         self.phase = 0
+        self._phase_start = 0
         self._term_names: tuple[str, ...] = ()
         self._term_values: Tensor | tuple[Tensor, ...] = ()
         self.epoch_means = {stage: TermMeans() for stage in ("train", "val", "test")}
@@ -88,6 +91,7 @@ class TrainingModule(LightningModule):
         self._trainable: frozenset[str] = frozenset()
         self._promise_checked = False
         self._combined: Tensor | None = None
+        self._watch = NonfiniteWatch()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """Copy parameters and state, for averages of the weights.
@@ -143,6 +147,21 @@ class TrainingModule(LightningModule):
             groups.append({"params": vectors, "weight_decay": 0.0})
         return groups
 
+    @property
+    def gradient_combiner(self) -> GradientCombiner | None:
+        """How the gradients of several terms become one; the config or one callback fills it."""
+        return self._gradient_combiner
+
+    @gradient_combiner.setter
+    def gradient_combiner(self, combiner: GradientCombiner | None) -> None:
+        present = self._gradient_combiner
+        if combiner is not None and present is not None and combiner is not present:
+            raise compatibility.IncompatibleError(
+                f"{type(present).__name__} already combines the gradients of "
+                f"{type(self).__name__}; {type(combiner).__name__} would be a second one."
+            )
+        self._gradient_combiner = combiner
+
     # ---- set-up -------------------------------------------------------------------------------
 
     @property
@@ -181,7 +200,7 @@ class TrainingModule(LightningModule):
         for owner in owners:
             compatibility.check_needs(owner, owner.needs, self, self.provides)
         compatibility.check_monitors(self.losses, self.trainer)
-        compatibility.check_soft_targets(self.losses, data)
+        compatibility.check_soft_targets([m for m in self.modules() if isinstance(m, _Loss)], data)
         self._check_trainer()
         for loss in self.losses:
             loss.setup(*self._data_facts(loss, data), self.trainer.strategy.root_device)
@@ -223,7 +242,7 @@ class TrainingModule(LightningModule):
         compatibility.check_optimizer(optimizer, self.trainer)
         if self.lr_scheduler is None:
             return optimizer
-        with total_steps_from(self.trainer):
+        with total_steps_from(self.trainer, start=self._phase_start):
             schedule = self.lr_scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -234,9 +253,11 @@ class TrainingModule(LightningModule):
         """Begin the next phase of a method: rebuild optimizer and schedule.
 
         The number of the phase, :attr:`phase`, is in the checkpoint and restored before the
-        optimizer is built, so :meth:`parameter_groups` may depend on it.
+        optimizer is built, so :meth:`parameter_groups` may depend on it. A schedule with
+        ``total_steps: auto`` covers the rest of the run.
         """
         self.phase += 1
+        self._phase_start = self.global_step
         self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_fit_start(self) -> None:
@@ -260,7 +281,7 @@ class TrainingModule(LightningModule):
         self,
         objectives: Objectives,
         name: str,
-        loss: nn.modules.loss._Loss,
+        loss: _Loss,
         predictions: Tensor | None = None,
         targets: Tensor | None = None,
         inputs: Tensor | None = None,
@@ -322,6 +343,8 @@ class TrainingModule(LightningModule):
                     f"{type(self).__name__} says that it provides `{name}`, but its objectives "
                     "have none."
                 )
+        terms = [*objectives.terms, *objectives.per_sample]
+        compatibility.check_monitors(self.losses, self.trainer, terms)
         self._promise_checked = True
 
     def _combine_gradients(
@@ -346,7 +369,12 @@ class TrainingModule(LightningModule):
     def _record(self, reduced: Reduced, objectives: Objectives) -> None:
         names = ("loss", *reduced.terms)
         values = torch.stack([v.detach() for v in (reduced.total, *reduced.terms.values())])
-        finite = torch.isfinite(values)
+        if reduced.nonfinite is None:
+            # the loss last: a term is the better name for what went wrong
+            flags = ~torch.isfinite(values).roll(-1)
+            self._watch.add((*names[1:], "loss"), flags, self.global_step)
+        else:
+            self._watch.add(names[1:], reduced.nonfinite, self.global_step)
         if objectives.logs:
             names += tuple(objectives.logs)
             values = torch.cat([values, self._logged(objectives, reduced)])
@@ -359,7 +387,7 @@ class TrainingModule(LightningModule):
         log_now = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         # reading the flags waits for a GPU, so there it is done as rarely as logging
         if log_now or values.device.type == "cpu":
-            self._refuse_nonfinite(reduced, finite)
+            self._watch.check()
         if log_now and self.trainer.loggers:
             if ranks > 1:
                 values = self.trainer.strategy.reduce(values, reduce_op="mean")
@@ -382,21 +410,6 @@ class TrainingModule(LightningModule):
     def term_values(self) -> dict[str, Tensor]:
         """Loss, terms and logs of this rank's latest step, detached, for progress bars."""
         return dict(zip(self._term_names, self._term_values, strict=True))
-
-    def _refuse_nonfinite(self, reduced: Reduced, finite: Tensor) -> None:
-        wrong = ~finite if reduced.nonfinite is None else reduced.nonfinite
-        if not bool(wrong.any()):
-            return
-        names = list(reduced.terms)
-        if reduced.nonfinite is None:
-            names = [*names, "loss"]
-            wrong = wrong.roll(-1)
-        culprit = names[int(wrong.nonzero()[0])]
-        raise FloatingPointError(
-            f"The term {culprit!r} became NaN or infinite at step {self.global_step} (epoch "
-            f"{self.current_epoch}); training stopped before that step was taken, and the last "
-            "checkpoint is kept."
-        )
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means and check that the ranks still agree."""
@@ -468,13 +481,22 @@ class TrainingModule(LightningModule):
     # ---- checkpoints --------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the phase and the running means of the epoch."""
-        checkpoint["phase"] = self.phase
+        """Add the phase, the running means of the epoch and the combiner's state.
+
+        Raises:
+            FloatingPointError: a loss was NaN; nothing is written then.
+        """
+        self._watch.check()
+        checkpoint["phase"] = [self.phase, self._phase_start]
+        if self.gradient_combiner is not None:
+            checkpoint["gradient_combiner"] = self.gradient_combiner.state_dict()
         checkpoint["epoch_means"] = self.epoch_means["train"].state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` added."""
-        self.phase = checkpoint.get("phase", 0)
+        self.phase, self._phase_start = checkpoint.get("phase", (0, 0))
+        if self.gradient_combiner is not None and "gradient_combiner" in checkpoint:
+            self.gradient_combiner.load_state_dict(checkpoint["gradient_combiner"])
         if "epoch_means" in checkpoint and self.trainer.state.fn == "fit":
             device = self.trainer.strategy.root_device
             self.epoch_means["train"].load_state_dict(checkpoint["epoch_means"], device)

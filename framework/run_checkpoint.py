@@ -39,6 +39,12 @@ class RunCheckpoint(ModelCheckpoint):
             return
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        """Save the best, once there has been a validation that could tell."""
+        validated = trainer.fit_loop.epoch_loop.val_loop._has_run
+        if self.monitor is None or self.monitor in monitor_candidates or validated:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was due at the last batch, or what is due at the epoch's end."""
         if self._due:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,13 @@ class GradientCombiner(ABC):
         Returns:
             (P,).
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, the same on every rank; default: nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: B027  (optional)
+        """Restore what :meth:`state_dict` returned."""
 
 
 class WeightedSum(GradientCombiner):

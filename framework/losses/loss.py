@@ -80,10 +80,15 @@ class Loss(_Loss):
         missing = [name for name in self.needs if name not in needs]
         if missing:
             raise TypeError(f"{type(self).__name__} needs {', '.join(missing)} as keyword.")
-        if predictions.dtype in (torch.float16, torch.bfloat16):
-            predictions = predictions.float()
+        predictions, targets = _at_least_float32(predictions), _at_least_float32(targets)
+        needs = {name: _at_least_float32(value) for name, value in needs.items()}
         with torch.autocast(device_type=predictions.device.type, enabled=False):
             return self.compute(predictions, targets, **needs)
+
+
+def _at_least_float32(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
 
 
 class ClassificationLoss(Loss):

@@ -8,21 +8,26 @@ from contextvars import ContextVar
 
 from lightning.pytorch import Trainer
 
-_trainer: ContextVar[Trainer | None] = ContextVar("trainer", default=None)
+_run: ContextVar[tuple[Trainer, int] | None] = ContextVar("run", default=None)
 
 
 @contextmanager
-def total_steps_from(trainer: Trainer) -> Iterator[None]:
-    """Let schedules built inside the block read their length from ``trainer``."""
-    token = _trainer.set(trainer)
+def total_steps_from(trainer: Trainer, start: int = 0) -> Iterator[None]:
+    """Let schedules built inside the block read their length from ``trainer``.
+
+    Args:
+        trainer: of the run.
+        start: optimizer steps taken before the schedule begins.
+    """
+    token = _run.set((trainer, start))
     try:
         yield
     finally:
-        _trainer.reset(token)
+        _run.reset(token)
 
 
 def resolve_total_steps(total_steps: int | str) -> int:
-    """Return ``total_steps``, or the optimizer steps of the whole run for ``'auto'``.
+    """Return ``total_steps``, or the optimizer steps that the run still has for ``'auto'``.
 
     Raises:
         ValueError: no number of steps, or ``'auto'`` outside a run or in one without an end.
@@ -31,11 +36,12 @@ def resolve_total_steps(total_steps: int | str) -> int:
         if not isinstance(total_steps, int) or total_steps < 1:
             raise ValueError(f"total_steps must be 'auto' or at least 1, got {total_steps!r}.")
         return total_steps
-    trainer = _trainer.get()
-    if trainer is None:
+    run = _run.get()
+    if run is None:
         raise ValueError("total_steps='auto' is known only inside a Trainer's run; give a number.")
+    trainer, start = run
     steps = trainer.estimated_stepping_batches
     # Lightning says -1 for an iterable data set without max_steps
     if steps == float("inf") or steps < 0:
         raise ValueError("total_steps='auto' needs a run with an end; set max_epochs or max_steps.")
-    return int(steps)
+    return max(1, int(steps) - start)

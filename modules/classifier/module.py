@@ -56,7 +56,7 @@ class Classifier(TrainingModule):
         (2, 10)
     """
 
-    provides = ("per_sample", "predictions", "targets", "index", "features")
+    provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
 
     def __init__(
         self,
@@ -77,6 +77,9 @@ class Classifier(TrainingModule):
         self.input_shape = tuple(input_shape)
         self.network = build_network(backbone, num_classes, input_shape, widths, pretrained)
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+        if getattr(self.criterion, "batch_coupled", False):
+            # such a loss is one number for the whole batch
+            self.provides = tuple(name for name in self.provides if name != "per_sample")
 
     def setup(self, stage: str) -> None:
         """Refuse data that says of itself that it does not fit."""

@@ -276,7 +276,7 @@ def test_a_phase_has_an_optimizer_of_its_own_and_survives_a_restart(tmp_path):
     assert groups_of(whole) == [0.1, 0.5]
     assert whole.lr_schedulers().last_epoch == 12  # its steps count from the phase's beginning
     (saved,) = tmp_path.glob("*step=8.ckpt")
-    assert torch.load(saved, weights_only=True)["phase"] == 1
+    assert torch.load(saved, weights_only=True)["phase"][0] == 1
     resumed = run("resumed", max_epochs=3, ckpt_path=saved)
     assert groups_of(resumed) == [0.1, 0.5]
     assert resumed.phase == 1
@@ -400,7 +400,7 @@ def test_a_nan_stops_before_the_step_and_keeps_the_last_checkpoint(
     for message, finite, saved in results:
         # of a weight, one process sees the total only
         named = "'size'" if what == "term" or ranks == 2 else "'(size|loss)'"
-        assert re.search(rf"{named} became NaN or infinite at step 8 \(epoch 1\)", message)
+        assert re.search(rf"{named} became NaN or infinite at step 8", message)
         assert finite
         assert saved == 6
     saved = tmp_path / "checkpoints" / "last.ckpt"
