@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from framework.optim.kappa import Kappa, make_kappa
 
 # elements per block: large enough for the calls to cost little, small enough to stay in the cache
-_BLOCK = 1 << 19
+_BLOCK = 1 << 20
 
 
 class LionK(Optimizer):
@@ -135,17 +135,22 @@ class LionK(Optimizer):
         if foreach:
             _step_lists(group, kappa, triples)
             return
-        in_blocks = group["foreach"] is None and kappa.elementwise
+        if group["foreach"] is None and kappa.elementwise:
+            triples = [block for triple in triples for block in _blocks(*triple)]
         beta1, beta2 = group["betas"]
-        for triple in triples:
-            blocks = _blocks(*triple) if in_blocks else [triple]
-            scratch = torch.empty_like(blocks[0][2])
-            for weight, gradient, momentum in blocks:
-                # only the last block can be smaller
-                c = scratch if scratch.shape == momentum.shape else scratch[: len(momentum)]
+        # one buffer for all of a dtype stays in the cache
+        size = max(momentum.numel() for _, _, momentum in triples)
+        buffers: dict[torch.dtype, Tensor] = {}
+        for weight, gradient, momentum in triples:
+            if _is_cuttable(momentum):
+                if momentum.dtype not in buffers:
+                    buffers[momentum.dtype] = momentum.new_empty(size)
+                c = buffers[momentum.dtype].as_strided(momentum.shape, momentum.stride())
                 torch.lerp(momentum, gradient, 1 - beta1, out=c)
-                momentum.lerp_(gradient, 1 - beta2)
-                _apply(group, weight, kappa.grad_(c))
+            else:
+                c = torch.lerp(momentum, gradient, 1 - beta1)
+            momentum.lerp_(gradient, 1 - beta2)
+            _apply(group, weight, kappa.grad_(c))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state.
@@ -216,17 +221,17 @@ def _blocks(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Cut three tensors of equal memory layout into aligned pieces of their storage."""
     tensors = (weight, gradient, momentum)
-    if type(momentum) is not Tensor:  # a DTensor has no storage to cut
-        return [tensors]
     equal = weight.stride() == gradient.stride() == momentum.stride()
-    if weight.numel() <= _BLOCK or not equal or not _is_dense(weight):
+    if weight.numel() <= _BLOCK or not equal or not _is_cuttable(momentum):
         return [tensors]
     x, g, m = (t.as_strided((t.numel(),), (1,), t.storage_offset()).split(_BLOCK) for t in tensors)
     return list(zip(x, g, m, strict=True))
 
 
-def _is_dense(x: Tensor) -> bool:
-    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+def _is_cuttable(x: Tensor) -> bool:
+    """Return whether ``x`` is a storage without gaps, which a DTensor is not."""
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    return type(x) is Tensor and x.device.type == "cpu" and dense
 
 
 def _step_lists(

@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
 from framework.optim import LionK
+from framework.optim.lion import _BLOCK
 from tests.weights import (
     assert_equal,
     give_gradients,
@@ -32,7 +34,7 @@ MEMBERS = [
 every = pytest.mark.parametrize(("kappa", "kappa_kwargs"), MEMBERS)
 paths = pytest.mark.parametrize("foreach", [None, True, False])
 
-LARGE = (1 << 19) + 12_345
+LARGE = _BLOCK + 12_345
 """More elements than one block, in no whole number of them."""
 
 
@@ -93,8 +95,8 @@ def test_a_view_into_a_larger_storage_moves_alone(foreach):
 @paths
 @pytest.mark.parametrize("kappa", ["sign", "square"])
 def test_gradients_in_another_layout(kappa, foreach):
-    own, other = (nn.Parameter(torch.ones(600, 900, dtype=torch.float64)) for _ in range(2))
-    gradient = torch.randn(900, 600, dtype=torch.float64)
+    own, other = (nn.Parameter(torch.ones(1100, 1000, dtype=torch.float64)) for _ in range(2))
+    gradient = torch.randn(1000, 1100, dtype=torch.float64)
     for p, g in ((own, gradient.T), (other, gradient.T.contiguous())):
         optimizer = LionK([p], lr=0.1, kappa=kappa, foreach=foreach)
         p.grad = g
@@ -185,6 +187,34 @@ def test_capturable_groups_do_not_share_their_learning_rate():
     take_steps(optimizer, 0, 1)
     assert (abs(a.item()), abs(b.item())) == (0.5, 0.25)
     assert schedule.get_last_lr() == [0.5, 0.25]
+
+
+def sharded_steps() -> list[tuple[str, float]]:
+    """Return the largest difference of a step on shards to one on whole tensors."""
+    mesh = init_device_mesh("cpu", (2,))
+    torch.manual_seed(0)
+    whole, gradient = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    differences = []
+    for kappa, kappa_kwargs in MEMBERS:
+        if kappa == "topk":  # DTensor has no scatter
+            continue
+        for foreach in (None, True, False):
+            one = parameter(whole)
+            one.grad = gradient
+            shards = nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)]))
+            shards.grad = distribute_tensor(gradient, mesh, [Shard(0)])
+            for p in (one, shards):
+                settings = {"kappa": kappa, "kappa_kwargs": kappa_kwargs, "foreach": foreach}
+                LionK([p], lr=0.1, weight_decay=0.1, **settings).step()
+            difference = (shards.full_tensor() - one).detach().abs().max()
+            differences.append((f"{kappa} {kappa_kwargs} {foreach}", float(difference)))
+    return differences
+
+
+def test_sharded_weights_take_the_same_step(two_ranks):
+    for differences in two_ranks(sharded_steps):
+        assert len(differences) == 24
+        assert max(differences, key=lambda pair: pair[1])[1] < 1e-12, differences
 
 
 # ---- what every optimizer owes -------------------------------------------------------------------
