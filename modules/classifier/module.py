@@ -128,17 +128,10 @@ class Classifier(TrainingModule):
 
     def evaluate(self, batch: Batch) -> Objectives:
         """Update the metrics and return the loss."""
-        self._check_labels(batch["label"])
-        logits, features = self.network(batch["image"])
-        if len(logits):
-            self.metrics.update(logits.float().softmax(-1), batch["label"])
-        objectives = Objectives(
-            predictions=logits,
-            targets=batch["label"],
-            index=batch.get("index"),
-            features=features,
-        )
-        self.add_term(objectives, "classification", self.criterion, inputs=batch["image"])
+        objectives = self.objectives(batch)
+        assert objectives.predictions is not None
+        if len(objectives.predictions):
+            self.metrics.update(objectives.predictions.float().softmax(-1), batch["label"])
         return objectives
 
     def make_metrics(self) -> MetricCollection:
