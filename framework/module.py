@@ -7,18 +7,18 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.modules.loss import _Loss
-from torchmetrics import MetricCollection
 
 from framework import compatibility
 from framework.consistency import check_equal_on_all_ranks
 from framework.data import Batch, DataModule
 from framework.distributed import world_size
+from framework.evaluation import Evaluation
 from framework.gradients.combiner import GradientCombiner
 from framework.gradients.per_term import assign_gradient, per_term_gradients
 from framework.losses.apply import add_term
@@ -49,11 +49,12 @@ class Dynamics(Callback):
         """
 
 
-class TrainingModule(LightningModule):
+class TrainingModule(Evaluation):
     """Base of every domain: from named terms to a step that is the same on any number of ranks.
 
     A domain writes ``forward``, :meth:`objectives`, :meth:`evaluate` and, where they differ from
-    the default, :meth:`make_metrics`, :meth:`shared_parameters` and :meth:`parameter_groups`.
+    the default, :meth:`shared_parameters`, :meth:`parameter_groups`, and what
+    :class:`~framework.evaluation.Evaluation` asks for.
 
     Class attributes:
         provides: optional fields of :class:`~framework.objectives.Objectives` that
@@ -86,8 +87,7 @@ class TrainingModule(LightningModule):
         self._phase_start = 0
         self._term_names: tuple[str, ...] = ()
         self._term_values: Tensor | tuple[Tensor, ...] = ()
-        self.epoch_means = {stage: TermMeans() for stage in ("train", "val", "test")}
-        self._metrics = nn.ModuleDict()
+        self.epoch_means = TermMeans()
         self._trainable: frozenset[str] = frozenset()
         self._promise_checked = False
         self._combined: Tensor | None = None
@@ -114,22 +114,6 @@ class TrainingModule(LightningModule):
     def forward_inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Return what ``forward`` takes, so that others can ask for this batch's predictions."""
         return (batch["image"],)
-
-    def evaluate(self, batch: Batch) -> Objectives | None:
-        """Update :attr:`metrics` with a batch; terms that are returned are averaged and logged."""
-        raise NotImplementedError(f"{type(self).__name__} defines no evaluation.")
-
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return columns of the prediction file, each (B,) or (B, K)."""
-        raise NotImplementedError(f"{type(self).__name__} defines no predictions.")
-
-    def make_metrics(self) -> MetricCollection | None:
-        """Return the metrics of an evaluation, named without a stage; called once per stage."""
-        return None
-
-    def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Return named matplotlib figures of an evaluation's metric values."""
-        return {}
 
     def shared_parameters(self) -> Iterable[Parameter]:
         """Return what gradient methods act on; default: every trainable parameter."""
@@ -185,10 +169,7 @@ class TrainingModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Make metrics, allocate per-sample state, and refuse what does not fit together."""
-        for name in ("val", "test"):
-            metrics = self.make_metrics()
-            if metrics is not None and name not in self._metrics:
-                self._metrics[name] = metrics
+        self.setup_metrics()
         if self.trainer.world_size > 1 and self.sync_batchnorm:
             from framework.layers.sync_batchnorm import convert_sync_batchnorm
 
@@ -379,9 +360,7 @@ class TrainingModule(LightningModule):
             names += tuple(objectives.logs)
             values = torch.cat([values, self._logged(objectives, reduced)])
         ranks = world_size()
-        self.epoch_means["train"].update(
-            names, values / ranks if ranks > 1 else values, reduced.rows
-        )
+        self.epoch_means.update(names, values / ranks if ranks > 1 else values, reduced.rows)
         self._term_names, self._term_values = names, values
         step = self.trainer.fit_loop.epoch_loop._batches_that_stepped
         log_now = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
@@ -413,9 +392,9 @@ class TrainingModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means and check that the ranks still agree."""
-        means = self.epoch_means["train"].compute()
+        means = self.epoch_means.compute()
         self.log_dict({f"train/{name}_epoch": value for name, value in means.items()})
-        self.epoch_means["train"].reset()
+        self.epoch_means.reset()
         if self._trainable_names() != self._trainable:
             changed = sorted(self._trainable_names() ^ self._trainable)
             raise RuntimeError(
@@ -423,60 +402,6 @@ class TrainingModule(LightningModule):
                 "silence. Leave idle parameters trainable and skip their group."
             )
         check_equal_on_all_ranks(self)
-
-    # ---- evaluation and prediction ------------------------------------------------------------
-
-    @property
-    def stage(self) -> str:
-        """``'val'`` or ``'test'`` while evaluating."""
-        return "test" if self.trainer.testing else "val"
-
-    @property
-    def metrics(self) -> MetricCollection:
-        """The metrics of the current evaluation."""
-        return self._metrics[self.stage]  # type: ignore[return-value]
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Evaluate a batch."""
-        self._evaluate(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Evaluate a batch."""
-        self._evaluate(batch)
-
-    def _evaluate(self, batch: Batch) -> None:
-        objectives = self.evaluate(batch)
-        if objectives is None:
-            return
-        reduced = reduce_objectives(objectives)
-        values = torch.stack([reduced.total, *reduced.terms.values()]).detach()
-        names = ("loss", *reduced.terms)
-        self.epoch_means[self.stage].update(names, values / world_size(), reduced.rows)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log metrics and mean losses."""
-        self._log_evaluation()
-
-    def on_test_epoch_end(self) -> None:
-        """Log metrics and mean losses."""
-        self._log_evaluation()
-
-    def _log_evaluation(self) -> None:
-        means = self.epoch_means[self.stage]
-        values: dict[str, Any] = dict(means.compute())
-        means.reset()
-        if self.stage in self._metrics:
-            values |= self.metrics.compute()
-            self.metrics.reset()
-        self.metric_values = values
-        """Every value of the latest evaluation, also those that are no scalars."""
-        scalars = {n: v for n, v in values.items() if isinstance(v, Tensor) and v.numel() == 1}
-        self.log_dict({f"{self.stage}/{n}": v.float() for n, v in scalars.items()})
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the columns of :meth:`predict` and the index of each row."""
-        columns = self.predict(batch)
-        return {"index": batch["index"], **columns} if "index" in batch else columns
 
     # ---- checkpoints --------------------------------------------------------------------------
 
@@ -490,7 +415,7 @@ class TrainingModule(LightningModule):
         checkpoint["phase"] = [self.phase, self._phase_start]
         if self.gradient_combiner is not None:
             checkpoint["gradient_combiner"] = self.gradient_combiner.state_dict()
-        checkpoint["epoch_means"] = self.epoch_means["train"].state_dict()
+        checkpoint["epoch_means"] = self.epoch_means.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` added."""
@@ -499,4 +424,4 @@ class TrainingModule(LightningModule):
             self.gradient_combiner.load_state_dict(checkpoint["gradient_combiner"])
         if "epoch_means" in checkpoint and self.trainer.state.fn == "fit":
             device = self.trainer.strategy.root_device
-            self.epoch_means["train"].load_state_dict(checkpoint["epoch_means"], device)
+            self.epoch_means.load_state_dict(checkpoint["epoch_means"], device)

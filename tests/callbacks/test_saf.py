@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.saf import SAF
 from framework.compatibility import IncompatibleError
-from framework.data import GlobalBatches
 from framework.module import Dynamics
 from framework.randomness import stable_seed
+from framework.sampling import GlobalBatches
 from tests.tiny import TinyData, TinyModule, tiny_trainer
 
 STORAGES = ["memmap", "exchange", "cpu", "device"]

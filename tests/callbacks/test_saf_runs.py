@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from framework.compatibility import IncompatibleError
-from framework.data import GlobalBatches
 from framework.randomness import stable_seed
+from framework.sampling import GlobalBatches
 from tests.configs import arguments
 from tests.runs import DDP, differences, fit, fit_in_child, fit_on_two_ranks, terms
 from tests.test_parity import FLOAT64, PLAIN_SGD, assert_parity, compare
