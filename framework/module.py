@@ -350,12 +350,9 @@ class TrainingModule(Evaluation):
     def _record(self, reduced: Reduced, objectives: Objectives) -> None:
         names = ("loss", *reduced.terms)
         values = torch.stack([v.detach() for v in (reduced.total, *reduced.terms.values())])
-        if reduced.nonfinite is None:
-            # the loss last: a term is the better name for what went wrong
-            flags = ~torch.isfinite(values).roll(-1)
-            self._watch.add((*names[1:], "loss"), flags, self.global_step)
-        else:
-            self._watch.add(names[1:], reduced.nonfinite, self.global_step)
+        # a difference of a number to itself is 0 only if it is finite
+        flags = (values - values != 0) if reduced.nonfinite is None else reduced.nonfinite
+        self._watch.add(names[-len(flags) :], flags, self.global_step)
         if objectives.logs:
             names += tuple(objectives.logs)
             values = torch.cat([values, self._logged(objectives, reduced)])

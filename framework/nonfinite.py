@@ -43,7 +43,9 @@ class NonfiniteWatch:
         flags, self._flags = self._flags, None
         if flags is None or not bool(flags.any()):
             return
-        name = self._names[int(flags.nonzero()[0])]
+        wrong = [self._names[i] for i in flags.nonzero().flatten().tolist()]
+        # the sum is wrong whenever a term is; the term is the better name
+        name = next((term for term in wrong if term != "loss"), "loss")
         when = f"at step {self._last}"
         if self._first != self._last:
             when = f"between steps {self._first} and {self._last}"

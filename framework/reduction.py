@@ -156,7 +156,7 @@ def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor | float]:
         )
     if weight is None:
         total = values.sum()
-        return total, float(len(values)) if count is None else count.sum()
+        return total, float(len(values)) if count is None else count.sum(dtype=values.dtype)
     weight = weight.detach().to(values.dtype)
     # a dropped sample may have an infinite loss, and 0 * inf is NaN
     total = torch.where(weight > 0, weight * values, torch.zeros_like(values)).sum()

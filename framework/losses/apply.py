@@ -84,6 +84,6 @@ def _element_weights(loss: _Loss, targets: Tensor) -> Tensor | None:
         return None
     valid = targets != loss.ignore_index
     if loss.weight is None:
-        return valid.float()  # never in half precision, which cannot count an image's pixels
+        return valid
     weight = loss.weight[targets.where(valid, 0)]
     return torch.where(valid, weight, 0).to(torch.promote_types(weight.dtype, torch.float32))

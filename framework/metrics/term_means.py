@@ -23,61 +23,53 @@ class TermMeans:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._names: tuple[str, ...] = ()
-        self._sums: Tensor | None = None
+        # (2, T) weighted sums and rows for each set of names that came together
+        self._parts: dict[tuple[str, ...], Tensor] = {}
 
     def update(self, names: tuple[str, ...], values: Tensor, rows: Tensor | float) -> None:
         """Add one step.
 
         Args:
-            names: T names; may grow in the course of an epoch.
+            names: T names; may differ from step to step.
             values: (T,) this rank's share of the means, so that the sum over ranks is the mean.
             rows: rows of the global batch.
         """
-        weighted = values.detach().double() * rows
-        share = rows / world_size()
-        if names == self._names and self._sums is not None:
-            self._sums[0] += weighted
-            self._sums[1] += share
-            return
-        table = torch.stack([weighted, torch.ones_like(weighted) * share])
-        if self._sums is None:
-            self._names, self._sums = names, table
+        values = values.detach()
+        if names not in self._parts:
+            shape = (2, len(names))
+            self._parts[names] = torch.zeros(shape, dtype=torch.float64, device=values.device)
+        sums, weights = self._parts[names].unbind()
+        if isinstance(rows, Tensor):
+            sums += values.double() * rows
         else:
-            self._merge(names, table)
+            sums.add_(values, alpha=rows)
+        weights += rows / world_size()
 
-    def _merge(self, names: tuple[str, ...], table: Tensor) -> None:
-        assert self._sums is not None
-        known = {name: self._sums[:, i] for i, name in enumerate(self._names)}
-        for i, name in enumerate(names):
-            known[name] = known[name] + table[:, i] if name in known else table[:, i]
-        self._names, self._sums = tuple(known), torch.stack(list(known.values()), dim=1)
-
-    def _global(self) -> Tensor | None:
-        if self._sums is None:
-            return None
-        total = self._sums.clone()
-        if world_size() > 1:
-            dist.all_reduce(total)
-        return total
+    def _global(self) -> dict[tuple[str, ...], Tensor]:
+        if world_size() == 1 or not self._parts:
+            return {names: part.clone() for names, part in self._parts.items()}
+        packed = torch.cat(list(self._parts.values()), dim=1)
+        dist.all_reduce(packed)
+        parts = packed.split([len(names) for names in self._parts], dim=1)
+        return dict(zip(self._parts, parts, strict=True))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of every name over the rows of the epoch so far."""
-        total = self._global()
-        if total is None:
-            return {}
-        means = (total[0] / total[1]).float()
-        return dict(zip(self._names, means.unbind(), strict=True))
+        merged: dict[str, Tensor] = {}
+        for names, part in self._global().items():
+            for name, column in zip(names, part.unbind(1), strict=True):
+                merged[name] = merged[name] + column if name in merged else column
+        return {name: (total / rows).float() for name, (total, rows) in merged.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums over all ranks."""
-        total = self._global()
-        return {"names": list(self._names), "sums": None if total is None else total.cpu()}
+        parts = [[list(names), part.cpu()] for names, part in self._global().items()]
+        return {"parts": parts}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue from :meth:`state_dict`, on any number of ranks."""
         self.reset()
-        if state["sums"] is not None:
-            self._names = tuple(state["names"])
-            sums = state["sums"].to(device)
-            self._sums = sums if rank() == 0 else torch.zeros_like(sums)
+        for names, part in state["parts"]:
+            # the sums are those of all ranks, so only one may go on with them
+            own = part if rank() == 0 else torch.zeros_like(part)
+            self._parts[tuple(names)] = own.to(device, copy=True)

@@ -417,6 +417,7 @@ def test_the_means_of_an_epoch_survive_a_restart_inside_it(tmp_path):
     whole = run("whole")
     (saved,) = tmp_path.glob("*step=4.ckpt")
     state = torch.load(saved, weights_only=True)["epoch_means"]
-    assert state["names"] == ["loss", "classification", "size"]
-    assert state["sums"][1].tolist() == [16.0] * 3  # rows
+    ((names, table),) = state["parts"]
+    assert names == ["loss", "classification", "size"]
+    assert table[1].tolist() == [16.0] * 3  # rows
     assert run("resumed", ckpt_path=saved) == whole
