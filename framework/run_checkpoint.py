@@ -18,6 +18,17 @@ class RunCheckpoint(ModelCheckpoint):
 
     _due = False
 
+    @property
+    def state_key(self) -> str:
+        """Told apart by the file name too: a run keeps a best and a last checkpoint."""
+        return self._generate_state_key(
+            filename=self.filename,
+            monitor=self.monitor,
+            mode=self.mode,
+            every_n_train_steps=self._every_n_train_steps,
+            every_n_epochs=self._every_n_epochs,
+        )
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Resolve the folder; that a resumed run finds files of its own there is no news."""
         with warnings.catch_warnings():

@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 from tests.ranks import TwoRanks
+
+# W&B reads its settings once per process, at its first use in whichever test that is
+os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 
 
 @pytest.fixture(scope="session")

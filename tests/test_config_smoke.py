@@ -57,3 +57,9 @@ def test_the_saved_config_runs_again(system, tmp_path, data_folder):
     assert (tmp_path / "second" / "metrics.csv").read_bytes() == (
         tmp_path / "first" / "metrics.csv"
     ).read_bytes()
+
+
+def test_a_config_may_monitor_nothing(tmp_path):
+    run("fit", arguments("classifier"), tmp_path, *TWO_STEPS, "--checkpoint.monitor=null")
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"best.ckpt", "last.ckpt"}

@@ -1,0 +1,81 @@
+"""Short runs on real data beat their baselines by the margins that the configs and papers state."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+import trimtab
+from tests.data import shared_data
+from tests.runs import CONFIGS, QUIET, fit
+
+
+def test_the_demo_reaches_what_its_header_says(tmp_path: Path) -> None:
+    args = [f"--config={CONFIGS / 'classifier.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    assert fit(args).metrics["val/accuracy"] >= 0.96
+
+
+@pytest.mark.slow
+def test_mnist_reaches_985_within_five_epochs(tmp_path: Path) -> None:
+    data = shared_data("mnist")
+    args = [f"--config={CONFIGS / 'classifier_mnist.yaml'}", f"--data.root={data}", *QUIET]
+    args = [*args, f"--trainer.default_root_dir={tmp_path}"]
+    trimtab.main(["fit", *args])
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    trimtab.main(["test", *args, f"--ckpt_path={best}"])
+    names, *rows = (tmp_path / "metrics_test.csv").read_text().split()
+    accuracy = dict(zip(names.split(","), rows[-1].split(","), strict=True))["test/accuracy"]
+    assert float(accuracy) >= 0.985
+
+
+# 4,000 MNIST digits, 40 % of them with a label drawn at random; an epoch is 32 steps
+NOISY = [
+    "--model=Classifier",
+    "--model.backbone=mlp",
+    "--model.widths=[256,256]",
+    "--model.input_shape=[1,28,28]",
+    "--model.optimizer=SGD",
+    "--model.optimizer.lr=0.05",
+    "--model.optimizer.momentum=0.9",
+    "--model.optimizer.weight_decay=0.0005",
+    "--model.lr_scheduler=MultiStepLR",
+    "--model.lr_scheduler.milestones=[480,704]",
+    "--data=IDXImages",
+    "--data.val_size=56000",
+    "--data.batch_size=128",
+    "--data.eval_batch_size=4000",
+    "--data.label_noise=datamodules.LabelNoise",
+    "--data.label_noise.rate=0.4",
+    "--trainer.max_epochs=30",
+    "--trainer.check_val_every_n_epoch=30",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.logger=false",
+]
+LOSSES = {
+    "cross-entropy": ["--model.criterion=CrossEntropyLoss"],
+    "comp-sum 1.7": ["--model.criterion=CompSumLoss", "--model.criterion.tau=1.7"],
+    "LDR 10": [
+        "--model.criterion=LDRLoss",
+        "--model.criterion.lam=10",
+        "--model.criterion.normalize=l1",
+    ],
+    "ALDR 10": ["--model.criterion=ALDRLoss", "--model.criterion.lam0=10"],
+}
+
+
+@pytest.mark.slow
+def test_robust_losses_beat_cross_entropy_under_label_noise(tmp_path: Path) -> None:
+    root = f"--data.root={shared_data('mnist')}"
+    accuracy = {}
+    for name, loss in LOSSES.items():
+        runs = []
+        for seed in (0, 1):
+            folder = f"--trainer.default_root_dir={tmp_path / name / str(seed)}"
+            record = fit([*NOISY, root, *loss, f"--seed_everything={seed}", folder])
+            runs.append(record.metrics["val/accuracy"])
+        accuracy[name] = statistics.mean(runs)
+    print({name: round(value, 4) for name, value in accuracy.items()})  # noqa: T201
+    for name in ("comp-sum 1.7", "LDR 10", "ALDR 10"):
+        assert accuracy[name] >= accuracy["cross-entropy"] + 0.05, accuracy
