@@ -104,7 +104,6 @@ class Classifier(TrainingModule):
 
     def objectives(self, batch: Batch) -> Objectives:
         """Return the term ``classification``."""
-        self._check_labels(batch["label"])
         logits, features = self.network(batch["image"])
         objectives = Objectives(
             predictions=logits,
@@ -112,11 +111,15 @@ class Classifier(TrainingModule):
             index=batch.get("index"),
             features=features,
         )
-        self.add_term(objectives, "classification", self.criterion, inputs=batch["image"])
+        try:
+            self.add_term(objectives, "classification", self.criterion, inputs=batch["image"])
+        except (IndexError, RuntimeError):
+            # looked at only now: a comparison at every step would make a GPU wait
+            self._check_labels(batch["label"])
+            raise
         return objectives
 
     def _check_labels(self, label: Tensor) -> None:
-        # on a GPU the comparison would make every step wait; torch's own assert stops it there
         if label.is_floating_point() or label.device.type != "cpu" or not len(label):
             return
         low, high = (int(v) for v in label.aminmax())
