@@ -404,7 +404,8 @@ def test_a_nan_stops_before_the_step_and_keeps_the_last_checkpoint(
         assert finite
         assert saved == 6
     saved = tmp_path / "checkpoints" / "last.ckpt"
-    resumed = fit(build(), tmp_path, RunCheckpoint(dirpath=saved.parent), ckpt_path=saved)
+    checkpoint = RunCheckpoint(dirpath=saved.parent, filename="last", monitor=None)
+    resumed = fit(build(), tmp_path, checkpoint, ckpt_path=saved)
     assert resumed.trainer.global_step == 12
 
 
