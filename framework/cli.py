@@ -58,7 +58,7 @@ class SaveConfig(SaveConfigCallback):
         """Write once, on rank 0, replacing the file of an earlier part of the same run."""
         if self.already_saved or not trainer.is_global_zero:
             return
-        command = trainer.state.fn or "fit"
+        command = trainer.state.fn.value if trainer.state.fn is not None else "fit"
         name = "config.yaml" if command == "fit" else f"config_{command}.yaml"
         config = self.config.clone()
         for key in ("config", "ckpt_path", "weights_only", "verbose", "return_predictions"):

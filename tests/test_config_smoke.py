@@ -39,6 +39,9 @@ def test_every_command_runs(system, tmp_path, data_folder):
     run("test", args, tmp_path, f"--ckpt_path={best}", "--trainer.limit_test_batches=2")
     run("predict", args, tmp_path, f"--ckpt_path={best}", "--trainer.limit_predict_batches=2")
     assert (tmp_path / "predictions.csv").is_file()
+    names = {path.name for path in tmp_path.glob("config*.yaml")}
+    commands = ("", "_validate", "_test", "_predict")
+    assert names == {f"config{command}.yaml" for command in commands}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
