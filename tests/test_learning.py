@@ -18,6 +18,7 @@ def test_the_demo_reaches_what_its_header_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_mnist_reaches_985_within_five_epochs(tmp_path: Path) -> None:
     data = shared_data("mnist")
     args = [f"--config={CONFIGS / 'classifier_mnist.yaml'}", f"--data.root={data}", *QUIET]
