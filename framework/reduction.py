@@ -10,6 +10,7 @@ from torch import Tensor
 
 from framework.distributed import world_size
 from framework.objectives import Objectives
+from framework.precision import at_least_float32
 
 
 @dataclass
@@ -126,7 +127,7 @@ def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor | float]:
     """Return this rank's weighted sum of a term and its normaliser."""
     count = objectives.count.get(name)
     if name in objectives.terms:
-        term = _at_least_float32(objectives.terms[name])
+        term = at_least_float32(objectives.terms[name])
         if term.ndim != 0:
             raise ValueError(
                 f"The term {name!r} has shape {tuple(term.shape)}; a term is a scalar, unreduced "
@@ -140,7 +141,7 @@ def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor | float]:
             raise ValueError(f"The count of the term {name!r} must be a scalar.")
         # a mean over no rows is NaN, which 0 * NaN would not remove
         return torch.where(count > 0, term * count.to(term.dtype), torch.zeros_like(term)), count
-    values = _at_least_float32(objectives.per_sample[name])
+    values = at_least_float32(objectives.per_sample[name])
     if values.ndim != 1:
         raise ValueError(f"The per-sample term {name!r} has shape {tuple(values.shape)}, not (B,).")
     weight = objectives.sample_weight
@@ -163,7 +164,3 @@ def _local(objectives: Objectives, name: str) -> tuple[Tensor, Tensor | float]:
     if count is None or count.ndim == 1:
         count = (weight if count is None else weight * count).sum()
     return total, count
-
-
-def _at_least_float32(term: Tensor) -> Tensor:
-    return term.float() if term.dtype in (torch.float16, torch.bfloat16) else term

@@ -13,6 +13,7 @@ from torch.nn.modules.loss import CrossEntropyLoss, NLLLoss, _Loss
 from framework.distributed import world_size
 from framework.losses.loss import Loss
 from framework.objectives import Objectives
+from framework.precision import at_least_float32
 
 
 def add_term(
@@ -53,8 +54,7 @@ def add_term(
         values = loss(predictions, targets, **keywords)
     if values.ndim == 0:
         raise TypeError(f"{type(loss).__name__} returns no value per sample.")
-    if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()
+    values = at_least_float32(values)
     # only torch's losses can return more than one value a row
     weights = _element_weights(loss, targets)
     if values.ndim > 1:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
+from framework.precision import at_least_float32
+
 NEEDS = ("index", "features", "inputs", "weight", "epoch", "step", "forward")
 """What a loss may ask for beside predictions and targets; each is passed as a keyword."""
 
@@ -80,15 +82,13 @@ class Loss(_Loss):
         missing = [name for name in self.needs if name not in needs]
         if missing:
             raise TypeError(f"{type(self).__name__} needs {', '.join(missing)} as keyword.")
-        predictions, targets = _at_least_float32(predictions), _at_least_float32(targets)
-        needs = {name: _at_least_float32(value) for name, value in needs.items()}
+        predictions, targets = at_least_float32(predictions), at_least_float32(targets)
+        needs = {
+            name: at_least_float32(value) if isinstance(value, Tensor) else value
+            for name, value in needs.items()
+        }
         with torch.autocast(device_type=predictions.device.type, enabled=False):
             return self.compute(predictions, targets, **needs)
-
-
-def _at_least_float32(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-    return value.float() if half else value
 
 
 class ClassificationLoss(Loss):

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from framework.precision import at_least_float32
+
 
 def check_logits(shape: Sequence[int]) -> None:
     """Refuse predictions that are no distribution over classes.
@@ -57,8 +59,7 @@ def trajectory_divergence(logits: Tensor, past: Tensor, temperature: float) -> T
             f"{tuple(logits.shape)}."
         )
     check_logits(logits.shape[1:])
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+    logits = at_least_float32(logits)
     with torch.autocast(device_type=logits.device.type, enabled=False):
         log_now = F.log_softmax(logits / temperature, dim=-1)
         log_past = F.log_softmax(past.detach().to(logits.dtype) / temperature, dim=-1)
