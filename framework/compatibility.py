@@ -14,7 +14,7 @@ from framework.losses.loss import NEEDS, ClassificationLoss, Loss
 from framework.objectives import OPTIONAL_FIELDS
 
 # what a loss may need and the base class itself can always give
-_ALWAYS_GIVEN = ("inputs", "weight", "epoch", "step", "forward")
+_ALWAYS_GIVEN = ("group", "inputs", "weight", "epoch", "step", "forward")
 
 
 class IncompatibleError(ValueError):
@@ -37,6 +37,15 @@ def check_needs(
                 f"{name} needs `{need}`, which {type(module).__name__} does not provide "
                 f"(it provides {', '.join(provides) or 'nothing'})."
             )
+
+
+def check_groups(owner: object, datamodule: Any) -> None:
+    """Raise :class:`IncompatibleError` if ``owner`` needs groups of rows and the data has none."""
+    if "group" in getattr(owner, "needs", ()) and not getattr(datamodule, "has_groups", False):
+        raise IncompatibleError(
+            f"{type(owner).__name__} needs `group`, the bag that each row belongs to, and "
+            f"{type(datamodule).__name__} gives none: wrap the data in Bags."
+        )
 
 
 def check_index(owner: object, trainer: Trainer) -> None:

@@ -164,6 +164,8 @@ class DataModule(LightningDataModule):
 
     num_classes: int | None = None
     class_names: Sequence[str] | None = None
+    has_groups = False
+    """True if training batches hold ``group`` and never split a group."""
     mixes_samples = False
     """True if a training sample is made of several: its predictions are not its own."""
 

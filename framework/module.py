@@ -179,6 +179,7 @@ class TrainingModule(Evaluation):
         data = getattr(self.trainer, "datamodule", None)
         owners: list[Loss | Dynamics] = [*self.losses, *self.dynamics]
         for owner in owners:
+            compatibility.check_groups(owner, data)
             compatibility.check_needs(owner, owner.needs, self, self.provides)
         compatibility.check_monitors(self.losses, self.trainer)
         compatibility.check_soft_targets([m for m in self.modules() if isinstance(m, _Loss)], data)
@@ -270,7 +271,7 @@ class TrainingModule(Evaluation):
         """Add ``loss`` to ``objectives``, handing it what it needs.
 
         Args:
-            objectives: of this step; gives index, features and sample weights.
+            objectives: of this step; gives index, group, features and sample weights.
             name: of the term.
             loss: any torch or Trimtab loss.
             predictions: default ``objectives.predictions``.
@@ -289,6 +290,11 @@ class TrainingModule(Evaluation):
                 available[need] = ones if weight is None else weight
             elif need in ("index", "features"):
                 available[need] = getattr(objectives, need)
+            elif need == "group" and objectives.group is not None:
+                available[need] = objectives.group
+            elif need == "group":
+                # in evaluation a row is a group of its own
+                available[need] = torch.arange(len(predictions), device=predictions.device)
             else:
                 others = {
                     "inputs": inputs,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-OPTIONAL_FIELDS = ("per_sample", "predictions", "targets", "index", "features")
+OPTIONAL_FIELDS = ("per_sample", "predictions", "targets", "index", "group", "features")
 """Fields that a module may declare in ``provides`` and a loss or callback in ``needs``."""
 
 
@@ -32,6 +32,7 @@ class Objectives:
         predictions: (B, ...); row i belongs to sample ``index[i]``.
         targets: (B, ...).
         index: (B,) int64, positions in the full training set.
+        group: (B,) int64, the group a row belongs to, such as a bag whose mean response is known.
         features: (B, D) shared representation, for gradient methods.
         logs: detached scalars for the dashboard, means over this rank's rows.
     """
@@ -44,6 +45,7 @@ class Objectives:
     predictions: Tensor | None = None
     targets: Tensor | None = None
     index: Tensor | None = None
+    group: Tensor | None = None
     features: Tensor | None = None
     logs: dict[str, Tensor] = field(default_factory=dict)
 

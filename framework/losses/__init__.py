@@ -2,7 +2,7 @@
 
 from framework.losses.comp_sum import CompSumLoss, h_consistency_transform
 from framework.losses.ldr import ALDRLoss, LDRLoss
-from framework.losses.loss import ClassificationLoss, Loss
+from framework.losses.loss import ClassificationLoss, Loss, RegressionLoss
 
 __all__ = [
     "ALDRLoss",
@@ -10,5 +10,6 @@ __all__ = [
     "CompSumLoss",
     "LDRLoss",
     "Loss",
+    "RegressionLoss",
     "h_consistency_transform",
 ]

@@ -10,7 +10,7 @@ from torch.nn.modules.loss import _Loss
 
 from framework.precision import at_least_float32
 
-NEEDS = ("index", "features", "inputs", "weight", "epoch", "step", "forward")
+NEEDS = ("index", "group", "features", "inputs", "weight", "epoch", "step", "forward")
 """What a loss may ask for beside predictions and targets; each is passed as a keyword."""
 
 
@@ -21,9 +21,10 @@ class Loss(_Loss):
     the loss is no sum over samples. Inputs in half precision are computed in float32.
 
     Class attributes:
-        needs: names out of ``index, features, inputs, weight, epoch, step, forward`` that the loss
-            receives as keywords. ``index`` is (B,) int64 in the full training set, ``features``
-            (B, D), ``inputs`` the network's input, ``weight`` (B,), ``epoch`` and ``step`` ints,
+        needs: names out of ``index, group, features, inputs, weight, epoch, step, forward`` that
+            the loss receives as keywords. ``index`` is (B,) int64 in the full training set,
+            ``group`` (B,) int64 the group a row belongs to, such as a bag, ``features`` (B, D),
+            ``inputs`` the network's input, ``weight`` (B,), ``epoch`` and ``step`` ints,
             ``forward`` a callable from inputs to predictions.
         batch_coupled: not a sum over samples; sees the global batch and returns the same value on
             every rank.
@@ -102,6 +103,13 @@ class ClassificationLoss(Loss):
     """
 
     soft_targets: ClassVar[bool] = False
+
+
+class RegressionLoss(Loss):
+    """A loss on real-valued predictions and targets of equal shape, (B,) or (B, T).
+
+    The ``Regressor`` and every other module with real-valued predictions accept these.
+    """
 
 
 def check_logits(loss: Loss, predictions: Tensor) -> None:

@@ -109,6 +109,7 @@ class Classifier(TrainingModule):
             predictions=logits,
             targets=batch["label"],
             index=batch.get("index"),
+            group=batch.get("group"),
             features=features,
         )
         try:
