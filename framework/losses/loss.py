@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
@@ -119,6 +120,15 @@ def check_logits(loss: Loss, predictions: Tensor) -> None:
             f"{type(loss).__name__} takes logits of shape (B, K) with K >= 2, got "
             f"{tuple(predictions.shape)}."
         )
+
+
+def two_class_logits(predictions: Tensor) -> Tensor:
+    """Return scores s of class 1, (B,) or (B, 1), as logits (0, s); logits (B, K) as they are."""
+    if predictions.ndim == 1:
+        predictions = predictions[:, None]
+    if predictions.ndim == 2 and predictions.shape[1] == 1:
+        return F.pad(predictions, (1, 0))
+    return predictions
 
 
 def check_labels(loss: ClassificationLoss, predictions: Tensor, targets: Tensor) -> None:
