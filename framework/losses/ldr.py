@@ -73,8 +73,8 @@ class LDRLoss(ClassificationLoss):
         """Return the loss of every row, shape (B,)."""
         check_logits(self, predictions)
         check_labels(self, predictions, targets)
-        logits = normalize_logits(predictions, self.normalize)
-        return soft_maximum(margin_violations(logits, targets, self.margin), self.lam)
+        scores = tempered_scores(predictions, targets, self.lam, self.margin, self.normalize)
+        return worst_case(scores, targets, self.lam)
 
 
 class ALDRLoss(ClassificationLoss):
@@ -161,73 +161,85 @@ class ALDRLoss(ClassificationLoss):
         """Return the loss of every row, shape (B,); in training mode update the temperatures."""
         check_logits(self, predictions)
         check_labels(self, predictions, targets)
-        logits = normalize_logits(predictions, self.normalize)
-        violations = margin_violations(logits, targets, self.margin)
+        margin_in_q = self.margin if self.margin_in_q else 0.0
         with torch.no_grad():
-            scores = violations if self.margin_in_q else logits
             if self.training:
-                new = self._adapt_stored(scores, index)
+                old = self._stored(index, len(predictions)).to(predictions.dtype)
             else:
-                start = scores.new_full((len(scores),), self.lam0)
-                new = adapt_temperature(scores, start, self.lam0, self.alpha)
-            pull = self.alpha * math.log(logits.shape[1]) / (2 * self.lam0)
+                old = predictions.new_full((len(predictions),), self.lam0)
+            scores = tempered_scores(predictions, targets, old, margin_in_q, self.normalize)
+            new = adapt_temperature(scores, self.lam0, self.alpha)
+            if self.training:
+                assert self.temperature is not None
+                assert index is not None
+                self.temperature.write(index, new)
+            pull = self.alpha * math.log(predictions.shape[1]) / (2 * self.lam0)
             penalty = pull * (new - self.lam0) ** 2
-        return soft_maximum(violations, new) - penalty
+        scores = tempered_scores(predictions, targets, new, self.margin, self.normalize)
+        return worst_case(scores, targets, new) - penalty
 
-    def _adapt_stored(self, scores: Tensor, index: Tensor | None) -> Tensor:
-        """Move the stored temperatures of the rows by one round and return them, (B,)."""
+    def _stored(self, index: Tensor | None, rows: int) -> Tensor:
+        """Return the stored temperatures of the rows, (B,)."""
         if self.temperature is None:
             raise RuntimeError(
                 "ALDRLoss keeps a temperature per training sample: call setup(num_samples, "
                 "num_classes, device) before training."
             )
-        if index is None or index.shape != scores.shape[:1]:
+        if index is None or index.shape != (rows,):
             given = "None" if index is None else f"shape {tuple(index.shape)}"
             raise ValueError(
-                f"ALDRLoss needs the index of each of the {len(scores)} samples, got {given}."
+                f"ALDRLoss needs the index of each of the {rows} samples, got {given}."
             )
-        old = self.temperature.read(index).to(scores.dtype)
-        new = adapt_temperature(scores, old, self.lam0, self.alpha)
-        self.temperature.write(index, new)
-        return new
+        return self.temperature.read(index)
 
 
-def normalize_logits(logits: Tensor, how: str | None) -> Tensor:
-    """Return logits (B, K) scaled so that a row's absolute values have mean 1.
+def tempered_scores(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor | float,
+    margin: float = 0.0,
+    normalize: str | None = None,
+) -> Tensor:
+    """Return (f_k - margin 1[k = y]) / temperature, f the normalised logits; shape (B, K).
 
-    ``'softplus_mean'`` applies softplus first; ``None`` returns the logits as they are.
+    Their softmax is the worst-case label distribution q.
+
+    Args:
+        logits: (B, K).
+        targets: (B,) int64.
+        temperature: a number or (B,).
+        margin: c.
+        normalize: see :class:`LDRLoss`.
     """
-    if how is None:
-        return logits
-    if how == "softplus_mean":
+    size: Tensor | float = temperature[:, None] if isinstance(temperature, Tensor) else temperature
+    if normalize == "softplus_mean":
         logits = F.softplus(logits)
-    return logits / (logits.abs().mean(1, keepdim=True) + 1e-8)
+        size = size * (logits.mean(1, keepdim=True) + 1e-8)
+    elif normalize == "l1":
+        size = size * (logits.abs().mean(1, keepdim=True) + 1e-8)
+    # the reciprocal of a column: the backward pass of a division costs several more
+    scores = logits * (1 / size)
+    if margin:
+        shift = scores.new_full((len(scores),), -margin) / temperature
+        scores.scatter_add_(1, targets[:, None], shift[:, None])
+    return scores
 
 
-def margin_violations(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
-    """Return f_k - f_y + margin for every k other than y, and 0 for y; shape (B, K)."""
-    label = targets[:, None]
-    return (logits - logits.gather(1, label) + margin).scatter(1, label, 0.0)
+def worst_case(scores: Tensor, targets: Tensor, temperature: Tensor | float) -> Tensor:
+    r"""Return :math:`\lambda \log \tfrac1K \sum_k e^{s_k - s_y}` of tempered scores s, shape (B,).
 
-
-def soft_maximum(values: Tensor, temperature: Tensor | float) -> Tensor:
-    """Return ``temperature * log(mean_k exp(values / temperature))``, shape (B,).
-
-    Lies between the mean (high temperature) and the maximum (low) of a row's values. ``values`` are
-    (B, K), the temperature a number or (B,).
+    With :math:`\delta_k = \lambda (s_k - s_y)` it lies between the mean of the delta_k (high
+    temperature) and their maximum (low). Scores are (B, K), the temperature a number or (B,).
     """
-    scale = temperature[:, None] if isinstance(temperature, Tensor) else temperature
-    return temperature * (torch.logsumexp(values / scale, dim=1) - math.log(values.shape[1]))
+    entropy = F.cross_entropy(scores, targets, reduction="none")
+    return temperature * (entropy - math.log(scores.shape[1]))
 
 
-def adapt_temperature(scores: Tensor, temperature: Tensor, lam0: float, alpha: float) -> Tensor:
-    """Return lam0 (1 - KL(q || 1/K) / (alpha log K)) with q = softmax(scores / temperature).
-
-    ``scores`` are (B, K), ``temperature`` and the result (B,).
-    """
+def adapt_temperature(scores: Tensor, lam0: float, alpha: float) -> Tensor:
+    """Return lam0 (1 - KL(q || 1/K) / (alpha log K)) with q = softmax(scores), shape (B,)."""
     log_K = math.log(scores.shape[1])
-    log_q = F.log_softmax(scores / temperature[:, None], dim=1)
-    kl = (log_q.exp() * log_q).sum(1) + log_K
+    log_q = F.log_softmax(scores, dim=1)
+    kl = torch.linalg.vecdot(log_q.exp(), log_q) + log_K
     # rounding must not carry a temperature out of [lam0 (1 - 1/alpha), lam0]
     return lam0 * (1 - kl.clamp(0, log_K) / (alpha * log_K))
 
