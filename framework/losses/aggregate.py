@@ -1,0 +1,139 @@
+"""Learning from the mean response of bags of samples."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.losses.loss import ClassificationLoss, RegressionLoss, check_labels, check_logits
+
+BASES = ("mse", "bce", "ce")
+
+
+class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
+    r"""Fits predictions where only the mean response of each bag of samples is known.
+
+    Row i of bag a, with the bag's mean response :math:`\bar y_a` and mean prediction
+    :math:`\bar f_a`, has the loss
+
+    .. math:: (1 - \rho)\,\ell(\bar y_a, \bar f_a) + \rho\,\ell(\bar y_a, f_i),
+
+    whose mean over the rows goes from the bag-level loss (``rho=0``), unbiased and of high
+    variance, to the instance-level loss (1), which shrinks towards a constant; a small weight in
+    between beats both. For the squared error it is the bag-level loss plus ``rho`` times the
+    variance of the predictions inside the bags. What is averaged are predictions, not logits. Bags
+    may differ in size, each counts by its rows; a bag of one row gives the plain loss.
+
+    Every row carries its bag's mean, and a batch holds whole bags, as
+    :class:`~framework.sampling.BagSampler` and the datamodule ``Bags`` see to; a bag that is split
+    over batches or ranks counts as two. Neither is checked.
+
+    Shapes: group (B,) int64, any number per bag; returns a scalar, or (B,). With ``'mse'``
+    predictions and targets (B,) or (B, T), with ``'bce'`` logits and targets in [0, 1] of such a
+    shape, both averaged over T; with ``'ce'`` predictions (B, K) logits, K >= 2, and targets (B, K)
+    class proportions, or (B,) int64 for single rows, as in evaluation.
+
+    Cost: as the base loss, O(B K) and no state.
+    Use it for: responses released only as means or label proportions of bags, for privacy.
+
+    Paper: Javanmard, Chen, Mirrokni, Badanidiyuru, Fu, *Learning from Aggregate Responses: Instance
+    Level versus Bag Level Loss Functions*, ICLR 2024, arXiv:2401.11081. There is no official code;
+    the weight |a| / n of unequal bags is ours, with which the identity above stays exact.
+
+    Args:
+        base: l; ``'mse'``, ``'bce'`` (binary cross-entropy) or ``'ce'`` (cross-entropy).
+        rho: in [0, 1]. Choose it by the bag-level loss on held-out bags; 0.03 is a good start.
+        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+
+    Raises:
+        ValueError: an argument out of its range, or an input of another shape.
+
+    Example:
+        >>> import torch
+        >>> from framework.losses import AggregateResponseLoss
+        >>> prediction, group = torch.tensor([1.5, 2.0, 4.0, 5.0]), torch.tensor([0, 0, 1, 1])
+        >>> mean_response = torch.tensor([2.0, 2.0, 4.0, 4.0])
+        >>> AggregateResponseLoss(rho=0.3)(prediction, mean_response, group=group)
+        tensor(0.2031)
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("group",)
+    soft_targets: ClassVar[bool] = True
+
+    def __init__(self, base: str = "mse", rho: float = 0.1, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        if base not in BASES:
+            raise ValueError(f"base must be 'mse', 'bce' or 'ce', got {base!r}.")
+        if not 0 <= rho <= 1:
+            raise ValueError(f"rho must lie in [0, 1], got {rho}.")
+        self.base = base
+        self.rho = rho
+
+    def per_sample(
+        self, predictions: Tensor, targets: Tensor, *, group: Tensor | None = None, **needs: Any
+    ) -> Tensor:
+        """Return the loss of every row, shape (B,)."""
+        self._check(predictions, targets, group)
+        _, bag_of_row, sizes = torch.unique(group, return_inverse=True, return_counts=True)
+        if self.base == "mse":
+            mean = bag_means(predictions, bag_of_row, sizes)[bag_of_row]
+            bag, instance = (targets - mean).square(), (targets - predictions).square()
+        else:
+            log_p, shares = self._log_probabilities(predictions, targets)
+            log_mean = log_bag_means(log_p, bag_of_row, sizes)[bag_of_row]
+            bag, instance = -(shares * log_mean).sum(-1), -(shares * log_p).sum(-1)
+        # lerp(l, l, rho) is l to the last bit: a bag of one row gives the plain loss
+        losses = torch.lerp(bag, instance, self.rho)
+        return losses if losses.ndim == 1 else losses.mean(1)
+
+    def _log_probabilities(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and mean responses of the classes, which are the last axis."""
+        if self.base == "bce":
+            log_p = torch.stack([F.logsigmoid(predictions), F.logsigmoid(-predictions)], dim=-1)
+            return log_p, torch.stack([targets, 1 - targets], dim=-1)
+        if targets.ndim == 1:
+            targets = F.one_hot(targets, predictions.shape[1])
+        return F.log_softmax(predictions, dim=1), targets.to(predictions.dtype)
+
+    def _check(self, predictions: Tensor, targets: Tensor, group: Tensor | None) -> None:
+        if group is None or group.shape != predictions.shape[:1]:
+            given = "None" if group is None else f"shape {tuple(group.shape)}"
+            raise ValueError(
+                f"AggregateResponseLoss needs the group of each of the {len(predictions)} rows, "
+                f"got {given}."
+            )
+        if self.base == "ce":
+            check_logits(self, predictions)
+            check_labels(self, predictions, targets)
+        elif predictions.shape != targets.shape or predictions.ndim not in (1, 2):
+            raise ValueError(
+                f"AggregateResponseLoss with base={self.base!r} takes predictions and targets of "
+                f"equal shape, (B,) or (B, T), got {tuple(predictions.shape)} and "
+                f"{tuple(targets.shape)}."
+            )
+
+
+def bag_means(values: Tensor, bag_of_row: Tensor, sizes: Tensor) -> Tensor:
+    """Return the mean of each bag's rows, (M, ...).
+
+    ``values`` are (B, ...), ``bag_of_row`` (B,) int64 in 0..M-1, ``sizes`` (M,) the rows of each
+    bag, at least 1.
+    """
+    total = values.new_zeros(len(sizes), *values.shape[1:]).index_add(0, bag_of_row, values)
+    return total / sizes.view(-1, *[1] * (values.ndim - 1)).to(values.dtype)
+
+
+def log_bag_means(log_values: Tensor, bag_of_row: Tensor, sizes: Tensor) -> Tensor:
+    """Return the logarithm of the mean of each bag's ``exp(log_values)``, without leaving logs.
+
+    Shapes as in :func:`bag_means`.
+    """
+    detached = log_values.detach()
+    where = bag_of_row.view(-1, *[1] * (log_values.ndim - 1)).expand_as(log_values)
+    largest = detached.new_full((len(sizes), *log_values.shape[1:]), -torch.inf)
+    largest = largest.scatter_reduce(0, where, detached, "amax")
+    # the bag's largest value becomes exp(0) = 1, so that the mean is at least 1 / |a|
+    return bag_means((log_values - largest[bag_of_row]).exp(), bag_of_row, sizes).log() + largest
