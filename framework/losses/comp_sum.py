@@ -34,6 +34,10 @@ class CompSumLoss(ClassificationLoss):
     Paper: Mao, Mohri, Zhong, *Cross-Entropy Loss Functions: Theoretical Analysis and
     Applications*, ICML 2023, arXiv:2304.07288. There is no official code.
 
+    Cost: that of cross-entropy.
+
+    Use it for: labels of which some are wrong (tau 1.7), or clean ones (tau 1).
+
     Args:
         tau: at least 0. 1 is cross-entropy; 1.7 is a good start under label noise.
         label_smoothing: in [0, 1]; the share of the label that is spread evenly over the K

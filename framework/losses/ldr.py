@@ -34,6 +34,10 @@ class LDRLoss(ClassificationLoss):
     ICML 2023, arXiv:2112.14869. The normalisation is that of the official code
     (Optimization-AI/ICML2023_LDR).
 
+    Cost: a few more passes over the logits, no extra forward pass.
+
+    Use it for: labels of which many are wrong (lam 10), also with hundreds of classes.
+
     Args:
         lam: temperature, above 0. With normalised logits, which span 0..K, 10 resists 40 % wrong
             labels and 1 does not.
@@ -101,6 +105,10 @@ class ALDRLoss(ClassificationLoss):
     Paper: arXiv:2112.14869, as :class:`LDRLoss`. The official code leaves the margin out of q, as
     ``margin_in_q=False`` does, though the maximiser contains it; the default follows the paper. It
     also adds 1e-5 to q before the logarithm; here the KL divergence is exact.
+
+    Cost: a second softmax over the logits, 4 bytes per training sample, one small gather per step.
+
+    Use it for: wrong labels whose share differs from sample to sample; start with lam0 10.
 
     Args:
         lam0: largest and initial temperature, above 0; 10 under heavy label noise, as for LDR.
