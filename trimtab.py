@@ -10,6 +10,7 @@ def import_rooms() -> None:
     """Import what configs name, so that short class names resolve."""
     import callbacks  # noqa: F401
     import datamodules  # noqa: F401
+    import framework.attacks
     import framework.losses
     import framework.optim
     import framework.run_logger
