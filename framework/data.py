@@ -93,7 +93,7 @@ class KeyedDataset(Dataset[Any]):
         """Return the collated batch; an empty list gives fields of length 0."""
         if not keys:
             return {name: value[:0] for name, value in self.__getitems__([(0, 0)]).items()}
-        source, rows = _root(self.dataset, [row for _, row in keys])
+        source, rows = root_and_rows(self.dataset, [row for _, row in keys])
         if self.augment is None and isinstance(source, ArrayDataset):
             batch = source.batch(rows)
             batch["index"] = torch.as_tensor(rows, dtype=torch.int64)
@@ -101,7 +101,8 @@ class KeyedDataset(Dataset[Any]):
         return self.collate([self[key] for key in keys])
 
 
-def _root(dataset: Any, rows: list[int]) -> tuple[Any, list[int]]:
+def root_and_rows(dataset: Any, rows: list[int]) -> tuple[Any, list[int]]:
+    """Return the data set behind a (nested) ``Subset``, and where ``rows`` stand in it."""
     while isinstance(dataset, Subset):
         rows = [int(dataset.indices[row]) for row in rows]
         dataset = dataset.dataset
@@ -110,7 +111,7 @@ def _root(dataset: Any, rows: list[int]) -> tuple[Any, list[int]]:
 
 def stable_position(dataset: Any, row: int) -> int:
     """Return the position in the full training set of a row of a (nested) ``Subset``."""
-    return _root(dataset, [row])[1][0]
+    return root_and_rows(dataset, [row])[1][0]
 
 
 def _passthrough(batch: Any) -> Any:
@@ -203,7 +204,7 @@ class DataModule(LightningDataModule):
         if self.train_set is None:
             raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
         self._refuse_iterable(self.train_set)
-        root, _ = _root(self.train_set, [])
+        root, _ = root_and_rows(self.train_set, [])
         return len(root)
 
     def _refuse_iterable(self, dataset: Dataset[Sample]) -> None:
@@ -218,9 +219,16 @@ class DataModule(LightningDataModule):
         if self.train_set is None:
             raise RuntimeError(f"{type(self).__name__} has no training set.")
         self._refuse_iterable(self.train_set)
+        self._sampler = self.train_sampler()
+        return self._loader(self.train_set, self._sampler, self.augment)
+
+    def train_sampler(self) -> GlobalBatches:
+        """Return the stream of training batches; override where rows must stay together."""
         rows = len(self.train_set)  # type: ignore[arg-type]
-        _, stable = _root(self.train_set, list(range(rows))) if self.shards else (None, None)
-        self._sampler = GlobalBatches(
+        _, stable = (
+            root_and_rows(self.train_set, list(range(rows))) if self.shards else (None, None)
+        )
+        return GlobalBatches(
             rows,
             self.batch_size,
             shuffle=True,
@@ -232,7 +240,6 @@ class DataModule(LightningDataModule):
             stable_index=None if stable is None else torch.tensor(stable),
             start=self._start,
         )
-        return self._loader(self.train_set, self._sampler, self.augment)
 
     def val_dataloader(self) -> Any:
         """Return the validation loader, or nothing where there is no validation set."""
