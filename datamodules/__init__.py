@@ -6,5 +6,14 @@ from datamodules.digits import Digits
 from datamodules.idx import IDXImages
 from datamodules.image_folder import ImageFolder
 from datamodules.label_noise import LabelNoise
+from datamodules.tabular import Tabular
 
-__all__ = ["CIFAR", "ClassificationData", "Digits", "IDXImages", "ImageFolder", "LabelNoise"]
+__all__ = [
+    "CIFAR",
+    "ClassificationData",
+    "Digits",
+    "IDXImages",
+    "ImageFolder",
+    "LabelNoise",
+    "Tabular",
+]

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
+from framework.layers.mlp import mlp_body
+
 
 class ClassifierNetwork(nn.Module):
     """A body that maps images to features, and a linear head.
@@ -27,15 +29,6 @@ class ClassifierNetwork(nn.Module):
         """Return logits (B, K) and features (B, D)."""
         features = self.body(image)
         return self.head(features), features
-
-
-def mlp_body(num_inputs: int, widths: Sequence[int]) -> nn.Sequential:
-    """Return a perceptron with ReLU after each of its layers, on flattened images."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for width in widths:
-        layers += [nn.Linear(num_inputs, width), nn.ReLU()]
-        num_inputs = width
-    return nn.Sequential(*layers)
 
 
 def cnn_body(in_channels: int, widths: Sequence[int]) -> nn.Sequential:

@@ -1,0 +1,238 @@
+"""Tables with a real-valued target: a file, or one of the sets that scikit-learn carries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from datamodules.table import Table, read_table
+from framework.data import ArrayDataset, DataModule
+from framework.randomness import stable_seed
+
+BUNDLED = ("diabetes", "linnerud")
+
+
+class Tabular(DataModule):
+    """Rows of numbers with one or several real-valued targets, standardised on the training rows.
+
+    Batches hold ``input`` (B, D) float32, ``target`` (B,) float32, or (B, T) where ``target`` is a
+    list, and ``index`` (B,) int64, the row of the table, counted from 0. A permutation fixed by
+    ``split_seed`` puts ``test_size`` rows aside for testing and the next ``val_size`` for
+    validation.
+
+    Means and standard deviations are those of the training rows alone; a column that is constant
+    there becomes 0. Metrics and predictions of the ``Regressor`` are in the target's own unit.
+
+    Args:
+        batch_size: rows of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        source: a ``.csv``, ``.txt`` or ``.parquet`` file, see :func:`datamodules.table.read_table`,
+            or a set that comes with scikit-learn: ``diabetes`` (442 rows, 10 inputs, 1 target) or
+            ``linnerud`` (20 rows, 3 inputs, 3 targets).
+        target: the target's column, by name or number (negative from the end), or a list of them.
+            Default: the last column of a file, and what a bundled set has as targets.
+        features: the columns to predict from, by name or number; default all others.
+        val_size: rows for validation, as a number (int) or as a share of all rows (float).
+        test_size: likewise, for testing; not used with ``fold``.
+        split_seed: of the permutation; not the seed of the run.
+        fold: take the rows of ``index_train_<fold>.txt`` and ``index_test_<fold>.txt``, which lie
+            beside the file and hold one row number per line; validation rows are drawn from the
+            former.
+        standardize_inputs: to mean 0 and standard deviation 1.
+        standardize_target: likewise.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModuleNotFoundError: Parquet without ``pyarrow``.
+        ValueError: an unknown column, a cell that is no finite number, a split that does not fit
+            the rows, or a fold that does not fit the table; the sentence names file and place.
+
+    Example:
+        >>> data = Tabular(batch_size=32, source="diabetes")
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> {name: tuple(value.shape) for name, value in batch.items()}
+        {'input': (32, 10), 'target': (32,), 'index': (32,)}
+    """
+
+    num_classes = None
+    input_size: int
+    """D; known after :meth:`setup`, as the following are."""
+    num_targets: int
+    feature_names: list[str]
+    target_names: list[str]
+    target_mean: Tensor
+    """Of one row of ``target``, in its own unit: () or (T,); 0 without standardisation."""
+    target_std: Tensor
+    """The unit in which the batches' targets are given: () or (T,)."""
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        source: str = "diabetes",
+        target: int | str | list[int | str] | None = None,
+        features: list[int | str] | None = None,
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.2,
+        split_seed: int = 0,
+        fold: int | None = None,
+        standardize_inputs: bool = True,
+        standardize_target: bool = True,
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        if features is not None and not features:
+            raise ValueError("features must name at least one column.")
+        if target is not None and target == []:
+            raise ValueError("target must name at least one column.")
+        if fold is not None and source in BUNDLED:
+            raise ValueError(f"fold={fold} reads files beside the table; {source} has none.")
+        self.source = source
+        self.target = target
+        self.features = features
+        self.val_size = val_size
+        self.test_size = test_size
+        self.split_seed = split_seed
+        self.fold = fold
+        self.standardize_inputs = standardize_inputs
+        self.standardize_target = standardize_target
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the table once, for all stages."""
+        if self.train_set is not None:
+            return
+        inputs, target = self._read()
+        train, val, test = self._split(len(inputs))
+        if self.standardize_inputs:
+            mean, std = _moments(inputs[train])
+            # a column that taught nothing must say nothing: divided by infinity it is 0 everywhere
+            inputs = (inputs - mean) / torch.where(std > 0, std, torch.inf)
+        self.target_mean, self.target_std = _moments(target[train])
+        if not self.standardize_target:
+            self.target_mean.zero_()
+            self.target_std.fill_(1)
+        self.target_std[self.target_std == 0] = 1
+        target = (target - self.target_mean) / self.target_std
+        rows = ArrayDataset(input=inputs.float(), target=target.float())
+        self.train_set = Subset(rows, train)
+        self.val_set = Subset(rows, val) if val else None
+        self.test_set = Subset(rows, test) if test else None
+        self.predict_set = self.test_set or self.val_set
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        """Return inputs (N, D) and targets (N,) or (N, T), float64."""
+        if self.source in BUNDLED:
+            table, default = _bundled(self.source)
+        else:
+            table, default = self._file(), -1
+        target = default if self.target is None else self.target
+        columns = [
+            table.position(name) for name in (target if isinstance(target, list) else [target])
+        ]
+        if self.features is None:
+            features = [k for k in range(len(table.names)) if k not in columns]
+        else:
+            features = [table.position(name) for name in self.features]
+        shared = [table.names[k] for k in features if k in columns]
+        if shared:
+            raise ValueError(f"{self.source}: the target {shared[0]!r} is among the features.")
+        if not features:
+            raise ValueError(f"{self.source} has no column beside the target.")
+        self.feature_names = [table.names[k] for k in features]
+        self.target_names = [table.names[k] for k in columns]
+        self.input_size, self.num_targets = len(features), len(columns)
+        inputs, targets = (
+            torch.from_numpy(np.stack([table.numbers(k) for k in chosen], axis=1))
+            for chosen in (features, columns)
+        )
+        return inputs, targets if isinstance(target, list) else targets[:, 0]
+
+    def _file(self) -> Table:
+        path = Path(self.source)
+        if not path.suffix and not path.exists():
+            raise ValueError(
+                f"source={self.source!r} is neither a file nor one of {', '.join(BUNDLED)}."
+            )
+        return read_table(path)
+
+    def _split(self, rows: int) -> tuple[list[int], list[int], list[int]]:
+        """Return the rows of training, validation and test, each in ascending order."""
+        if self.fold is None:
+            test, rest = [], list(range(rows))
+        else:
+            test, rest = self._fold_rows("test", rows), self._fold_rows("train", rows)
+            if not set(test).isdisjoint(rest):
+                row = min(set(test).intersection(rest))
+                raise ValueError(
+                    f"Fold {self.fold} of {self.source} has row {row} in both training and test."
+                )
+        generator = torch.Generator().manual_seed(stable_seed(self.split_seed, "split"))
+        rest = [rest[k] for k in torch.randperm(len(rest), generator=generator).tolist()]
+        if self.fold is None:
+            held = self._size("test_size", rows, len(rest))
+            test, rest = rest[:held], rest[held:]
+        held = self._size("val_size", rows, len(rest))
+        return sorted(rest[held:]), sorted(rest[:held]), sorted(test)
+
+    def _size(self, name: str, rows: int, available: int) -> int:
+        """Return the rows to hold out of those available; two at least stay on either side."""
+        size = getattr(self, name)
+        held = round(size * rows) if isinstance(size, float) else size
+        # no coefficient of determination of a single row
+        if held != 0 and not 2 <= held <= available - 2:
+            raise ValueError(
+                f"{name}={size} is {held} of the {available} rows of {self.source} that are left: "
+                f"hold out none, or from 2 to {max(2, available - 2)}."
+            )
+        return held
+
+    def _fold_rows(self, part: str, rows: int) -> list[int]:
+        """Return the row numbers of a fold's file."""
+        path = Path(self.source).with_name(f"index_{part}_{self.fold}.txt")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such file for fold={self.fold}.")
+        numbers = read_table(path).numbers(0)
+        wrong = (numbers < 0) | (numbers >= rows) | (numbers != np.floor(numbers))
+        if wrong.any():
+            raise ValueError(
+                f"{path} names the row {numbers[wrong][0]:g}, but {self.source} has the rows "
+                f"0..{rows - 1}."
+            )
+        if len(np.unique(numbers)) != len(numbers):
+            raise ValueError(f"{path} names a row twice.")
+        return [int(number) for number in numbers]
+
+
+def _bundled(name: str) -> tuple[Table, int | str | list[int | str]]:
+    """Return a set that scikit-learn carries, and its target columns."""
+    from sklearn import datasets
+
+    if name == "diabetes":
+        # as measured: scikit-learn's own scaling would have seen the test rows
+        found = datasets.load_diabetes(scaled=False)
+        inputs, targets, names = found.data, found.target[:, None], ["progression"]
+    else:
+        found = datasets.load_linnerud()
+        inputs, targets, names = found.data, found.target, found.target_names
+    table = Table(name, [*found.feature_names, *names], [*inputs.T, *targets.T])
+    return table, names[0] if name == "diabetes" else list(names)
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation over rows; exactly 0 where all rows are equal."""
+    # compared, since rounding gives equal numbers a deviation that is small but not 0
+    constant = values.amax(0) == values.amin(0)
+    return (
+        torch.where(constant, values[0], values.mean(0)),
+        torch.where(constant, 0.0, values.std(0, correction=0)),
+    )

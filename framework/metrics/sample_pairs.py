@@ -1,0 +1,56 @@
+"""A sample of predictions beside their targets, for a figure of an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class SamplePairs(Metric):
+    """Keeps the first predictions and targets that every rank sees, up to a limit.
+
+    Memory is fixed, and no rank needs to have a row.
+
+    Args:
+        num_targets: T.
+        limit: rows kept per rank.
+        **kwargs: of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> pairs = SamplePairs(num_targets=1, limit=2)
+        >>> pairs.update(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.5, 2.5, 3.5]))
+        >>> pairs.compute().squeeze(-1)
+        tensor([[1.0000, 1.5000],
+                [2.0000, 2.5000]])
+    """
+
+    full_state_update = False
+    rows: Tensor
+    filled: Tensor
+
+    def __init__(self, num_targets: int, limit: int = 2000, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("rows", torch.zeros(limit, 2, num_targets), dist_reduce_fx="cat")
+        self.add_state("filled", torch.zeros(limit, dtype=torch.bool), dist_reduce_fx="cat")
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Keep rows while there is room.
+
+        Args:
+            predictions: (B,) or (B, T).
+            targets: of the same shape.
+        """
+        start = int(self.filled.sum())
+        shape = (-1, self.rows.shape[-1])
+        pairs = torch.stack([predictions.reshape(shape), targets.reshape(shape)], dim=1)
+        pairs = pairs[: len(self.filled) - start]
+        self.rows[start : start + len(pairs)] = pairs.to(self.rows.dtype)
+        self.filled[start : start + len(pairs)] = True
+
+    def compute(self) -> Tensor:
+        """Return (N, 2, T): predictions and targets of the rows kept, over all ranks."""
+        return self.rows[self.filled]

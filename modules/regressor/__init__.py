@@ -1,0 +1,1 @@
+"""Regression of one or several real numbers from a row of numbers."""

@@ -1,0 +1,176 @@
+"""Regression: a perceptron, any loss on real-valued targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
+
+from framework.compatibility import IncompatibleError
+from framework.data import Batch
+from framework.gradients.combiner import GradientCombiner
+from framework.losses.loss import RegressionLoss
+from framework.metrics.sample_pairs import SamplePairs
+from framework.module import TrainingModule
+from framework.objectives import Objectives
+from modules.regressor.network import RegressorNetwork
+
+Criterion = nn.MSELoss | nn.L1Loss | nn.SmoothL1Loss | nn.HuberLoss | RegressionLoss
+
+
+class Regressor(TrainingModule):
+    """Predicts real numbers from rows of numbers by a perceptron with a bottleneck.
+
+    A batch holds ``input`` (B, D) float32, ``target`` (B,) float32 for one target or (B, T) for
+    several, ``index`` (B,), and ``group`` (B,) where the data has groups. Without ``widths``,
+    ``bottleneck`` and ``decoder_widths`` the model is linear.
+
+    Losses are in the unit of the batches' targets. RMSE, MAE and the coefficient of determination
+    R2, torchmetrics' over all targets, the figure and the predictions are in the data's own unit,
+    where the datamodule gives ``target_mean`` and ``target_std``.
+
+    Args:
+        num_inputs: D.
+        num_targets: T; with 1, predictions have shape (B,).
+        widths: of the encoder's layers, each followed by ReLU; the last gives the features.
+        bottleneck: size of a linear layer at the end of the encoder, which then gives the features;
+            None for none.
+        decoder_widths: of the hidden layers from the features to the prediction.
+        criterion: the loss on predictions and targets; default the mean squared error.
+        optimizer: from parameter groups to an optimizer.
+        lr_scheduler: from an optimizer to a schedule.
+        gradient_combiner: how the gradients of several terms become one.
+
+    Raises:
+        ValueError: data with another number of inputs or targets (at :meth:`setup`), or a batch
+            whose targets have another shape than the predictions.
+
+    Example:
+        >>> import torch
+        >>> model = Regressor(num_inputs=10, widths=(64,))
+        >>> tuple(model(torch.zeros(2, 10)).shape)
+        (2,)
+    """
+
+    provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
+
+    def __init__(
+        self,
+        num_inputs: int = 10,
+        num_targets: int = 1,
+        widths: Sequence[int] = (128, 128),
+        bottleneck: int | None = None,
+        decoder_widths: Sequence[int] = (),
+        criterion: Criterion | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        gradient_combiner: GradientCombiner | None = None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, gradient_combiner=gradient_combiner)
+        self.num_inputs = num_inputs
+        self.num_targets = num_targets
+        self.prediction_shape = () if num_targets == 1 else (num_targets,)
+        self.network = RegressorNetwork(num_inputs, num_targets, widths, bottleneck, decoder_widths)
+        self.criterion = criterion if criterion is not None else nn.MSELoss()
+        if getattr(self.criterion, "batch_coupled", False):
+            # such a loss is one number for the whole batch
+            self.provides = tuple(name for name in self.provides if name != "per_sample")
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that says of itself that it does not fit."""
+        data = getattr(self.trainer, "datamodule", None)
+        for argument, attribute, what in (
+            ("num_inputs", "input_size", "inputs"),
+            ("num_targets", "num_targets", "targets"),
+        ):
+            given, built = getattr(data, attribute, None), getattr(self, argument)
+            if given is not None and given != built:
+                raise IncompatibleError(
+                    f"A row of {type(data).__name__} has {given} {what}, but the model was built "
+                    f"for {built}: set model.{argument}."
+                )
+        super().setup(stage)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Return predictions (B,) or (B, T)."""
+        return self.network(input)[0]
+
+    def forward_inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """Return what ``forward`` takes."""
+        return (batch["input"],)
+
+    def objectives(self, batch: Batch) -> Objectives:
+        """Return the term ``regression``."""
+        predictions, features = self.network(batch["input"])
+        targets = batch["target"]
+        if predictions.shape != targets.shape:
+            # torch would broadcast (B,) against (B, 1) to (B, B)
+            raise ValueError(
+                f"The targets of this batch have the shape {tuple(targets.shape)}, but the "
+                f"predictions {tuple(predictions.shape)}: set model.num_targets."
+            )
+        objectives = Objectives(
+            predictions=predictions,
+            targets=targets,
+            index=batch.get("index"),
+            group=batch.get("group"),
+            features=features,
+        )
+        self.add_term(objectives, "regression", self.criterion, inputs=batch["input"])
+        return objectives
+
+    def evaluate(self, batch: Batch) -> Objectives:
+        """Update the metrics and return the loss."""
+        objectives = self.objectives(batch)
+        assert objectives.predictions is not None
+        if len(objectives.predictions):
+            # the mean is left out: no metric depends on it, and far from 0 it would cost digits
+            unit = self._target_fact("target_std", 1.0)
+            self.metrics.update(
+                objectives.predictions.float() * unit, batch["target"].float() * unit
+            )
+        return objectives
+
+    def make_metrics(self) -> MetricCollection:
+        """Return RMSE, MAE, R2 and pairs for the figure."""
+        metrics: dict[str, Any] = {
+            "rmse": MeanSquaredError(squared=False),
+            "mae": MeanAbsoluteError(),
+            "r2": R2Score(),
+            "pairs": SamplePairs(self.num_targets),
+        }
+        # groups would tie states of different metrics together and break their separate reset
+        return MetricCollection(metrics, compute_groups=False)
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the prediction in the target's own unit."""
+        predictions = self(batch["input"]).float()
+        unit, mean = self._target_fact("target_std", 1.0), self._target_fact("target_mean", 0.0)
+        return {"prediction": predictions * unit + mean}
+
+    def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the predicted against the true values of each target, of four at most."""
+        from framework.plots import predicted_against_true
+
+        data = getattr(self.trainer, "datamodule", None)
+        names = getattr(data, "target_names", None) or [f"target_{t}" for t in range(4)]
+        mean = self._target_fact("target_mean", 0.0)
+        predictions, targets = values["pairs"].unbind(1)
+        rows = zip((predictions + mean).T.cpu(), (targets + mean).T.cpu(), names[:4], strict=False)
+        return {
+            f"predictions_{name}" if self.num_targets > 1 else "predictions": (
+                predicted_against_true(predicted, true, name)
+            )
+            for predicted, true, name in rows
+        }
+
+    def _target_fact(self, name: str, default: float) -> Tensor:
+        """Return the datamodule's mean or unit of the targets."""
+        data = getattr(self.trainer, "datamodule", None)
+        value = getattr(data, name, default)
+        return torch.as_tensor(value, dtype=torch.float32, device=self.device)
