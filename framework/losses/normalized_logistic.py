@@ -1,0 +1,91 @@
+"""The logistic loss, divided by how much of the batch is still misclassified."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.distributed import all_reduce_sum
+from framework.losses.loss import (
+    ClassificationLoss,
+    check_labels,
+    check_logits,
+    two_class_logits,
+)
+
+
+class NormalizedLogisticLoss(ClassificationLoss):
+    r"""Logistic loss whose gradient does not fade as fewer samples remain wrong.
+
+    With :math:`s_i = 1 - p_{y_i}`, the weight that the logistic loss :math:`\ell_i` gives to
+    sample i, the loss is
+
+    .. math:: L = \beta\,\frac1n \sum_i \ell_i, \qquad
+              \beta = \min\Bigl(\Bigl(\frac1n \sum_i s_i\Bigr)^{-1}, \beta_{\max}\Bigr)
+
+    with beta over the global batch and constant for the gradient. A few wrong samples among many
+    so move the model as far as many wrong ones do: on separable data and the full batch, gradient
+    descent needs at most :math:`R^2/\mu^2 + 2 \log(2n - 1) / (\gamma \mu^2)` steps, with R the
+    largest norm, mu the margin and gamma the step size, where the factor n of logistic regression
+    is gone.
+
+    The step keeps its length when all samples are right, until beta reaches ``beta_max``; on
+    networks keep that at 10 to 100. The training value is near 1 then and no measure of progress:
+    monitor the errors. In evaluation mode beta is 1, so that validation reads cross-entropy.
+    Sample weights are applied after beta and do not change it. All ranks must call the loss equally
+    often.
+
+    Shapes: predictions (B, K) logits, K >= 2, or scores (B,) or (B, 1) of class 1; targets (B,)
+    int64, no soft labels; returns a scalar, or (B,).
+
+    Paper: Tyurin, *From Logistic Regression to the Perceptron Algorithm: Exploring Gradient Descent
+    with Large Step Sizes*, AAAI 2025, arXiv:2412.08424. There is no official code. The paper is
+    binary; K > 2 is an extension. It prints the limit of beta for large steps upside down.
+
+    Cost: that of cross-entropy and one softmax more; with several ranks one all-reduce of 2 floats.
+    Use it for: separable, imbalanced problems with large steps; not under label noise.
+
+    Args:
+        beta_max: largest beta, at least 1. The default only guards against overflow.
+        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+
+    Raises:
+        ValueError: an argument out of its range, or predictions or targets of another shape.
+
+    Example:
+        >>> import torch
+        >>> from framework.losses import NormalizedLogisticLoss
+        >>> scores = torch.tensor([2.0, 1.0, -0.5], requires_grad=True)
+        >>> loss = NormalizedLogisticLoss()
+        >>> loss(scores, torch.tensor([1, 1, 1])).backward()
+        >>> scores.grad  # the shares of the rows in what is wrong; they sum to one
+        tensor([-0.1180, -0.2661, -0.6159])
+    """
+
+    monitorable: ClassVar[bool] = False
+
+    def __init__(self, beta_max: float = 1e6, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        if not 1 <= beta_max < math.inf:
+            raise ValueError(f"beta_max must be a finite number of at least 1, got {beta_max}.")
+        self.beta_max = beta_max
+
+    def per_sample(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
+        """Return the loss of every row, shape (B,)."""
+        logits = two_class_logits(predictions)
+        check_logits(self, logits)
+        check_labels(self, logits, targets)
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        return self._beta(logits.detach(), targets) * losses if self.training else losses
+
+    def _beta(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return beta of the global batch."""
+        # 1 - p_y would round to zero long before its share of the sum does
+        others = F.log_softmax(logits, dim=1).scatter(1, targets[:, None], -torch.inf)
+        wrong = others.exp().sum()
+        wrong, rows = all_reduce_sum(torch.stack([wrong, wrong.new_tensor(len(logits))]))
+        return (rows / wrong).clamp(max=self.beta_max)
