@@ -43,12 +43,12 @@ def losses() -> list[type[Loss]]:
 
 
 def section(kind: type[Loss], title: str) -> str:
-    """Return the paragraph of a docstring that starts with ``title:``.
+    """Return what stands in a docstring after ``title:``.
 
     Raises:
         ValueError: there is none.
     """
-    found = re.search(rf"^{title}: (.+?)(?:\n\n|\Z)", inspect.getdoc(kind) or "", re.M | re.S)
+    found = re.search(rf"^{title}: (.+?)(?=\n\n|\nUse it for: |\Z)", inspect.getdoc(kind) or "", re.M | re.S)
     if found is None:
         raise ValueError(f"The docstring of {kind.__name__} has no line `{title}: ...`.")
     return " ".join(found.group(1).split()).replace("``", "`").rstrip(".")
