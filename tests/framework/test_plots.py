@@ -8,7 +8,12 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
-from framework.plots import confusion_matrix, learning_curves, save_png
+from framework.plots import (
+    confusion_matrix,
+    learning_curves,
+    predicted_against_true,
+    save_png,
+)
 
 ROWS: list[dict[str, Any]] = [
     {"epoch": "0", "step": 0, "train/loss": "4.0", "train/fit": "3.0", "lr-SGD/pg1": "0.1"},
@@ -88,6 +93,18 @@ def test_wrong_matrices_are_refused() -> None:
         confusion_matrix(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="3 class names do not fit a 2 x 2"):
         confusion_matrix(torch.eye(2), ["a", "b", "c"])
+
+
+def test_predictions_are_drawn_over_the_true_values() -> None:
+    predicted, true = torch.tensor([1.0, 3.0, torch.nan]), torch.tensor([2.0, 5.0, 1.0])
+    figure = predicted_against_true(predicted, true, "blood_pressure")
+    (axes,) = figure.axes
+    (points,) = axes.collections
+    assert points.get_offsets().tolist() == [[2, 1], [5, 3]]
+    (line,) = axes.lines
+    assert (line.get_xy1(), line.get_slope()) == ((2, 2), 1)
+    assert "blood pressure" in figure.get_suptitle()
+    assert not predicted_against_true(predicted[:0], true[:0]).axes[0].lines
 
 
 def test_png_is_whole_and_global_state_untouched(tmp_path: Path) -> None:
