@@ -2,16 +2,22 @@
 
 from framework.losses.aggregate import AggregateResponseLoss
 from framework.losses.comp_sum import CompSumLoss, h_consistency_transform
+from framework.losses.ensloss import EnsLoss
 from framework.losses.ldr import ALDRLoss, LDRLoss
 from framework.losses.loss import ClassificationLoss, Loss, RegressionLoss
+from framework.losses.normalized_logistic import NormalizedLogisticLoss
+from framework.losses.smooth_adversarial import SmoothAdversarialCompSumLoss
 
 __all__ = [
     "ALDRLoss",
     "AggregateResponseLoss",
     "ClassificationLoss",
     "CompSumLoss",
+    "EnsLoss",
     "LDRLoss",
     "Loss",
+    "NormalizedLogisticLoss",
     "RegressionLoss",
+    "SmoothAdversarialCompSumLoss",
     "h_consistency_transform",
 ]
