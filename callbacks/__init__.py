@@ -9,6 +9,7 @@ from callbacks.figures import Figures
 from callbacks.mesa import MESA
 from callbacks.predictions import Predictions
 from callbacks.progress import Progress
+from callbacks.robust_accuracy import RobustAccuracy
 from callbacks.saf import SAF
 from callbacks.summary import Summary
 
@@ -19,6 +20,7 @@ __all__ = [
     "Figures",
     "Predictions",
     "Progress",
+    "RobustAccuracy",
     "Summary",
     "for_every_run",
 ]

@@ -1,0 +1,133 @@
+"""Accuracy under attack, beside the accuracy of validation and test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from framework.attacks import Attack
+from framework.compatibility import IncompatibleError
+from framework.data import Batch
+from framework.distributed import all_reduce_sum, shared_generator
+from framework.module import TrainingModule
+from framework.randomness import global_seed
+
+
+class RobustAccuracy(Callback):
+    """Logs ``val/robust_accuracy`` and ``test/robust_accuracy``, the accuracy under attack.
+
+    Every row of an evaluation is attacked by ascending its cross-entropy. The attack sees the
+    inputs in units of pixels: where the datamodule normalises, its mean and standard deviation are
+    handed to the attack. The same starts are drawn in every epoch and on any number of ranks, and
+    a checkpoint may monitor the metric.
+
+    An evaluation costs about 2 x ``attack.steps`` forward passes more.
+
+    Args:
+        attack: such as ``PGDAttack``.
+        every_n_epochs: during ``fit``; ``validate`` and ``test`` always attack.
+        limit_batches: attack only so many batches of an evaluation.
+
+    Raises:
+        ValueError: an argument is out of range.
+        IncompatibleError: predictions that are not class logits, or a second RobustAccuracy.
+
+    Example:
+        >>> from framework.attacks import PGDAttack
+        >>> RobustAccuracy(PGDAttack(eps=0.1, steps=20)).attack.steps
+        20
+    """
+
+    def __init__(
+        self, attack: Attack, every_n_epochs: int = 1, limit_batches: int | None = None
+    ) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(
+                f"RobustAccuracy: every_n_epochs must be at least 1, got {every_n_epochs}."
+            )
+        if limit_batches is not None and limit_batches < 1:
+            raise ValueError(
+                f"RobustAccuracy: limit_batches must be at least 1, got {limit_batches}."
+            )
+        self.attack = attack
+        self.every_n_epochs = every_n_epochs
+        self.limit_batches = limit_batches
+        self.seed = global_seed()
+        self._correct_and_rows = torch.zeros(2, dtype=torch.int64)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what has no accuracy; learn how inputs are normalised."""
+        others = [c for c in trainer.callbacks if isinstance(c, RobustAccuracy)]  # type: ignore[attr-defined]
+        if len(others) > 1:
+            raise IncompatibleError(
+                "RobustAccuracy is given twice, but both would log the same metric."
+            )
+        shape = pl_module.prediction_shape if isinstance(pl_module, TrainingModule) else None
+        if shape is None or len(shape) != 1:
+            raise IncompatibleError(
+                f"RobustAccuracy needs class logits of one fixed shape, which "
+                f"{type(pl_module).__name__} does not have."
+            )
+        normalize = getattr(getattr(trainer, "datamodule", None), "normalize", None)
+        if normalize is not None and not self.attack.mean:
+            mean, std = (v.flatten().tolist() for v in (normalize.mean, normalize.std))
+            self.attack = self.attack.normalized(mean, std)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        self._correct_and_rows = torch.zeros(2, dtype=torch.int64, device=pl_module.device)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Attack a batch and count."""
+        beyond = self.limit_batches is not None and batch_idx >= self.limit_batches
+        if beyond or not self._active(trainer):
+            return
+        assert isinstance(pl_module, TrainingModule)
+        first, *others = pl_module.forward_inputs(batch)
+        with torch.inference_mode(False):
+            # a tensor of inference mode cannot take part in a gradient
+            label = batch["label"].clone()
+            others = [v.clone() if isinstance(v, Tensor) else v for v in others]
+
+        def predict(inputs: Tensor) -> Tensor:
+            return pl_module(inputs, *others)
+
+        def objective(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits.float(), label, reduction="sum")
+
+        generator = shared_generator(self.seed, batch_idx, "robust_accuracy", first.device)
+        attacked = self.attack.perturb(predict, first, objective, generator=generator)
+        with torch.no_grad():
+            correct = (predict(attacked).argmax(1) == label).sum()
+        self._correct_and_rows += torch.stack([correct, correct.new_tensor(len(label))])
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the share over all ranks."""
+        correct, rows = all_reduce_sum(self._correct_and_rows)
+        if rows:
+            stage = "test" if trainer.testing else "val"
+            pl_module.log(f"{stage}/robust_accuracy", correct / rows)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _active(self, trainer: Trainer) -> bool:
+        if trainer.sanity_checking:
+            return False
+        fitting = trainer.state.fn == "fit"
+        return not fitting or (trainer.current_epoch + 1) % self.every_n_epochs == 0
