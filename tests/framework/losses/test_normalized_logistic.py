@@ -1,0 +1,229 @@
+import doctest
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.losses import NormalizedLogisticLoss, normalized_logistic
+from framework.objectives import Objectives
+from framework.reduction import reduce_objectives
+from framework.solvers import NormalizedLogisticRegression
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def path(step_size: float, normalize: bool) -> list[list[float]]:
+    """Return three steps of gradient descent on the worked example."""
+    inputs = torch.tensor([[1.0, -1.0], [-1.0, -4.0]], dtype=torch.float64)
+    theta = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    loss = NormalizedLogisticLoss().train(normalize)
+    steps = []
+    for _ in range(3):
+        value = loss(inputs @ theta, torch.tensor([1, 0]))
+        (gradient,) = torch.autograd.grad(value, theta)
+        theta = (theta - step_size * gradient).detach().requires_grad_()
+        steps.append((theta / step_size).tolist())
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("step_size", "normalize", "expected"),
+    [
+        (1.0, True, [(1.0, 1.5), (2.0, 0.507307), (3.0, -0.057927)]),
+        (1.0, False, [(0.5, 0.75), (0.795744, 0.527536), (1.038349, 0.414589)]),
+        (100.0, False, [(0.5, 0.75), (1.0, 0.25), (1.0, 0.25)]),
+    ],
+)
+def test_path_of_the_worked_example(step_size: float, normalize: bool, expected: list) -> None:
+    for theta, numbers in zip(path(step_size, normalize), expected, strict=True):
+        assert theta == pytest.approx(numbers, abs=6e-7)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_gradient_descent_on_it_is_the_solver(classes: int) -> None:
+    inputs, labels = random(20, 30), torch.arange(20) % classes
+    solved = NormalizedLogisticRegression(step_size=3.0, fit_intercept=False)
+    solved.fit(inputs.numpy(), labels.numpy())
+    assert solved.n_iter_ > 3
+    rows = 1 if classes == 2 else classes
+    theta = torch.zeros(rows, 30, dtype=torch.float64, requires_grad=True)
+    for _ in range(solved.n_iter_):
+        (gradient,) = torch.autograd.grad(NormalizedLogisticLoss()(inputs @ theta.T, labels), theta)
+        theta = (theta - 3.0 * gradient).detach().requires_grad_()
+    torch.testing.assert_close(theta.detach(), torch.from_numpy(solved.coef_))
+
+
+def test_gradient_of_scores_is_their_share_in_what_is_wrong() -> None:
+    margins = torch.tensor([-2.0, 0.5, 3.0, 30.0, 700.0], dtype=torch.float64)
+    labels = torch.tensor([1, 0, 1, 0, 1])
+    sign = 2.0 * labels - 1
+    scores = (sign * margins).requires_grad_()
+    NormalizedLogisticLoss()(scores, labels).backward()
+    shares = (-F.softplus(margins)).softmax(0)
+    torch.testing.assert_close(scores.grad, -sign * shares, rtol=1e-9, atol=0)
+
+
+def test_value_is_the_logistic_loss_over_the_mean_weight() -> None:
+    scores, labels = random(9), torch.arange(9) % 2
+    p_wrong = torch.where(labels == 1, -scores, scores).sigmoid()
+    plain = F.binary_cross_entropy_with_logits(scores, labels.double(), reduction="none")
+    expected = plain / p_wrong.mean()
+    torch.testing.assert_close(NormalizedLogisticLoss(reduction="none")(scores, labels), expected)
+    torch.testing.assert_close(NormalizedLogisticLoss()(scores, labels), expected.mean())
+
+
+def test_many_classes() -> None:
+    logits, labels = random(9, 4), torch.arange(9) % 4
+    p = logits.softmax(1).gather(1, labels[:, None])
+    expected = F.cross_entropy(logits, labels) / (1 - p).mean()
+    torch.testing.assert_close(NormalizedLogisticLoss()(logits, labels), expected)
+
+
+def test_scores_are_logits_of_two_classes() -> None:
+    logits, labels = random(9, 2), torch.arange(9) % 2
+    scores = logits[:, 1] - logits[:, 0]
+    expected = NormalizedLogisticLoss()(logits, labels)
+    for form in (scores, scores[:, None]):
+        torch.testing.assert_close(NormalizedLogisticLoss()(form, labels), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_margins_of_ten_thousand(dtype: torch.dtype, classes: int) -> None:
+    logits = 1e4 * F.one_hot(torch.arange(6) % classes, classes).to(dtype)
+    right, wrong = torch.arange(6) % classes, (torch.arange(6) + 1) % classes
+    logits.requires_grad_()
+    value = NormalizedLogisticLoss()(logits, wrong)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value == 1e4
+    torch.testing.assert_close(gradient, (logits.softmax(1) - F.one_hot(wrong, classes)) / 6)
+    value = NormalizedLogisticLoss()(logits, right)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value == 0
+    assert not gradient.any()
+
+
+def test_beta_ends_at_its_largest_value() -> None:
+    scores, labels = torch.tensor([5.0, 6.0, 7.0], dtype=torch.float64), torch.ones(3).long()
+    plain = NormalizedLogisticLoss().eval()(scores, labels)
+    beta = 1 / (-scores).sigmoid().mean()
+    assert 100 < beta < 1000
+    for largest, expected in ((1.0, 1.0), (100.0, 100.0), (1000.0, beta)):
+        value = NormalizedLogisticLoss(beta_max=largest)(scores, labels)
+        torch.testing.assert_close(value, expected * plain)
+
+
+def test_evaluation_reads_cross_entropy() -> None:
+    logits, labels = random(6, 4).requires_grad_(), torch.arange(6) % 4
+    loss = NormalizedLogisticLoss().eval()
+    torch.testing.assert_close(loss(logits, labels), F.cross_entropy(logits, labels))
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 3), (5, 2), (5, 300)])
+def test_reductions_agree(shape: tuple[int, ...]) -> None:
+    logits = random(*shape)
+    labels = torch.arange(len(logits)) % 2
+    values, total, mean = (
+        NormalizedLogisticLoss(reduction=reduction)(logits, labels)
+        for reduction in ("none", "sum", "mean")
+    )
+    assert values.shape == (len(logits),)
+    torch.testing.assert_close(total, values.sum())
+    torch.testing.assert_close(mean, values.mean())
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_an_empty_batch_gives_a_zero_that_reaches_the_parameters(classes: int) -> None:
+    layer = torch.nn.Linear(4, classes)
+    value = NormalizedLogisticLoss()(layer(torch.empty(0, 4)), torch.empty(0, dtype=torch.int64))
+    assert value == 0
+    value.backward()
+    assert not layer.weight.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_the_loss_of_float32(dtype: torch.dtype) -> None:
+    logits, labels = (3 * random(16, 5)).to(dtype), torch.arange(16) % 5
+    with torch.autocast("cpu", dtype=dtype):
+        value = NormalizedLogisticLoss()(logits, labels)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, NormalizedLogisticLoss()(logits.float(), labels))
+
+
+def test_a_constant_the_rows_and_the_class_numbers_do_not_matter() -> None:
+    logits, labels = random(8, 5), torch.arange(8) % 5
+    loss = NormalizedLogisticLoss(reduction="none")
+    values = loss(logits, labels)
+    torch.testing.assert_close(loss(logits + 7.5, labels), values)
+    rows = torch.tensor([3, 7, 0, 4, 6, 1, 2, 5])
+    torch.testing.assert_close(loss(logits[rows], labels[rows]), values[rows])
+    order = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(loss(logits[:, order], order.argsort()[labels]), values)
+
+
+def test_its_value_cannot_be_monitored() -> None:
+    # half as many errors, a tenth of the loss: the normalised value rises
+    labels = torch.ones(4, dtype=torch.int64)
+    before = torch.tensor([-0.1, -0.1, 3.0, 3.0])
+    after = torch.tensor([-1.0, 5.0, 5.0, 5.0])
+    loss = NormalizedLogisticLoss()
+    assert loss(after, labels) > loss(before, labels)
+    assert not loss.monitorable
+
+
+@pytest.mark.parametrize("beta_max", [0.5, float("inf"), float("nan")])
+def test_refuses_bad_arguments(beta_max: float) -> None:
+    with pytest.raises(ValueError, match="beta_max must be a finite number of at least 1"):
+        NormalizedLogisticLoss(beta_max)
+
+
+def test_refuses_what_it_is_not_defined_for() -> None:
+    loss = NormalizedLogisticLoss()
+    with pytest.raises(ValueError, match="hard labels only"):
+        loss(random(4, 3), random(4, 3).softmax(1))
+    with pytest.raises(ValueError, match=r"takes logits of shape \(B, K\)"):
+        loss(random(4, 3, 2), torch.zeros(4, dtype=torch.int64))
+
+
+def one_step(rows_of_rank_0: int, classes: int, sample_weight: list[float]) -> dict[str, Tensor]:
+    """Return this rank's value and gradient of 8 rows."""
+    cut = rows_of_rank_0
+    alone = not dist.is_initialized()
+    rows = slice(8) if alone else slice(cut) if dist.get_rank() == 0 else slice(cut, 8)
+    weight = random(classes, 6, seed=1).requires_grad_()
+    logits = random(8, 6, seed=2)[rows] @ weight.T
+    labels = (torch.arange(8) % max(classes, 2))[rows]
+    objectives = Objectives(
+        per_sample={"loss": NormalizedLogisticLoss(reduction="none")(logits, labels)},
+        sample_weight=torch.tensor(sample_weight).double()[rows],
+        index=torch.arange(8)[rows],
+    )
+    total = reduce_objectives(objectives).total
+    return {"value": total.detach(), "gradient": torch.autograd.grad(total, weight)[0]}
+
+
+@pytest.mark.parametrize("rows", [5, 0])
+@pytest.mark.parametrize("classes", [1, 4])
+@pytest.mark.parametrize("sample_weight", [[1.0] * 8, [1.0, 0.5, 0.0, 2.0, 1.0, 0.3, 3.0, 1.0]])
+def test_two_uneven_ranks_equal_one_process(
+    rows: int, classes: int, sample_weight: list[float], two_ranks: Callable
+) -> None:
+    one = one_step(rows, classes, sample_weight)
+    ranks = two_ranks(one_step, rows, classes, sample_weight)
+    assert one["gradient"].abs().max() > 1e-3
+    for key in ("value", "gradient"):  # averaged as DDP does
+        average = (ranks[0][key] + ranks[1][key]) / 2
+        torch.testing.assert_close(average, one[key], rtol=0, atol=1e-12)
+
+
+def test_example_in_the_docstring() -> None:
+    result = doctest.testmod(normalized_logistic)
+    assert result.attempted > 0
+    assert result.failed == 0
