@@ -1,0 +1,126 @@
+"""Nested dropout: a random prefix of the channels, so that they become ordered by importance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from framework.distributed import shared_generator
+from framework.randomness import global_seed
+
+
+class NestedDropout(nn.Module):
+    r"""Keeps the first k channels, k drawn anew in each training forward, and zeroes the others.
+
+    One k counts for the whole global batch, with
+
+    .. math:: P(k) \propto e^{-((k - \mu) / \sigma)^2}, \quad k = 1, \dots, \mathrm{dim},
+
+    so that channel j is kept with probability P(k >= j), and early channels learn what matters
+    most. What is kept is not rescaled: with all channels the next layer sees larger values than in
+    training, so evaluate at a prefix, ``eval_k``, that validation has chosen. A channel that is
+    never kept gets no gradient, but still weight decay.
+
+    k is a function of the run's seed, ``stream`` and the number of training forwards so far: the
+    same on every rank, and in a resumed run what it would have been. That number and ``eval_k`` are
+    in the ``state_dict``.
+
+    Shapes: (..., dim) to the same.
+
+    Paper: Rippel, Gelbart, Adams, *Learning Ordered Representations with Nested Dropout*,
+    ICML 2014, arXiv:1402.0915; against wrong labels Chen et al., *Compressing Features for Learning
+    with Noisy Labels*, TNNLS 2022, arXiv:2206.13140. The distribution, without a factor 1/2 in the
+    exponent, is that of the latter's code (yingyichen-cyy/Nested-Co-teaching).
+
+    Args:
+        dim: channels H.
+        sigma: above 0; about H / 5. Too small a value starves the later channels.
+        mu: centre of the distribution.
+        eval_k: channels kept in evaluation; None keeps all.
+        stream: layers of one stream draw the same k in the same forward. Give every such layer of a
+            network a stream of its own, unless they are to be cut at the same channel.
+
+    Attributes:
+        probabilities: (dim,) float64 on the CPU, P(1), ..., P(dim).
+        eval_k: may be set at any time.
+
+    Raises:
+        ValueError: an argument out of its range, or an input with other channels.
+
+    Example:
+        >>> import torch
+        >>> from framework.layers import NestedDropout
+        >>> layer = NestedDropout(dim=4, sigma=2.0, eval_k=2).eval()
+        >>> layer(torch.ones(1, 4))
+        tensor([[1., 1., 0., 0.]])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        sigma: float,
+        mu: float = 0.0,
+        eval_k: int | None = None,
+        stream: str = "nested_dropout",
+    ) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim}.")
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"sigma must be a finite number above 0, got {sigma}.")
+        if not math.isfinite(mu):
+            raise ValueError(f"mu must be a finite number, got {mu}.")
+        self.dim = dim
+        self.sigma = sigma
+        self.mu = mu
+        self.eval_k = eval_k
+        self.stream = stream
+        self.seed = global_seed()
+        self.count = 0
+        k = torch.arange(1, dim + 1, dtype=torch.float64)
+        # no buffer: k is drawn on the CPU, so that a GPU need not wait for it
+        self.probabilities = torch.softmax(-(((k - mu) / sigma) ** 2), dim=0)
+
+    @property
+    def eval_k(self) -> int | None:
+        """Channels kept in evaluation; None keeps all."""
+        return self._eval_k
+
+    @eval_k.setter
+    def eval_k(self, k: int | None) -> None:
+        if k is not None and not 1 <= k <= self.dim:
+            raise ValueError(f"eval_k must be in 1..{self.dim} or None, got {k}.")
+        self._eval_k = k
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return ``features`` with all channels after the k-th set to 0."""
+        if features.shape[-1] != self.dim:
+            raise ValueError(
+                f"NestedDropout was built for {self.dim} channels, got {features.shape[-1]}."
+            )
+        k = self._draw() if self.training else self.eval_k
+        if k is None:
+            return features
+        return F.pad(features[..., :k], (0, self.dim - k))
+
+    def _draw(self) -> int:
+        generator = shared_generator(self.seed, self.count, self.stream)
+        self.count += 1
+        return 1 + int(torch.multinomial(self.probabilities, 1, generator=generator))
+
+    def get_extra_state(self) -> dict[str, int | None]:
+        """Return what the next k and evaluation depend on."""
+        return {"count": self.count, "eval_k": self.eval_k}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Continue from :meth:`get_extra_state`."""
+        self.count = state["count"]
+        self.eval_k = state["eval_k"]
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"{self.dim}, sigma={self.sigma}, mu={self.mu}, eval_k={self.eval_k}"
