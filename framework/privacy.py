@@ -72,12 +72,12 @@ class MeanRelease:
         self.epsilon = epsilon
         self.mechanism = mechanism
         self.delta = delta
+        self._unit_std = math.sqrt(2) / epsilon if delta is None else _gaussian_std(epsilon, delta)
 
     def noise_std(self, sensitivity: Sensitivity) -> float:
         """Return the standard deviation of the noise on each number of a mean."""
-        if self.delta is None:
-            return math.sqrt(2) * sensitivity.l1 / self.epsilon
-        return sensitivity.l2 * _gaussian_std(self.epsilon, self.delta)
+        norm = sensitivity.l1 if self.mechanism == "laplace" else sensitivity.l2
+        return norm * self._unit_std
 
     def add_noise(self, means: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
         """Return noisy means.

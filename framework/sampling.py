@@ -138,6 +138,23 @@ class GlobalBatches(Sampler[list[Key]]):
         )
 
 
+def assign_bags(rows: int, bag_size: int, seed: int = 0) -> Tensor:
+    """Return the bag of every row, (rows,) int64 in 0..M-1, after a random permutation.
+
+    There are M = rows // bag_size bags: what is left over makes some of them larger, and none is
+    smaller than ``bag_size``.
+
+    Raises:
+        ValueError: ``bag_size`` is not in 1..rows.
+    """
+    if not 1 <= bag_size <= rows:
+        raise ValueError(f"bag_size must lie in 1..{rows}, the number of rows, got {bag_size}.")
+    generator = torch.Generator().manual_seed(stable_seed(seed, "bags"))
+    order = torch.randperm(rows, generator=generator)
+    bags = torch.arange(rows) * (rows // bag_size) // rows
+    return torch.empty_like(bags).scatter(0, order, bags)
+
+
 class BagSampler(GlobalBatches):
     """Yields this rank's bags of each global batch, never a part of a bag.
 

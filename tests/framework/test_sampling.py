@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from framework import sampling
 from framework.data import ArrayDataset, DataModule
-from framework.sampling import BagSampler, GlobalBatches
+from framework.sampling import BagSampler, GlobalBatches, assign_bags
 
 
 @st.composite
@@ -121,3 +121,23 @@ def test_example():
     result = doctest.testmod(sampling)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 3))
+def test_no_bag_is_smaller_than_asked_for(rows, size, seed):
+    if size > rows:
+        with pytest.raises(ValueError, match=rf"bag_size must lie in 1\.\.{rows}, .* got {size}"):
+            assign_bags(rows, size, seed)
+        return
+    sizes = torch.bincount(assign_bags(rows, size, seed))
+    assert sizes.sum() == rows
+    assert len(sizes) == rows // size
+    assert size <= sizes.min() <= sizes.max() <= sizes.min() + 1
+
+
+def test_bags_are_random_and_follow_the_seed():
+    first, again, other = (assign_bags(40, 4, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, first.sort().values)
