@@ -1,4 +1,3 @@
-import doctest
 from collections.abc import Callable
 
 import pytest
@@ -11,11 +10,9 @@ from torch import Tensor
 
 import trimtab
 from framework.distributed import shared_generator
-from framework.losses import EnsLoss, ensloss
+from framework.losses import EnsLoss
 from framework.losses.ensloss import boxcox_inverse, loss_slopes
-from framework.objectives import Objectives
 from framework.randomness import global_seed
-from framework.reduction import reduce_objectives
 from tests.configs import arguments
 from tests.runs import QUIET
 
@@ -156,15 +153,6 @@ def test_the_order_of_the_rows_does_not_matter(multiclass: str) -> None:
     torch.testing.assert_close(loss(logits[order], labels[order], **NOW), values[order])
 
 
-def test_a_constant_and_the_class_numbers_do_not_matter() -> None:
-    logits, labels = random(8, 5), torch.arange(8) % 5
-    loss = EnsLoss(reduction="none")
-    values = loss(logits, labels, **NOW)
-    torch.testing.assert_close(loss(logits + 7.5, labels, **NOW), values)
-    order = torch.tensor([3, 0, 4, 1, 2])
-    torch.testing.assert_close(loss(logits[:, order], order.argsort()[labels], **NOW), values)
-
-
 def test_the_options_reach_the_slopes() -> None:
     scores, labels = random(50).requires_grad_(), torch.ones(50, dtype=torch.int64)
     slopes = loss_slopes(scores.detach(), drawn(50), lam=0.7, clip=-3.0, tail=False)
@@ -194,10 +182,9 @@ def test_lambda_is_drawn_once_per_period() -> None:
 
 
 def test_evaluation_reads_cross_entropy() -> None:
-    logits, labels = random(6, 4).requires_grad_(), torch.arange(6) % 4
+    logits, labels = random(6, 4), torch.arange(6) % 4
     loss = EnsLoss().eval()
     torch.testing.assert_close(loss(logits, labels, **NOW), F.cross_entropy(logits, labels))
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels, **NOW), logits)
     scores, labels = random(6), torch.arange(6) % 2
     expected = F.binary_cross_entropy_with_logits(scores, labels.double())
     torch.testing.assert_close(loss(scores, labels, **NOW), expected)
@@ -213,33 +200,6 @@ def test_reductions_agree(shape: tuple[int, ...]) -> None:
     assert values.shape == (len(logits),)
     torch.testing.assert_close(total, values.sum())
     torch.testing.assert_close(mean, values.mean())
-
-
-@pytest.mark.parametrize("classes", [1, 3])
-@pytest.mark.parametrize("multiclass", ["relative", "ovr"])
-def test_an_empty_batch_gives_a_zero_that_reaches_the_parameters(
-    classes: int, multiclass: str
-) -> None:
-    layer = torch.nn.Linear(4, classes)
-    empty = torch.empty(0, dtype=torch.int64)
-    value = EnsLoss(multiclass=multiclass)(layer(torch.empty(0, 4)), empty, **NOW)
-    assert value == 0
-    value.backward()
-    assert not layer.weight.grad.any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_every_precision_meets_the_same_slopes(dtype: torch.dtype) -> None:
-    logits = (1e4 / 3 * random(16, 5)).clamp(-6e4, 6e4).to(dtype).requires_grad_()
-    single = logits.detach().float().requires_grad_()
-    labels = torch.arange(16) % 5
-    value = EnsLoss()(logits, labels, **NOW)
-    expected = EnsLoss()(single, labels, **NOW)
-    assert value.isfinite()
-    torch.testing.assert_close(value.float(), expected, rtol=1e-5, atol=0)
-    value.backward()
-    expected.backward()
-    torch.testing.assert_close(logits.grad.float(), single.grad, rtol=1e-2, atol=1e-6)
 
 
 # ---- refusals ---------------------------------------------------------------------------------
@@ -297,51 +257,18 @@ def test_early_stopping_on_it_is_refused(monitor, tmp_path, capsys) -> None:
 # ---- two ranks --------------------------------------------------------------------------------
 
 
-def one_step(rows_of_rank_0: int, classes: int, **options: str) -> dict[str, Tensor]:
-    """Return value, gradient and the scores' own gradient, of 8 weighted rows."""
-    cut = rows_of_rank_0
-    alone = not dist.is_initialized()
-    rows = slice(8) if alone else slice(cut) if dist.get_rank() == 0 else slice(cut, 8)
-    weight = random(classes, 6, seed=1).requires_grad_()
-    logits = random(8, 6, seed=2)[rows] @ weight.T
-    logits.retain_grad()
-    labels = (torch.arange(8) % max(classes, 2))[rows]
-    loss = EnsLoss(reduction="none", **options)
-    objectives = Objectives(
-        per_sample={"loss": loss(logits, labels, **NOW)},
-        sample_weight=torch.tensor([1.0, 0.5, 0.0, 2.0, 1.0, 0.3, 3.0, 1.0]).double()[rows],
-        index=torch.arange(8)[rows],
-    )
-    total = reduce_objectives(objectives).total
-    total.backward()
-    margins = ensloss.relative_margins(ensloss.two_class_logits(logits.detach()), labels)
-    slopes = loss._slopes(margins, **NOW)
-    return {"value": total.detach(), "gradient": weight.grad, "margins": margins, "slopes": slopes}
-
-
-@pytest.mark.parametrize("rows", [5, 0])
-@pytest.mark.parametrize("classes", [1, 4])
-@pytest.mark.parametrize("multiclass", ["relative", "ovr"])
-def test_two_uneven_ranks_equal_one_process(
-    rows: int, classes: int, multiclass: str, two_ranks: Callable
-) -> None:
-    one = one_step(rows, classes, multiclass=multiclass)
-    ranks = two_ranks(one_step, rows, classes, multiclass=multiclass)
-    assert one["gradient"].abs().max() > 1e-3
-    for key in ("value", "gradient"):  # averaged as DDP does
-        average = (ranks[0][key] + ranks[1][key]) / 2
-        torch.testing.assert_close(average, one[key], rtol=0, atol=1e-12)
+def gradient_of_rank() -> tuple[Tensor, Tensor]:
+    """Return this rank's rows, 5 or 3 of 8, of two-class scores and their gradient."""
+    rows = slice(5) if dist.get_rank() == 0 else slice(5, 8)
+    scores = random(8)[rows].requires_grad_()
+    loss = EnsLoss(sync="local", reduction="sum")
+    loss(scores, torch.ones(len(scores), dtype=torch.int64), **NOW).backward()
+    return scores.detach(), scores.grad
 
 
 def test_local_ranks_sort_their_own_margins(two_ranks: Callable) -> None:
-    ranks = two_ranks(one_step, 5, 4, sync="local")
-    draws = drawn(8, 3)
-    for result, own in zip(ranks, (draws[:5], draws[5:]), strict=True):
-        expected = loss_slopes(result["margins"].flatten(), own.flatten(), 0.0, -1.0, tail=True)
-        torch.testing.assert_close(result["slopes"].flatten(), expected)
-
-
-def test_example_in_the_docstring() -> None:
-    result = doctest.testmod(ensloss)
-    assert result.attempted > 0
-    assert result.failed == 0
+    """Ranks that sort together are compared with one process in test_contract.py."""
+    draws = drawn(8)
+    ranks = two_ranks(gradient_of_rank)
+    for (margins, gradient), own in zip(ranks, (draws[:5], draws[5:]), strict=True):
+        torch.testing.assert_close(gradient, loss_slopes(margins, own, 0.0, -1.0, tail=True))

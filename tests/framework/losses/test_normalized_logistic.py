@@ -1,15 +1,9 @@
-import doctest
-from collections.abc import Callable
-
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.losses import NormalizedLogisticLoss, normalized_logistic
-from framework.objectives import Objectives
-from framework.reduction import reduce_objectives
+from framework.losses import NormalizedLogisticLoss
 from framework.solvers import NormalizedLogisticRegression
 
 
@@ -120,10 +114,9 @@ def test_beta_ends_at_its_largest_value() -> None:
 
 
 def test_evaluation_reads_cross_entropy() -> None:
-    logits, labels = random(6, 4).requires_grad_(), torch.arange(6) % 4
+    logits, labels = random(6, 4), torch.arange(6) % 4
     loss = NormalizedLogisticLoss().eval()
     torch.testing.assert_close(loss(logits, labels), F.cross_entropy(logits, labels))
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits)
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 3), (5, 2), (5, 300)])
@@ -139,42 +132,14 @@ def test_reductions_agree(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(mean, values.mean())
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_an_empty_batch_gives_a_zero_that_reaches_the_parameters(classes: int) -> None:
-    layer = torch.nn.Linear(4, classes)
-    value = NormalizedLogisticLoss()(layer(torch.empty(0, 4)), torch.empty(0, dtype=torch.int64))
-    assert value == 0
-    value.backward()
-    assert not layer.weight.grad.any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_gives_the_loss_of_float32(dtype: torch.dtype) -> None:
-    logits, labels = (3 * random(16, 5)).to(dtype), torch.arange(16) % 5
-    with torch.autocast("cpu", dtype=dtype):
-        value = NormalizedLogisticLoss()(logits, labels)
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value, NormalizedLogisticLoss()(logits.float(), labels))
-
-
-def test_a_constant_the_rows_and_the_class_numbers_do_not_matter() -> None:
-    logits, labels = random(8, 5), torch.arange(8) % 5
-    loss = NormalizedLogisticLoss(reduction="none")
-    values = loss(logits, labels)
-    torch.testing.assert_close(loss(logits + 7.5, labels), values)
-    rows = torch.tensor([3, 7, 0, 4, 6, 1, 2, 5])
-    torch.testing.assert_close(loss(logits[rows], labels[rows]), values[rows])
-    order = torch.tensor([3, 0, 4, 1, 2])
-    torch.testing.assert_close(loss(logits[:, order], order.argsort()[labels]), values)
-
-
 def test_its_value_cannot_be_monitored() -> None:
-    # half as many errors, a tenth of the loss: the normalised value rises
+    # half as many errors and a smaller logistic loss, but a larger value
     labels = torch.ones(4, dtype=torch.int64)
     before = torch.tensor([-0.1, -0.1, 3.0, 3.0])
     after = torch.tensor([-1.0, 5.0, 5.0, 5.0])
     loss = NormalizedLogisticLoss()
     assert loss(after, labels) > loss(before, labels)
+    assert loss.eval()(after, labels) < loss(before, labels)
     assert not loss.monitorable
 
 
@@ -182,48 +147,3 @@ def test_its_value_cannot_be_monitored() -> None:
 def test_refuses_bad_arguments(beta_max: float) -> None:
     with pytest.raises(ValueError, match="beta_max must be a finite number of at least 1"):
         NormalizedLogisticLoss(beta_max)
-
-
-def test_refuses_what_it_is_not_defined_for() -> None:
-    loss = NormalizedLogisticLoss()
-    with pytest.raises(ValueError, match="hard labels only"):
-        loss(random(4, 3), random(4, 3).softmax(1))
-    with pytest.raises(ValueError, match=r"takes logits of shape \(B, K\)"):
-        loss(random(4, 3, 2), torch.zeros(4, dtype=torch.int64))
-
-
-def one_step(rows_of_rank_0: int, classes: int, sample_weight: list[float]) -> dict[str, Tensor]:
-    """Return this rank's value and gradient of 8 rows."""
-    cut = rows_of_rank_0
-    alone = not dist.is_initialized()
-    rows = slice(8) if alone else slice(cut) if dist.get_rank() == 0 else slice(cut, 8)
-    weight = random(classes, 6, seed=1).requires_grad_()
-    logits = random(8, 6, seed=2)[rows] @ weight.T
-    labels = (torch.arange(8) % max(classes, 2))[rows]
-    objectives = Objectives(
-        per_sample={"loss": NormalizedLogisticLoss(reduction="none")(logits, labels)},
-        sample_weight=torch.tensor(sample_weight).double()[rows],
-        index=torch.arange(8)[rows],
-    )
-    total = reduce_objectives(objectives).total
-    return {"value": total.detach(), "gradient": torch.autograd.grad(total, weight)[0]}
-
-
-@pytest.mark.parametrize("rows", [5, 0])
-@pytest.mark.parametrize("classes", [1, 4])
-@pytest.mark.parametrize("sample_weight", [[1.0] * 8, [1.0, 0.5, 0.0, 2.0, 1.0, 0.3, 3.0, 1.0]])
-def test_two_uneven_ranks_equal_one_process(
-    rows: int, classes: int, sample_weight: list[float], two_ranks: Callable
-) -> None:
-    one = one_step(rows, classes, sample_weight)
-    ranks = two_ranks(one_step, rows, classes, sample_weight)
-    assert one["gradient"].abs().max() > 1e-3
-    for key in ("value", "gradient"):  # averaged as DDP does
-        average = (ranks[0][key] + ranks[1][key]) / 2
-        torch.testing.assert_close(average, one[key], rtol=0, atol=1e-12)
-
-
-def test_example_in_the_docstring() -> None:
-    result = doctest.testmod(normalized_logistic)
-    assert result.attempted > 0
-    assert result.failed == 0
