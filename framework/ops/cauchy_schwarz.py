@@ -1,0 +1,128 @@
+"""Cauchy-Schwarz divergence and mutual information of a batch, estimated with Gaussian kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from framework.ops.kernels import gaussian_gram, log_gaussian_gram, median_heuristic
+
+Width = float | Literal["median"] | None
+"""A kernel's width: a number, the median distance in the batch, or None for √d."""
+Denominator = Literal["square_of_sum", "sum_of_squares"]
+EPSILON = 1e-12
+"""Under the root of the normalised information: a collapsed t then has 0 instead of 0 / 0."""
+
+
+def conditional_cs_divergence(
+    x: Tensor,
+    y: Tensor,
+    y_hat: Tensor,
+    sigma_x: Width = 1.0,
+    sigma_y: Width = 1.0,
+    denominator: Denominator = "square_of_sum",
+    chunk_size: int = 4096,
+) -> Tensor:
+    """Return the divergence of p(y|x) and q(ŷ|x), a scalar.
+
+    See :class:`framework.losses.ConditionalCSDivergenceLoss` for the equation and the arguments.
+
+    Args:
+        x: (N, d) with N above 0.
+        y: (N, T).
+        y_hat: (N, T).
+        sigma_x: the kernel's width on x.
+        sigma_y: on y and ŷ; ``'median'`` is that of y.
+        denominator: ``'square_of_sum'`` or ``'sum_of_squares'``.
+        chunk_size: rows computed at a time.
+    """
+    width_x, width_y = _width(sigma_x, x), _width(sigma_y, y)
+
+    def row_sums(rows: slice) -> Tensor:
+        log_k = log_gaussian_gram(x[rows], x, width_x)
+        k = log_k.exp()
+        # only the cross term can underflow: the others hold the kernel of a row with itself
+        cross = (log_k + log_gaussian_gram(y_hat[rows], y, width_y)).logsumexp(1)
+        true = (k * gaussian_gram(y[rows], y, width_y)).sum(1)
+        predicted = (k * gaussian_gram(y_hat[rows], y_hat, width_y)).sum(1)
+        density = k.square().sum(1) if denominator == "sum_of_squares" else k.sum(1)
+        return torch.stack([density, true, predicted, cross])
+
+    density, true, predicted, cross = _in_blocks(row_sums, len(x), chunk_size)
+    log_w = -density.log() if denominator == "sum_of_squares" else -2 * density.log()
+    w = log_w.exp()
+    value = (w * true).sum().log() + (w * predicted).sum().log() - 2 * (log_w + cross).logsumexp(0)
+    return value.to(y_hat.dtype)
+
+
+def cs_mutual_information(
+    x: Tensor,
+    t: Tensor,
+    sigma_x: Width = 1.0,
+    sigma_t: Width = 1.0,
+    normalized: bool = True,
+    chunk_size: int = 4096,
+) -> Tensor:
+    """Return the quadratic mutual information of x and t, a scalar.
+
+    See :class:`framework.losses.CSQMI` for the equation.
+
+    Args:
+        x: (N, d) with N above 0.
+        t: (N, h).
+        sigma_x: the kernel's width on x.
+        sigma_t: on t.
+        normalized: divide by the root of I(x; x) I(t; t).
+        chunk_size: rows computed at a time.
+    """
+    width_x, width_t = _width(sigma_x, x), _width(sigma_t, t)
+
+    def row_sums(rows: slice) -> Tensor:
+        k, q = gaussian_gram(x[rows], x, width_x), gaussian_gram(t[rows], t, width_t)
+        sums = [k.sum(1), q.sum(1), (k * q).sum(1)]
+        if normalized:
+            sums += [k.square().sum(1), q.square().sum(1)]
+        return torch.stack(sums)
+
+    k, q, kq, *squares = _in_blocks(row_sums, len(x), chunk_size)
+    value = _information(kq, k, q)
+    if normalized:
+        of_x, of_t = _information(squares[0], k, k), _information(squares[1], q, q)
+        value = value / ((of_x * of_t).clamp_min(0) + EPSILON).sqrt()
+    return value.to(t.dtype)
+
+
+def _information(product: Tensor, k: Tensor, q: Tensor) -> Tensor:
+    """Return I from the row sums of K ∘ Q, of K and of Q; all powers of N cancel."""
+    return product.sum().log() + k.sum().log() + q.sum().log() - 2 * (k * q).sum().log()
+
+
+def _in_blocks(row_sums: Callable[[slice], Tensor], rows: int, chunk_size: int) -> Tensor:
+    """Return the sums of all rows, (S, N), at most ``chunk_size`` rows at a time.
+
+    In float64: what follows is O(N) and takes differences of numbers that are nearly equal.
+    """
+    if rows <= chunk_size:
+        return row_sums(slice(0, rows)).double()
+    # each block is computed again in backward, so that no N x N matrix is ever held
+    blocks = [
+        checkpoint(
+            row_sums,
+            slice(start, start + chunk_size),
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for start in range(0, rows, chunk_size)
+    ]
+    return torch.cat(blocks, dim=1).double()
+
+
+def _width(sigma: Width, values: Tensor) -> float | Tensor:
+    if sigma == "median":
+        return median_heuristic(values)
+    return math.sqrt(values.shape[1]) if sigma is None else sigma
