@@ -1,5 +1,6 @@
 """One LightningDataModule per kind of data."""
 
+from datamodules.bags import Bags
 from datamodules.cifar import CIFAR
 from datamodules.classification import ClassificationData
 from datamodules.digits import Digits
@@ -10,6 +11,7 @@ from datamodules.tabular import Tabular
 
 __all__ = [
     "CIFAR",
+    "Bags",
     "ClassificationData",
     "Digits",
     "IDXImages",
