@@ -84,10 +84,10 @@ class NormalizedLogisticLoss(ClassificationLoss):
         others = logits.scatter(1, label, -torch.inf).logsumexp(1)
         margins = logits.gather(1, label).squeeze(1) - others
         losses = -F.logsigmoid(margins)
-        return self._beta(margins.detach()) * losses if self.training else losses
+        return self._beta(margins) * losses if self.training else losses
 
     def _beta(self, margins: Tensor) -> Tensor:
-        """Return beta of the global batch, of which this rank holds ``margins`` (B,)."""
+        """Return beta of the global batch, without gradient, from this rank's margins (B,)."""
         wrong = (-margins).sigmoid().sum()
         wrong, rows = all_reduce_sum(torch.stack([wrong, wrong.new_tensor(len(margins))]))
         return (rows / wrong).clamp(max=self.beta_max)

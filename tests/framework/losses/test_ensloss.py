@@ -1,3 +1,4 @@
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -6,6 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 import trimtab
@@ -200,6 +202,36 @@ def test_reductions_agree(shape: tuple[int, ...]) -> None:
     assert values.shape == (len(logits),)
     torch.testing.assert_close(total, values.sum())
     torch.testing.assert_close(mean, values.mean())
+
+
+def test_learns_digits_as_well_as_the_logistic_loss() -> None:
+    images, digits = load_digits(return_X_y=True)
+    chosen = (digits == 3) | (digits == 8)
+    images = torch.from_numpy(images[chosen] / 16).float()
+    labels = torch.from_numpy(digits[chosen] == 8).long()
+
+    def accuracy(loss: torch.nn.Module, seed: int) -> float:
+        torch.manual_seed(seed)
+        order = torch.randperm(len(labels))
+        train, test = order[:100], order[100:]
+        network = torch.nn.Sequential(
+            torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2)
+        )
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.03, momentum=0.9)
+        for step in range(100):
+            now = {"epoch": 0, "step": step} if isinstance(loss, EnsLoss) else {}
+            optimizer.zero_grad()
+            loss(network(images[train]), labels[train], **now).backward()
+            optimizer.step()
+        right = network(images[test]).argmax(1) == labels[test]
+        return right.double().mean().item()
+
+    ensemble, logistic = (
+        statistics.mean(accuracy(loss, seed) for seed in range(4))
+        for loss in (EnsLoss(), torch.nn.CrossEntropyLoss())
+    )
+    assert ensemble > 0.97
+    assert ensemble >= logistic - 0.005
 
 
 # ---- refusals ---------------------------------------------------------------------------------

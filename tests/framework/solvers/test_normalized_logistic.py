@@ -3,6 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -83,6 +84,22 @@ def test_an_infinite_step_is_the_batch_perceptron(normalize: bool) -> None:
     np.testing.assert_allclose(large.coef_[0] / 1e9, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("many", "few"), [(3, 5), (8, 1)])
+def test_on_imbalanced_digits_the_step_size_matters_less(many: int, few: int) -> None:
+    X, y = load_digits(return_X_y=True)
+    rows = np.concatenate([np.flatnonzero(y == many)[:150], np.flatnonzero(y == few)[:15]])
+    steps = {
+        (normalize, gamma): solver(gamma, normalize).fit(X[rows] / 16, y[rows]).n_iter_
+        for normalize in (False, True)
+        for gamma in (0.1, 1.0, 10.0, 100.0, np.inf)
+    }
+    plain = [steps[False, gamma] for gamma in (0.1, 1.0, 10.0, 100.0)]
+    normalized = [steps[True, gamma] for gamma in (0.1, 1.0, 10.0, 100.0)]
+    assert max(plain) > 50 * min(plain)
+    assert max(normalized) < 6 * min(normalized)
+    assert steps[False, 100.0] == pytest.approx(steps[False, np.inf], rel=0.1)
+
+
 def test_many_classes_take_multinomial_steps() -> None:
     rng = np.random.default_rng(1)
     X, y = rng.normal(size=(12, 3)), np.arange(12) % 3
@@ -123,6 +140,11 @@ def test_stops_at_the_first_step_without_errors() -> None:
 def test_says_so_where_the_data_are_not_separable() -> None:
     with pytest.warns(ConvergenceWarning, match="1 of 3 samples are still misclassified after 4"):
         NormalizedLogisticRegression(max_iter=4).fit([[1.0], [1.0], [5.0]], [0, 1, 1])
+
+
+def test_a_tie_is_an_error() -> None:
+    with pytest.warns(ConvergenceWarning, match="2 of 2 samples"):
+        solver(1.0, normalize=True, max_iter=3).fit(np.zeros((2, 1)), [0, 1])
 
 
 @pytest.mark.parametrize(
