@@ -112,10 +112,9 @@ class Attack:
             (B, ...) of the dtype of ``inputs``, without gradient.
         """
         with under_attack(forward, inputs.device):
-            # a clone, since a tensor of inference mode cannot take part in a gradient
-            inputs = inputs.detach().clone()
-            given = at_least_float32(inputs)
+            given = at_least_float32(inputs.detach())
             mean, std = self._normalization(given)
+            # a new tensor: one of inference mode could take part in no gradient
             pixels = given * std + mean
 
             def as_inputs(perturbed: Tensor) -> Tensor:
