@@ -46,7 +46,7 @@ class NormalizedLogisticLoss(ClassificationLoss):
     with Large Step Sizes*, AAAI 2025, arXiv:2412.08424. There is no official code. The paper is
     binary; K > 2 is an extension. It prints the limit of beta for large steps upside down.
 
-    Cost: about that of cross-entropy; with several ranks one all-reduce of 2 floats.
+    Cost: that of cross-entropy; with several ranks one all-reduce of 2 floats.
     Use it for: separable, imbalanced problems with large steps; not under label noise.
 
     Args:
@@ -79,15 +79,11 @@ class NormalizedLogisticLoss(ClassificationLoss):
         logits = two_class_logits(predictions)
         check_logits(self, logits)
         check_labels(self, logits, targets)
-        # 1 - p_y = sigmoid(-margin), where 1 - softmax would round small ones to zero
-        label = targets[:, None]
-        others = logits.scatter(1, label, -torch.inf).logsumexp(1)
-        margins = logits.gather(1, label).squeeze(1) - others
-        losses = -F.logsigmoid(margins)
-        return self._beta(margins) * losses if self.training else losses
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        return self._beta(losses) * losses if self.training else losses
 
-    def _beta(self, margins: Tensor) -> Tensor:
-        """Return beta of the global batch, without gradient, from this rank's margins (B,)."""
-        wrong = (-margins).sigmoid().sum()
-        wrong, rows = all_reduce_sum(torch.stack([wrong, wrong.new_tensor(len(margins))]))
-        return (rows / wrong).clamp(max=self.beta_max)
+    def _beta(self, losses: Tensor) -> Tensor:
+        """Return beta of the global batch, without gradient, from this rank's -log p_y (B,)."""
+        wrong = -torch.expm1(-losses.detach()).sum()  # 1 - p_y, also where p_y rounds to 1
+        wrong, rows = all_reduce_sum(torch.stack([wrong, wrong.new_tensor(len(losses))]))
+        return rows / torch.maximum(wrong, rows / self.beta_max)

@@ -60,7 +60,7 @@ def test_gradient_of_scores_is_their_share_in_what_is_wrong() -> None:
     scores = (sign * margins).requires_grad_()
     NormalizedLogisticLoss()(scores, labels).backward()
     shares = (-F.softplus(margins)).softmax(0)
-    torch.testing.assert_close(scores.grad, -sign * shares, rtol=1e-9, atol=0)
+    torch.testing.assert_close(scores.grad, -sign * shares, rtol=1e-9, atol=1e-15)
 
 
 def test_value_is_the_logistic_loss_over_the_mean_weight() -> None:
