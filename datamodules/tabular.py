@@ -232,7 +232,4 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation over rows; exactly 0 where all rows are equal."""
     # compared, since rounding gives equal numbers a deviation that is small but not 0
     constant = values.amax(0) == values.amin(0)
-    return (
-        torch.where(constant, values[0], values.mean(0)),
-        torch.where(constant, 0.0, values.std(0, correction=0)),
-    )
+    return values.mean(0), torch.where(constant, 0.0, values.std(0, correction=0))

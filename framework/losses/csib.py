@@ -47,13 +47,13 @@ class CSIBLoss(RegressionLoss):
 
     Cost: O(N²) time and memory for N rows of the global batch; no extra forward pass, no state.
 
-    Use it for: regression with few rows, or under shift or attack, where features should be plain.
+    Use it for: regression on few and noisy rows, with features that should forget the inputs.
 
     Args:
         beta: weight of I, at least 0; between 1e-4 and 1, to be picked on validation data.
         sigma_x: the kernel's width on ``inputs``: a number, 1 for standardised columns as in the
-            paper; ``'median'`` for the median distance in the batch; None for √d, which keeps the
-            kernel from underflowing where d is above about 20.
+            paper, less where y has little noise; ``'median'`` for the median distance in the batch;
+            None for √d, which keeps the kernel from underflowing where d is above about 20.
         sigma_y: likewise on predictions and targets.
         sigma_t: likewise on ``features``.
         normalized: divide I by the root of I(x; x) I(t; t), as the paper's training does.
@@ -114,7 +114,7 @@ class CSIBLoss(RegressionLoss):
         rows = (needs["inputs"], targets, predictions, needs["features"])
         x, y, y_hat, t = global_rows(self.gather, predictions, *rows)
         if len(x) == 0:
-            return predictions.sum() * 0.0 + needs["features"].sum() * 0.0
+            return predictions.sum() * 0.0
         if self.prediction == "mse":
             term = F.mse_loss(y_hat, y)
         else:

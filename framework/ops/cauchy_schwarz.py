@@ -50,7 +50,7 @@ def conditional_cs_divergence(
         cross = (log_k + log_gaussian_gram(y_hat[rows], y, width_y)).logsumexp(1)
         true = (k * gaussian_gram(y[rows], y, width_y)).sum(1)
         predicted = (k * gaussian_gram(y_hat[rows], y_hat, width_y)).sum(1)
-        density = k.square().sum(1) if denominator == "sum_of_squares" else k.sum(1)
+        density = (k.square() if denominator == "sum_of_squares" else k).sum(1)
         return torch.stack([density, true, predicted, cross])
 
     density, true, predicted, cross = _in_blocks(row_sums, len(x), chunk_size)
@@ -83,23 +83,29 @@ def cs_mutual_information(
     width_x, width_t = _width(sigma_x, x), _width(sigma_t, t)
 
     def row_sums(rows: slice) -> Tensor:
-        k, q = gaussian_gram(x[rows], x, width_x), gaussian_gram(t[rows], t, width_t)
-        sums = [k.sum(1), q.sum(1), (k * q).sum(1)]
-        if normalized:
-            sums += [k.square().sum(1), q.square().sum(1)]
-        return torch.stack(sums)
+        k = gaussian_gram(x[rows], x, width_x)
+        # Q - 1, which keeps its digits where all t are nearly equal and every Q is nearly 1
+        q = log_gaussian_gram(t[rows], t, width_t).expm1()
+        return torch.stack([v.sum(1) for v in (k, k.square(), q, q.square(), k * q)])
 
-    k, q, kq, *squares = _in_blocks(row_sums, len(x), chunk_size)
+    k, kk, q, qq, kq = _in_blocks(row_sums, len(x), chunk_size)
     value = _information(kq, k, q)
     if normalized:
-        of_x, of_t = _information(squares[0], k, k), _information(squares[1], q, q)
+        of_x = _information(kk - k, k, k - len(x))
+        of_t = _information(qq + q, q + len(x), q)
         value = value / ((of_x * of_t).clamp_min(0) + EPSILON).sqrt()
     return value.to(t.dtype)
 
 
 def _information(product: Tensor, k: Tensor, q: Tensor) -> Tensor:
-    """Return I from the row sums of K ∘ Q, of K and of Q; all powers of N cancel."""
-    return product.sum().log() + k.sum().log() + q.sum().log() - 2 * (k * q).sum().log()
+    """Return I from the row sums of K ∘ (Q - 1), of K and of Q - 1; all powers of N cancel."""
+    rows, total = len(k), k.sum()
+    joint, marginal, cross = product.sum(), q.sum(), (k * q).sum()
+    return (
+        (joint / total).log1p()
+        + (marginal / rows**2).log1p()
+        - 2 * (cross / (rows * total)).log1p()
+    )
 
 
 def _in_blocks(row_sums: Callable[[slice], Tensor], rows: int, chunk_size: int) -> Tensor:

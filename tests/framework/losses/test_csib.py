@@ -160,6 +160,18 @@ def test_constant_features_have_no_information(normalized, dtype):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("spread", [1e-3, 1e-2, 1.0, 100.0])
+def test_information_of_nearly_constant_or_distant_features_keeps_its_digits(spread):
+    x, y, _, t = batch(100)
+    t = 0.7 + spread * t.detach()
+    single, double = (
+        CSQMI()(y, y, inputs=x.to(dtype), features=t.to(dtype)).item()
+        for dtype in (torch.float32, torch.float64)
+    )
+    # rounding t itself to float32 costs 6e-8 / spread
+    assert single == pytest.approx(double, rel=1e-5 + 3e-5 / spread)
+
+
 def test_information_is_not_negative_and_biased_upwards():
     found = []
     for seed in range(30):
