@@ -56,8 +56,8 @@ class SmoothAdversarialCompSumLoss(CompSumLoss):
     Paper: Mao, Mohri, Zhong, *Cross-Entropy Loss Functions: Theoretical Analysis and
     Applications*, ICML 2023, arXiv:2304.07288, section 5. There is no official code.
 
-    Cost: attack steps + 1 forward and backward passes more than cross-entropy; two graphs in
-        memory.
+    Cost: ``attack.steps`` + 1 forward and backward passes and one forward pass more than
+        cross-entropy; the activations of two passes in memory.
     Use it for: classifiers that must withstand small perturbations of their inputs.
 
     Args:

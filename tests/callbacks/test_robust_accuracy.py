@@ -100,12 +100,16 @@ def test_the_attack_learns_how_the_data_is_normalised(tmp_path):
     assert value != pytest.approx(by_hand(data.test_set, too_small))
     assert callback.attack.mean == [0.5]
     assert not ATTACK.mean
-    own = RobustAccuracy(ATTACK.normalized([0.4], [0.5]))
-    own.setup(tiny_trainer(tmp_path, [own], False), Module(), "test")
+    own = RobustAccuracy(PGDAttack(mean=[0.4], std=[0.25]))
+    trainer = tiny_trainer(tmp_path, [own], False)
+    trainer.datamodule = data
+    own.setup(trainer, Module(), "test")
     assert own.attack.mean == [0.4]
 
 
-def test_rests_in_between(tmp_path, monkeypatch):
+# three batches an epoch, none in the sanity check
+@pytest.mark.parametrize(("every", "attacked"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (3, [2])])
+def test_rests_in_between(every, attacked, tmp_path, monkeypatch):
     epochs = []
     original = PGDAttack.perturb
 
@@ -114,10 +118,10 @@ def test_rests_in_between(tmp_path, monkeypatch):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(PGDAttack, "perturb", perturb)
-    callback = RobustAccuracy(ATTACK, every_n_epochs=2)
+    callback = RobustAccuracy(ATTACK, every_n_epochs=every)
     trainer = tiny_trainer(tmp_path, [callback], False, max_epochs=4, num_sanity_val_steps=1)
     trainer.fit(Module(), Data())
-    assert epochs == [1] * 3 + [3] * 3  # three batches each, none in the sanity check
+    assert epochs == [epoch for epoch in attacked for _ in range(3)]
 
 
 def test_refuses_what_has_no_accuracy(tmp_path):

@@ -20,7 +20,7 @@ from framework.losses.smooth_adversarial import margin_shift
 from framework.objectives import Objectives
 from framework.reduction import reduce_objectives
 from tests.configs import arguments
-from tests.runs import fit
+from tests.runs import CONFIGS, fit
 
 CLEAN = torch.tensor([[2.0, -1.0, 0.5], [0.3, 0.1, -0.2]], dtype=torch.float64)
 ATTACKED = torch.tensor([[1.5, -0.5, 0.7], [0.4, 0.3, -0.4]], dtype=torch.float64)
@@ -336,6 +336,17 @@ def test_trains_in_half_precision(precision, tmp_path):
     args = [*arguments("adversarial"), f"--trainer.default_root_dir={tmp_path}"]
     record = fit([*args, f"--trainer.precision={precision}", "--trainer.max_steps=3"])
     assert len(record.steps) == 3
+
+
+@pytest.mark.slow
+def test_the_config_reaches_what_its_header_says(tmp_path):
+    args = [f"--config={CONFIGS / 'adversarial.yaml'}"]
+    ours = fit([*args, f"--trainer.default_root_dir={tmp_path / 'ours'}"]).metrics
+    plain = ["--model.criterion=CrossEntropyLoss", f"--trainer.default_root_dir={tmp_path / 'ce'}"]
+    cross_entropy = fit([*args, *plain]).metrics
+    assert ours["val/robust_accuracy"] >= 0.80
+    assert ours["val/accuracy"] >= 0.97
+    assert cross_entropy["val/robust_accuracy"] < ours["val/robust_accuracy"] - 0.2
 
 
 def test_example_in_the_docstring():
