@@ -103,7 +103,7 @@ def aggregate_risk(
 
     where D is diagonal, :math:`\sigma^2 + |a| v_a` for the rows of bag a, with v_a the variance of
     the noise on the released mean. For isotropic x it is what the model's squared error on
-    new samples exceeds :math:`\sigma^2` by. There is no intercept: centre X and y.
+    new samples exceeds :math:`\sigma^2` by. For an intercept give X a column of ones.
 
     Args:
         X: (n, d).
