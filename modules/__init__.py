@@ -1,6 +1,8 @@
 """One LightningModule per domain."""
 
 from modules.classifier.module import Classifier
+from modules.coteaching.module import CoTeaching
+from modules.nested.module import NestedClassifier
 from modules.regressor.module import Regressor
 
-__all__ = ["Classifier", "Regressor"]
+__all__ = ["Classifier", "CoTeaching", "NestedClassifier", "Regressor"]

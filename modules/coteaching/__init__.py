@@ -1,0 +1,1 @@
+"""Two networks that select training samples for each other."""

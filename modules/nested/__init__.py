@@ -1,0 +1,1 @@
+"""Classification from features that are ordered by importance."""
