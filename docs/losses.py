@@ -27,12 +27,22 @@ HEADER = """# The losses
 Written by `python -m docs.losses` from the classes; do not edit. Each is called as
 `loss(predictions, targets)` and chosen by `--model.criterion NAME`. What it needs beyond that the
 framework hands it; `batch` is the whole global batch at once. A loss whose value means nothing in
-training cannot be monitored for early stopping. What each did in the papers' small experiments is in
-[experiments.md](experiments.md), what it costs in microseconds `python -m benchmarks.losses` prints.
+training cannot be monitored for early stopping. What each did in small experiments stands in
+[experiments.md](experiments.md); what it costs in time and memory `python -m benchmarks.losses`
+prints.
 
-| Loss | For | Needs | Remembers per sample | Soft targets | Value can be monitored | Cost | Use it for | Paper |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
+COLUMNS = (
+    "Loss",
+    "For",
+    "Needs",
+    "Remembers per sample",
+    "Soft targets",
+    "Can be monitored",
+    "Cost",
+    "Use it for",
+    "Paper",
+)
 
 
 def losses() -> list[type[Loss]]:
@@ -48,7 +58,8 @@ def section(kind: type[Loss], title: str) -> str:
     Raises:
         ValueError: there is none.
     """
-    found = re.search(rf"^{title}: (.+?)(?=\n\n|\nUse it for: |\Z)", inspect.getdoc(kind) or "", re.M | re.S)
+    pattern = rf"^{title}: (.+?)(?=\n\n|\nUse it for: |\Z)"
+    found = re.search(pattern, inspect.getdoc(kind) or "", re.M | re.S)
     if found is None:
         raise ValueError(f"The docstring of {kind.__name__} has no line `{title}: ...`.")
     return " ".join(found.group(1).split()).replace("``", "`").rstrip(".")
@@ -95,7 +106,8 @@ def row(kind: type[Loss]) -> str:
 
 def page() -> str:
     """Return the page."""
-    return HEADER + "".join(row(kind) for kind in losses())
+    head = "| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS) + "\n"
+    return HEADER + head + "".join(row(kind) for kind in losses())
 
 
 if __name__ == "__main__":
