@@ -34,6 +34,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.saf
 	$(BIN)/python -m benchmarks.optimizers
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.losses
+	$(BIN)/python -m benchmarks.attacks
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -31,25 +31,8 @@ def test_mnist_reaches_985_within_five_epochs(tmp_path: Path) -> None:
     assert float(accuracy) >= 0.985
 
 
-# 4,000 MNIST digits, 40 % of them with a label drawn at random; an epoch is 32 steps
 NOISY = [
-    "--model=Classifier",
-    "--model.backbone=mlp",
-    "--model.widths=[256,256]",
-    "--model.input_shape=[1,28,28]",
-    "--model.optimizer=SGD",
-    "--model.optimizer.lr=0.05",
-    "--model.optimizer.momentum=0.9",
-    "--model.optimizer.weight_decay=0.0005",
-    "--model.lr_scheduler=MultiStepLR",
-    "--model.lr_scheduler.milestones=[480,704]",
-    "--data=IDXImages",
-    "--data.val_size=56000",
-    "--data.batch_size=128",
-    "--data.eval_batch_size=4000",
-    "--data.label_noise=datamodules.LabelNoise",
-    "--data.label_noise.rate=0.4",
-    "--trainer.max_epochs=30",
+    f"--config={CONFIGS / 'noisy_mnist.yaml'}",
     "--trainer.check_val_every_n_epoch=30",
     "--trainer.num_sanity_val_steps=0",
     "--trainer.logger=false",
