@@ -114,10 +114,14 @@ def test_augmentation_acts_on_inputs_alone():
 
 
 def test_bags_follow_their_seed_and_not_that_of_the_run(monkeypatch):
-    first = ready(Tabular()).bag_of_row
+    first = ready(Tabular())
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")
-    assert torch.equal(first, ready(Tabular()).bag_of_row)
-    assert not torch.equal(first, ready(Tabular(), bag_seed=1).bag_of_row)
+    second, other = ready(Tabular()), ready(Tabular(), bag_seed=1)
+    assert torch.equal(first.bag_of_row, second.bag_of_row)
+    assert not torch.equal(first.bag_of_row, other.bag_of_row)
+    # the order of the bags is the run's
+    orders = [next(iter(data.train_dataloader()))["group"] for data in (first, second)]
+    assert not torch.equal(*orders)
 
 
 def test_workers_change_nothing():
