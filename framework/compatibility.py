@@ -112,10 +112,15 @@ def check_soft_targets(losses: Iterable[_Loss], datamodule: Any) -> None:
 
 
 def check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
-    """Raise :class:`IncompatibleError` for an optimizer that fp16 cannot drive."""
+    """Raise :class:`IncompatibleError` for an optimizer that fp16 or several ranks cannot drive."""
     needs_closure = isinstance(optimizer, LBFGS) or getattr(optimizer, "needs_closure", False)
     if needs_closure and str(trainer.precision) == "16-mixed":
         raise IncompatibleError(
             f"{type(optimizer).__name__} evaluates its closure again, which fp16's gradient scaler "
             "cannot do; use precision 32-true or bf16-mixed."
+        )
+    if isinstance(optimizer, LBFGS) and trainer.world_size > 1:
+        raise IncompatibleError(
+            f"{type(optimizer).__name__} decides by the loss of its own rank how often to evaluate "
+            "it, so that ranks would wait for one another for ever; use one process."
         )

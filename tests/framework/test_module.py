@@ -139,11 +139,18 @@ def test_a_loss_of_hard_labels_is_not_mixed(loss, refused):
 
 def test_an_optimizer_with_a_closure_is_not_run_in_fp16():
     optimizer = torch.optim.LBFGS([nn.Parameter(torch.zeros(1))])
-    trainer: Any = SimpleNamespace(precision="bf16-mixed")
+    trainer: Any = SimpleNamespace(precision="bf16-mixed", world_size=1)
     check_optimizer(optimizer, trainer)
     trainer.precision = "16-mixed"
     with pytest.raises(IncompatibleError, match="LBFGS evaluates its closure again"):
         check_optimizer(optimizer, trainer)
+
+
+def test_lbfgs_is_not_run_on_several_ranks():
+    trainer: Any = SimpleNamespace(precision="32-true", world_size=2)
+    check_optimizer(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), trainer)
+    with pytest.raises(IncompatibleError, match="LBFGS decides by the loss of its own rank"):
+        check_optimizer(torch.optim.LBFGS([nn.Parameter(torch.zeros(1))]), trainer)
 
 
 def test_lbfgs_trains(tmp_path):
