@@ -36,6 +36,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.attacks
+	$(BIN)/python -m benchmarks.csib
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
