@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from framework.losses import CompSumLoss
 from framework.objectives import Objectives
 from framework.reduction import reduce_objectives
 from modules import CoTeaching
@@ -73,8 +74,9 @@ def test_each_network_is_trained_on_what_the_other_selected(halves: bool) -> Non
     assert set(objectives.sample_weight.nonzero().flatten().tolist()) == by_1 | by_2
 
 
-def test_the_terms_are_means_over_the_selected_rows() -> None:
-    module = build(forget_rate=0.4)
+@pytest.mark.parametrize("criterion", [torch.nn.CrossEntropyLoss(), CompSumLoss(1.0)])
+def test_the_terms_are_means_over_the_selected_rows(criterion: torch.nn.Module) -> None:
+    module = build(forget_rate=0.4, criterion=criterion)
     objectives = module.objectives(batch())
     by_2 = sorted(kept(losses(module, 1), ODD, 3))
     reduced = reduce_objectives(objectives)
