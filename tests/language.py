@@ -1,0 +1,66 @@
+"""Language models of random weights that run in milliseconds, and a tokenizer of single letters."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import torch
+
+from framework.language_model import LanguageModel
+
+LETTERS = string.ascii_lowercase + " .\n"
+
+
+def tiny_tokenizer(*, bert: bool = False) -> Any:
+    """Return a tokenizer of letters; [CLS] and [SEP] surround a text, or <s> may begin it."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["[UNK]", "[CLS]", "[SEP]"] if bert else ["[UNK]", "<s>"]
+    vocabulary = {token: k for k, token in enumerate([*specials, *LETTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    if bert:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", bos_token="<s>")
+
+
+def tiny_causal(seed: int = 0) -> LanguageModel:
+    """Return a Llama of two layers and width 8."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    return LanguageModel(LlamaForCausalLM(config), tiny_tokenizer(), "tiny")
+
+
+def tiny_encoder(seed: int = 0) -> LanguageModel:
+    """Return a BERT of two layers and width 8."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=32,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    return LanguageModel(BertModel(config), tiny_tokenizer(bert=True), "tiny")
