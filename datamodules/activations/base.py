@@ -1,0 +1,162 @@
+"""What the sources of activations share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.data import Batch, BatchedDataset, DataModule
+from framework.ops.normalization import Mode, Normalization
+
+SCALE_TOKENS = 1 << 16
+"""Activations whose mean norm sets the constant factor."""
+
+Read = Callable[[Tensor], dict[str, Tensor]]
+
+
+class ActivationRows(BatchedDataset):
+    """N activations that are read when they are asked for, in a common size.
+
+    Args:
+        num_rows: N.
+        read: from (B,) int64 rows to fields (B, d).
+    """
+
+    def __init__(self, num_rows: int, read: Read) -> None:
+        self.num_rows = num_rows
+        self.read = read
+        self.normalizations: dict[str, Normalization] = {}
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def batch(self, rows: Sequence[int] | Tensor) -> Batch:
+        """Return the rows as one batch."""
+        found = self.read(torch.as_tensor(rows, dtype=torch.int64))
+        return {
+            name: self.normalizations.get(name, Normalization())(value.float())
+            for name, value in found.items()
+        }
+
+
+class ActivationData(DataModule):
+    """Base of the sources of activations: their common size, and a sample to start from.
+
+    Batches hold ``activation`` (B, d) float32, ``index`` (B,) int64 and, for transcoders,
+    ``target`` (B, d_out) float32.
+
+    Args:
+        batch_size: activations of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: activations of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: see the subclasses.
+        normalization: ``constant`` multiplies all activations by the root of d over their mean norm
+            in a sample of 65,536 from the training part, ``layernorm`` standardises each,
+            ``none`` leaves them as they are, see
+            :class:`framework.ops.normalization.Normalization`.
+    """
+
+    input_size: int
+    """d; known after :meth:`setup`, as the following are."""
+    target_size: int | None
+    """d_out, None without targets."""
+    normalizations: dict[str, Normalization]
+    """Of each field, ``activation`` and ``target``."""
+
+    def __init__(
+        self,
+        batch_size: int = 4096,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        normalization: Mode = "constant",
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        self.normalization = Normalization(normalization).mode
+        self._tables: list[ActivationRows] = []
+
+    def sample(self, rows: int) -> dict[str, Tensor]:
+        """Return activations spread evenly over the training part, the same on every rank.
+
+        All ranks must call it.
+
+        Args:
+            rows: at least as many, or all that there are.
+
+        Returns:
+            The fields of a batch, in the order of ``index``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no sample.")
+
+    def _fit_normalization(self) -> None:
+        """Find the common size from a sample of raw activations."""
+        fields = ["activation"] if self.target_size is None else ["activation", "target"]
+        found: dict[str, Tensor] = {}
+        if self.normalization == "constant":
+            found = self.sample(SCALE_TOKENS)
+        empty = torch.empty(0, 1)
+        self._use(
+            {n: Normalization.fitted(self.normalization, found.get(n, empty)) for n in fields}
+        )
+
+    def _use(self, normalizations: dict[str, Normalization]) -> None:
+        self.normalizations = normalizations
+        for table in self._tables:
+            table.normalizations = normalizations
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stream's identity, the place in it, and the common size."""
+        scales = {n: [v.mode, v.scale] for n, v in getattr(self, "normalizations", {}).items()}
+        return {**super().state_dict(), "normalizations": scales}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the saved stream in the saved size.
+
+        Raises:
+            RuntimeError: another normalisation, or see the base class.
+        """
+        saved = {n: Normalization(*v) for n, v in state_dict["normalizations"].items()}
+        other = {v.mode for v in saved.values()} - {self.normalization}
+        if other:
+            raise RuntimeError(
+                f"The checkpoint was trained on activations with normalization={other.pop()!r}, "
+                f"and cannot continue with {self.normalization!r}."
+            )
+        if saved:
+            self._use(saved)
+        super().load_state_dict(state_dict)
+
+
+def split_sizes(
+    total: int, val_size: int | float, test_size: int | float, unit: int, what: str
+) -> tuple[int, int, int]:
+    """Return how many rows are for training, validation and testing.
+
+    Args:
+        total: rows.
+        val_size: rows (int) or share of all (float) for validation, rounded up to whole units.
+        test_size: likewise for testing.
+        unit: rows that stay together.
+        what: what messages call the rows.
+
+    Raises:
+        ValueError: nothing is left for training, or a size is negative.
+    """
+    held = []
+    for name, size in (("val_size", val_size), ("test_size", test_size)):
+        rows = round(size * total) if isinstance(size, float) else size
+        if rows < 0:
+            raise ValueError(f"{name} must not be negative, got {size}.")
+        held.append(-(-rows // unit) * unit)
+    train = total - sum(held)
+    if train < 1:
+        raise ValueError(
+            f"val_size={val_size} and test_size={test_size} leave none of the {total:,} {what} for "
+            "training."
+        )
+    return train, held[0], held[1]

@@ -1,0 +1,196 @@
+"""Activations from a file of one tensor."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from datamodules.activations.base import ActivationData, ActivationRows, split_sizes
+from framework.ops.normalization import Mode
+
+SCAN_ROWS = 1 << 14
+
+
+def read_activations(path: str | Path, key: str | None = None) -> Tensor:
+    """Return a tensor (N, d) of floating-point numbers, mapped from its file and not copied.
+
+    Args:
+        path: ``.npy``; ``.safetensors``; or ``.pt``, which may hold only tensors and plain
+            containers. It is mapped read-only, except that ``.pt`` in torch's old format is read.
+        key: of the tensor, in a file that holds several.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModuleNotFoundError: ``.safetensors`` without ``safetensors``.
+        ValueError: it is damaged, holds no such tensor, or one that is not (N, d), not of
+            floating-point numbers, or not finite everywhere; the sentence names file and row.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file of activations.")
+    readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".pt": _read_pt}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: activations must end in {', '.join(readers)}.")
+    try:
+        found = readers[path.suffix](path)
+    except ModuleNotFoundError:
+        raise
+    except (ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is not a whole {path.suffix} file: {reason}") from None
+    values = _chosen(found, path, key)
+    if values.ndim != 2 or not values.numel():
+        raise ValueError(f"{path} holds {tuple(values.shape)}, not activations (N, d).")
+    if not values.is_floating_point():
+        raise ValueError(f"{path} holds {values.dtype}, not floating-point numbers.")
+    for start in range(0, len(values), SCAN_ROWS):
+        finite = values[start : start + SCAN_ROWS].isfinite().all(1)
+        if not finite.all():
+            row = start + int((~finite).nonzero()[0])
+            raise ValueError(f"{path}: row {row:,} of {len(values):,} is not finite.")
+    return values
+
+
+def _read_npy(path: Path) -> Any:
+    # copy-on-write: torch warns of memory that must not be written
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path} needs safetensors: pip install 'trimtab[language]'."
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:  # its own error class is no ValueError
+        raise ValueError(str(error)) from None
+
+
+def _read_pt(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:
+        # torch's format of before 1.6 cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _chosen(found: Any, path: Path, key: str | None) -> Tensor:
+    if isinstance(found, Tensor):
+        if key is not None:
+            raise ValueError(f"{path} holds one tensor without a name; drop key={key!r}.")
+        return found
+    tensors = (
+        {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
+    )
+    if key is None and len(tensors) == 1:
+        return next(iter(tensors.values()))
+    if key is None or key not in tensors:
+        names = ", ".join(repr(name) for name in list(tensors)[:10]) or "none"
+        wanted = "one tensor, or name it with key" if key is None else f"a tensor {key!r}"
+        raise ValueError(f"{path} must hold {wanted}; its tensors are: {names}.")
+    return tensors[key]
+
+
+class ActivationFile(ActivationData):
+    """Activations from a file of one tensor (N, d), shuffled exactly.
+
+    Batches hold ``activation`` (B, d) float32, ``index`` (B,) int64, the row of the file, and with
+    ``target_path`` also ``target`` (B, d_out) float32. The last rows are for testing and those
+    before them for validation, so that neighbours in a text stay on one side. The files are mapped
+    into memory, which all processes of a machine share.
+
+    Args:
+        path: see :func:`read_activations`.
+        target_path: likewise, of what a transcoder predicts.
+        key: of the tensor, in files that hold several.
+        val_size: rows for validation, as a number (int) or as a share of all rows (float).
+        test_size: likewise, for testing.
+        batch_size: activations of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: activations of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        normalization: see :class:`ActivationData`.
+
+    Raises:
+        FileNotFoundError: no such file (at :meth:`setup`, as the following are).
+        ValueError: a file that :func:`read_activations` refuses, files of different lengths, or a
+            split that leaves nothing for training.
+
+    Example:
+        >>> data = ActivationFile("activations.npy", batch_size=8192, normalization="layernorm")
+        >>> data.batch_size
+        8192
+    """
+
+    def __init__(
+        self,
+        path: str,
+        target_path: str | None = None,
+        key: str | None = None,
+        val_size: int | float = 0.05,
+        test_size: int | float = 0.05,
+        batch_size: int = 4096,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        normalization: Mode = "constant",
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, normalization)
+        self.path = path
+        self.target_path = target_path
+        self.key = key
+        self.val_size = val_size
+        self.test_size = test_size
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map the files once, for all stages."""
+        if self.train_set is not None:
+            return
+        values = read_activations(self.path, self.key)
+        fields = {"activation": values}
+        self.input_size, self.target_size = values.shape[1], None
+        if self.target_path is not None:
+            target = fields["target"] = read_activations(self.target_path, self.key)
+            self.target_size = target.shape[1]
+            if len(target) != len(values):
+                raise ValueError(
+                    f"{self.target_path} has {len(target):,} rows for the {len(values):,} of "
+                    f"{self.path}."
+                )
+        train, val, test = split_sizes(
+            len(values), self.val_size, self.test_size, 1, f"rows of {self.path}"
+        )
+        table = ActivationRows(
+            len(values), lambda rows: {name: field[rows] for name, field in fields.items()}
+        )
+        self._tables = [table]
+        self.train_set = Subset(table, range(train))
+        self.val_set = Subset(table, range(train, train + val)) if val else None
+        self.test_set = Subset(table, range(train + val, train + val + test)) if test else None
+        self.predict_set = self.test_set or self.val_set
+        self._fit_normalization()
+
+    def sample(self, rows: int) -> dict[str, Tensor]:
+        """Return activations spread evenly over the training part, the same on every rank.
+
+        Args:
+            rows: as many, or all that there are.
+
+        Returns:
+            The fields of a batch, in the order of ``index``.
+        """
+        total = len(self.train_set)  # type: ignore[arg-type]
+        rows = min(rows, total)
+        index = torch.arange(rows) * total // rows
+        return {**self._tables[0].batch(index), "index": index}
