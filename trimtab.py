@@ -12,6 +12,7 @@ def import_rooms() -> None:
     import datamodules  # noqa: F401
     import framework.attacks
     import framework.losses
+    import framework.ops.selection
     import framework.optim
     import framework.run_logger
     import framework.schedules

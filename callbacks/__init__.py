@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback
 
+from callbacks.autoencoder_export import AutoencoderExport
 from callbacks.constraint_monitor import ConstraintMonitor
 from callbacks.figures import Figures
 from callbacks.mesa import MESA
@@ -11,17 +12,23 @@ from callbacks.predictions import Predictions
 from callbacks.progress import Progress
 from callbacks.robust_accuracy import RobustAccuracy
 from callbacks.saf import SAF
+from callbacks.selection_schedule import SelectionPhase, SelectionSchedule
 from callbacks.summary import Summary
+from callbacks.threshold_calibration import ThresholdCalibration
 
 __all__ = [
     "MESA",
     "SAF",
+    "AutoencoderExport",
     "ConstraintMonitor",
     "Figures",
     "Predictions",
     "Progress",
     "RobustAccuracy",
+    "SelectionPhase",
+    "SelectionSchedule",
     "Summary",
+    "ThresholdCalibration",
     "for_every_run",
 ]
 

@@ -4,5 +4,6 @@ from modules.classifier.module import Classifier
 from modules.coteaching.module import CoTeaching
 from modules.nested.module import NestedClassifier
 from modules.regressor.module import Regressor
+from modules.sae.module import SparseAutoencoderModule
 
-__all__ = ["Classifier", "CoTeaching", "NestedClassifier", "Regressor"]
+__all__ = ["Classifier", "CoTeaching", "NestedClassifier", "Regressor", "SparseAutoencoderModule"]

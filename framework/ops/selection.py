@@ -17,6 +17,8 @@ from framework.ops.sparse_code import SparseCode, SparsePattern
 from framework.ops.topk import top_overall, top_per_column, top_per_row
 from framework.ops.zipf import fit_zipf, integer_budgets, zipf_density
 
+_GOLDEN = (5**0.5 - 1) / 2
+
 
 class Selection(nn.Module):
     """Base of the rules; has no parameters.
@@ -238,7 +240,9 @@ class FeatureChoice(Selection):
         super().setup(num_features)
         share = torch.full((num_features,), 1 / num_features, dtype=torch.float64)
         self.register_buffer("share", share)
-        self.register_buffer("carry", torch.zeros_like(share))
+        # spread evenly, so that features that are due alike are not all served in one step
+        due = torch.arange(num_features, dtype=torch.float64) * _GOLDEN % 1
+        self.register_buffer("carry", due)
         self.register_buffer("law", torch.zeros(3, dtype=torch.float64))
 
     def assign(self, density: Tensor) -> None:

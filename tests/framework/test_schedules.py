@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from framework.schedules import WarmupCosine
+from framework.schedules import WarmupCosine, WarmupStableDecay
 from framework.schedules.steps import resolve_total_steps, total_steps_from
 
 
-def rates(schedule: WarmupCosine, steps: int) -> list[float]:
+def rates(schedule: WarmupCosine | WarmupStableDecay, steps: int) -> list[float]:
     values = []
     for _ in range(steps):
         values.append(schedule.get_last_lr()[0])
@@ -80,3 +80,16 @@ def test_a_run_without_an_end_is_refused(steps: float) -> None:
     trainer: Any = SimpleNamespace(estimated_stepping_batches=steps)
     with total_steps_from(trainer), pytest.raises(ValueError, match="a run with an end"):
         resolve_total_steps("auto")
+
+
+def test_a_trapezoid() -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = WarmupStableDecay(optimizer, 10, warmup_fraction=0.25, decay_fraction=0.4)
+    expected = [2 / 3, 4 / 3, 2, 2, 2, 2, 2, 1.5, 1, 0.5]
+    assert rates(schedule, 10) == pytest.approx(expected, rel=1e-12)
+    assert rates(schedule, 2) == [0, 0]
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    constant = WarmupStableDecay(optimizer, 3, warmup_fraction=0.0, decay_fraction=0.0)
+    assert rates(constant, 3) == [2, 2, 2]
+    with pytest.raises(ValueError, match="decay_fraction must be in"):
+        WarmupStableDecay(optimizer, 3, decay_fraction=1.5)

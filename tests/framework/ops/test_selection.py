@@ -135,6 +135,9 @@ def test_a_feature_due_less_than_one_token_per_batch_is_served_in_turn() -> None
     rule = choice(FeatureChoice, k=1)
     served = torch.stack([rule.budgets(4) for _ in range(10)])
     assert served.sum(0).tolist() == [1] * 40
+    # in turn, and not all of them in the tenth step
+    assert int(served.sum(1).min()) >= 3
+    assert int(served.sum(1).max()) <= 5
     rule = choice(FeatureChoice, k=1, alpha=1.0)
     rule.assign(torch.arange(40, 0, -1).float())
     due = rule.share * 4

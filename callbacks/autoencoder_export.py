@@ -1,0 +1,58 @@
+"""Writes a trained sparse autoencoder for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from framework.compatibility import IncompatibleError
+
+
+@runtime_checkable
+class Exporting(Protocol):
+    """What the callback asks of a module."""
+
+    def export(self, folder: str | Path, metadata: dict[str, Any]) -> None:
+        """Write the model into a folder."""
+
+
+class AutoencoderExport(Callback):
+    """At the end of a fit, writes the autoencoder into the folder ``sae`` of the run.
+
+    In the layout that SAELens loads, with the size of the activations folded into the weights.
+
+    Args:
+        metadata: what is noted beside it; model, hook point and context length of the data are
+            added where it has them.
+
+    Raises:
+        IncompatibleError: a module that has nothing to export.
+
+    Example:
+        >>> AutoencoderExport(metadata={"dataset_path": "pydoc"}).metadata
+        {'dataset_path': 'pydoc'}
+    """
+
+    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata or {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module that has nothing to export."""
+        if not isinstance(pl_module, Exporting):
+            raise IncompatibleError(
+                f"AutoencoderExport writes a sparse autoencoder, and {type(pl_module).__name__} "
+                "is none."
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write on rank 0."""
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Exporting)
+        data: Any = getattr(trainer, "datamodule", None)
+        names = {"model_name": "model", "hook_name": "hook_point", "context_size": "context_length"}
+        found = {name: getattr(data, theirs, None) for name, theirs in names.items()}
+        noted = {name: value for name, value in found.items() if value is not None}
+        pl_module.export(Path(trainer.default_root_dir) / "sae", noted | self.metadata)

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: activations as sparse sums of learned directions."""

@@ -1,0 +1,201 @@
+"""Auxiliary losses: features that fire too rarely learn to reconstruct what the others leave over.
+
+The residual is reconstructed *without* the decoder's bias: the residual has none, and adding one
+(as several libraries do) would make the loss push the bias away.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from framework.ops.sparse_code import SparseCode
+from framework.ops.topk import top_per_row
+from framework.ops.zipf import fit_zipf, zipf_density
+from modules.sae.network import Encoding, SparseAutoencoder
+from modules.sae.statistics import FiringStatistics
+
+Normaliser = Literal["residual", "input"]
+
+
+@dataclass(frozen=True)
+class AuxiliaryTerm:
+    """What an auxiliary loss adds to a step.
+
+    Args:
+        reconstruction: (B, d_out), of the residual.
+        weight: of the term.
+    """
+
+    reconstruction: Tensor
+    weight: float
+
+
+class AuxiliaryLoss:
+    """Base of the auxiliary losses.
+
+    Of the features that need help, each token takes the ``auxk`` with the largest pre-activations
+    (all, if they are fewer), those above 0. Their reconstruction of the detached residual, as a
+    share of its variance, is the loss.
+
+    Args:
+        weight: α.
+        auxk: None is half the activation's size.
+        normaliser: ``residual`` divides by the variance of the residual over the batch, ``input``
+            by that of the activations.
+        scale_by_count: multiply by ``min(features / auxk, 1)``, so that two features are not pulled
+            as hard as a hundred.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1 / 32,
+        auxk: int | None = None,
+        normaliser: Normaliser = "residual",
+        scale_by_count: bool = True,
+    ) -> None:
+        name = type(self).__name__
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{name}: weight must not be negative, got {weight}.")
+        if auxk is not None and auxk < 1:
+            raise ValueError(f"{name}: auxk must be at least 1, got {auxk}.")
+        if normaliser not in get_args(Normaliser):
+            raise ValueError(
+                f"{name}: normaliser must be one of {get_args(Normaliser)}, got {normaliser!r}."
+            )
+        self.weight = weight
+        self.auxk = auxk
+        self.normaliser = normaliser
+        self.scale_by_count = scale_by_count
+
+    def candidates(self, statistics: FiringStatistics, k: float, dead_tokens: int) -> Tensor:
+        """Return which features need help, (F,) bool.
+
+        Args:
+            statistics: of the features.
+            k: mean number of active features per token.
+            dead_tokens: a feature that has not fired for as many tokens is dead.
+        """
+        raise NotImplementedError
+
+    def term(self, sae: SparseAutoencoder, encoding: Encoding, chosen: Tensor) -> AuxiliaryTerm:
+        """Return the reconstruction of the residual by the ``chosen`` features, (F,) bool."""
+        features = chosen.nonzero().squeeze(1)
+        limit = self.auxk or max(1, sae.d_in // 2)
+        code = self._code(sae, encoding, features, min(limit, len(features)))
+        share = min(1.0, len(features) / limit) if self.scale_by_count else float(len(features) > 0)
+        return AuxiliaryTerm(sae.decode_without_bias(code), self.weight * share)
+
+    def _code(
+        self, sae: SparseAutoencoder, encoding: Encoding, features: Tensor, number: int
+    ) -> SparseCode:
+        tokens, width = encoding.pre_acts.shape
+        columns = top_per_row(encoding.pre_acts[:, features], number)
+        starts = torch.arange(tokens, device=features.device)[:, None] * width
+        return sae.encode_again(encoding, (starts + features[columns]).flatten())
+
+
+class DeadLatentAuxLoss(AuxiliaryLoss):
+    """``aux_k``: helps features that have not fired for a given number of tokens.
+
+    Paper: Gao et al., arXiv:2406.04093, appendix A.2; the factor for few features is that of
+    EleutherAI/sparsify.
+
+    Args:
+        weight: α.
+        auxk: features per token; None is half the activation's size.
+        normaliser: see :class:`AuxiliaryLoss`.
+        scale_by_count: see :class:`AuxiliaryLoss`.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> from modules.sae.auxiliary import DeadLatentAuxLoss
+        >>> from modules.sae.statistics import FiringStatistics
+        >>> statistics = FiringStatistics(num_features=2)
+        >>> statistics.update(torch.tensor([3, 0]), tokens=4)
+        >>> DeadLatentAuxLoss().candidates(statistics, k=1, dead_tokens=4)
+        tensor([False,  True])
+    """
+
+    def candidates(self, statistics: FiringStatistics, k: float, dead_tokens: int) -> Tensor:
+        """Return the dead features."""
+        return statistics.dead(dead_tokens)
+
+
+class ZipfAuxLoss(AuxiliaryLoss):
+    """``aux_zipf``: helps features that fire less than a Zipf law expects of their rank.
+
+    A feature needs help if its running density is below ``phi`` times the law's at its rank, or if
+    it is dead. Where the law expects fewer than 5 firings within the horizon of the density, chance
+    alone would decide, and only dead features count.
+
+    Paper: Ayonrinde, arXiv:2411.02124, for the idea; threshold and weight are not given there.
+
+    Args:
+        phi: φ, in (0, 1]; the smaller, the fewer features.
+        alpha: exponent of the law; None fits the law to the running densities in every step.
+        beta: shift of the law, for a given ``alpha``.
+        weight: α.
+        auxk: features per token; None is half the activation's size.
+        normaliser: see :class:`AuxiliaryLoss`.
+        scale_by_count: see :class:`AuxiliaryLoss`.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> from modules.sae.auxiliary import ZipfAuxLoss
+        >>> from modules.sae.statistics import FiringStatistics
+        >>> statistics = FiringStatistics(num_features=4)
+        >>> statistics.update(torch.tensor([60, 40, 30, 5]), tokens=100)
+        >>> ZipfAuxLoss(phi=0.5, alpha=1.0).candidates(statistics, k=1.35, dead_tokens=1000)
+        tensor([False, False, False,  True])
+    """
+
+    MIN_EXPECTED = 5
+
+    def __init__(
+        self,
+        phi: float = 0.5,
+        alpha: float | None = None,
+        beta: float = 0.0,
+        weight: float = 1 / 32,
+        auxk: int | None = None,
+        normaliser: Normaliser = "residual",
+        scale_by_count: bool = True,
+    ) -> None:
+        super().__init__(weight, auxk, normaliser, scale_by_count)
+        if not 0 < phi <= 1:
+            raise ValueError(f"ZipfAuxLoss: phi must be in (0, 1], got {phi}.")
+        if alpha is not None:
+            zipf_density(1, 1, alpha, beta)
+        self.phi = phi
+        self.alpha = alpha
+        self.beta = beta
+
+    def candidates(self, statistics: FiringStatistics, k: float, dead_tokens: int) -> Tensor:
+        """Return the under-used features, dead ones among them."""
+        density = statistics.density()
+        dead = statistics.dead(dead_tokens)
+        alpha, beta = self.alpha, self.beta
+        if alpha is None:
+            if int((density > 0).sum()) < 3:
+                return dead
+            fit = fit_zipf(density)
+            alpha, beta = fit.alpha, fit.beta
+        law = zipf_density(len(density), min(k, len(density)), alpha, beta).to(density)
+        expected = torch.empty_like(law)
+        expected[density.sort(descending=True, stable=True).indices] = law
+        reliable = expected * statistics.seen >= self.MIN_EXPECTED
+        return dead | (reliable & (density < self.phi * expected))

@@ -1,0 +1,61 @@
+"""Thresholds that keep as many features on held-out tokens as the selection does in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from framework.distributed import all_reduce_sum
+from framework.ops.quantiles import PositiveHistogram
+from framework.ops.selection import FeatureChoice, Selection
+from modules.sae.network import SparseAutoencoder
+
+_BITS_OF_ONE, _BITS_OF_EACH = 12, 6
+
+
+@torch.no_grad()
+def calibrated_thresholds(sae: SparseAutoencoder, inputs: Iterable[Tensor]) -> Tensor:
+    """Return thresholds (F,) with which k features per token are active on ``inputs``.
+
+    One for all features, above which k N of the N tokens' pre-activations lie; with feature choice
+    one per feature, above which its own share of them lies. A feature that is above 0 less often
+    than its share gets a threshold of 0, and what it leaves goes to the others in proportion; one
+    that never is gets an infinite one.
+
+    Args:
+        sae: with a selection that looks across tokens.
+        inputs: batches (B, d) of this rank, in the size that the autoencoder was trained on.
+    """
+    selection = sae.selection
+    assert isinstance(selection, Selection)
+    each = selection.per_feature
+    histogram = PositiveHistogram(
+        sae.d_sae if each else 1, _BITS_OF_EACH if each else _BITS_OF_ONE, sae.W_enc.device
+    )
+    tokens = torch.zeros((), dtype=torch.int64, device=sae.W_enc.device)
+    for x in inputs:
+        pre_acts = sae.pre_activations(x)
+        row, feature = (pre_acts > 0).nonzero(as_tuple=True)
+        values = pre_acts[row, feature]
+        histogram.add(feature if each else torch.zeros_like(feature), values)
+        tokens += len(x)
+    total = selection.k * all_reduce_sum(tokens).double()
+    if isinstance(selection, FeatureChoice):
+        return histogram.thresholds(_filled(selection.share, histogram.totals(), total))
+    return histogram.thresholds(total[None]).expand(sae.d_sae)
+
+
+def _filled(share: Tensor, most: Tensor, total: Tensor) -> Tensor:
+    """Return what each gets of ``total`` by its share, but no more than ``most``."""
+    most = most.double()
+    full = torch.zeros_like(share, dtype=torch.bool)
+    while True:
+        rest = share.masked_fill(full, 0.0)
+        level = (total - most[full].sum()) / rest.sum().clamp(min=1e-300)
+        wanted = torch.where(full, most, rest * level)
+        above = wanted > most
+        if not above.any():
+            return wanted
+        full |= above

@@ -1,0 +1,327 @@
+"""Autoencoders in files that other tools read, and theirs in ours.
+
+The layout of SAELens, a folder with ``cfg.json`` and ``sae_weights.safetensors``, is written and
+read; that of dictionary_learning, ``ae.pt`` with ``config.json``, is read. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.checkpoint import write_atomically
+from framework.ops.selection import BatchTopK, Selection, TokenChoice
+from modules.sae.activations import Activation, GatedReLU, JumpReLU, ReLUWithL1
+from modules.sae.network import SparseAutoencoder
+
+WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+
+
+@dataclass(frozen=True)
+class FoldedAutoencoder:
+    """Weights that encode activations as the language model gives them, one token at a time.
+
+    ``z = z' * 1[z' > threshold]`` with ``z' = (x - b_dec) @ W_enc.T + b_enc`` (a transcoder: ``x @
+    W_enc.T + b_enc``), cut to the ``k`` largest where k is given.
+
+    Args:
+        W_enc: (F, d).
+        b_enc: (F,).
+        W_dec: (F, d_out).
+        b_dec: (d_out,).
+        threshold: (F,), at least 0.
+        W_skip: (d_out, d) or None.
+        k: of TopK, otherwise None.
+    """
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    threshold: Tensor
+    W_skip: Tensor | None = None
+    k: int | None = None
+
+
+@torch.no_grad()
+def fold(sae: SparseAutoencoder) -> FoldedAutoencoder:
+    """Return weights for activations in their own size, with everything as thresholds.
+
+    With activations s x in the common size, biases and thresholds are divided by s; codes then are
+    in the activations' own size too. Standardised activations have no common factor, and the
+    weights remain those for standardised ones.
+
+    Example:
+        >>> import torch
+        >>> from modules.sae.export import fold
+        >>> from modules.sae.network import SparseAutoencoder
+        >>> sae = SparseAutoencoder(d_in=4, d_sae=64)
+        >>> sae.input_scale.fill_(2.0), sae.b_dec.data.fill_(1.0)
+        (tensor(2.), tensor([1., 1., 1., 1.]))
+        >>> fold(sae).b_dec
+        tensor([0.5000, 0.5000, 0.5000, 0.5000])
+    """
+    weight, bias = sae.W_enc.float(), sae.b_enc.float()
+    k = None
+    if isinstance(sae.selection, Activation):
+        weight, bias, threshold = sae.selection.as_threshold(weight, bias)
+    elif sae.selection.across_tokens:
+        threshold = sae.thresholds.values().float()
+    else:
+        threshold, k = torch.zeros_like(bias), sae.selection.k
+    scale = sae.input_scale.float()
+    output = sae.output_scale.float() if sae.transcoder else scale
+    return FoldedAutoencoder(
+        W_enc=weight.clone(),
+        b_enc=bias / scale,
+        W_dec=sae.W_dec.float() * (scale / output),
+        b_dec=sae.b_dec.float() / output,
+        threshold=threshold / scale,
+        W_skip=None if sae.W_skip is None else sae.W_skip.float() * (scale / output),
+        k=k,
+    )
+
+
+def save_autoencoder(
+    sae: SparseAutoencoder, folder: str | Path, metadata: dict[str, Any] | None = None
+) -> None:
+    """Write ``sae`` in the layout that ``SAE.load_from_disk`` of SAELens loads.
+
+    A TopK autoencoder stays one; everything else becomes a JumpReLU, which gives the same code.
+
+    Args:
+        sae: trained.
+        folder: is made.
+        metadata: JSON values, such as ``model_name`` and ``hook_name``.
+
+    Raises:
+        ModuleNotFoundError: ``safetensors`` is missing.
+        ValueError: a TopK transcoder, which SAELens does not know.
+    """
+    from safetensors.torch import save
+
+    folded = fold(sae)
+    if sae.transcoder and folded.k is not None:
+        raise ValueError("SAELens has no TopK transcoder; train one with BatchTopK instead.")
+    tensors = {
+        "W_enc": folded.W_enc.T,
+        "b_enc": folded.b_enc,
+        "W_dec": folded.W_dec,
+        "b_dec": folded.b_dec,
+    }
+    config: dict[str, Any] = {
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": not sae.transcoder,
+        "normalize_activations": "layer_norm" if sae.layernorm else "none",
+        "reshape_activations": "none",
+        "metadata": metadata or {},
+    }
+    if folded.k is not None:
+        config |= {
+            "architecture": "topk",
+            "k": folded.k,
+            "rescale_acts_by_decoder_norm": False,
+        }
+    else:
+        tensors["threshold"] = folded.threshold
+        config["architecture"] = "jumprelu"
+    if sae.transcoder:
+        config["d_out"] = sae.d_out
+        config["architecture"] = "jumprelu_transcoder"
+    if folded.W_skip is not None:
+        tensors["W_skip"] = folded.W_skip
+        config["architecture"] = "jumprelu_skip_transcoder"
+    data = save({name: value.contiguous().cpu() for name, value in tensors.items()})
+    text = json.dumps(config, indent=2).encode()
+    write_atomically(Path(folder) / WEIGHTS, lambda file: file.write(data))
+    write_atomically(Path(folder) / CONFIG, lambda file: file.write(text))
+
+
+def load_autoencoder(path: str | Path) -> SparseAutoencoder:
+    """Return an autoencoder that SAELens, dictionary_learning or :func:`save_autoencoder` wrote.
+
+    It takes activations in their own size.
+
+    Args:
+        path: a folder with ``cfg.json`` and ``sae_weights.safetensors``, or with ``ae.pt`` and
+            ``config.json``.
+
+    Raises:
+        FileNotFoundError: the folder holds neither.
+        ModuleNotFoundError: ``safetensors`` is missing and needed.
+        ValueError: a damaged file, or an autoencoder of a kind that is not known.
+    """
+    path = Path(path).expanduser()
+    if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
+        return _from_saelens(path)
+    if (path / "ae.pt").is_file():
+        return _from_dictionary_learning(path)
+    raise FileNotFoundError(
+        f"{path} holds no autoencoder: neither {CONFIG} and {WEIGHTS} nor ae.pt."
+    )
+
+
+# ---- SAELens -------------------------------------------------------------------------------------
+
+
+def _from_saelens(path: Path) -> SparseAutoencoder:
+    from safetensors.torch import load_file
+
+    config = _read_json(path / CONFIG)
+    try:
+        weights = load_file(path / WEIGHTS)
+    except Exception as error:  # safetensors' own error class is no ValueError
+        raise ValueError(f"{path / WEIGHTS} is not a whole file: {error}") from None
+    kind = str(config.get("architecture"))
+    for name in ("normalize_activations", "reshape_activations"):
+        if config.get(name, "none") != "none":
+            raise ValueError(f"{path / CONFIG}: {name}={config[name]!r} is not supported.")
+    base = kind.removesuffix("_transcoder").removesuffix("_skip")
+    if kind in ("transcoder", "skip_transcoder"):
+        base = "standard"
+    parts = {name: value.float() for name, value in weights.items()}
+    selection: Selection | Activation
+    if base == "topk":
+        selection = TokenChoice(int(config["k"]))
+        if config.get("rescale_acts_by_decoder_norm"):
+            lengths = parts["W_dec"].norm(dim=1)
+            parts["W_enc"], parts["b_enc"] = parts["W_enc"] * lengths, parts["b_enc"] * lengths
+            parts["W_dec"] = parts["W_dec"] / lengths[:, None]
+    elif base in ("standard", "jumprelu", "gated"):
+        selection = {"standard": ReLUWithL1, "jumprelu": JumpReLU, "gated": GatedReLU}[base]()
+    else:
+        raise ValueError(
+            f"{path / CONFIG}: architecture {kind!r} is not known; known are standard, topk, "
+            "jumprelu, gated and transcoders."
+        )
+    if base == "gated":
+        parts["b_enc"] = parts.pop("b_mag")
+    transcoder = "transcoder" in kind
+    weight = _tensor(parts, "W_enc", path).T
+    if not transcoder and not config.get("apply_b_dec_to_input", True):
+        # our encoder takes the bias off first
+        parts["b_enc"] = parts["b_enc"] + weight @ parts["b_dec"]
+    return _build(path, selection, weight, parts, transcoder)
+
+
+# ---- dictionary_learning -------------------------------------------------------------------------
+
+
+def _from_dictionary_learning(path: Path) -> SparseAutoencoder:
+    file = path / "ae.pt"
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(f"{file} holds more than tensors and was not loaded.") from None
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{file} is not a whole file: {str(error).splitlines()[0]}") from None
+    config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    kind = str(config.get("trainer", {}).get("dict_class") or _guessed(weights))
+    parts = {name: value.float() for name, value in weights.items()}
+    selection: Selection | Activation
+    if kind in ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+        k = int(parts["k"])
+        selection = TokenChoice(k) if kind == "AutoEncoderTopK" else BatchTopK(k)
+    elif kind in ("AutoEncoder", "AutoEncoderNew", "JumpReluAutoEncoder", "GatedAutoEncoder"):
+        selection = {
+            "JumpReluAutoEncoder": JumpReLU,
+            "GatedAutoEncoder": GatedReLU,
+        }.get(kind, ReLUWithL1)()
+    else:
+        raise ValueError(f"{path}: dictionaries of the class {kind!r} are not known.")
+    names = {
+        "encoder.bias": "b_enc",
+        "mag_bias": "b_enc",
+        "bias": "b_dec",
+        "decoder_bias": "b_dec",
+        "decoder.bias": "b_dec",
+        "gate_bias": "b_gate",
+    }
+    parts = {names.get(name, name): value for name, value in parts.items()}
+    if "encoder.weight" in parts:
+        weight = parts["encoder.weight"]
+        parts["W_dec"] = _tensor(parts, "decoder.weight", path).T
+    else:
+        weight = _tensor(parts, "W_enc", path).T
+    if kind in ("AutoEncoderNew", "JumpReluAutoEncoder"):
+        # their encoders take the input as it is
+        parts["b_enc"] = parts["b_enc"] + weight @ parts["b_dec"]
+    sae = _build(path, selection, weight, parts, transcoder=False)
+    if isinstance(selection, BatchTopK):
+        sae.thresholds.calibrate(parts["threshold"].clamp(min=0).expand(sae.d_sae))
+    return sae
+
+
+def _guessed(weights: dict[str, Tensor]) -> str:
+    if "r_mag" in weights:
+        return "GatedAutoEncoder"
+    if "W_enc" in weights and "threshold" in weights:
+        return "JumpReluAutoEncoder"
+    if "k" in weights:
+        raise ValueError("ae.pt needs config.json beside it: TopK and BatchTopK look the same.")
+    return "AutoEncoder" if "bias" in weights else "AutoEncoderNew"
+
+
+# ---- both ----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _build(
+    path: Path,
+    selection: Selection | Activation,
+    weight: Tensor,
+    parts: dict[str, Tensor],
+    transcoder: bool,
+) -> SparseAutoencoder:
+    features, d_in = weight.shape
+    decoder = _tensor(parts, "W_dec", path)
+    skip = parts.get("W_skip")
+    sae = SparseAutoencoder(
+        d_in, features, selection, decoder.shape[1] if transcoder else None, skip is not None
+    )
+    wanted = {
+        sae.W_enc: weight,
+        sae.W_dec: decoder,
+        sae.b_enc: _tensor(parts, "b_enc", path),
+        sae.b_dec: _tensor(parts, "b_dec", path),
+    }
+    if sae.W_skip is not None and skip is not None:
+        wanted[sae.W_skip] = skip
+    if isinstance(selection, JumpReLU):
+        wanted[selection.log_threshold] = _tensor(parts, "threshold", path).log()
+    if isinstance(selection, GatedReLU):
+        wanted[selection.log_gain] = _tensor(parts, "r_mag", path)
+        wanted[selection.gate_bias] = _tensor(parts, "b_gate", path)
+    for parameter, value in wanted.items():
+        if parameter.shape != value.shape:
+            raise ValueError(
+                f"{path}: a weight has the shape {tuple(value.shape)}, not "
+                f"{tuple(parameter.shape)} as the others make it."
+            )
+        parameter.copy_(value)
+    return sae
+
+
+def _tensor(parts: dict[str, Tensor], name: str, path: Path) -> Tensor:
+    if name not in parts:
+        raise ValueError(f"{path}: the weight {name!r} is missing.")
+    return parts[name]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object.")
+    return found

@@ -1,0 +1,369 @@
+"""Training of a sparse autoencoder on activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+
+from framework.compatibility import IncompatibleError
+from framework.data import Batch
+from framework.distributed import all_reduce_sum
+from framework.gradients.combiner import GradientCombiner
+from framework.metrics.feature_density import FeatureDensity
+from framework.metrics.fvu import FractionVarianceUnexplained
+from framework.metrics.l0 import L0
+from framework.metrics.nmse import NMSEOpenAI, NMSERatio
+from framework.metrics.shrinkage import (
+    L2Ratio,
+    ReconstructionCosine,
+    RelativeReconstructionBias,
+)
+from framework.module import TrainingModule
+from framework.objectives import Objectives
+from framework.ops.normalization import Normalization
+from framework.ops.selection import Selection
+from framework.ops.sparse_code import SparseCode
+from framework.precision import at_least_float32
+from modules.sae.activations import Activation
+from modules.sae.auxiliary import AuxiliaryLoss
+from modules.sae.calibration import calibrated_thresholds
+from modules.sae.export import save_autoencoder
+from modules.sae.network import (
+    Encoding,
+    SparseAutoencoder,
+    active_per_feature,
+    active_per_token,
+)
+
+Denominator = Literal["batch", "fixed", "none"]
+RECONSTRUCTION_METRICS = ("fvu", "nmse_ratio", "nmse_openai", "cos", "l2_ratio", "rel_rec_bias")
+START_TOKENS = 1 << 14
+"""Activations whose mean the bias starts at."""
+
+
+class SparseAutoencoderModule(TrainingModule):
+    """Trains a sparse autoencoder or transcoder by its reconstruction and auxiliary losses.
+
+    A batch holds ``activation`` (B, d) float32, ``index`` (B,) and, for transcoders, ``target``
+    (B, d_out). Terms are ``reconstruction``, the squared error over the batch's variance (1 is what
+    the mean would reach; with groups the sum over the prefixes), ``auxiliary``, and the penalties
+    of an activation that has some. Selections, variances, densities and the clocks of dead features
+    are those of the global batch, so that any number of ranks takes the same step.
+
+    Each step takes from the decoder's gradient what would change the directions' lengths, clips,
+    steps, and sets the lengths to 1. The decoder's bias starts at the mean of a sample.
+
+    Evaluation encodes every token on its own, by thresholds where the selection looks across
+    tokens. Its reconstruction by the batch's selection, ``fvu_batch_rule``, flatters.
+
+    Paper: Ayonrinde, arXiv:2411.02124; Gao et al., arXiv:2406.04093.
+
+    Args:
+        d_in: d.
+        d_sae: F, number of features.
+        selection: a rule of :mod:`framework.ops.selection`, or an activation of
+            :mod:`modules.sae.activations`; default ``TokenChoice(32)``.
+        d_out: size of a transcoder's target; None for an autoencoder.
+        skip: whether a transcoder has a linear map beside the features.
+        groups: shares of nested groups of features (Matryoshka), with sum 1.
+        auxiliary: the auxiliary loss, None for none.
+        dead_tokens: a feature that has not fired for as many tokens is dead.
+        density_tokens: horizon of the running densities.
+        denominator: ``batch`` divides the squared error by the variance of each batch, ``fixed`` by
+            that of the sample, ``none`` not at all, as penalties are usually weighed against.
+        optimizer: from parameter groups to an optimizer.
+        lr_scheduler: from an optimizer to a schedule.
+        gradient_combiner: how the gradients of several terms become one.
+
+    Raises:
+        ValueError: an argument out of its range.
+        IncompatibleError: data of another size, or a transcoder without targets (at :meth:`setup`).
+
+    Example:
+        >>> import torch
+        >>> from modules import SparseAutoencoderModule
+        >>> model = SparseAutoencoderModule(d_in=8, d_sae=64)
+        >>> tuple(model(torch.zeros(2, 8)).shape)
+        (2, 8)
+    """
+
+    provides: tuple[str, ...] = ("per_sample", "index")
+    started: Tensor
+    variance: Tensor
+
+    def __init__(
+        self,
+        d_in: int = 384,
+        d_sae: int = 3072,
+        selection: Selection | Activation | None = None,
+        d_out: int | None = None,
+        skip: bool = False,
+        groups: Sequence[float] = (),
+        auxiliary: AuxiliaryLoss | None = None,
+        dead_tokens: int = 10_000_000,
+        density_tokens: float = 1e6,
+        denominator: Denominator = "batch",
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        gradient_combiner: GradientCombiner | None = None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, gradient_combiner=gradient_combiner)
+        if dead_tokens < 1 or density_tokens < 1:
+            raise ValueError(
+                f"dead_tokens and density_tokens must be at least 1, got {dead_tokens} and "
+                f"{density_tokens}."
+            )
+        if denominator not in get_args(Denominator):
+            raise ValueError(
+                f"denominator must be one of {get_args(Denominator)}, got {denominator!r}."
+            )
+        if auxiliary is not None and isinstance(selection, Activation):
+            raise ValueError(
+                f"{type(auxiliary).__name__} helps features that a selection leaves out; "
+                f"{type(selection).__name__} selects nothing."
+            )
+        self.sae = SparseAutoencoder(
+            d_in, d_sae, selection, d_out, skip, groups, horizon=density_tokens
+        )
+        self.auxiliary = auxiliary
+        self.dead_tokens = dead_tokens
+        self.denominator = denominator
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("variance", torch.ones(()))
+
+    # ---- set-up -------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that does not fit, and start the bias at the mean of a sample."""
+        data = getattr(self.trainer, "datamodule", None)
+        self._check_sizes(data)
+        super().setup(stage)
+        sample = getattr(data, "sample", None)
+        fresh = stage == "fit" and self.trainer.ckpt_path is None and not self.started
+        if fresh and sample is not None:
+            self.start_from(sample(START_TOKENS))
+            self._note_sizes(getattr(data, "normalizations", {}))
+
+    @torch.no_grad()
+    def start_from(self, sample: Batch) -> None:
+        """Set the decoder's bias to the mean of a sample, and note its variance.
+
+        Args:
+            sample: a batch, the same on every rank.
+        """
+        target = sample["target" if self.sae.transcoder else "activation"].double()
+        mean = target.mean(0)
+        self.sae.b_dec.copy_(mean)
+        self.variance.copy_((target - mean).square().sum(1).mean())
+        self.started.fill_(True)
+
+    def _note_sizes(self, normalizations: dict[str, Normalization]) -> None:
+        """Keep, for export, in which size the data gives its activations."""
+        if normalizations:
+            given = normalizations["activation"]
+            target = normalizations["target"] if self.sae.transcoder else given
+            self.sae.layernorm = given.mode == "layernorm"
+            self.sae.input_scale.fill_(given.scale)
+            self.sae.output_scale.fill_(target.scale)
+
+    def _check_sizes(self, data: Any) -> None:
+        name = type(data).__name__
+        given = getattr(data, "input_size", self.sae.d_in)
+        if given != self.sae.d_in:
+            raise IncompatibleError(
+                f"An activation of {name} has {given} numbers, but the model was built for "
+                f"{self.sae.d_in}: set model.d_in."
+            )
+        if self.sae.transcoder:
+            found = getattr(data, "target_size", self.sae.d_out)
+            if found != self.sae.d_out:
+                raise IncompatibleError(
+                    f"model.d_out={self.sae.d_out} makes a transcoder, but the targets of {name} "
+                    f"have {found or 'no'} numbers."
+                )
+
+    # ---- training -----------------------------------------------------------------------------
+
+    def forward(self, activation: Tensor) -> Tensor:
+        """Return reconstructions (B, d_out), of every token on its own."""
+        return self.sae(activation)
+
+    def forward_inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """Return what ``forward`` takes."""
+        return (batch["activation"],)
+
+    def objectives(self, batch: Batch) -> Objectives:
+        """Return the terms of a step, and count which features fired."""
+        x = batch["activation"]
+        target = at_least_float32(batch["target"] if self.sae.transcoder else x)
+        encoding = self.sae.encode_batch(x)
+        rebuilt = self.sae.reconstructions(encoding.code, x)
+        errors = target - rebuilt
+        residual = errors[-1].detach()
+        counts = active_per_feature(encoding.code)
+        means = self._count_batch(counts, target, residual)
+        if self.training:
+            self._update_thresholds(encoding)
+        objectives = Objectives(index=batch["index"])
+        objectives.per_sample["reconstruction"] = errors.square().sum(-1).sum(0)
+        spread = (target - means[0]).square().sum(1)
+        if self.denominator == "batch":
+            objectives.count["reconstruction"] = spread
+        elif self.denominator == "fixed":
+            objectives.count["reconstruction"] = self.variance.to(spread.dtype).expand(len(spread))
+        if self.auxiliary is not None:
+            self._add_auxiliary(objectives, encoding, residual, spread, means[1])
+        self._add_penalties(objectives, encoding, target)
+        dead = self.sae.statistics.dead(self.dead_tokens)
+        objectives.logs = {
+            "l0": active_per_token(encoding.code).to(x.dtype).mean(),
+            "dead_share": dead.to(x.dtype).mean(),
+        }
+        return objectives
+
+    def _count_batch(self, counts: Tensor, target: Tensor, residual: Tensor) -> Tensor:
+        """Count the global batch, and return the mean target and residual, (2, d_out)."""
+        size = len(counts)
+        rows = torch.tensor([len(target)], dtype=torch.float64, device=target.device)
+        sums = torch.stack([target, residual]).sum(1, dtype=torch.float64)
+        # one all-reduce; in float64 counts are exact
+        total = all_reduce_sum(torch.cat([rows, counts.double(), sums.flatten()]))
+        if self.training:
+            fired = total[1 : size + 1].to(self.sae.statistics.fired.dtype)
+            self.sae.statistics.update(fired, total[0].long())
+        means = total[size + 1 :].view(2, -1) / total[0].clamp(min=1)
+        return means.to(target.dtype)
+
+    def _update_thresholds(self, encoding: Encoding) -> None:
+        selection, code = self.sae.selection, encoding.code
+        if self.sae.across_tokens and isinstance(code, SparseCode):
+            assert isinstance(selection, Selection)
+            values = code.values.detach()
+            self.sae.thresholds.update(values, code.pattern, selection.per_feature)
+
+    def _add_auxiliary(
+        self,
+        objectives: Objectives,
+        encoding: Encoding,
+        residual: Tensor,
+        spread: Tensor,
+        mean: Tensor,
+    ) -> None:
+        auxiliary, selection = self.auxiliary, self.sae.selection
+        assert auxiliary is not None
+        assert isinstance(selection, Selection)
+        chosen = auxiliary.candidates(self.sae.statistics, selection.k, self.dead_tokens)
+        term = auxiliary.term(self.sae, encoding, chosen)
+        if auxiliary.normaliser == "residual":
+            spread = (residual - mean).square().sum(1)
+        objectives.per_sample["auxiliary"] = (residual - term.reconstruction).square().sum(1)
+        objectives.count["auxiliary"] = spread
+        objectives.weights["auxiliary"] = term.weight
+        objectives.logs["helped_share"] = chosen.to(residual.dtype).mean()
+
+    def _add_penalties(self, objectives: Objectives, encoding: Encoding, target: Tensor) -> None:
+        activation, code = self.sae.selection, encoding.code
+        if isinstance(activation, Activation):
+            assert isinstance(code, Tensor)
+            objectives.per_sample |= activation.penalties(self.sae, target, encoding.pre_acts, code)
+            objectives.weights["sparsity"] = activation.weight_at(self._progress())
+
+    def _progress(self) -> float:
+        """Return the share of the run that is over."""
+        return self.global_step / self.trainer.estimated_stepping_batches
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep the decoder's gradient from changing lengths; the gradient is clipped after this."""
+        self.sae.project_gradient()
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step, and set the directions' lengths to 1."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.sae.normalise_decoder()
+
+    # ---- what callbacks ask for -----------------------------------------------------------------
+
+    def add_selection(self, selection: Selection) -> None:
+        """Add a rule that :meth:`switch_selection` may change to."""
+        self.sae.add_selection(selection)
+
+    def switch_selection(self, number: int) -> None:
+        """Go on with rule ``number``, if that is not the one in use."""
+        if number != self.sae.active:
+            self.sae.switch(number)
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Set the thresholds to what keeps k features per token on these batches; collective."""
+        if self.sae.across_tokens:
+            inputs = (batch["activation"] for batch in batches)
+            self.sae.thresholds.calibrate(calibrated_thresholds(self.sae, inputs))
+
+    def export(self, folder: str | Path, metadata: dict[str, Any]) -> None:
+        """Write the autoencoder for other tools, see :mod:`modules.sae.export`."""
+        save_autoencoder(self.sae, folder, metadata)
+
+    # ---- evaluation ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Objectives:
+        """Update the metrics, and return the error over the variance of the sample."""
+        x = batch["activation"]
+        target = at_least_float32(batch["target"] if self.sae.transcoder else x)
+        code = self.sae.encode(x)
+        rebuilt = self.sae.decode(code, x)
+        per_token, per_feature = active_per_token(code), active_per_feature(code)
+        for name in RECONSTRUCTION_METRICS:
+            self.metrics[name].update(rebuilt, target)
+        self.metrics["l0"].update(per_token)
+        self.metrics["density"].update(per_feature, per_token)
+        if "fvu_batch_rule" in self.metrics:
+            # every rank, as the selection is collective
+            together = self.sae.decode(self.sae.encode_batch(x).code, x)
+            self.metrics["fvu_batch_rule"].update(together, target)
+        objectives = Objectives(index=batch["index"])
+        objectives.per_sample["reconstruction"] = (target - rebuilt).square().sum(1)
+        if self.denominator != "none":
+            variance = self.variance.to(target.dtype)
+            objectives.count["reconstruction"] = variance.expand(len(target))
+        return objectives
+
+    def make_metrics(self) -> MetricCollection:
+        """Return what is measured with every token on its own, and one with the batch's rule."""
+        size, features = self.sae.d_out, self.sae.d_sae
+        metrics: dict[str, Any] = {
+            "fvu": FractionVarianceUnexplained(size),
+            "nmse_ratio": NMSERatio(),
+            "nmse_openai": NMSEOpenAI(),
+            "cos": ReconstructionCosine(),
+            "l2_ratio": L2Ratio(),
+            "rel_rec_bias": RelativeReconstructionBias(),
+            "l0": L0(features),
+            "density": FeatureDensity(features),
+        }
+        rules = [rule for rule in self.sae.selections if isinstance(rule, Selection)]
+        # feature choice would force features onto tokens of a text that is not shuffled
+        if any(rule.across_tokens for rule in rules) and not any(r.per_feature for r in rules):
+            metrics["fvu_batch_rule"] = FractionVarianceUnexplained(size)
+        return MetricCollection(metrics, compute_groups=False)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the squared error of every token and how many features it uses."""
+        x = batch["activation"]
+        target = at_least_float32(batch["target"] if self.sae.transcoder else x)
+        code = self.sae.encode(x)
+        error = target - self.sae.decode(code, x)
+        return {"error": error.square().sum(1), "l0": active_per_token(code)}

@@ -1,0 +1,136 @@
+"""Which features fire, how often, and above which value: counted over the global batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from framework.distributed import gather
+from framework.ops.sparse_code import SparsePattern
+
+
+class FiringStatistics(nn.Module):
+    """A clock since each feature last fired, and a running density, both in tokens.
+
+    As both count tokens, it does not matter into how many micro-batches a batch is cut.
+
+    Args:
+        num_features: F.
+        horizon: tokens after which an observation counts 1/e in the density.
+
+    Attributes:
+        tokens_since_fired: (F,) int64.
+        tokens: 0-dimensional int64, all tokens so far.
+
+    Example:
+        >>> import torch
+        >>> from modules.sae.statistics import FiringStatistics
+        >>> statistics = FiringStatistics(num_features=2)
+        >>> statistics.update(torch.tensor([3, 0]), tokens=4)
+        >>> statistics.tokens_since_fired, statistics.density()
+        (tensor([0, 4]), tensor([0.7500, 0.0000]))
+    """
+
+    tokens_since_fired: Tensor
+    tokens: Tensor
+    fired: Tensor
+    seen: Tensor
+
+    def __init__(self, num_features: int, horizon: float = 1e6) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.register_buffer("tokens_since_fired", torch.zeros(num_features, dtype=torch.int64))
+        self.register_buffer("tokens", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("fired", torch.zeros(num_features))
+        self.register_buffer("seen", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, counts: Tensor, tokens: int | Tensor) -> None:
+        """Count a global batch.
+
+        Args:
+            counts: (F,) tokens on which each feature is active.
+            tokens: B.
+        """
+        self.tokens += tokens
+        since = self.tokens_since_fired + tokens
+        self.tokens_since_fired.copy_(torch.where(counts > 0, 0, since))
+        decay = torch.exp(-torch.as_tensor(tokens, device=counts.device) / self.horizon)
+        self.fired.mul_(decay).add_(counts)
+        self.seen.mul_(decay).add_(tokens)
+
+    def density(self) -> Tensor:
+        """Return the share of recent tokens on which each feature fired, (F,)."""
+        return self.fired / self.seen.clamp(min=1)
+
+    def dead(self, tokens: int) -> Tensor:
+        """Return which features have not fired in the last ``tokens`` tokens, (F,) bool."""
+        return self.tokens_since_fired >= tokens
+
+
+class Thresholds(nn.Module):
+    """Above which pre-activation a feature counts, where a token is encoded on its own.
+
+    In training a running mean of the smallest value that was kept; its horizon grows with the run,
+    to about a tenth of it and at most 1,000 steps. After :meth:`calibrate` what that gave. A value
+    is active if it is *above* the threshold; a running mean is therefore taken one bit lower, so
+    that the smallest value itself stays.
+
+    Args:
+        num_features: F.
+    """
+
+    mean: Tensor
+    updates: Tensor
+    calibrated: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("updates", torch.zeros(num_features, dtype=torch.int64))
+        # NaN would differ from itself in comparisons of checkpoints
+        self.register_buffer("calibrated", torch.full((num_features,), -1.0))
+
+    @torch.no_grad()
+    def update(self, values: Tensor, pattern: SparsePattern, per_feature: bool) -> None:
+        """Count the smallest values of a global batch; a collective call.
+
+        Args:
+            values: (n,) positive values of this rank's code.
+            pattern: where they stand.
+            per_feature: whether each feature has a threshold of its own.
+        """
+        groups = len(self.mean) if per_feature else 1
+        smallest = torch.full((groups,), math.inf, device=values.device, dtype=self.mean.dtype)
+        place = pattern.features if per_feature else torch.zeros_like(pattern.features)
+        smallest.scatter_reduce_(0, place, values.to(smallest.dtype), "amin")
+        smallest = gather(smallest[None]).amin(0).expand(len(self.mean))
+        present = smallest < math.inf
+        self.updates += present
+        count = self.updates.to(self.mean.dtype)
+        # the first one counts alone
+        rate = (9 / (10 + count)).clamp(min=1e-3).masked_fill(self.updates == 1, 1.0)
+        moved = self.mean + rate * (smallest - self.mean)
+        self.mean.copy_(torch.where(present, moved, self.mean))
+        self.calibrated.fill_(-1.0)
+
+    def calibrate(self, thresholds: Tensor) -> None:
+        """Use ``thresholds``, (F,) of at least 0, from now on."""
+        self.calibrated.copy_(thresholds)
+
+    def reset(self) -> None:
+        """Forget everything: another rule begins."""
+        self.mean.zero_()
+        self.updates.zero_()
+        self.calibrated.fill_(-1.0)
+
+    def values(self) -> Tensor:
+        """Return the thresholds, (F,); infinite for a feature without any value so far."""
+        if not self.updates.any():
+            running = torch.zeros_like(self.mean)
+        else:
+            below = torch.nextafter(self.mean, torch.zeros_like(self.mean))
+            running = torch.where(self.updates > 0, below, math.inf)
+        return torch.where(self.calibrated >= 0, self.calibrated, running)

@@ -1,0 +1,78 @@
+"""Calibrated thresholds keep k features per token on the validation set."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Callback
+
+from callbacks import autoencoder_export, threshold_calibration
+from callbacks.autoencoder_export import AutoencoderExport
+from callbacks.threshold_calibration import ThresholdCalibration
+from framework.compatibility import IncompatibleError
+from tests.configs import arguments
+from tests.runs import fit, fit_on_two_ranks
+from tests.tiny import TinyData, TinyModule, tiny_trainer
+
+# most of the file is validated, so that one entry more or less is little
+LARGE = ["--data.val_size=140", "--data.test_size=20", "--trainer.logger=false"]
+
+
+class Look(Callback):
+    """Remembers what validation found."""
+
+    def on_validation_end(self, trainer, pl_module):
+        self.l0 = float(trainer.callback_metrics["val/l0"])
+        self.rule = "val/fvu_batch_rule" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize("system", ["sae_mutual", "sae_feature"])
+def test_the_mean_number_of_features_is_k(system: str, tmp_path: Path) -> None:
+    look = Look()
+    fit([*arguments(system), *LARGE, f"--trainer.default_root_dir={tmp_path}"], [look])
+    assert look.l0 == pytest.approx(4, rel=0.01)
+    # a batch of consecutive text must not be encoded by feature choice
+    assert look.rule is (system == "sae_mutual")
+
+
+def on_a_rank(args: list[str]) -> list[float]:
+    record = fit_on_two_ranks(args)
+    return record.parameters["sae.thresholds.calibrated"].tolist()
+
+
+def test_two_ranks_calibrate_as_one_process(tmp_path: Path, two_ranks) -> None:
+    args = [*arguments("sae_feature"), *LARGE, "--trainer.precision=64-true"]
+    one = fit([*args, f"--trainer.default_root_dir={tmp_path / 'one'}"])
+    expected = one.parameters["sae.thresholds.calibrated"].tolist()
+    assert max(expected) > 0
+    for found in two_ranks(on_a_rank, [*args, f"--trainer.default_root_dir={tmp_path / 'two'}"]):
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_run_exports_its_autoencoder(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    args = [*arguments("sae_mutual"), "--trainer.logger=false", "--trainer.max_steps=2"]
+    fit([*args, f"--trainer.default_root_dir={tmp_path}"], [AutoencoderExport()])
+    assert sorted(p.name for p in (tmp_path / "sae").iterdir()) == [
+        "cfg.json",
+        "sae_weights.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("callback", [ThresholdCalibration(), AutoencoderExport()])
+def test_refuses_a_module_of_another_kind(callback: Callback, tmp_path: Path) -> None:
+    with pytest.raises(IncompatibleError, match="TinyModule"):
+        tiny_trainer(tmp_path, [callback], False).fit(TinyModule(), datamodule=TinyData())
+
+
+def test_refuses_data_without_a_validation_set(tmp_path: Path) -> None:
+    args = [*arguments("sae_mutual"), "--data.val_size=0", "--trainer.logger=false"]
+    with pytest.raises(IncompatibleError, match="needs a validation set"):
+        fit([*args, f"--trainer.default_root_dir={tmp_path}"])
+
+
+@pytest.mark.parametrize("part", [threshold_calibration, autoencoder_export])
+def test_examples(part) -> None:
+    assert doctest.testmod(part).failed == 0
