@@ -2,7 +2,8 @@
 
 from modules.classifier.module import Classifier
 from modules.coteaching.module import CoTeaching
+from modules.depict.module import DEPICT
 from modules.nested.module import NestedClassifier
 from modules.regressor.module import Regressor
 
-__all__ = ["Classifier", "CoTeaching", "NestedClassifier", "Regressor"]
+__all__ = ["DEPICT", "Classifier", "CoTeaching", "NestedClassifier", "Regressor"]
