@@ -55,8 +55,7 @@ class ClusterSizes(Metric):
                 f"{type(self).__name__}: clusters must be in 0..{clusters - 1}, got "
                 f"{int(cluster.min())}..{int(cluster.max())}."
             )
-        # not in place, as the last result may be in use
-        self.sizes = self.sizes + torch.bincount(cluster, minlength=clusters)
+        self.sizes += torch.bincount(cluster, minlength=clusters)
 
     def compute(self) -> Tensor:
         """Return the counts, (K,) int64."""

@@ -71,8 +71,7 @@ class ContingencyTable(Metric):
                     f"{int(values.min())}..{int(values.max())}."
                 )
         cells = torch.bincount(cluster * classes + label, minlength=clusters * classes)
-        # not in place, as the last result may be in use
-        self.table = self.table + cells.view(clusters, classes)
+        self.table += cells.view(clusters, classes)
 
     def compute(self) -> Tensor:
         """Return the counts, (K, C) int64."""

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from framework.compatibility import IncompatibleError, check_input_shape
 from framework.data import Batch, DataModule, root_and_rows
 from framework.distributed import rank, world_size
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import ClassificationLoss
-from framework.module import TrainingModule
 from framework.objectives import Objectives
 from framework.ops.reconstruction import layerwise_reconstruction_error
 from framework.ops.target_distribution import TargetKind, dec_target_distribution
 from framework.randomness import global_seed, stable_seed
 from framework.sample_state import SampleState
 from framework.sweep import sweep
+from modules.depict.evaluation import ClusterEvaluation
 from modules.depict.initial_clusters import InitKind, centroids, initial_clusters
 from modules.depict.network import DEPICTNetwork, MultiLayerDenoisingAE
 from modules.depict.phases import Phase, load_parameters
-from modules.depict.scores import (
-    agreement,
-    cluster_metrics,
-    measure,
-    sample_codes,
-    stage_scores,
-)
-from modules.depict.snapshots import Snapshots
-
-logger = logging.getLogger("lightning.pytorch")
+from modules.depict.scores import agreement, sample_codes, stage_scores
 
 Refresh = Literal["running", "full"]
 Criterion = nn.CrossEntropyLoss | ClassificationLoss
 
 
-class DEPICT(TrainingModule):
+class DEPICT(ClusterEvaluation):
     r"""Clusters images by a denoising auto-encoder whose soft assignments become their own target.
 
     One run has these phases, each with a fresh optimizer:
@@ -67,7 +56,8 @@ class DEPICT(TrainingModule):
     all samples are clustered and measured. Terms: ``reconstruction``, ``clustering``.
     ``val/accuracy`` is that under the best one-to-one assignment of clusters to classes,
     ``val/nmi_geometric`` the mutual information over the geometric mean of the entropies,
-    ``val/smallest_cluster`` the share of samples in the smallest cluster and
+    ``val/smallest_frequency`` the smallest mean probability of a cluster, which is what the targets
+    balance, ``val/smallest_cluster`` the share of samples in the smallest cluster, and
     ``val/max_probability`` the mean probability of a sample's cluster. ``val/accuracy/...`` are
     the baselines: k-means on pixels and on the code, after the head, and DEC's target.
 
@@ -148,7 +138,6 @@ class DEPICT(TrainingModule):
         sync_batchnorm: bool = True,
         gradient_combiner: GradientCombiner | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, sync_batchnorm, gradient_combiner)
         if num_clusters < 2:
             raise ValueError(f"num_clusters must be at least 2, got {num_clusters}.")
         if len(phase_epochs) != 3 or min(phase_epochs) < 0 or phase_epochs[2] < 1:
@@ -162,15 +151,19 @@ class DEPICT(TrainingModule):
             raise ValueError(f"held_out must be in [0, 1), got {held_out}.")
         if min(hidden_weight, lambda_rec, lambda_clus, tol) < 0:
             raise ValueError("hidden_weight, lambda_rec, lambda_clus and tol must not be negative.")
-        self.num_clusters = num_clusters
-        self.prediction_shape = (num_clusters,)
-        self.input_shape = tuple(input_shape)
         autoencoder = MultiLayerDenoisingAE(
             input_shape, num_clusters, channels, kernels, strides, paddings, dropouts
         )
-        self.network = DEPICTNetwork(autoencoder, num_clusters)
+        super().__init__(
+            DEPICTNetwork(autoencoder, num_clusters),
+            hidden_weight,
+            Phase("autoencoder", phase_epochs[0], patience[0]),
+            optimizer,
+            lr_scheduler,
+            sync_batchnorm,
+            gradient_combiner,
+        )
         self.target = target
-        self.hidden_weight = hidden_weight
         self.lambda_rec = lambda_rec
         self.lambda_clus = lambda_clus
         self.detach_targets = detach_targets
@@ -188,11 +181,6 @@ class DEPICT(TrainingModule):
                 f"DEPICT's targets are probabilities, and {type(self.criterion).__name__} is "
                 "defined for hard labels only."
             )
-        self.labelled = False
-        self.part = self._make_phase("autoencoder", first_epoch=0)
-        self.stages: dict[str, dict[str, float]] = {}
-        """Accuracy and NMI of every baseline that was measured."""
-        self.snapshots = Snapshots()
         self._start: dict[str, Tensor] = {}
         self._recent: list[Batch] = []
         self.assignments: SampleState | None = None
@@ -204,21 +192,10 @@ class DEPICT(TrainingModule):
         patience = dict(zip(("autoencoder", "head"), self.patience, strict=True))
         return Phase(name, epochs.get(name, epochs["joint"]), patience.get(name), first_epoch)
 
-    @property
-    def clusters_exist(self) -> bool:
-        """Whether the clusters have been initialised."""
-        return self.part.name != "autoencoder"
-
-    @property
-    def has_metrics(self) -> bool:
-        """Whether the clusters are those of DEPICT, and not yet missing or a baseline's."""
-        return self.part.name in ("head", "joint")
-
     def setup(self, stage: str) -> None:
         """Refuse data that does not fit, and allocate what is remembered of every sample."""
         data = getattr(self.trainer, "datamodule", None)
-        check_input_shape(data, self.input_shape)
-        self.labelled = getattr(data, "num_classes", None) is not None
+        check_input_shape(data, self.network.input_shape)
         if getattr(data, "mixes_samples", False):
             raise IncompatibleError(
                 "DEPICT remembers the assignment of every sample and cannot be combined with "
@@ -259,7 +236,6 @@ class DEPICT(TrainingModule):
         """Go on to the next phase where one is over."""
         while self.part.is_over(self.current_epoch) and self.part.name != "joint":
             self._begin(self._finish())
-        self.log("train/phase", float(self.phase))
 
     def _finish(self) -> str:
         """Draw the conclusions of the present phase and return the name of the next one."""
@@ -289,6 +265,7 @@ class DEPICT(TrainingModule):
     def on_train_epoch_end(self) -> None:
         """Close the epoch: compute new targets, or see whether the phase should end."""
         super().on_train_epoch_end()
+        self.log("train/phase", float(self.phase))
         name = self.part.name
         if name == "autoencoder" and self._held_out_rows:
             score = self._held_out_reconstruction()
@@ -363,32 +340,28 @@ class DEPICT(TrainingModule):
 
         return sweep(self, with_labels, rows)
 
-    def _assign(self, image: Tensor) -> Tensor:
-        """Return the clean assignments, (B, K) float32."""
-        return self(image).float().softmax(1)
-
     def _score(self, stage: str) -> None:
         if self.labelled:
-            found = self._sweep(lambda image: {"cluster": self._assign(image).argmax(1)})
+            found = self._sweep(lambda image: {"cluster": self.assign(image).argmax(1)})
             scores = stage_scores(found["cluster"], found["label"], self.num_clusters)
             self.stages[stage] = scores
 
     def _held_out_reconstruction(self) -> float:
         found = self._sweep(
-            lambda image: {"error": self._reconstruct(image)[0]}, self._held_out_rows
+            lambda image: {"error": self.reconstruct(image)[0]}, self._held_out_rows
         )
         return float(found["error"].double().mean())
 
     def _held_out_agreement(self) -> float:
         found = self._sweep(
-            lambda image: {"cluster": self._assign(image).argmax(1)}, self._held_out_rows
+            lambda image: {"cluster": self.assign(image).argmax(1)}, self._held_out_rows
         )
         return agreement(found["cluster"], self.first_label.read(found["index"]))
 
     def _remember_all(self) -> None:
         """Compute the clean assignments of all samples."""
         assert self.assignments is not None
-        found = self._sweep(lambda image: {"assignment": self._assign(image)})
+        found = self._sweep(lambda image: {"assignment": self.assign(image)})
         self._write(self.assignments, found["index"], found["assignment"])
 
     def _update_targets(self) -> float:
@@ -407,10 +380,6 @@ class DEPICT(TrainingModule):
         state.write(index[own], values[own])
 
     # ---- training -------------------------------------------------------------------------------
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the clean logits of the clusters, (B, K)."""
-        return self.network.logits(self.network.code(image))
 
     def objectives(self, batch: Batch) -> Objectives:
         """Return the term ``reconstruction`` and, once there are clusters, ``clustering``."""
@@ -458,61 +427,8 @@ class DEPICT(TrainingModule):
         for batch in recent:
             assert self.assignments is not None
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                assignment = self._assign(batch["image"])
+                assignment = self.assign(batch["image"])
             self.assignments.write(batch["index"], assignment)
-
-    # ---- evaluation -----------------------------------------------------------------------------
-
-    def _reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the error without noise, (B,), and the clean code."""
-        layers = self.network.autoencoder.encode(image)
-        decoded = self.network.autoencoder.decode(layers[-1])
-        clean = [image, *layers[:-1]]
-        return layerwise_reconstruction_error(clean, decoded, self.hidden_weight), layers[-1]
-
-    def evaluate(self, batch: Batch) -> Objectives:
-        """Update the metrics, once there are clusters, and return the error without noise."""
-        reconstruction, code = self._reconstruct(batch["image"])
-        if self.has_metrics:
-            assignment = self.network.logits(code).float().softmax(1)
-            measure(self.metrics, batch, code, assignment)
-        return Objectives(per_sample={"reconstruction": reconstruction}, index=batch["index"])
-
-    def make_metrics(self) -> MetricCollection:
-        """Return the metrics of clusterings, those that need labels only where there are any."""
-        data = getattr(self.trainer, "datamodule", None)
-        classes = data.num_classes if self.labelled else None  # type: ignore[union-attr]
-        return cluster_metrics(self.num_clusters, self.input_shape, classes)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log metrics and baselines, and keep a picture of the codes."""
-        super().on_validation_epoch_end()
-        for stage, scores in self.stages.items():
-            self.log_dict({f"val/{name}/{stage}": value for name, value in scores.items()})
-        if self.has_metrics and not self.trainer.sanity_checking:
-            title = f"epoch {self.current_epoch + 1}: {self.part.name}"
-            self.snapshots.add(title, self.metric_values["codes"])
-
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the cluster of every image and its probability."""
-        if not self.clusters_exist:
-            logger.warning(
-                "The checkpoint is of the auto-encoder's phase, before there are clusters: the "
-                "predictions mean nothing."
-            )
-        probability, cluster = self._assign(batch["image"]).max(1)
-        return {"cluster": cluster, "probability": probability}
-
-    def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Return sample sheets, the codes by epoch and, where there are labels, who is who."""
-        if not self.has_metrics:
-            return {}
-        from modules.depict.figures import evaluation_figures
-
-        data = getattr(self.trainer, "datamodule", None)
-        names = getattr(data, "class_names", None)
-        snapshots = self.snapshots if stage == "val" else None
-        return evaluation_figures(values, self.stages, snapshots, names)
 
     # ---- checkpoints ----------------------------------------------------------------------------
 

@@ -108,6 +108,7 @@ class MultiLayerDenoisingAE(nn.Module):
                 nn.ConvTranspose2d(out_planes, planes, kernel, stride, padding, left_over)
             )
             planes, size = out_planes, [edge // stride + 1 for edge in spare]
+        self.input_shape = tuple(input_shape)
         self.map_shape = (planes, *size)
         self.dropouts = nn.ModuleList(
             GlobalDropout(rate, stream=f"depict {layer}") for layer, rate in enumerate(dropouts)
@@ -167,6 +168,7 @@ class DEPICTNetwork(nn.Module):
 
     def __init__(self, autoencoder: MultiLayerDenoisingAE, num_clusters: int) -> None:
         super().__init__()
+        self.input_shape = autoencoder.input_shape
         self.autoencoder = autoencoder
         self.head = nn.Linear(autoencoder.to_code.out_features, num_clusters)
         nn.init.xavier_uniform_(self.head.weight)

@@ -19,6 +19,7 @@ from framework.metrics.clustering_scores import (
 )
 from framework.metrics.code_sample import CodeSample, KeptCodes
 from framework.metrics.contingency_table import ContingencyTable
+from framework.metrics.soft_frequency import SmallestSoftFrequency
 
 CODES = 500
 # those that compare with labels
@@ -30,6 +31,7 @@ def cluster_metrics(
 ) -> MetricCollection:
     """Return the metrics of an evaluation; ``num_classes`` is None where there are no labels."""
     metrics: dict[str, Any] = {
+        "smallest_frequency": SmallestSoftFrequency(num_clusters),
         "smallest_cluster": SmallestClusterFrequency(num_clusters),
         "max_probability": MeanMetric(),
         "sizes": ClusterSizes(num_clusters),
@@ -55,6 +57,7 @@ def measure(metrics: MetricCollection, batch: Batch, code: Tensor, assignment: T
     for name in LABELLED:
         if name in metrics:
             metrics[name].update(cluster, label)
+    metrics["smallest_frequency"].update(assignment)
     for name in ("smallest_cluster", "sizes"):
         metrics[name].update(cluster)
     metrics["max_probability"].update(probability)
