@@ -11,7 +11,6 @@ from framework.precision import at_least_float32
 
 TargetKind = Literal["sqrt", "square", "exact"]
 SMALLEST_FREQUENCY = 1e-8
-EXACT_TOLERANCE = 1e-12
 EXACT_ITERATIONS = 200
 
 
@@ -80,6 +79,7 @@ def _normalised(q: Tensor) -> Tensor:
 def _balanced_frequency(p: Tensor) -> Tensor:
     """Return f, up to a factor, with f = sum of the rows of p / f after normalisation."""
     f = p.sum(0, dtype=torch.float64).clamp(min=SMALLEST_FREQUENCY)
+    tolerance = 4 * torch.finfo(p.dtype).eps
     for _ in range(EXACT_ITERATIONS):
         mean = _normalised(p / f.to(p.dtype)).sum(0, dtype=torch.float64)
         # halfway on a logarithmic scale: the plain iteration goes to and fro for ever where the
@@ -87,6 +87,6 @@ def _balanced_frequency(p: Tensor) -> Tensor:
         new = (f * mean.clamp(min=SMALLEST_FREQUENCY)).sqrt()
         change = (new / f).log().abs().max()
         f = new
-        if change < EXACT_TOLERANCE:
+        if change < tolerance:
             break
     return f.to(p.dtype)

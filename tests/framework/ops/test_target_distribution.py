@@ -169,9 +169,7 @@ def test_balancing_makes_the_frequencies_more_equal_and_square_sharpens() -> Non
 
 
 @settings(deadline=None)
-@given(
-    st.sampled_from(KINDS), st.integers(1, 9), st.integers(1, 6), st.integers(0, 99), st.data()
-)
+@given(st.sampled_from(KINDS), st.integers(1, 9), st.integers(1, 6), st.integers(0, 99), st.data())
 def test_permutations_of_rows_and_clusters(
     kind: TargetKind, rows: int, clusters: int, seed: int, data: st.DataObject
 ) -> None:

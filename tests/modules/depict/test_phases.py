@@ -74,8 +74,8 @@ def test_it_ends_when_nothing_was_gained_for_so_many_epochs(
 
 
 def test_once_converged_it_stays_over() -> None:
-    phase = Phase("head", 10, patience=1)
-    for score in (1.0, 2.0, 0.5):
+    phase = Phase("head", 10, patience=2)
+    for score in (1.0, 2.0, 2.0, 0.5, 0.6):
         phase.report(score, layer(0))
     assert phase.is_over(0)
 

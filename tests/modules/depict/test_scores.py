@@ -63,6 +63,8 @@ def test_the_metrics_of_an_evaluation() -> None:
     assert values["sizes"].tolist() == sizes.tolist()
     assert float(values["smallest_cluster"]) == pytest.approx(int(sizes.min()) / N)
     assert float(values["max_probability"]) == pytest.approx(float(ASSIGNMENT.amax(1).mean()))
+    frequency = float(ASSIGNMENT.mean(0).min())
+    assert float(values["smallest_frequency"]) == pytest.approx(frequency)
     images, filled = values["samples"]
     assert filled.all()
     for k in range(K):
@@ -106,7 +108,8 @@ def test_no_rows_at_all(labelled: bool) -> None:
     assert values["sizes"].tolist() == [0] * K
     assert not values["samples"].filled.any()
     assert [len(kept) for kept in values["codes"]] == [0, 0, 0]
-    for name in {"smallest_cluster", "max_probability", "accuracy"} & set(values):
+    means = {"smallest_cluster", "smallest_frequency", "max_probability", "accuracy"}
+    for name in means & set(values):
         assert values[name].isnan()
 
 
