@@ -133,4 +133,5 @@ class ClusterEvaluation(TrainingModule):
         data = getattr(self.trainer, "datamodule", None)
         names = getattr(data, "class_names", None)
         snapshots = self.snapshots if stage == "val" else None
-        return evaluation_figures(values, self.stages, snapshots, names)
+        current = "DEPICT" if self.part.name == "joint" else "the head, so far"
+        return evaluation_figures(values, self.stages, snapshots, names, current)

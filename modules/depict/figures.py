@@ -375,6 +375,8 @@ def stage_comparison(rows: Mapping[str, Mapping[str, float]]) -> Figure:
         axes.set_xlim(low - margin, high + 3.5 * margin)
         axes.set_ylim(len(stages) - 0.5, -0.5)
         axes.set_yticks(range(len(stages)), stages if place == 0 else [""] * len(stages))
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        ticks = MaxNLocator(4).tick_values(low - margin, high + margin)
+        # no score is above 1, though the room for the numbers may be
+        axes.set_xticks([tick for tick in ticks if low - margin <= tick <= 1])
         axes.tick_params(length=0)
     return figure

@@ -20,6 +20,8 @@ def example() -> dict[str, torch.Tensor]:
     cluster = torch.randint(3, (40,), generator=generator)
     cluster[[4, 31]] = 3
     probability = torch.randint(5, (40,), generator=generator) / 4
+    # the lowest index is among those that are kept
+    probability[index == 0] = 1.0
     image = index.float()[:, None, None, None].expand(-1, *SHAPE)
     return {"image": image, "cluster": cluster, "probability": probability, "index": index}
 
@@ -49,6 +51,7 @@ def indices(kept: cluster_samples.KeptSamples) -> list[list[int]]:
 @pytest.mark.parametrize("batch", [40, 7, 1])
 def test_keeps_the_most_certain_and_of_equals_the_first(batch: int) -> None:
     assert [len(rows) for rows in by_hand()] == [3, 3, 3, 2]
+    assert any(0 in rows for rows in by_hand())
     metric = make()
     metric.update(**{name: values[:0] for name, values in example().items()})
     for rows in torch.arange(40).split(batch):
