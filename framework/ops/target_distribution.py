@@ -33,7 +33,7 @@ def dec_target_distribution(
     ``sqrt`` is the closed approximation. A row of zeros stays one and counts for nothing. Computed
     in float32 at least.
 
-    Paper: ``sqrt`` is equation 6 of Ghasedi Dizaji et al., *Deep Clustering via Joint Convolutional
+    Paper: ``sqrt`` is that of Ghasedi Dizaji et al., *Deep Clustering via Joint Convolutional
     Autoencoder Embedding and Relative Entropy Minimization* (DEPICT), ICCV 2017, arXiv:1704.06327;
     ``square`` is that of Xie et al., *Unsupervised Deep Embedding for Clustering Analysis* (DEC),
     ICML 2016, arXiv:1511.06335, which DEPICT's released code runs.

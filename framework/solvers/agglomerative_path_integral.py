@@ -159,8 +159,7 @@ def _sum_over_paths(W: Any, x: Array, z: float) -> Array:  # noqa: N803
     """Return (I - zW)^-1 x, which is the sum of all (zW)^k x."""
     terms = math.ceil(math.log(TOLERANCE * (1 - z)) / math.log(z))
     if terms > max(64, len(x)):  # a factorisation is quicker
-        # rows dominated by their diagonal need no pivots, without which zeros stay exact
-        return splu(csc_array(eye_array(len(x)) - z * W), diag_pivot_thresh=0.0).solve(x)
+        return splu(csc_array(eye_array(len(x)) - z * W)).solve(x)
     total = x
     for _ in range(terms):
         total = x + z * (W @ total)

@@ -12,7 +12,12 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from framework.solvers import AgglomerativePathIntegral, agglomerative_path_integral
-from framework.solvers.agglomerative_path_integral import _Clusters, _graph, _sum_over_paths
+from framework.solvers.agglomerative_path_integral import (
+    _Clusters,
+    _graph,
+    _merge_until,
+    _sum_over_paths,
+)
 
 SEEDS = range(3)
 
@@ -179,6 +184,14 @@ def test_bounds_hold_and_leave_out_only_pairs_without_paths(seed, z):
         clusters.merge(*sorted(clusters.members)[-2:])
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bounds_allow_for_rounding_where_they_are_reached(seed):
+    clusters, _ = random_clusters(seed, z=1e-13)
+    for a in clusters.members:
+        for b, bound in clusters.affinity_bounds(a):
+            assert clusters.affinity(a, b) <= bound <= clusters.affinity(a, b) * (1 + 2e-9)
+
+
 @pytest.mark.parametrize("z", [0.01, 0.9, 0.999])
 def test_pairs_without_a_way_back_have_no_affinity(z):
     one_way = csr_array([[0.5, 0.5], [0.0, 1.0]])
@@ -187,6 +200,7 @@ def test_pairs_without_a_way_back_have_no_affinity(z):
     dead_ends = csr_array([[1.0, 0, 0, 0], [0.3, 0.4, 0.3, 0], [0, 0, 1.0, 0], [0.3, 0, 0.4, 0.3]])
     clusters = _Clusters(dead_ends, z, np.array([0, 0, 2, 2]))
     assert clusters.affinity(0, 2) == 0
+    assert _merge_until(clusters, 1) == 1
 
 
 @pytest.mark.parametrize("z", [0.001, 0.01, 0.3, 0.5, 0.9, 0.99, 0.999])
@@ -231,6 +245,8 @@ def test_rotation_scale_and_place_do_not_matter():
     assert labels(X @ rotation, 5, n_neighbors=6).tolist() == expected
     assert labels(1e-6 * X + 1.0, 5, n_neighbors=6).tolist() == expected
     assert labels(1e6 * X, 5, n_neighbors=6).tolist() == expected
+    wide = random.standard_normal((60, 20))
+    assert labels(wide + 1e7, 5).tolist() == labels(wide, 5).tolist()
 
 
 def test_recovers_blobs():

@@ -87,14 +87,18 @@ def geometries(draw: Any) -> tuple[tuple[int, int, int], dict[str, tuple[int, ..
 @given(geometries())
 def test_the_decoder_restores_every_size(geometry: Any) -> None:
     shape, settings = geometry
-    try:
-        model = MultiLayerDenoisingAE(shape, 3, **settings)
-    except ValueError as error:
-        assert "does not fit a map of" in str(error)
-        return
+    sizes = list(shape[1:])
+    for part in zip(*(settings[k] for k in ("kernels", "strides", "paddings")), strict=True):
+        kernel, stride, padding = part
+        if min(sizes) + 2 * padding < kernel:
+            with pytest.raises(ValueError, match="does not fit a map of"):
+                MultiLayerDenoisingAE(shape, 3, **settings)
+            return
+        sizes = [(size + 2 * padding - kernel) // stride + 1 for size in sizes]
+    model = MultiLayerDenoisingAE(shape, 3, **settings)
     layers = model(torch.zeros(1, *shape))
     assert [z.shape for z in layers.decoded] == [z.shape for z in layers.clean[:-1]]
-    assert model.map_shape == layers.clean[-2].shape[1:]
+    assert model.map_shape == layers.clean[-2].shape[1:] == (settings["channels"][-1], *sizes)
 
 
 def test_what_a_stride_leaves_over_comes_back() -> None:

@@ -68,11 +68,11 @@ def test_the_metrics_of_an_evaluation() -> None:
     images, filled = values["samples"]
     assert filled.all()
     for k in range(K):
-        most = ASSIGNMENT[:, k].masked_fill(CLUSTER != k, -1).topk(images.shape[1]).indices
+        most = ASSIGNMENT[:, k].masked_fill(k != CLUSTER, -1).topk(images.shape[1]).indices
         assert torch.equal(images[k], IMAGE[most])
     code, cluster, label = values["codes"]
     assert len(code) == 500
-    rows = [int((CODE == row).all(1).nonzero()) for row in code]
+    rows = [int((row == CODE).all(1).nonzero()) for row in code]
     assert torch.equal(cluster, CLUSTER[rows])
     assert torch.equal(label, LABEL[rows])
 
