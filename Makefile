@@ -37,6 +37,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.csib
+	$(BIN)/python -m benchmarks.clustering
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -92,7 +92,9 @@ class Progress(RichProgressBar):
             parts = [self._line]
             values = by_stage(trainer.callback_metrics)
             for stage in ("train", "val"):
-                named = [f"{n} {row[stage]:.4g}" for n, row in values.items() if stage in row]
+                # a name with a slash is a reference value, the same in every epoch
+                shown = [n for n, row in values.items() if stage in row and "/" not in n]
+                named = [f"{n} {values[n][stage]:.4g}" for n in shown]
                 if named:
                     parts.append(f"{stage} {', '.join(named)}")
             Console(highlight=False).print(" | ".join(parts), soft_wrap=True)

@@ -6,19 +6,27 @@ from datamodules.cifar import CIFAR
 from datamodules.classification import ClassificationData
 from datamodules.digits import Digits
 from datamodules.idx import IDXImages
+from datamodules.image_data import ImageData
 from datamodules.image_folder import ImageFolder
+from datamodules.image_list import ImageList
 from datamodules.label_noise import LabelNoise
 from datamodules.tabular import Tabular
+from datamodules.usps import USPS
+from datamodules.whole_set import WholeSet
 
 __all__ = [
     "CIFAR",
+    "USPS",
     "ActivationFile",
     "Activations",
     "Bags",
     "ClassificationData",
     "Digits",
     "IDXImages",
+    "ImageData",
     "ImageFolder",
+    "ImageList",
     "LabelNoise",
     "Tabular",
+    "WholeSet",
 ]

@@ -162,6 +162,9 @@ class Bags(DataModule):
         group = torch.full((len(root),), -1)  # a row outside the training set is in no bag
         group[rows] = self.bag_of_row
         self.train_set = Subset(BaggedSet(root, group, name, means.float()), rows)
+        if self.data.plain_train_set is not None:
+            plain: Any = root_and_rows(self.data.plain_train_set, [])[0]
+            self.plain_train_set = Subset(BaggedSet(plain, group, name, means.float()), rows)
 
     def _means(self, values: Tensor, name: str) -> Tensor:
         """Return the mean response of each bag, (M, ...) float64."""

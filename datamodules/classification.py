@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from datamodules.augmentation import Augmentation, Normalize
-from datamodules.image_set import ImageSet
+from datamodules.augmentation import Augmentation
+from datamodules.image_data import ImageData
 from datamodules.label_noise import LabelNoise
-from framework.data import DataModule
 from framework.randomness import stable_seed
 
 
-class Splits(NamedTuple):
-    """What a data set consists of; a validation set that is None is split off the training set."""
-
-    train: ImageSet
-    val: ImageSet | None
-    test: ImageSet | None
-
-
-class ClassificationData(DataModule):
+class ClassificationData(ImageData):
     """Base of the datamodules of labelled images.
 
     Batches hold ``image`` (B, C, H, W) float32 in [0, 1] unless normalised, ``label`` (B,) int64,
@@ -55,8 +45,6 @@ class ClassificationData(DataModule):
     """
 
     num_classes: int
-    input_shape: tuple[int, int, int]
-    """(C, H, W) of an image."""
 
     def __init__(
         self,
@@ -73,41 +61,21 @@ class ClassificationData(DataModule):
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, mean, std)
         if not mixup >= 0:
             raise ValueError(f"mixup must not be negative, got {mixup}.")
-        if (mean is None) != (std is None):
-            raise ValueError("mean and std must be given together.")
         self.val_size = val_size
         self.split_seed = split_seed
         self.label_noise = label_noise
         self.transforms = augment or []
         self.mixup = mixup
         self.mixes_samples = mixup > 0
-        self.normalize = Normalize(mean, std) if mean is not None and std is not None else None
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of an image."""
-        return self.input_shape[0]
-
-    def read(self) -> Splits:
-        """Return the data set, its labels clean; set ``input_shape`` where the files decide it."""
-        raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data once, for all stages."""
         if self.train_set is not None:
             return
-        clean, val, test = self.read()
-        if self.normalize is not None and len(self.normalize.mean) not in (1, self.in_channels):
-            raise ValueError(
-                f"mean has {len(self.normalize.mean)} values for images of {self.in_channels} "
-                "channels."
-            )
-        for images in (clean, val, test):
-            if images is not None:
-                images.normalize = self.normalize
+        clean, val, test = self.read_normalized()
         given = copy(clean)
         if self.label_noise is not None:
             given = clean.relabelled(
@@ -122,6 +90,8 @@ class ClassificationData(DataModule):
         self.test_set = test
         self.predict_set = self.val_set if test is None else test
         if self.transforms or self.mixup:
+            plain = copy(given)
+            self.plain_train_set = plain if val is not None else Subset(plain, kept)
             given.normalize = None  # the augmentation does it, last
             self.augment = Augmentation(
                 self.transforms, self.normalize, self.mixup, self.train_set, self.num_classes

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from datamodules.classification import ClassificationData, Splits
+from datamodules.classification import ClassificationData
+from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
 from datamodules.label_noise import LabelNoise
 from framework.randomness import stable_seed

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.classification import ClassificationData, Splits
+from datamodules.classification import ClassificationData
+from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
 from datamodules.label_noise import LabelNoise
 from datamodules.labels import check_labels

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.classification import ClassificationData, Splits
+from datamodules.classification import ClassificationData
+from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
 from datamodules.label_noise import LabelNoise
 from framework.data import Batch
@@ -20,16 +21,28 @@ class ImageFiles(ImageSet):
 
     Args:
         paths: of the N files.
-        label: (N,) int64.
+        label: (N,) int64, or None where the images have none.
         image_size: the shorter side is resized to it, then the centre is cropped to a square.
         channels: 3 for RGB, 1 for grey.
     """
 
-    def __init__(self, paths: list[str], label: Tensor, image_size: int, channels: int) -> None:
-        super().__init__(label=label)
+    def __init__(
+        self, paths: list[str], label: Tensor | None, image_size: int, channels: int
+    ) -> None:
+        # without the base class, which takes its length from a field
+        self.fields = {} if label is None else {"label": label}
         self.paths = np.array(paths)  # a list of strings would be copied page by page in workers
         self.image_size = image_size
         self.mode = "RGB" if channels == 3 else "L"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def followed_by(self, *others: Self) -> Self:
+        """Return these images and then those of other parts of the same data set."""
+        joined = super().followed_by(*others)
+        joined.paths = np.concatenate([self.paths, *(other.paths for other in others)])
+        return joined
 
     def read(self, rows: Tensor) -> Batch:
         """Return the rows with their images decoded."""

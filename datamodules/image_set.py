@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ class ImageSet(ArrayDataset):
     """Images in memory, yielded as ``image`` (C, H, W) float32 with the other fields.
 
     Takes ``image`` (N, C, H, W), uint8 or float32 in [0, 1], and ``label`` (N,) int64. A subclass
-    that reads its images from elsewhere overrides :meth:`read`.
+    that reads its images from elsewhere overrides :meth:`read` and :meth:`followed_by`.
 
     Example:
         >>> image = torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)
@@ -46,3 +47,12 @@ class ImageSet(ArrayDataset):
         other = copy(self)
         other.fields = {**self.fields, "label": label, "clean_label": self.fields["label"]}
         return other
+
+    def followed_by(self, *others: Self) -> Self:
+        """Return these images and then those of other parts of the same data set."""
+        joined = copy(self)
+        joined.fields = {
+            name: torch.cat([value, *(other.fields[name] for other in others)])
+            for name, value in self.fields.items()
+        }
+        return joined

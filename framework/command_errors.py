@@ -65,7 +65,9 @@ def sentence(message: str, parser: Any) -> str:
     if name := re.search(r"Expected a dot import path string: ([^\s,]+)", message):
         if name.group(1) in class_names():
             wanted = " or ".join(re.findall(r"<class '[\w.]+\.(\w+)'>", message))
-            return f"{where}{name.group(1)} is not a {wanted}."
+            # where a single class is wanted, the message does not name it
+            what = f"is not a {wanted}" if wanted else "is not of the kind that is wanted here"
+            return f"{where}{name.group(1)} {what}."
         return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
     if name := re.search(r"module '[\w.]+' has no attribute '(\w+)'", message):
         return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -74,6 +74,16 @@ def _first_sample(dataset: Any) -> Any:
         return dataset[0]
     except (TypeError, IndexError, KeyError, NotImplementedError):
         return None
+
+
+def check_input_shape(data: Any, input_shape: Sequence[int]) -> None:
+    """Raise :class:`IncompatibleError` if the data says that its images have another shape."""
+    shape = getattr(data, "input_shape", None)
+    if shape is not None and tuple(shape) != tuple(input_shape):
+        raise IncompatibleError(
+            f"The images of {type(data).__name__} are {list(shape)}, but the model was built for "
+            f"{list(input_shape)}: set model.input_shape."
+        )
 
 
 def check_monitors(losses: Iterable[Loss], trainer: Trainer, terms: Iterable[str] = ()) -> None:

@@ -182,6 +182,8 @@ class DataModule(LightningDataModule):
     """True if a training sample is made of several: its predictions are not its own."""
 
     train_set: Dataset[Sample] | None = None
+    plain_train_set: Dataset[Sample] | None = None
+    """``train_set`` as it is read without ``augment``, where that takes it in another form."""
     val_set: Dataset[Sample] | None = None
     test_set: Dataset[Sample] | None = None
     predict_set: Dataset[Sample] | None = None
@@ -251,6 +253,40 @@ class DataModule(LightningDataModule):
             stable_index=None if stable is None else torch.tensor(stable),
             start=self._start,
         )
+
+    def ordered_train_dataloader(self, rows: Sequence[int] | None = None) -> ElasticLoader:
+        """Return a loader of every training sample once, in order and without augmentation.
+
+        It is for methods that look at all samples between epochs. Batches are as in evaluation:
+        ``eval_batch_size`` rows, sliced over ranks without regard to ``shards``, and nothing is
+        padded or left out. ``index`` is that of training. The stream of training and the global
+        generators stay untouched.
+
+        Args:
+            rows: positions in ``train_set`` that are read instead of all, in this order.
+
+        Raises:
+            RuntimeError: there is no training set.
+            ValueError: a row outside the training set.
+
+        Example:
+            >>> class Ten(DataModule):
+            ...     train_set = Subset(ArrayDataset(input=torch.arange(20)), list(range(10, 20)))
+            >>> loader = Ten(batch_size=8).ordered_train_dataloader([4, 2, 9])
+            >>> next(iter(loader))
+            {'input': tensor([14, 12, 19]), 'index': tensor([14, 12, 19])}
+        """
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set.")
+        dataset = self.train_set if self.plain_train_set is None else self.plain_train_set
+        if rows is not None:
+            self._refuse_iterable(dataset)
+            size = len(dataset)  # type: ignore[arg-type]
+            outside = next((row for row in rows if not 0 <= row < size), None)
+            if outside is not None:
+                raise ValueError(f"Row {outside} lies outside the training set of {size} samples.")
+            dataset = Subset(dataset, rows)
+        return self._eval_loader(dataset)
 
     def val_dataloader(self) -> Any:
         """Return the validation loader, or nothing where there is no validation set."""

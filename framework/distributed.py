@@ -66,7 +66,7 @@ def gather(x: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         if len(set(widths)) > 1:
             raise ValueError(f"gather: a row has {widths} bytes on ranks 0 to {len(widths) - 1}.")
     padded = x.new_empty(max(counts) * row_bytes, dtype=torch.uint8)
-    padded[: len(x) * row_bytes] = x.reshape(-1).view(torch.uint8)
+    padded[: len(x) * row_bytes] = _bytes(x)
     parts = [
         part[: count * row_bytes] for part, count in zip(_all_gather(padded), counts, strict=True)
     ]
@@ -250,7 +250,7 @@ def all_to_all(x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
     dist.all_to_all_single(received, sent)
     arriving = received.tolist()
     row_bytes = x.shape[1:].numel() * x.element_size()
-    outgoing = x.reshape(-1).view(torch.uint8).to(channel)
+    outgoing = _bytes(x).to(channel)
     incoming = outgoing.new_empty(sum(arriving) * row_bytes)
     dist.all_to_all_single(
         incoming,
@@ -291,6 +291,11 @@ class _AllReduceSum(torch.autograd.Function):
 def _own_rows(counts: Sequence[int]) -> slice:
     start = sum(counts[: rank()])
     return slice(start, start + counts[rank()])
+
+
+def _bytes(x: Tensor) -> Tensor:
+    # `reshape` alone leaves gaps in a slice with a step
+    return x.contiguous().view(-1).view(torch.uint8)
 
 
 def _all_gather(x: Tensor) -> list[Tensor]:

@@ -46,6 +46,11 @@ class Evaluation(LightningModule):
         """Return named matplotlib figures of an evaluation's metric values."""
         return {}
 
+    @property
+    def has_metrics(self) -> bool:
+        """Whether the metrics mean something yet; the same on every rank."""
+        return True
+
     def setup_metrics(self) -> None:
         """Make the metrics of every stage, once."""
         for name in self._stage_means:
@@ -92,7 +97,7 @@ class Evaluation(LightningModule):
         means = self._stage_means[self.stage]
         values: dict[str, Any] = dict(means.compute())
         means.reset()
-        if self.stage in self._metrics:
+        if self.stage in self._metrics and self.has_metrics:
             values |= self.metrics.compute()
             self.metrics.reset()
         self.metric_values = values

@@ -65,12 +65,14 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     steps = 1 + max((int(row["step"]) for row in rows), default=-1)
     figure.suptitle(f"Learning curves over {steps:,} steps", fontsize=12, x=0.01, ha="left")
     legend: dict[str, Any] = {}
-    order = [*_ROLES, *panels.get("learning rate", {}), *panels]
+    order = [*_ROLES, *(label for series in panels.values() for label in series)]
     for place, (name, series) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(lines, columns, place)
         axes.set_title(name.replace("_", " "), loc="left")
+        others = 0
         for label, points in sorted(series.items(), key=lambda item: order.index(item[0])):
-            drawn = _draw(axes, label, points)
+            drawn = _draw(axes, label, points, others)
+            others += label not in _ROLES
             if label != name:
                 legend.setdefault(label, drawn)
         _scale(axes, name, series.values())
@@ -109,6 +111,10 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
         role = {"train": "train, each step", "val": "validation", "test": "test"}.get(stage)
         if role is None:
             name = role = column
+        elif "/" in name:
+            # a reference value of a metric, such as val/accuracy/baseline
+            name, _, role = name.replace("_", " ").partition("/")
+            name = name.replace(" ", "_")
         if stage == "train" and name.endswith("_epoch"):
             name, role = name.removesuffix("_epoch"), "train, epoch mean"
         panels.setdefault(name, {})[role] = points
@@ -133,9 +139,9 @@ def _points(rows: Sequence[Mapping[str, Any]], column: str) -> Points:
     return steps, values
 
 
-def _draw(axes: Axes, label: str, points: Points) -> Any:
-    # learning rates take the colours that have no role yet
-    other = {"color": (*COLOURS[:2:-1], *COLOURS[:3])[len(axes.lines) % len(COLOURS)]}
+def _draw(axes: Axes, label: str, points: Points, others: int) -> Any:
+    # learning rates and reference values take the colours that have no role yet
+    other = {"color": (*COLOURS[:2:-1], *COLOURS[:3])[others % len(COLOURS)]}
     style: dict[str, Any] = dict(_ROLES.get(label, other))
     # few points are seen only as markers
     if label != "train, each step" and len(points[0]) <= 30:
@@ -157,7 +163,6 @@ def _scale(axes: Axes, name: str, series: Iterable[Points]) -> None:
     axes.set_ylim(0, 2 * high) if high > 0 else axes.set_ylim(low - 1, high + 1)
 
 
-@rc_context(STYLE)
 def confusion_matrix(
     matrix: Tensor | np.ndarray | Sequence[Sequence[float]],
     class_names: Sequence[str] | None = None,
@@ -178,40 +183,63 @@ def confusion_matrix(
     names = [str(k) for k in range(classes)] if class_names is None else list(class_names)
     if len(names) != classes:
         raise ValueError(f"{len(names)} class names do not fit a {classes} x {classes} matrix.")
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    longest = max(len(name) for name in names)
-    figure = Figure(figsize=(WIDTH, 6.8), layout="constrained")
     total, right = counts.sum(), np.trace(counts)
-    figure.suptitle("Confusion matrix", fontsize=12)
-    axes = figure.add_subplot()
-    axes.set_title(
-        f"{right:,.0f} of {total:,.0f} samples are classified correctly"
+    return count_matrix(
+        counts,
+        (names, names),
+        axis_names=("true class", "predicted class"),
+        title="Confusion matrix",
+        subtitle=f"{right:,.0f} of {total:,.0f} samples are classified correctly"
         f" ({right / max(total, 1):.1%})",
-        fontsize=9,
-        color="0.35",
     )
+
+
+@rc_context(STYLE)
+def count_matrix(
+    counts: np.ndarray,
+    names: tuple[Sequence[str], Sequence[str]],
+    axis_names: tuple[str, str],
+    title: str,
+    subtitle: str,
+) -> Figure:
+    """Draw a table of counts: the colour is the share of the row, the number the count.
+
+    Args:
+        counts: (R, C); the last axis runs to the right.
+        names: of the R rows and of the C columns.
+        axis_names: what a row is, and what a column is.
+        title: of the figure.
+        subtitle: one sentence on what the table says.
+    """
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # cells are squares, so that a wide table is low
+    height = min(6.8, max(3.2, 1.4 + 6.2 * len(counts) / counts.shape[1]))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    axes = figure.add_subplot()
+    axes.set_title(subtitle, fontsize=9, color="0.35")
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, format="{x:.0%}")
-    bar.set_label("share of the true class")
+    bar.set_label(f"share of the {axis_names[0]}")
     bar.outline.set_visible(False)
-    every = math.ceil(classes / 30)
-    shown = range(0, classes, every)
-    turned = longest * len(shown) > 75
+    rows, columns = (range(0, len(axis), math.ceil(len(axis) / 30)) for axis in names)
+    turned = max(len(name) for name in names[1]) * len(columns) > 75
     axes.set_xticks(
-        shown,
-        [names[k] for k in shown],
+        columns,
+        [names[1][k] for k in columns],
         rotation=45 if turned else 0,
         ha="right" if turned else "center",
         rotation_mode="anchor" if turned else "default",
     )
-    axes.set_yticks(shown, [names[k] for k in shown])
+    axes.set_yticks(rows, [names[0][k] for k in rows])
     axes.tick_params(length=0)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set_ylabel(axis_names[0])
+    axes.set_xlabel(axis_names[1])
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    if classes <= 20:
+    largest = max(counts.shape)
+    if largest <= 20:
         for row, column in zip(*counts.nonzero(), strict=True):
             axes.text(
                 column,
@@ -219,7 +247,7 @@ def confusion_matrix(
                 f"{counts[row, column]:,.0f}",
                 ha="center",
                 va="center",
-                fontsize=9 if classes <= 12 else 7,
+                fontsize=9 if largest <= 12 else 7,
                 color="white" if share[row, column] > 0.55 else "0.15",
             )
     return figure

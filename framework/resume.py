@@ -22,9 +22,9 @@ from framework.sample_state import SampleState
 class ExactResume(Callback):
     """Keeps in each checkpoint what Lightning leaves out.
 
-    These are the random number generators of every rank and all per-sample memory of losses and
-    callbacks. (The place in the epoch is in the datamodule's state, the epoch's running means in
-    the module's.) Checkpoints are written atomically. Every
+    These are the random number generators of every rank and all per-sample memory of the module,
+    its losses and the callbacks. (The place in the epoch is in the datamodule's state, the epoch's
+    running means in the module's.) Checkpoints are written atomically. Every
     :class:`~framework.module.TrainingModule` brings this callback along.
     """
 
@@ -122,9 +122,8 @@ class ExactResume(Callback):
 
 def _tables(trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, SampleState]]:
     """Yield every per-sample table under its owner's name."""
-    owners: list[tuple[str, object]] = [
-        (name, part) for name, part in module.named_modules() if isinstance(part, Loss)
-    ]
+    owners: list[tuple[str, object]] = [(type(module).__name__, module)]
+    owners += [(name, part) for name, part in module.named_modules() if isinstance(part, Loss)]
     seen: dict[str, int] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         kind = type(callback).__name__

@@ -21,10 +21,10 @@ Layout = Literal["replicated", "exchange", "memmap", "local"]
 class SampleState:
     """A table of N rows that is read and written by the samples' index in the full training set.
 
-    It is neither buffer nor parameter, which DDP would broadcast; a loss or callback keeps it as a
-    plain attribute, made in its ``setup``, and the checkpoint keeps it under the owner's name. Of
-    equal indices in one global batch the row of the highest (rank, position) is kept, in every
-    layout and on one process, so that a run has the same bits on any number of ranks.
+    It is neither buffer nor parameter, which DDP would broadcast; a module, loss or callback keeps
+    it as a plain attribute, made in its ``setup``, and the checkpoint keeps it under the owner's
+    name. Of equal indices in one global batch the row of the highest (rank, position) is kept, in
+    every layout and on one process, so that a run has the same bits on any number of ranks.
 
     ============== ===================================== ============== ===========================
     layout         a row lies                            memory         traffic

@@ -2,8 +2,16 @@
 
 from modules.classifier.module import Classifier
 from modules.coteaching.module import CoTeaching
+from modules.depict.module import DEPICT
 from modules.nested.module import NestedClassifier
 from modules.regressor.module import Regressor
 from modules.sae.module import SparseAutoencoderModule
 
-__all__ = ["Classifier", "CoTeaching", "NestedClassifier", "Regressor", "SparseAutoencoderModule"]
+__all__ = [
+    "DEPICT",
+    "Classifier",
+    "CoTeaching",
+    "NestedClassifier",
+    "Regressor",
+    "SparseAutoencoderModule",
+]

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.runs import CONFIGS, ROOT
 
@@ -18,6 +19,7 @@ def name_of(path: Path) -> str:
 
 
 SYSTEMS = sorted(name_of(p) for p in CONFIGS.glob("*.yaml"))
+PAPERS = sorted(name_of(p) for p in (CONFIGS / "paper").glob("*.yaml"))
 OVERLAYS = sorted(name_of(p) for p in (CONFIGS / "with").glob("*.yaml"))
 # what an overlay must add to the terms of the steps that are compared
 TERMS = {"with/saf": "saf", "with/mesa": "mesa"}
@@ -28,6 +30,12 @@ def tier(name: str) -> str:
     found = re.search(r"^# tier: (\w+)$", (CONFIGS / f"{name}.yaml").read_text(), re.M)
     assert found, f"{name}.yaml names no tier"
     return found.group(1)
+
+
+def base_of(overlay: str) -> str:
+    """Return the system that an overlay is laid over in the tests of a single one."""
+    found = re.search(r"^# over: (\w+)$", (CONFIGS / f"{overlay}.yaml").read_text(), re.M)
+    return found.group(1) if found else "classifier"
 
 
 def systems() -> list[object]:
@@ -52,6 +60,8 @@ def arguments(system: str, *overlays: str, data: Path | None = None) -> list[str
         shrunk = SHRINK / f"{overlay}.yaml"
         files.append(shrunk if shrunk.is_file() else CONFIGS / f"{overlay}.yaml")
     args = [f"--config={file}" for file in files if file.is_file()]
-    if data is not None and "root:" in (CONFIGS / f"{system}.yaml").read_text():
-        args.append(f"--data.root={data}")
+    text = (CONFIGS / f"{system}.yaml").read_text()
+    if data is not None and "root:" in text:
+        wrapped = "data" in yaml.safe_load(text)["data"]["init_args"]
+        args.append(f"--data.{'data.' if wrapped else ''}root={data}")
     return args

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,8 +27,11 @@ def two_ranks() -> Iterator[TwoRanks]:
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the layout of MNIST: 153 training and 40 test images of 28 x 28 pixels.
 
-    Class c is a bright square at a place of its own, on noise.
+    Class c is a bright square at a place of its own, on noise. Beside them lies a ``usps.h5`` with
+    the middle 16 x 16 pixels of each.
     """
+    import h5py
+
     folder = tmp_path_factory.mktemp("idx")
     generator = torch.Generator().manual_seed(0)
     for part, rows in (("train", 153), ("t10k", 40)):
@@ -38,6 +42,10 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image[i, row : row + 5, column : column + 5] += 150
         write_idx(folder / f"{part}-images-idx3-ubyte", image)
         write_idx(folder / f"{part}-labels-idx1-ubyte", label)
+        with h5py.File(folder / "usps.h5", "a") as file:
+            group = file.create_group("train" if part == "train" else "test")
+            group["data"] = image[:, 6:22, 6:22].flatten(1).numpy() / np.float32(255)
+            group["target"] = label.numpy()
     return folder
 
 

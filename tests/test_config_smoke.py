@@ -1,4 +1,7 @@
-"""Every config parses and runs two steps of fit, validate, test and predict."""
+"""Every config runs two steps of fit, validate, test and predict.
+
+Those of published settings are shrunk in size and read other data, see ``tests/shrink/paper``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 import yaml
 
 import trimtab
-from tests.configs import SYSTEMS, arguments, systems
+from tests.configs import PAPERS, SYSTEMS, arguments, systems
 from tests.runs import CONFIGS, QUIET
 
 TWO_STEPS = [
@@ -23,7 +26,7 @@ def run(command: str, args: list[str], folder: Path, *rest: str) -> None:
     trimtab.main([command, *args, *QUIET, f"--trainer.default_root_dir={folder}", *rest])
 
 
-@pytest.mark.parametrize("system", systems())
+@pytest.mark.parametrize("system", [*systems(), *PAPERS])
 def test_every_command_runs(system, tmp_path, data_folder):
     args = arguments(system, data=data_folder)
     run("fit", args, tmp_path, *TWO_STEPS)
@@ -44,7 +47,7 @@ def test_every_command_runs(system, tmp_path, data_folder):
     assert names == {f"config{command}.yaml" for command in commands}
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", [*SYSTEMS, *PAPERS])
 def test_the_header_says_what_a_reader_needs(system):
     lines = (CONFIGS / f"{system}.yaml").read_text().splitlines()
     header = "\n".join(line for line in lines if line.startswith("#"))

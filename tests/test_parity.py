@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.configs import OVERLAYS, TERMS, arguments, systems
+from tests.configs import OVERLAYS, TERMS, arguments, base_of, systems
 from tests.runs import Record, fit, fit_on_two_ranks, largest_difference, terms
 
 STEPS = 8
@@ -60,7 +60,7 @@ def test_two_ranks_equal_one_process(system, optimizer, tmp_path, two_ranks, dat
     "overlay", [name for name in OVERLAYS if name not in ("with/ddp", "with/wandb")]
 )
 def test_overlays_keep_parity(overlay, tmp_path, two_ranks):
-    one, two = compare([*arguments("classifier", overlay), *FLOAT64], tmp_path, two_ranks)
+    one, two = compare([*arguments(base_of(overlay), overlay), *FLOAT64], tmp_path, two_ranks)
     if overlay in TERMS:
         for record in (one, two):
             assert terms(record.steps[-1])[TERMS[overlay]] > 1e-9

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.configs import OVERLAYS, arguments, systems
+from tests.configs import OVERLAYS, arguments, base_of, systems
 from tests.runs import (
     Record,
     differences,
@@ -72,7 +72,7 @@ def test_resume_is_bitwise(system, workers, tmp_path, data_folder):
     "overlay", [name for name in OVERLAYS if name not in ("with/ddp", "with/wandb")]
 )
 def test_overlays_resume_bitwise(overlay, tmp_path):
-    assert_same_bits(*kill_and_resume(arguments("classifier", overlay), tmp_path, kill_at=7))
+    assert_same_bits(*kill_and_resume(arguments(base_of(overlay), overlay), tmp_path, kill_at=7))
 
 
 @pytest.mark.parametrize("kill_at", [4, 5, 8, 9])

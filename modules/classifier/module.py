@@ -15,7 +15,7 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
-from framework.compatibility import IncompatibleError
+from framework.compatibility import IncompatibleError, check_input_shape
 from framework.data import Batch
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import ClassificationLoss
@@ -84,12 +84,7 @@ class Classifier(TrainingModule):
     def setup(self, stage: str) -> None:
         """Refuse data that says of itself that it does not fit."""
         data = getattr(self.trainer, "datamodule", None)
-        shape = getattr(data, "input_shape", None)
-        if shape is not None and tuple(shape) != self.input_shape:
-            raise IncompatibleError(
-                f"The images of {type(data).__name__} are {list(shape)}, but the model was built "
-                f"for {list(self.input_shape)}: set model.input_shape."
-            )
+        check_input_shape(data, self.input_shape)
         classes = getattr(data, "num_classes", None)
         if classes is not None and classes > self.num_classes:
             raise IncompatibleError(

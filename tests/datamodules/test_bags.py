@@ -113,6 +113,16 @@ def test_augmentation_acts_on_inputs_alone():
     assert torch.equal(found["group"], plain["group"])
 
 
+@pytest.mark.parametrize("augment", [None, [nn.Hardtanh(0, 0.5)]])
+def test_the_ordered_training_set_is_bagged_and_not_augmented(augment):
+    data = ready(Digits(augment=augment, mean=[0.5], std=[0.5]), bag_size=5)
+    expected = epoch(ready(Digits(mean=[0.5], std=[0.5]), bag_size=5).train_dataloader())
+    batches = list(data.ordered_train_dataloader())
+    assert batches[0].keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(torch.cat([batch[name] for batch in batches]), value), name
+
+
 def test_bags_follow_their_seed_and_not_that_of_the_run(monkeypatch):
     first = ready(Tabular())
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")

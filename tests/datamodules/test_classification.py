@@ -4,7 +4,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from datamodules import ClassificationData, Digits, LabelNoise
-from datamodules.classification import Splits
+from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
 
 
@@ -123,6 +123,35 @@ def test_an_augmentation_in_place_does_not_change_the_data():
     data = ready(augment=[v2.Normalize([5.0, 5.0], [1.0, 1.0], inplace=True)])
     first, second = train_rows(data), train_rows(data)
     assert torch.equal(first["image"], second["image"])
+
+
+@pytest.mark.parametrize("val_size", [4, 0])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"augment": [v2.RandomInvert(p=1.0)]}, {"mixup": 1.0, "batch_size": 7}]
+)
+def test_the_ordered_training_set_is_normalised_and_nothing_else(val_size, arguments):
+    noise = LabelNoise("pair", rate=1.0)
+    data = ready(mean=[0.5], std=[0.5], val_size=val_size, label_noise=noise, **arguments)
+    batches = list(data.ordered_train_dataloader())
+    index, image, label = (torch.cat([b[n] for b in batches]) for n in ("index", "image", "label"))
+    assert index.tolist() == sorted(train_rows(data)["index"].tolist())
+    assert len(index) == 40 - val_size
+    torch.testing.assert_close(image[:, 0, 0, 0], (index / 255 - 0.5) / 0.5)
+    assert torch.equal(label, (index + 1) % 4), "the labels of training"
+
+
+def test_the_ordered_training_set_beside_a_given_validation_set():
+    class Given(Tiny):
+        def read(self):
+            train, _, test = super().read()
+            return Splits(train, test, None)
+
+    data = Given(mean=[0.5], std=[0.5], augment=[v2.RandomInvert(p=1.0)])
+    data.setup("fit")
+    (batch,) = data.ordered_train_dataloader()
+    torch.testing.assert_close(batch["image"][:, 0, 0, 0], (torch.arange(40) / 255 - 0.5) / 0.5)
+    (batch,) = data.train_dataloader()
+    torch.testing.assert_close(batch["image"][:, 0, 0, 0], (0.5 - batch["index"] / 255) / 0.5)
 
 
 def test_mixup_is_a_convex_combination_with_training_samples():

@@ -1,3 +1,4 @@
+import doctest
 import random
 from itertools import chain
 
@@ -6,8 +7,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset, Subset
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
+from framework import data as data_module
 from framework.data import (
     ArrayDataset,
     DataModule,
@@ -15,6 +18,7 @@ from framework.data import (
     KeyedDataset,
     stable_position,
 )
+from tests.tiny import TinyData, TinyModule, tiny_trainer
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 12), st.integers(1, 5))
 FLAGS = st.booleans()
@@ -344,3 +348,131 @@ def test_a_restored_seed_reaches_a_loader_made_before():
     first.seed = 3
     second.load_state_dict({**first.state_dict()})
     same(next(iter(first.train_dataloader())), next(iter(loader)))
+
+
+# ---- looking at all training samples between epochs ---------------------------------------------
+
+
+def indices(loader):
+    return [batch["index"].tolist() for batch in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ordered_loader_reads_every_training_sample_once(workers):
+    arguments = {"batch_size": 2, "drop_last": True, "shards": 2, "num_workers": workers}
+    data = ten(eval_batch_size=4, **arguments)
+    loader = data.ordered_train_dataloader()
+    assert len(loader) == 2
+    batches = list(loader)
+    assert indices(batches) == [[0, 2, 4, 6], [8, 9]], "index is that of training"
+    root = data.train_set.dataset
+    for batch in batches:
+        rows = batch.pop("index")
+        same(root.batch(rows), batch)
+
+
+def test_ordered_loader_of_some_rows_keeps_the_index_of_training():
+    data = ten(batch_size=2)
+    assert indices(data.ordered_train_dataloader([5, 0, 3])) == [[9, 0], [6]]
+    assert indices(data.ordered_train_dataloader([])) == []
+    for row in (6, -1):
+        message = f"Row {row} lies outside the training set of 6 samples"
+        with pytest.raises(ValueError, match=message):
+            data.ordered_train_dataloader([0, row])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ordered_loader_does_not_augment_and_disturbs_nothing(workers):
+    def stream(look):
+        data = ten(batch_size=2, num_workers=workers)
+        data.augment = noisy
+        torch.manual_seed(7)
+        seen = []
+        for batch in data.train_dataloader():
+            seen.append(batch)
+            if look:
+                before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+                (plain,) = data.ordered_train_dataloader([1, 2])
+                torch.testing.assert_close(plain["image"][:, 0, 0, 0], plain["index"] / 255)
+                assert torch.equal(torch.get_rng_state(), before[0])
+                assert (np.random.get_state()[1] == before[1]).all()
+                assert random.getstate() == before[2]
+        assert data.state_dict() == ten(batch_size=2).state_dict()
+        return seen
+
+    for looked, undisturbed in zip(stream(True), stream(False), strict=True):
+        same(looked, undisturbed)
+
+
+def test_ordered_loader_reads_the_plain_form_of_a_training_set():
+    data = ten(batch_size=6)
+    plain = {**data.train_set.dataset.fields, "label": torch.full((10,), 7)}
+    data.plain_train_set = Subset(ArrayDataset(**plain), data.train_set.indices)
+    (batch,) = data.ordered_train_dataloader([4, 1])
+    assert batch["label"].tolist() == [7, 7]
+    assert batch["index"].tolist() == [8, 2]
+    assert 7 not in next(iter(data.train_dataloader()))["label"]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+def test_ordered_loader_without_a_training_set_of_rows():
+    with pytest.raises(RuntimeError, match="Ten has no training set"):
+        Ten().ordered_train_dataloader()
+    data = Ten()
+    data.train_set = Stream()
+    for rows in (None, [0]):
+        with pytest.raises(TypeError, match="Ten serves samples by position"):
+            data.ordered_train_dataloader(rows)
+
+
+class Look(Callback):
+    """Reads the training set at the end of every epoch."""
+
+    def __init__(self):
+        self.all, self.some, self.trained = [], [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.trained.append(batch["index"].tolist())
+
+    def on_train_epoch_end(self, trainer, module):
+        self.all.append(indices(trainer.datamodule.ordered_train_dataloader()))
+        self.some.append(indices(trainer.datamodule.ordered_train_dataloader([2, 0, 5])))
+
+
+def fit_and_look(folder, looks=True, **settings):
+    data = TinyData(eval_batch_size=9)
+    data.train_set = Subset(data.train_set, range(22, -1, -1))
+    torch.manual_seed(0)
+    look, module = Look(), TinyModule()
+    if not looks:
+        look.on_train_epoch_end = lambda *_: None
+    tiny_trainer(folder, [look], False, **settings).fit(module, datamodule=data)
+    parameters = [p.detach().clone() for p in module.parameters()]
+    return look.all, look.some, look.trained, parameters
+
+
+def test_looking_between_epochs_on_one_process_and_two_ranks(two_ranks, tmp_path):
+    whole, some, trained, parameters = fit_and_look(tmp_path)
+    _, _, undisturbed, expected = fit_and_look(tmp_path, looks=False)
+    assert trained == undisturbed
+    assert all(map(torch.equal, parameters, expected))
+    order = list(range(22, -1, -1))
+    assert whole == [[order[:9], order[9:18], order[18:]]] * 2
+    assert some == [[[20, 22, 17]]] * 2
+    zero, one = two_ranks(fit_and_look, tmp_path, devices=2, strategy="ddp")
+    for looked, alone in ((0, whole), (1, some)):
+        for epoch, expected_batches in enumerate(alone):
+            parts = zip(zero[looked][epoch], one[looked][epoch], strict=True)
+            assert [left + right for left, right in parts] == expected_batches
+    assert [len(batch) for batch in zero[0][0]] == [5, 5, 3], "nothing is padded"
+    assert [left + right for left, right in zip(zero[2], one[2], strict=True)] == trained
+
+
+def test_example():
+    result = doctest.testmod(data_module)
+    assert result.attempted > 0
+    assert result.failed == 0

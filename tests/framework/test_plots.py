@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
@@ -10,6 +11,7 @@ from PIL import Image
 
 from framework.plots import (
     confusion_matrix,
+    count_matrix,
     learning_curves,
     predicted_against_true,
     save_png,
@@ -86,6 +88,20 @@ def test_many_classes_stay_readable() -> None:
     axes = confusion_matrix(torch.eye(100)).axes[0]
     assert len(axes.get_xticks()) <= 30
     assert not axes.texts
+
+
+def test_a_table_of_counts_need_not_be_square() -> None:
+    counts = np.array([[3, 1, 0], [0, 0, 0]])
+    names = (["a", "b"], ["x", "y", "z"])
+    figure = count_matrix(counts, names, ("row", "column"), "Title", "A sentence.")
+    axes = figure.axes[0]
+    assert axes.images[0].get_array().tolist() == [[0.75, 0.25, 0], [0, 0, 0]]
+    assert {(t.get_position(), t.get_text()) for t in axes.texts} == {((0, 0), "3"), ((1, 0), "1")}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y", "z"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("row", "column")
+    assert (figure.get_suptitle(), axes.get_title()) == ("Title", "A sentence.")
+    assert figure.axes[1].get_ylabel() == "share of the row"
 
 
 def test_wrong_matrices_are_refused() -> None:

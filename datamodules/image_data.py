@@ -1,0 +1,83 @@
+"""What all datamodules of images share: their parts, and the shape and scale of an image."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from datamodules.augmentation import Normalize
+from datamodules.image_set import ImageSet
+from framework.data import DataModule
+
+
+class Splits(NamedTuple):
+    """What a data set consists of; a validation set that is None may be split off the training set.
+
+    The training set is the full one.
+    """
+
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet | None
+
+
+class ImageData(DataModule):
+    """Base of the datamodules of images.
+
+    Batches hold ``image`` (B, C, H, W) float32 in [0, 1] unless normalised. A subclass sets
+    ``input_shape`` and, where there are labels, ``num_classes``, implements :meth:`read`, and
+    serves in ``setup`` what :meth:`read_normalized` returns.
+
+    Args:
+        batch_size: rows of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        mean: per channel; images are normalised after everything else. Together with ``std``: one
+            half each scales images to [-1, 1].
+        std: per channel.
+
+    Raises:
+        ValueError: ``mean`` without ``std``, a std that is not positive, or (when the images are
+            read) another number of values than channels.
+    """
+
+    input_shape: tuple[int, int, int]
+    """(C, H, W) of an image."""
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std must be given together.")
+        self.normalize = Normalize(mean, std) if mean is not None and std is not None else None
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return self.input_shape[0]
+
+    def read(self) -> Splits:
+        """Return the data set, its labels clean; set ``input_shape`` where the files decide it."""
+        raise NotImplementedError
+
+    def read_normalized(self) -> Splits:
+        """Return what :meth:`read` does, with ``mean`` and ``std`` applied."""
+        parts = self.read()
+        if self.normalize is not None and len(self.normalize.mean) not in (1, self.in_channels):
+            raise ValueError(
+                f"mean has {len(self.normalize.mean)} values for images of {self.in_channels} "
+                "channels."
+            )
+        for images in parts:
+            if images is not None:
+                images.normalize = self.normalize
+        return parts

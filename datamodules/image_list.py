@@ -1,0 +1,135 @@
+"""All image files below a folder, without labels or with labels in their names."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.image_data import ImageData, Splits
+from datamodules.image_folder import ImageFiles
+
+
+class ImageList(ImageData):
+    r"""All images below a folder, decoded when they are needed; they need no labels.
+
+    The images of all subfolders, in the order of their paths, are the training set and what is
+    predicted; :class:`~datamodules.whole_set.WholeSet` serves them for validation and testing too.
+    Batches hold ``image`` (B, C, S, S) float32 in [0, 1] unless normalised, ``index`` (B,) int64
+    and, with ``label_pattern``, ``label`` (B,) int64. Files are found, but not opened, at
+    :meth:`setup`.
+
+    Without a pattern ``num_classes`` and ``class_names`` are None. With one they are known after
+    :meth:`setup`: a class is what the pattern's group finds, and classes are numbered in the order
+    1, 2, ..., 10, 11.
+
+    The remaining arguments are those of :class:`~datamodules.image_data.ImageData`.
+
+    Args:
+        root: the folder.
+        image_size: S; the shorter side is resized to it, then the centre is cropped to a square.
+        channels: 3 for RGB, 1 for grey.
+        label_pattern: regular expression with one group, searched in each file's name, such as
+            ``obj(\d+)__`` for COIL-20.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it (at :meth:`setup`).
+        ValueError: an argument out of its range, no regular expression with one group, a file whose
+            name it does not match, or an image that cannot be decoded (when it is read), by name.
+
+    Example:
+        >>> import pathlib, tempfile, PIL.Image
+        >>> root = pathlib.Path(tempfile.mkdtemp())
+        >>> for name in ("obj2__0", "obj2__5", "obj10__0"):
+        ...     PIL.Image.new("L", (20, 30)).save(root / f"{name}.png")
+        >>> data = ImageList(str(root), image_size=16, channels=1, label_pattern=r"obj(\d+)__")
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.predict_dataloader()))
+        >>> data.class_names, batch["label"], batch["image"].shape
+        (['2', '10'], tensor([1, 0, 0]), torch.Size([3, 1, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 224,
+        channels: Literal[1, 3] = 3,
+        label_pattern: str | None = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, mean, std)
+        if image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {image_size}.")
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {channels}.")
+        self.root = Path(root)
+        self.input_shape = (channels, image_size, image_size)
+        self.label_pattern = None if label_pattern is None else _one_group(label_pattern)
+
+    def read(self) -> Splits:
+        """Find the files, and the labels in their names."""
+        paths = self._find()
+        label = None if self.label_pattern is None else self._labels(paths, self.label_pattern)
+        channels, image_size, _ = self.input_shape
+        return Splits(ImageFiles(paths, label, image_size, channels), None, None)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the files once, for all stages."""
+        if self.train_set is None:
+            self.train_set = self.predict_set = self.read_normalized().train
+
+    def _find(self) -> list[str]:
+        from torchvision.datasets.folder import IMG_EXTENSIONS
+
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"{self.root} is not a folder.")
+        paths = sorted(
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(self.root, followlinks=True)
+            for name in names
+            if name.lower().endswith(IMG_EXTENSIONS)
+        )
+        if not paths:
+            raise FileNotFoundError(f"{self.root} holds no image, nor does a folder in it.")
+        return paths
+
+    def _labels(self, paths: list[str], pattern: re.Pattern[str]) -> Tensor:
+        names = []
+        for path in paths:
+            match = pattern.search(os.path.basename(path))
+            if match is None or not match[1]:
+                raise ValueError(
+                    f"{path}: label_pattern {pattern.pattern} is not in the file's name."
+                )
+            names.append(match[1])
+        self.class_names = sorted(set(names), key=lambda name: (_natural(name), name))
+        self.num_classes = len(self.class_names)
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        return torch.tensor([numbers[name] for name in names])
+
+
+def _one_group(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"label_pattern {pattern!r} is no regular expression: {error}.") from None
+    if compiled.groups != 1:
+        raise ValueError(
+            f"label_pattern needs one group in parentheses, {pattern!r} has {compiled.groups}."
+        )
+    return compiled
+
+
+def _natural(name: str) -> list[str | int]:
+    """Return a sort key under which 2 comes before 10: text and numbers in turn."""
+    return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]

@@ -1,0 +1,123 @@
+"""The USPS digits in an HDF5 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.classification import ClassificationData
+from datamodules.image_data import Splits
+from datamodules.image_set import ImageSet
+from datamodules.label_noise import LabelNoise
+from datamodules.labels import check_labels
+
+
+class USPS(ClassificationData):
+    """9,298 handwritten digits of 16x16 pixels from US envelopes (Hull 1994), in [0, 1].
+
+    Reads ``root/usps.h5``, whose groups ``train`` and ``test`` hold ``data`` (N, 256), floats, and
+    ``target`` (N,), integers. The 7,291 training images are the full training set, from which
+    ``val_size`` are held out; 2,007 are for testing. Needs ``h5py``, the extra ``trimtab[hdf5]``.
+
+    The remaining arguments are those of
+    :class:`~datamodules.classification.ClassificationData`.
+
+    Args:
+        root: folder of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file (at :meth:`setup`).
+        ModuleNotFoundError: ``h5py`` is not installed (at :meth:`setup`).
+        ValueError: a damaged file, or values of another shape, type or range; the sentence names
+            the file and the data set in it.
+
+    Example:
+        >>> data = USPS("data/usps", batch_size=100, mean=[0.5], std=[0.5])
+        >>> data.num_classes, data.input_shape
+        (10, (1, 16, 16))
+    """
+
+    num_classes = 10
+    class_names = tuple("0123456789")
+    input_shape = (1, 16, 16)
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        val_size: int | float = 0.1,
+        split_seed: int = 0,
+        label_noise: LabelNoise | None = None,
+        augment: list[nn.Module] | None = None,
+        mixup: float = 0.0,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            eval_batch_size=eval_batch_size,
+            drop_last=drop_last,
+            shards=shards,
+            val_size=val_size,
+            split_seed=split_seed,
+            label_noise=label_noise,
+            augment=augment,
+            mixup=mixup,
+            mean=mean,
+            std=std,
+        )
+        self.path = Path(root) / "usps.h5"
+
+    def read(self) -> Splits:
+        """Return the groups ``train`` and ``test``."""
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: there is no such file.")
+        try:
+            import h5py
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                f"{self.path}: HDF5 needs h5py: pip install 'trimtab[hdf5]'."
+            ) from None
+        try:
+            with h5py.File(self.path, "r") as file:
+                return Splits(self._part(file, "train"), None, self._part(file, "test"))
+        except (OSError, RuntimeError, TypeError) as error:  # h5py's, by which byte is damaged
+            raise ValueError(f"{self.path} is no complete HDF5 file: {error}") from None
+
+    def _part(self, file: Any, part: str) -> ImageSet:
+        image = self._column(file, f"{part}/data", "float32", (256,))
+        outside = torch.nonzero(~((image >= 0) & (image <= 1)).all(1))
+        if len(outside):
+            raise ValueError(
+                f"{self.path}, {part}/data: row {int(outside[0])} has a value outside 0..1."
+            )
+        label = self._column(file, f"{part}/target", "int64", ())
+        if len(label) != len(image):
+            raise ValueError(
+                f"{self.path}, {part}/target has {len(label):,} labels for {len(image):,} images."
+            )
+        check_labels(label, self.num_classes, f"{self.path}, {part}/target")
+        return ImageSet(image=image.view(-1, *self.input_shape), label=label)
+
+    def _column(self, file: Any, name: str, dtype: str, item: tuple[int, ...]) -> Tensor:
+        """Return a data set of the file as ``dtype``; each of its rows has the shape ``item``."""
+        found = file.get(name)
+        shape = getattr(found, "shape", None)
+        if shape is None:
+            raise ValueError(f"{self.path} has no data set {name}.")
+        kinds, what = ("f", "floats") if dtype == "float32" else ("iu", "integers")
+        if found.dtype.kind not in kinds or not shape or not shape[0] or shape[1:] != item:
+            wanted = ", ".join(["N", *map(str, item)])
+            raise ValueError(
+                f"{self.path}, {name} must be {what} of shape ({wanted}), not {found.dtype} of "
+                f"shape {shape}."
+            )
+        return torch.from_numpy(found.astype(dtype)[()])

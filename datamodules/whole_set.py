@@ -1,0 +1,122 @@
+"""All samples of other data as one set, for methods that learn without labels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from datamodules.classification import ClassificationData
+from datamodules.image_data import ImageData
+from framework.data import DataModule
+
+# what modules and callbacks read off a datamodule, known at the latest after its setup
+FACTS = ("num_classes", "class_names", "input_shape", "normalize")
+
+
+class WholeSet(DataModule):
+    """Serves all images of other data as one set, the same in training and in evaluation.
+
+    Clustering has no held-out samples: it sees every image and assigns every image. ``train_set``,
+    ``val_set``, ``test_set`` and ``predict_set`` are one pool of the wrapped data's parts in the
+    order train, val, test, each in its own order; the training set is the full one, as nothing is
+    split off it. ``index`` is the row of the pool. Training batches come in random order, all
+    others in that of the pool.
+
+    Labels, where the data has any, stay in the batches as ``label``: they are for metrics alone.
+    So label noise is refused, and mixup and augmentation too: what is learned of a sample belongs
+    to the image as it is.
+
+    Args:
+        data: any datamodule of images; its own ``batch_size``, ``eval_batch_size``,
+            ``num_workers``, ``val_size`` and ``split_seed`` are not used.
+        parts: the parts wanted, out of ``train``, ``val`` and ``test``; default all that there are.
+            There is no ``val`` where validation would be split off the training set.
+        batch_size: rows of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+
+    Raises:
+        TypeError: data that are no images.
+        ValueError: data with label noise, mixup, augmentation, ``drop_last`` or ``shards`` of its
+            own; unknown or repeated parts; a part that is missing or empty (at :meth:`setup`).
+
+    Example:
+        >>> from datamodules import Digits
+        >>> data = WholeSet(Digits(mean=[0.5], std=[0.5]), batch_size=100)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.val_dataloader()))
+        >>> data.num_samples, batch["index"][:3], float(batch["image"].min())
+        (1797, tensor([0, 1, 2]), -1.0)
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        parts: list[Literal["train", "val", "test"]] | None = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        _check_wrapped(data)
+        if parts is not None and (
+            not parts or len(set(parts)) < len(parts) or set(parts) - {"train", "val", "test"}
+        ):
+            raise ValueError(f"parts must be some of train, val and test, each once, got {parts}.")
+        self.data = data
+        self.parts = parts
+        self._copy_facts()
+
+    def prepare_data(self) -> None:
+        """Prepare the wrapped data."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the wrapped data once, for all stages."""
+        if self.train_set is not None:
+            return
+        name = type(self.data).__name__
+        found = self.data.read_normalized()._asdict()
+        there = [part for part, images in found.items() if images is not None]
+        parts = there if self.parts is None else [part for part in found if part in self.parts]
+        missing = [part for part in parts if part not in there]
+        if missing:
+            raise ValueError(
+                f"{name} has no part {missing[0]!r} of its own, only {' and '.join(there)}."
+            )
+        pool = [found[part] for part in parts]
+        if not sum(map(len, pool)):
+            raise ValueError(f"{name} has no image in {' and '.join(parts)}.")
+        self.train_set = pool[0].followed_by(*pool[1:])
+        self.val_set = self.test_set = self.predict_set = self.train_set
+        self._copy_facts()
+
+    def _copy_facts(self) -> None:
+        for fact in FACTS:
+            if hasattr(self.data, fact):
+                setattr(self, fact, getattr(self.data, fact))
+
+
+def _check_wrapped(data: ImageData) -> None:
+    name = type(data).__name__
+    if not isinstance(data, ImageData):
+        raise TypeError(f"WholeSet wraps datamodules of images, and {name} is none.")
+    if isinstance(data, ClassificationData):
+        if data.label_noise is not None:
+            raise ValueError(
+                f"WholeSet has labels for metrics alone, which must be true: drop {name}'s "
+                "label_noise."
+            )
+        if data.transforms or data.mixup:
+            raise ValueError(
+                f"WholeSet serves every image as it is, in training too: drop {name}'s "
+                f"{'augment' if data.transforms else 'mixup'}."
+            )
+    if data.drop_last or data.shards is not None:
+        raise ValueError(
+            f"WholeSet makes the batches: give it {name}'s "
+            f"{'drop_last' if data.drop_last else 'shards'}."
+        )

@@ -1,0 +1,74 @@
+"""Dropout whose mask does not depend on the number of ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.distributed import draw_for_global_batch, shared_generator
+from framework.randomness import global_seed
+
+
+class GlobalDropout(nn.Module):
+    """Zeroes elements with probability p in training and divides the others by 1 - p.
+
+    As ``torch.nn.Dropout``, but the mask is drawn for the global batch and sliced, from a function
+    of the run's seed, ``stream`` and the number of training forwards so far: W ranks drop what one
+    process would, and a resumed run what it would have dropped. That number is in the
+    ``state_dict``.
+
+    Shapes: (B, ...) to the same; a rank's B may be 0. In training every rank must call it.
+
+    Args:
+        p: in [0, 1).
+        stream: layers of one stream draw the same numbers in the same forward; give every layer of
+            a network a stream of its own.
+
+    Raises:
+        ValueError: ``p`` is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from framework.layers import GlobalDropout
+        >>> sorted(set(GlobalDropout(0.5, stream="input")(torch.ones(4, 100)).flatten().tolist()))
+        [0.0, 2.0]
+    """
+
+    def __init__(self, p: float, stream: str) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"p must be in [0, 1), got {p}.")
+        self.p = p
+        self.stream = stream
+        self.seed = global_seed()
+        self.count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` with elements dropped, in evaluation ``x`` itself."""
+        if not self.training or self.p == 0:
+            return x
+        generator = shared_generator(self.seed, self.count, self.stream, x.device)
+        self.count += 1
+        # in one dtype, as each draws other numbers and the default is that of the run's precision
+        noise = draw_for_global_batch(
+            lambda rows, g: torch.rand(
+                rows, *x.shape[1:], generator=g, dtype=torch.float32, device=x.device
+            ),
+            len(x),
+            generator,
+        )
+        return torch.where(noise >= self.p, x / (1 - self.p), 0)
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what the next mask depends on."""
+        return {"count": self.count}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Continue from :meth:`get_extra_state`."""
+        self.count = state["count"]
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"p={self.p}, stream={self.stream!r}"

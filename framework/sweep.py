@@ -1,0 +1,56 @@
+"""A pass over all training samples between epochs, for methods that look at the whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from framework.data import Batch
+from framework.distributed import gather
+
+
+@torch.no_grad()
+def sweep(
+    module: LightningModule,
+    compute: Callable[[Batch], dict[str, Tensor]],
+    rows: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
+    """Apply ``compute`` to every training sample, once, in evaluation mode and without gradient.
+
+    Collective: every rank takes its part of the samples and gets the results of all. Neither the
+    loaders of training nor any random number generator notices.
+
+    Args:
+        module: attached to a Trainer with a :class:`~framework.data.DataModule`.
+        compute: from a batch of B rows on the module's device, which may be 0, to tensors (B, ...).
+        rows: positions in the datamodule's ``train_set``; default all.
+
+    Returns:
+        What ``compute`` returned, (N, ...), and ``index`` (N,) int64, ordered by index.
+
+    Raises:
+        ValueError: there are no rows, or one lies outside the training set.
+    """
+    trainer: Any = module.trainer
+    # of every part: one may be in evaluation mode for good
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    parts: list[dict[str, Tensor]] = []
+    try:
+        with trainer.precision_plugin.forward_context():
+            for batch in trainer.datamodule.ordered_train_dataloader(rows):
+                batch = trainer.precision_plugin.convert_input(batch)
+                batch = trainer.strategy.batch_to_device(batch)
+                parts.append({"index": batch["index"], **compute(batch)})
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    if not parts:
+        raise ValueError("sweep: there are no rows to look at.")
+    results = {name: gather(torch.cat([part[name] for part in parts])) for name in parts[0]}
+    order = results["index"].argsort()
+    return {name: value[order] for name, value in results.items()}

@@ -1,0 +1,1 @@
+"""Deep clustering without labels."""

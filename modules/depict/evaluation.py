@@ -1,0 +1,137 @@
+"""What DEPICT shows of its clusters: metrics, baselines, figures and predictions."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from framework.data import Batch
+from framework.gradients.combiner import GradientCombiner
+from framework.module import TrainingModule
+from framework.objectives import Objectives
+from framework.ops.reconstruction import layerwise_reconstruction_error
+from modules.depict.network import DEPICTNetwork
+from modules.depict.phases import Phase
+from modules.depict.scores import cluster_metrics, measure
+from modules.depict.snapshots import Snapshots
+
+logger = logging.getLogger("lightning.pytorch")
+
+
+class ClusterEvaluation(TrainingModule):
+    """Evaluates a network that reconstructs images and assigns them softly to clusters.
+
+    Args:
+        network: its head gives K logits.
+        hidden_weight: of the hidden layers in the reconstruction.
+        phase: the one that training begins with.
+        optimizer: see :class:`~framework.module.TrainingModule`.
+        lr_scheduler: likewise.
+        sync_batchnorm: likewise.
+        gradient_combiner: likewise.
+    """
+
+    def __init__(
+        self,
+        network: DEPICTNetwork,
+        hidden_weight: float,
+        phase: Phase,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        sync_batchnorm: bool,
+        gradient_combiner: GradientCombiner | None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, sync_batchnorm, gradient_combiner)
+        self.network = network
+        self.hidden_weight = hidden_weight
+        self.num_clusters = network.head.out_features
+        self.prediction_shape = (self.num_clusters,)
+        self.part = phase
+        """The present phase."""
+        self.stages: dict[str, dict[str, float]] = {}
+        """Accuracy and NMI of every baseline that was measured."""
+        self.snapshots = Snapshots()
+
+    @property
+    def clusters_exist(self) -> bool:
+        """Whether the clusters have been initialised."""
+        return self.part.name != "autoencoder"
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether the clusters are DEPICT's own, and not missing yet or a baseline's."""
+        return self.part.name in ("head", "joint")
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the data has labels, which are for metrics alone."""
+        return self._classes is not None
+
+    @property
+    def _classes(self) -> int | None:
+        return getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the clean logits of the clusters, (B, K)."""
+        return self.network.logits(self.network.code(image))
+
+    def assign(self, image: Tensor) -> Tensor:
+        """Return the clean soft assignments, (B, K) float32."""
+        return self(image).float().softmax(1)
+
+    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the reconstruction error without noise, (B,), and the clean code."""
+        layers = self.network.autoencoder.encode(image)
+        decoded = self.network.autoencoder.decode(layers[-1])
+        clean = [image, *layers[:-1]]
+        return layerwise_reconstruction_error(clean, decoded, self.hidden_weight), layers[-1]
+
+    def evaluate(self, batch: Batch) -> Objectives:
+        """Update the metrics, once there are clusters, and return the error without noise."""
+        reconstruction, code = self.reconstruct(batch["image"])
+        if self.has_metrics:
+            assignment = self.network.logits(code).float().softmax(1)
+            measure(self.metrics, batch, code, assignment)
+        return Objectives(per_sample={"reconstruction": reconstruction}, index=batch["index"])
+
+    def make_metrics(self) -> MetricCollection:
+        """Return the metrics of clusterings, those that need labels only where there are any."""
+        return cluster_metrics(self.num_clusters, self.network.input_shape, self._classes)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log metrics and baselines, and keep a picture of the codes."""
+        super().on_validation_epoch_end()
+        for stage, scores in self.stages.items():
+            self.log_dict({f"val/{name}/{stage}": value for name, value in scores.items()})
+        if self.has_metrics and not self.trainer.sanity_checking:
+            title = f"epoch {self.current_epoch + 1}: {self.part.name}"
+            self.snapshots.add(title, self.metric_values["codes"])
+
+    def on_predict_start(self) -> None:
+        """Say so where the predictions mean nothing."""
+        if not self.clusters_exist:
+            logger.warning(
+                "The checkpoint is of the auto-encoder's phase, before there are clusters: the "
+                "predictions mean nothing."
+            )
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the cluster of every image and its probability."""
+        probability, cluster = self.assign(batch["image"]).max(1)
+        return {"cluster": cluster, "probability": probability}
+
+    def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Return sample sheets, the codes by epoch and, where there are labels, who is who."""
+        if not self.has_metrics:
+            return {}
+        from modules.depict.figures import evaluation_figures
+
+        data = getattr(self.trainer, "datamodule", None)
+        names = getattr(data, "class_names", None)
+        snapshots = self.snapshots if stage == "val" else None
+        current = "DEPICT" if self.part.name == "joint" else "the head, so far"
+        return evaluation_figures(values, self.stages, snapshots, names, current)

@@ -1,0 +1,382 @@
+"""What deep clustering found, for a person who sees it for the first time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from framework.metrics.contingency_table import match_clusters
+from framework.plots import COLOURS, STYLE, WIDTH, count_matrix
+from modules.depict.snapshots import Snapshots
+
+MAX_PANELS = 8
+MOST_NAMED = 20
+"""More groups than these are not named in a projection, as no eye keeps them apart."""
+
+# in the order of the figure
+STAGE_NAMES = {
+    "kmeans_pixels": "k-means on pixels",
+    "kmeans_code": "k-means on the code",
+    "acpic_code": "AC-PIC on the code",
+    "head": "after the head",
+    "dec": "DEC-type target",
+}
+METRIC_NAMES = {"accuracy": "clustering accuracy", "nmi_geometric": "NMI, geometric mean"}
+
+Snapshot = tuple[str, Tensor, Tensor]
+"""Title, codes (n, D) and group (n,) of each."""
+
+
+def evaluation_figures(
+    values: Mapping[str, Any],
+    stages: Mapping[str, Mapping[str, float]],
+    snapshots: Snapshots | None = None,
+    class_names: Sequence[str] | None = None,
+    current: str = "DEPICT",
+) -> dict[str, Figure]:
+    """Return all figures of an evaluation, by name.
+
+    Those that compare with classes are missing where the data has no labels.
+
+    Args:
+        values: of :func:`modules.depict.scores.cluster_metrics`.
+        stages: ``accuracy`` and ``nmi_geometric`` of every stage that is over.
+        snapshots: of the codes; without any there is no figure of them.
+        class_names: of the labels; default 0, 1, ...
+        current: the name of the stage that ``values`` belong to.
+    """
+    table = values.get("confusion")
+    images, filled = values["samples"]
+    figures = {"clusters": cluster_sheet(images, filled, values["sizes"], table, class_names)}
+    names = None
+    if table is not None:
+        names = _names(class_names, table.shape[1])
+        figures["confusion_matrix"] = cluster_confusion(table, names)
+        now = {name: float(values[name]) for name in METRIC_NAMES}
+        known = {STAGE_NAMES[name]: stages[name] for name in STAGE_NAMES if name in stages}
+        figures["stages"] = stage_comparison({**known, current: now})
+    if snapshots is not None and snapshots.kept:
+        coloured = [
+            (title, kept.code, kept.cluster if table is None else kept.label)
+            for title, kept in snapshots.kept
+        ]
+        figures["codes"] = code_projection(coloured, names)
+    return figures
+
+
+@rc_context(STYLE)
+def cluster_sheet(
+    images: Tensor,
+    filled: Tensor,
+    sizes: Tensor,
+    table: Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Figure:
+    """Draw one row of images per cluster, with its number and size at the left.
+
+    Where the classes are known, a row also says how much of the cluster is of the class matched
+    with it, and the rows are in the order of these classes.
+
+    Args:
+        images: (K, P, C, H, W) in [-1, 1], P of each cluster, the most certain first; three
+            channels are red, green and blue, the mean of any other number is drawn as grey.
+        filled: (K, P) bool, which of them there are.
+        sizes: (K,) samples in each cluster.
+        table: (K, C) samples per cluster and class.
+        class_names: C names; default 0..C-1.
+    """
+    match = [-1] * len(images) if table is None else match_clusters(table).tolist()
+    order = _order(match)
+    samples, clusters = int(sizes.sum()), len(images)
+    blocks = 1 if clusters <= 12 else 2
+    labels = [_row_label(k, sizes, table, match[k], class_names) for k in order]
+    if blocks > 1:
+        labels = [label.replace("\n", ": ", 1) for label in labels]
+    caption = (
+        f"{samples:,} images in {clusters} clusters; each row shows those that are most certain to"
+        " be in it."
+    )
+    if table is not None:
+        caption += (
+            "\nMatched: the class of the cluster in the best one-to-one assignment, and how much of"
+            " the cluster is of it."
+        )
+    rows = math.ceil(clusters / blocks)
+    parts = [slice(block * rows, (block + 1) * rows) for block in range(blocks)]
+    pixels = _pixels(images, filled)[order]
+    sheets = [_sheet(pixels[part]) for part in parts]
+    # in inches, as a layout engine does not know how an image of fixed shape shrinks
+    fontsize = 8.0 if blocks == 1 else 6.5
+    beside = 0.15 + max(_text_width(label, fontsize) for label in labels)
+    wide = WIDTH / blocks - beside - 0.1
+    scale = wide / sheets[0].shape[1]
+    above, below = 0.4, 0.5
+    tall = above + scale * len(sheets[0]) + below
+    figure = Figure(figsize=(WIDTH, tall))
+    figure.suptitle("What is in each cluster", fontsize=12, x=0.01, ha="left", y=1 - 0.1 / tall)
+    figure.supxlabel(caption, fontsize=9, color="0.35", y=0.08 / tall)
+    for block, (part, sheet) in enumerate(zip(parts, sheets, strict=True)):
+        high = scale * len(sheet)
+        left, bottom = block * WIDTH / blocks + beside, tall - above - high
+        axes = figure.add_axes((left / WIDTH, bottom / tall, wide / WIDTH, high / tall))
+        axes.imshow(sheet, aspect="auto")
+        shown = labels[part]
+        step = len(sheet) / len(shown)
+        # the gap below a row does not count
+        centres = step * np.arange(len(shown)) + (step - _gap(images.shape[-1])) / 2 - 0.5
+        axes.set_yticks(centres, shown, fontsize=fontsize)
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    return figure
+
+
+def _row_label(
+    cluster: int,
+    sizes: Tensor,
+    table: Tensor | None,
+    match: int,
+    class_names: Sequence[str] | None,
+) -> str:
+    size = int(sizes[cluster])
+    label = f"cluster {cluster}\n{size:,} images ({size / max(int(sizes.sum()), 1):.1%})"
+    if table is None or match < 0:
+        return label
+    name = _names(class_names, table.shape[1])[match]
+    if len(name) > 20:
+        name = f"{name[:19]}…"
+    return f"{label}\nmatched: {name} ({int(table[cluster, match]) / size:.0%} right)"
+
+
+def _text_width(text: str, fontsize: float) -> float:
+    """Return how wide the longest line is, in inches."""
+    lines = [TextPath((0, 0), line, size=fontsize) for line in text.split("\n")]
+    return max(line.get_extents().width for line in lines) / 72
+
+
+def _order(match: Sequence[int]) -> list[int]:
+    """Return the clusters in the order of their classes, those without one last."""
+    return sorted(range(len(match)), key=lambda k: (match[k] < 0, match[k], k))
+
+
+def _names(names: Sequence[str] | None, count: int) -> list[str]:
+    return [str(k) for k in range(count)] if names is None else list(names)
+
+
+def _pixels(images: Tensor, filled: Tensor) -> np.ndarray:
+    """Return (K, P, H, W, 3) in [0, 1], nearly white where there is no image."""
+    values = images.detach().cpu().float().numpy().transpose(0, 1, 3, 4, 2)
+    if values.shape[-1] != 3:
+        values = values.mean(-1, keepdims=True).repeat(3, axis=-1)
+    shade = ((values + 1) / 2).clip(0, 1)
+    return np.where(filled.cpu().numpy()[:, :, None, None, None], shade, 0.95)
+
+
+def _sheet(pixels: np.ndarray) -> np.ndarray:
+    """Join (K, P, H, W, 3) to one image, as a thousand axes would take a minute to draw."""
+    rows, columns, height, width, _ = pixels.shape
+    gap = _gap(width)
+    gaps = ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0))
+    tiles = np.pad(pixels, gaps, constant_values=1.0).transpose(0, 2, 1, 3, 4)
+    return tiles.reshape(rows * (height + gap), columns * (width + gap), 3)
+
+
+def _gap(width: int) -> int:
+    return max(1, round(width / 14))
+
+
+@rc_context(STYLE)
+def code_projection(
+    snapshots: Sequence[Snapshot], class_names: Sequence[str] | None = None
+) -> Figure:
+    """Draw the codes at several times of the training, projected on one plane.
+
+    The plane is that of the first two principal components of the last snapshot, so that the panels
+    can be compared. Of more than eight snapshots, eight are drawn: the first, the last and some
+    between them.
+
+    Args:
+        snapshots: of each its title, codes (n, D) and the groups (n,) that colour them; negative
+            groups are grey.
+        class_names: of the groups, which then are classes; without names they are clusters.
+
+    Raises:
+        ValueError: no snapshot, or a last one with fewer than two rows or columns.
+    """
+    from sklearn.decomposition import PCA
+
+    if not snapshots or min(snapshots[-1][1].shape) < 2:
+        raise ValueError(
+            "code_projection takes snapshots, the last of two rows and columns or more."
+        )
+    steps = np.linspace(0, len(snapshots) - 1, min(MAX_PANELS, len(snapshots))).round()
+    panels = [snapshots[int(step)] for step in steps]
+    codes = [code.cpu().double().numpy() for _, code, _ in panels]
+    plane = PCA(n_components=2, svd_solver="full")
+    # where all codes are one, it is without a variance to divide by
+    with np.errstate(invalid="ignore"):
+        plane.fit(codes[-1])
+    points = [plane.transform(code) for code in codes]
+    groups = [group.cpu().numpy() for _, _, group in panels]
+    count = 1 + max(int(group.max(initial=-1)) for group in groups)
+    colours, names = _colours(count), _names(class_names, count)
+    lines = math.ceil(len(panels) / 4)
+    columns = math.ceil(len(panels) / lines)
+    every = np.concatenate(points)
+    low, high = every.min(0), every.max(0)
+    margin = 0.04 * float((high - low).max()) or 1.0
+    low, high = low - margin, high + margin
+    side = min(WIDTH / columns, 4.0)
+    tall = side * float(np.clip((high - low)[1] / (high - low)[0], 0.4, 1.2))
+    figure = Figure(figsize=(WIDTH, 1.3 + (tall + 0.25) * lines), layout="constrained")
+    what = "cluster" if class_names is None else "true class"
+    share = np.nan_to_num(plane.explained_variance_ratio_).sum()
+    figure.suptitle("Codes in the course of training", fontsize=12, x=0.01, ha="left")
+    caption = (
+        f"Each point is an image, its colour the {what}. All panels show the plane of the first two"
+        f"\nprincipal components of the last one, which hold {share:.0%} of its variance."
+    )
+    for place, (title, _, _) in enumerate(panels):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        axes.set_title(title, loc="left", fontsize=9)
+        axes.set_xlim(low[0], high[0])
+        axes.set_ylim(low[1], high[1])
+        axes.set_aspect("equal")
+        axes.tick_params(labelbottom=False, labelleft=False, length=0)
+        xy, group = points[place], groups[place]
+        shades = [colours[k] if k >= 0 else "0.75" for k in group]
+        axes.scatter(xy[:, 0], xy[:, 1], s=6, c=shades, linewidths=0, alpha=0.7)
+        if place % columns == 0:
+            axes.set_ylabel("2nd component", fontsize=8)
+        if place >= len(panels) - columns:
+            axes.set_xlabel("1st principal component", fontsize=8)
+    handles = []
+    if count <= MOST_NAMED:
+        _name_groups(axes, points[-1], groups[-1], names, colours)
+        handles = [Line2D([], [], marker="o", linestyle="none", color=c) for c in colours[:count]]
+    legend = figure.legend(
+        handles,
+        names[: len(handles)],
+        loc="outside lower center",
+        ncols=max(1, min(10, len(handles))),
+        handletextpad=0.1,
+        title=caption,
+        title_fontsize=9,
+    )
+    legend.get_title().set(color="0.35", multialignment="center")
+    return figure
+
+
+def _name_groups(
+    axes: Axes, points: np.ndarray, group: np.ndarray, names: Sequence[str], colours: Sequence[Any]
+) -> None:
+    """Write the name of every group beside its middle."""
+    halo = [withStroke(linewidth=2.0, foreground="white")]
+    for k in np.unique(group[group >= 0]):
+        axes.annotate(
+            names[k],
+            np.median(points[group == k], axis=0),
+            xytext=(5, 5),
+            textcoords="offset points",
+            color=colours[k],
+            weight="bold",
+            ha="center",
+            va="center",
+            path_effects=halo,
+        )
+
+
+def _colours(count: int) -> list[Any]:
+    if count <= len(COLOURS):
+        return list(COLOURS)
+    if count <= MOST_NAMED:
+        return list(colormaps["tab10" if count <= 10 else "tab20"](range(count)))
+    return list(colormaps["hsv"](np.linspace(0, 1, count, endpoint=False)))
+
+
+@rc_context(STYLE)
+def cluster_confusion(table: Tensor, class_names: Sequence[str] | None = None) -> Figure:
+    """Draw in which clusters the samples of every class are.
+
+    Clusters are in the order of the classes that are matched with them one to one, so that a good
+    clustering lies on the diagonal; the matched cells are outlined.
+
+    Args:
+        table: (K, C) samples per cluster and class.
+        class_names: C names; default 0..C-1.
+    """
+    match = match_clusters(table).tolist()
+    order = _order(match)
+    counts = table.cpu().double().numpy().T[:, order]
+    pairs = [(match[k], place) for place, k in enumerate(order) if match[k] >= 0]
+    right, total = sum(counts[pair] for pair in pairs), counts.sum()
+    figure = count_matrix(
+        counts,
+        (_names(class_names, len(counts)), [str(k) for k in order]),
+        axis_names=("true class", "cluster, in the order of the class that is matched with it"),
+        title="Clusters and true classes",
+        subtitle=f"{right:,.0f} of {total:,.0f} samples are in the cluster matched with their class"
+        f" ({right / max(total, 1):.1%}; outlined)",
+    )
+    for row, column in pairs:
+        corner = (column - 0.5, row - 0.5)
+        outline = Rectangle(
+            corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=1.2, clip_on=False
+        )
+        figure.axes[0].add_patch(outline)
+    return figure
+
+
+@rc_context(STYLE)
+def stage_comparison(rows: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw how well the clusters of every stage fit the classes, one panel per metric.
+
+    Args:
+        rows: values by metric, of each stage, the first stage at the top; one may lack metrics.
+    """
+    stages = list(rows)
+    metrics = list(dict.fromkeys(name for row in rows.values() for name in row))
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.36 * len(stages)), layout="constrained")
+    figure.suptitle("How well the clusters fit the classes", fontsize=12, x=0.01, ha="left")
+    figure.supxlabel("higher is better; the best of each is orange", fontsize=9, color="0.35")
+    for place, metric in enumerate(metrics):
+        axes = figure.add_subplot(1, len(metrics), place + 1)
+        axes.set_title(METRIC_NAMES.get(metric, metric.replace("_", " ")), loc="left")
+        known = {y: row[metric] for y, row in enumerate(rows.values()) if metric in row}
+        low, high = min(known.values()), max(known.values())
+        margin = 0.1 * (high - low) or 0.01
+        for y, value in known.items():
+            colour = COLOURS[1] if value == high else COLOURS[0]
+            axes.plot([value], [y], marker="o", markersize=7, color=colour)
+            axes.annotate(
+                f"{value:.3f}",
+                (value, y),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center_baseline",
+                color=colour,
+                fontsize=8.5,
+            )
+        # the last number stands to the right of its point
+        axes.set_xlim(low - margin, high + 3.5 * margin)
+        axes.set_ylim(len(stages) - 0.5, -0.5)
+        axes.set_yticks(range(len(stages)), stages if place == 0 else [""] * len(stages))
+        ticks = MaxNLocator(4).tick_values(low - margin, high + margin)
+        # no score is above 1, though the room for the numbers may be
+        axes.set_xticks([tick for tick in ticks if low - margin <= tick <= 1])
+        axes.tick_params(length=0)
+    return figure

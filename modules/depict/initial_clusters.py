@@ -1,0 +1,95 @@
+"""The clusters that DEPICT starts from, found once and the same on every rank."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.distributed import rank, world_size
+
+InitKind = Literal["kmeans", "acpic"]
+KMEANS = {"n_init": 40, "max_iter": 300}
+
+
+def initial_clusters(
+    x: Tensor, num_clusters: int, kind: InitKind, seed: int, **options: Any
+) -> Tensor:
+    """Return the cluster of every row.
+
+    Rank 0 computes and tells the others: two ranks on their own might number clusters differently.
+
+    Args:
+        x: (N, D), the same on every rank.
+        num_clusters: K.
+        kind: ``kmeans`` for scikit-learn's k-means++ with 40 starts, ``acpic`` for
+            :class:`framework.solvers.AgglomerativePathIntegral`.
+        seed: of k-means.
+        **options: of the estimator, in place of the defaults.
+
+    Returns:
+        (N,) int64 in 0..K-1, on the device of ``x``.
+
+    Raises:
+        ValueError: unknown ``kind`` or options, values that are not finite, or fewer than K
+            clusters.
+
+    Example:
+        >>> import torch
+        >>> from modules.depict.initial_clusters import initial_clusters
+        >>> x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+        >>> label = initial_clusters(x, num_clusters=2, kind="kmeans", seed=0)
+        >>> bool(label[0] == label[1] != label[2] == label[3])
+        True
+    """
+    if kind not in get_args(InitKind):
+        raise ValueError(f"init must be one of {get_args(InitKind)}, got {kind!r}.")
+    # (labels, what went wrong): a rank that failed alone would leave the others waiting
+    answer: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = _fit(x.double().cpu().numpy(), num_clusters, kind, seed, options)
+        except (ValueError, TypeError, MemoryError) as error:
+            answer[1] = f"The initial clusters by {kind} were not found: {error}"
+    if world_size() > 1:
+        dist.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise ValueError(answer[1])
+    return torch.from_numpy(np.asarray(answer[0], dtype=np.int64)).to(x.device)
+
+
+def _fit(
+    x: np.ndarray, num_clusters: int, kind: InitKind, seed: int, options: dict[str, Any]
+) -> np.ndarray:
+    estimator: Any
+    if kind == "kmeans":
+        from sklearn.cluster import KMeans
+
+        estimator = KMeans(num_clusters, random_state=seed % 2**32, **KMEANS | options)
+    else:
+        from framework.solvers import AgglomerativePathIntegral
+
+        estimator = AgglomerativePathIntegral(num_clusters, **options)
+    if len(x) < num_clusters:
+        raise ValueError(f"{num_clusters} clusters need as many samples, and there are {len(x)}.")
+    with warnings.catch_warnings():
+        # that there are fewer clusters is no warning here, but the error below
+        warnings.filterwarnings("ignore", "Number of distinct clusters")
+        labels: np.ndarray = estimator.fit_predict(x)
+    found = len(np.unique(labels))
+    if found < num_clusters:
+        raise ValueError(f"only {found} of {num_clusters} clusters have a sample.")
+    return labels
+
+
+def centroids(x: Tensor, label: Tensor, num_clusters: int) -> Tensor:
+    """Return the mean of the rows of every cluster, (K, D), summed in float64; 0 where none is."""
+    # a product, as adding up by index has no fixed order on a GPU
+    members = F.one_hot(label, num_clusters).double()
+    sizes = members.sum(0).clamp(min=1)
+    return (members.T @ x.double() / sizes[:, None]).to(x.dtype)

@@ -1,0 +1,453 @@
+"""Deep clustering without labels: DEPICT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from framework.compatibility import IncompatibleError, check_input_shape
+from framework.data import Batch, DataModule, root_and_rows
+from framework.distributed import rank, world_size
+from framework.gradients.combiner import GradientCombiner
+from framework.losses.loss import ClassificationLoss
+from framework.objectives import Objectives
+from framework.ops.reconstruction import layerwise_reconstruction_error
+from framework.ops.target_distribution import TargetKind, dec_target_distribution
+from framework.randomness import global_seed, stable_seed
+from framework.sample_state import SampleState
+from framework.sweep import sweep
+from modules.depict.evaluation import ClusterEvaluation
+from modules.depict.initial_clusters import InitKind, centroids, initial_clusters
+from modules.depict.network import DEPICTNetwork, MultiLayerDenoisingAE
+from modules.depict.phases import Phase, load_parameters
+from modules.depict.scores import agreement, sample_codes, stage_scores
+
+Refresh = Literal["running", "full"]
+Criterion = nn.CrossEntropyLoss | ClassificationLoss
+
+
+class DEPICT(ClusterEvaluation):
+    r"""Clusters images by a denoising auto-encoder whose soft assignments become their own target.
+
+    One run has these phases, each with a fresh optimizer:
+
+    ``autoencoder``
+        every layer of the clean encoder is reconstructed from the noisy code; a held-out part of
+        the samples decides when to stop, and the best weights are kept.
+    ``head``
+        k-means or AC-PIC on the clean code of all samples gives first labels; the rows of the head
+        become the normalised centroids, and the head learns the labels. The agreement (NMI) with
+        the labels of the held-out part decides when to stop; the best weights are kept.
+    ``baseline``
+        only with ``baselines`` and labels: what DEC's target makes of the same start, without
+        reconstruction. Its scores are kept and its weights forgotten.
+    ``joint``
+        from all clean assignments P the target Q is computed in closed form, once per epoch; the
+        noisy assignments learn Q by cross-entropy while the decoder reconstructs. It ends when the
+        mean squared change of Q falls below ``tol``, and with it the run, unless
+        ``trainer.max_epochs`` ended it before.
+
+    A batch holds ``image`` (B, C, H, W) float32 in [-1, 1] and ``index`` (B,), and may hold
+    ``label`` (B,) int64, which is looked at by metrics only. Wrap the data in ``WholeSet``, so that
+    all samples are clustered and measured. Terms: ``reconstruction``, ``clustering``.
+    ``val/accuracy`` is that under the best one-to-one assignment of clusters to classes,
+    ``val/nmi_geometric`` the mutual information over the geometric mean of the entropies,
+    ``val/smallest_frequency`` the smallest mean probability of a cluster, which is what the targets
+    balance, ``val/smallest_cluster`` the share of samples in the smallest cluster, and
+    ``val/max_probability`` the mean probability of a sample's cluster. ``val/accuracy/...`` are
+    the baselines: k-means on pixels and on the code, after the head, and DEC's target.
+
+    Paper: Ghasedi Dizaji et al., *Deep Clustering via Joint Convolutional Autoencoder Embedding and
+    Relative Entropy Minimization*, ICCV 2017, arXiv:1704.06327. The default target is the paper's;
+    the released code (herandy/DEPICT) runs ``square``, and ``hidden_weight`` 0.1 is its. Unlike in
+    that code first labels are not shifted by one, AC-PIC's centroids are not transposed, the
+    held-out part is drawn without labels, and no sample is dropped at the end of an epoch.
+
+    Args:
+        num_clusters: K, also the size of the code.
+        input_shape: (C, H, W) of an image.
+        channels: of each convolution.
+        kernels: of each convolution.
+        strides: of each convolution.
+        paddings: of each convolution.
+        dropouts: rates behind the input and behind each convolution.
+        target: how Q is made of P, see :func:`framework.ops.target_distribution`.
+        hidden_weight: weight of the hidden layers in the reconstruction.
+        lambda_rec: weight of the reconstruction in the phases ``head`` and ``joint``.
+        lambda_clus: weight of the clustering loss.
+        detach_targets: keep the gradient of the reconstruction out of the clean encoder.
+        init: of the clusters, ``kmeans`` or ``acpic``.
+        init_options: arguments of scikit-learn's ``KMeans`` or of ``AgglomerativePathIntegral``.
+        phase_epochs: most epochs of the phases ``autoencoder``, ``head`` and ``joint``.
+        patience: epochs without improvement after which ``autoencoder`` and ``head`` end.
+        held_out: share of the samples that decides over the end of these two; 0 for none.
+        tol: the change of Q at which the run ends.
+        refresh: ``running`` takes each sample's clean assignment right after the step that it was
+            part of, ``full`` computes all of them anew at each epoch's end.
+        baselines: measure k-means on pixels and DEC's target, which takes as long as ``joint``.
+        criterion: of the clustering loss; one that takes soft targets.
+        optimizer: from parameter groups to an optimizer.
+        lr_scheduler: from an optimizer to a schedule.
+        sync_batchnorm: has no effect, as there is no batch norm.
+        gradient_combiner: how the gradients of the terms become one; acts on the encoder.
+
+    Raises:
+        ValueError: an argument out of its range.
+        IncompatibleError: data of another shape, with mixup or without positions, or a criterion
+            for hard labels only (at :meth:`setup`).
+
+    Example:
+        >>> import torch
+        >>> from modules import DEPICT
+        >>> model = DEPICT(num_clusters=10, input_shape=(1, 28, 28))
+        >>> tuple(model(torch.zeros(2, 1, 28, 28)).shape)
+        (2, 10)
+    """
+
+    provides: tuple[str, ...] = ("per_sample", "predictions", "index", "features")
+
+    def __init__(
+        self,
+        num_clusters: int = 10,
+        input_shape: Sequence[int] = (1, 28, 28),
+        channels: Sequence[int] = (50, 50),
+        kernels: Sequence[int] = (4, 5),
+        strides: Sequence[int] = (2, 2),
+        paddings: Sequence[int] = (0, 2),
+        dropouts: Sequence[float] = (0.1, 0.1, 0.0),
+        target: TargetKind = "sqrt",
+        hidden_weight: float = 0.1,
+        lambda_rec: float = 1.0,
+        lambda_clus: float = 1.0,
+        detach_targets: bool = False,
+        init: InitKind = "kmeans",
+        init_options: dict[str, Any] | None = None,
+        phase_epochs: tuple[int, int, int] = (4000, 1000, 4000),
+        patience: tuple[int, int] = (100, 5),
+        held_out: float = 0.1,
+        tol: float = 1e-7,
+        refresh: Refresh = "running",
+        baselines: bool = True,
+        criterion: Criterion | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        sync_batchnorm: bool = True,
+        gradient_combiner: GradientCombiner | None = None,
+    ) -> None:
+        if num_clusters < 2:
+            raise ValueError(f"num_clusters must be at least 2, got {num_clusters}.")
+        if len(phase_epochs) != 3 or min(phase_epochs) < 0 or phase_epochs[2] < 1:
+            raise ValueError(
+                "phase_epochs must be three numbers, the last of them at least 1, got "
+                f"{list(phase_epochs)}."
+            )
+        if len(patience) != 2 or min(patience) < 1:
+            raise ValueError(f"patience must be two numbers of at least 1, got {list(patience)}.")
+        if not 0 <= held_out < 1:
+            raise ValueError(f"held_out must be in [0, 1), got {held_out}.")
+        if min(hidden_weight, lambda_rec, lambda_clus, tol) < 0:
+            raise ValueError("hidden_weight, lambda_rec, lambda_clus and tol must not be negative.")
+        autoencoder = MultiLayerDenoisingAE(
+            input_shape, num_clusters, channels, kernels, strides, paddings, dropouts
+        )
+        super().__init__(
+            DEPICTNetwork(autoencoder, num_clusters),
+            hidden_weight,
+            Phase("autoencoder", phase_epochs[0], patience[0]),
+            optimizer,
+            lr_scheduler,
+            sync_batchnorm,
+            gradient_combiner,
+        )
+        self.target = target
+        self.lambda_rec = lambda_rec
+        self.lambda_clus = lambda_clus
+        self.detach_targets = detach_targets
+        self.init = init
+        self.init_options = init_options or {}
+        self.phase_epochs = tuple(phase_epochs)
+        self.patience = tuple(patience)
+        self.held_out = held_out
+        self.tol = tol
+        self.refresh = refresh
+        self.baselines = baselines
+        self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+        if not getattr(self.criterion, "soft_targets", True):
+            raise ValueError(
+                f"DEPICT's targets are probabilities, and {type(self.criterion).__name__} is "
+                "defined for hard labels only."
+            )
+        self._start: dict[str, Tensor] = {}
+        self._recent: list[Batch] = []
+        self.assignments: SampleState | None = None
+
+    # ---- the phases -----------------------------------------------------------------------------
+
+    def _make_phase(self, name: str, first_epoch: int) -> Phase:
+        epochs = dict(zip(("autoencoder", "head", "joint"), self.phase_epochs, strict=True))
+        patience = dict(zip(("autoencoder", "head"), self.patience, strict=True))
+        return Phase(name, epochs.get(name, epochs["joint"]), patience.get(name), first_epoch)
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that does not fit, and allocate what is remembered of every sample."""
+        data = getattr(self.trainer, "datamodule", None)
+        check_input_shape(data, self.network.input_shape)
+        if getattr(data, "mixes_samples", False):
+            raise IncompatibleError(
+                "DEPICT remembers the assignment of every sample and cannot be combined with "
+                f"mixup; switch {type(data).__name__}'s mixup off."
+            )
+        super().setup(stage)
+        if stage != "fit":
+            return
+        if not isinstance(data, DataModule):
+            raise IncompatibleError(
+                "DEPICT looks at all samples between epochs, which only a "
+                "framework.data.DataModule can give."
+            )
+        if self.assignments is None:
+            self._allocate(data)
+
+    def _allocate(self, data: DataModule) -> None:
+        size, device = data.num_samples, self.trainer.strategy.root_device
+        self.assignments = SampleState(size, (self.num_clusters,), device=device)
+        self.targets = SampleState(size, (self.num_clusters,), device=device)
+        self.first_label = SampleState(size, dtype=torch.int64, device=device)
+        generator = torch.Generator().manual_seed(stable_seed(global_seed(), "held out"))
+        held_out = torch.zeros(size, dtype=torch.bool)
+        held_out[torch.randperm(size, generator=generator)[: round(self.held_out * size)]] = True
+        rows = range(len(data.train_set))  # type: ignore[arg-type]
+        index = torch.tensor(root_and_rows(data.train_set, list(rows))[1])
+        self._held_out_rows = held_out[index].nonzero().flatten().tolist()
+        self._held_out = held_out.to(device)
+        # index of every sample that is trained
+        self._index = index.to(device)
+
+    def on_train_start(self) -> None:
+        """Stop at once where a run that had come to its end is resumed."""
+        super().on_train_start()
+        self._stop_at_the_end(self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Go on to the next phase where one is over."""
+        while self.part.is_over(self.current_epoch) and self.part.name != "joint":
+            self._begin(self._finish())
+
+    def _finish(self) -> str:
+        """Draw the conclusions of the present phase and return the name of the next one."""
+        if self.part.name == "autoencoder":
+            self.part.restore_best(self.network)
+            self._find_clusters()
+            return "head"
+        if self.part.name == "head":
+            self.part.restore_best(self.network)
+            self._score("head")
+            if not (self.baselines and self.labelled):
+                return "joint"
+            self._start = {n: p.detach().clone() for n, p in self.network.named_parameters()}
+            return "baseline"
+        self._score("dec")
+        load_parameters(self.network, self._start)
+        self._start = {}
+        return "joint"
+
+    def _begin(self, name: str) -> None:
+        self.part = self._make_phase(name, self.current_epoch)
+        if name != "head":
+            self._remember_all()
+            self._update_targets()
+        self.new_phase()
+
+    def on_train_epoch_end(self) -> None:
+        """Close the epoch: compute new targets, or see whether the phase should end."""
+        super().on_train_epoch_end()
+        self.log("train/phase", float(self.phase))
+        name = self.part.name
+        if name == "autoencoder" and self._held_out_rows:
+            score = self._held_out_reconstruction()
+            self.part.report(score, self.network)
+            self._log_now("heldout_reconstruction", score)
+        elif name == "head" and self._held_out_rows:
+            score = self._held_out_agreement()
+            self.part.report(-score, self.network)
+            self._log_now("heldout_agreement", score)
+        elif name in ("baseline", "joint"):
+            if self.refresh == "full":
+                self._remember_all()
+            change = self._update_targets()
+            self.part.converged = change < self.tol
+            self._log_now("target_change", change)
+        self._stop_at_the_end(self.current_epoch + 1)
+
+    def _log_now(self, name: str, value: float) -> None:
+        """Log what the phase is judged by; `self.log` would keep it when the phase is over."""
+        step = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        row = {"epoch": self.current_epoch, f"train/{name}_epoch": value}
+        for target in self.trainer.loggers:
+            target.log_metrics(row, step=step)
+
+    def _stop_at_the_end(self, epoch: int) -> None:
+        if self.part.name == "joint" and self.part.is_over(epoch):
+            self.trainer.should_stop = True
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups; the head rests as long as there are no clusters."""
+        groups = super().parameter_groups()
+        if self.clusters_exist:
+            return groups
+        head = {id(p) for p in self.network.head.parameters()}
+        for group in groups:
+            group["params"] = [p for p in group["params"] if id(p) not in head]
+        return groups
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the encoder, the only part that both terms act on."""
+        return self.network.autoencoder.encoder_parameters
+
+    # ---- all samples at once --------------------------------------------------------------------
+
+    def _find_clusters(self) -> None:
+        """Cluster the codes of all samples, place the head, and measure where there are labels."""
+        found = self._sweep(lambda image: {"code": self.network.code(image)})
+        code, seed, clusters = found["code"], global_seed(), self.num_clusters
+        first = initial_clusters(code, clusters, self.init, seed, **self.init_options)
+        self._write(self.first_label, found["index"], first)
+        self.network.place_clusters(centroids(code, first, clusters))
+        codes = sample_codes(code, first, found["index"], found.get("label"))
+        self.snapshots.add(f"epoch {self.current_epoch}: auto-encoder", codes)
+        if not self.labelled:
+            return
+        label = found["label"]
+        self.stages[f"{self.init}_code"] = stage_scores(first, label, clusters)
+        if self.init != "kmeans":
+            plain = initial_clusters(code, clusters, "kmeans", seed)
+            self.stages["kmeans_code"] = stage_scores(plain, label, clusters)
+        if self.baselines:
+            pixels = self._sweep(lambda image: {"pixel": image.flatten(1)})["pixel"]
+            plain = initial_clusters(pixels, clusters, "kmeans", seed, n_init=10)
+            self.stages["kmeans_pixels"] = stage_scores(plain, label, clusters)
+
+    def _sweep(self, compute: Any, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Return what ``compute`` makes of the images of all samples, and their labels."""
+        keep = ("label",) if self.labelled else ()
+
+        def with_labels(batch: Batch) -> dict[str, Tensor]:
+            return {**compute(batch["image"]), **{name: batch[name] for name in keep}}
+
+        return sweep(self, with_labels, rows)
+
+    def _score(self, stage: str) -> None:
+        if self.labelled:
+            found = self._sweep(lambda image: {"cluster": self.assign(image).argmax(1)})
+            scores = stage_scores(found["cluster"], found["label"], self.num_clusters)
+            self.stages[stage] = scores
+
+    def _held_out_reconstruction(self) -> float:
+        found = self._sweep(
+            lambda image: {"error": self.reconstruct(image)[0]}, self._held_out_rows
+        )
+        return float(found["error"].double().mean())
+
+    def _held_out_agreement(self) -> float:
+        found = self._sweep(
+            lambda image: {"cluster": self.assign(image).argmax(1)}, self._held_out_rows
+        )
+        return agreement(found["cluster"], self.first_label.read(found["index"]))
+
+    def _remember_all(self) -> None:
+        """Compute the clean assignments of all samples."""
+        assert self.assignments is not None
+        found = self._sweep(lambda image: {"assignment": self.assign(image)})
+        self._write(self.assignments, found["index"], found["assignment"])
+
+    def _update_targets(self) -> float:
+        """Make Q of P and return the mean squared change of Q."""
+        assert self.assignments is not None
+        kind: TargetKind = "square" if self.part.name == "baseline" else self.target
+        new = dec_target_distribution(self.assignments.read(self._index), kind)
+        change = (new - self.targets.read(self._index)).double().square().mean()
+        self._write(self.targets, self._index, new)
+        return float(change)
+
+    @staticmethod
+    def _write(state: SampleState, index: Tensor, values: Tensor) -> None:
+        """Write what every rank knows, each rank its part."""
+        own = slice(rank(), None, world_size())
+        state.write(index[own], values[own])
+
+    # ---- training -------------------------------------------------------------------------------
+
+    def objectives(self, batch: Batch) -> Objectives:
+        """Return the term ``reconstruction`` and, once there are clusters, ``clustering``."""
+        layers, logits = self.network(batch["image"])
+        clean = layers.clean[:-1]
+        if self.detach_targets:
+            clean = [layer.detach() for layer in clean]
+        reconstruction = layerwise_reconstruction_error(clean, layers.decoded, self.hidden_weight)
+        index = batch["index"]
+        objectives = Objectives(
+            per_sample={"reconstruction": reconstruction},
+            predictions=logits,
+            index=index,
+            features=layers.noisy[-1],
+        )
+        if self.part.name in ("autoencoder", "head"):
+            objectives.sample_weight = (~self._held_out[index]).float()
+        if not self.clusters_exist:
+            # keeps the resting head in the graph, which DDP expects
+            objectives.per_sample["reconstruction"] = reconstruction + 0 * logits.sum(1)
+            return objectives
+        known = self.first_label if self.part.name == "head" else self.targets
+        objectives.targets = known.read(index)
+        self.add_term(objectives, "clustering", self.criterion, inputs=batch["image"])
+        rest = self.part.name == "baseline"
+        objectives.weights = {
+            "reconstruction": 0.0 if rest else self.lambda_rec,
+            "clustering": self.lambda_clus,
+        }
+        return objectives
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return what is sent backward, and note whose assignments the step will change."""
+        if self.refresh == "running" and self.part.name in ("baseline", "joint"):
+            self._recent.append(batch)
+        return super().training_step(batch, batch_idx)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step, then remember the clean assignments of the samples it was made of.
+
+        Not at the batch's end, where checkpoints are written before the module is asked.
+        """
+        super().optimizer_step(*args, **kwargs)
+        recent, self._recent = self._recent, []
+        for batch in recent:
+            assert self.assignments is not None
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                assignment = self.assign(batch["image"])
+            self.assignments.write(batch["index"], assignment)
+
+    # ---- checkpoints ----------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the phase and what it remembers."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["depict"] = {
+            "part": self.part.state_dict(),
+            "start": {name: value.cpu() for name, value in self._start.items()},
+            "stages": self.stages,
+            "snapshots": self.snapshots.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue in the phase of the checkpoint."""
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["depict"]
+        self.part = self._make_phase(state["part"]["name"], first_epoch=0)
+        self.part.load_state_dict(state["part"])
+        self._start = state["start"]
+        self.stages = state["stages"]
+        self.snapshots.load_state_dict(state["snapshots"])
