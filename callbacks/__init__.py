@@ -6,6 +6,7 @@ from lightning.pytorch import Callback
 
 from callbacks.autoencoder_export import AutoencoderExport
 from callbacks.constraint_monitor import ConstraintMonitor
+from callbacks.feature_page import FeaturePage
 from callbacks.figures import Figures
 from callbacks.mesa import MESA
 from callbacks.predictions import Predictions
@@ -13,6 +14,7 @@ from callbacks.progress import Progress
 from callbacks.robust_accuracy import RobustAccuracy
 from callbacks.saf import SAF
 from callbacks.selection_schedule import SelectionPhase, SelectionSchedule
+from callbacks.splice import SpliceEvaluation
 from callbacks.summary import Summary
 from callbacks.threshold_calibration import ThresholdCalibration
 
@@ -21,12 +23,14 @@ __all__ = [
     "SAF",
     "AutoencoderExport",
     "ConstraintMonitor",
+    "FeaturePage",
     "Figures",
     "Predictions",
     "Progress",
     "RobustAccuracy",
     "SelectionPhase",
     "SelectionSchedule",
+    "SpliceEvaluation",
     "Summary",
     "ThresholdCalibration",
     "for_every_run",
