@@ -22,7 +22,8 @@ def calibrated_thresholds(sae: SparseAutoencoder, inputs: Iterable[Tensor]) -> T
     One for all features, above which k N of the N tokens' pre-activations lie; with feature choice
     one per feature, above which its own share of them lies. A feature that is above 0 less often
     than its share gets a threshold of 0, and what it leaves goes to the others in proportion; one
-    that never is gets an infinite one.
+    that never is gets an infinite one. Shares are right for tokens mixed as in training only: on
+    other text, go on with :func:`scaled_thresholds`. A collective call.
 
     Args:
         sae: with a selection that looks across tokens.
@@ -45,6 +46,34 @@ def calibrated_thresholds(sae: SparseAutoencoder, inputs: Iterable[Tensor]) -> T
     if isinstance(selection, FeatureChoice):
         return histogram.thresholds(_filled(selection.share, histogram.totals(), total))
     return histogram.thresholds(total[None]).expand(sae.d_sae)
+
+
+@torch.no_grad()
+def scaled_thresholds(
+    sae: SparseAutoencoder, thresholds: Tensor, inputs: Iterable[Tensor]
+) -> Tensor:
+    """Return ``thresholds`` times the factor with which k features are active on ``inputs``.
+
+    A collective call.
+
+    Args:
+        sae: with a selection that looks across tokens.
+        thresholds: (F,).
+        inputs: batches (B, d) of this rank, in the size that the autoencoder was trained on.
+    """
+    selection = sae.selection
+    assert isinstance(selection, Selection)
+    histogram = PositiveHistogram(1, _BITS_OF_ONE, sae.W_enc.device)
+    tokens = torch.zeros((), dtype=torch.int64, device=sae.W_enc.device)
+    for x in inputs:
+        # a threshold of 0 is exceeded by any factor, an infinite one by none
+        factors = sae.pre_activations(x).relu() / thresholds
+        factors = factors[factors > 0]
+        histogram.add(torch.zeros_like(factors, dtype=torch.int64), factors)
+        tokens += len(x)
+    total = selection.k * all_reduce_sum(tokens).double()
+    factor = histogram.thresholds(total[None])
+    return torch.where(thresholds.isinf(), thresholds, factor * thresholds)
 
 
 def _filled(share: Tensor, most: Tensor, total: Tensor) -> Tensor:

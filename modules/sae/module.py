@@ -14,7 +14,7 @@ from torchmetrics import MetricCollection
 
 from framework.compatibility import IncompatibleError
 from framework.data import Batch
-from framework.distributed import all_reduce_sum
+from framework.distributed import all_reduce_sum, rank, world_size
 from framework.gradients.combiner import GradientCombiner
 from framework.metrics.feature_density import FeatureDensity
 from framework.metrics.fvu import FractionVarianceUnexplained
@@ -33,7 +33,7 @@ from framework.ops.sparse_code import SparseCode
 from framework.precision import at_least_float32
 from modules.sae.activations import Activation
 from modules.sae.auxiliary import AuxiliaryLoss
-from modules.sae.calibration import calibrated_thresholds
+from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
 from modules.sae.export import save_autoencoder
 from modules.sae.network import (
     Encoding,
@@ -46,6 +46,8 @@ Denominator = Literal["batch", "fixed", "none"]
 RECONSTRUCTION_METRICS = ("fvu", "nmse_ratio", "nmse_openai", "cos", "l2_ratio", "rel_rec_bias")
 START_TOKENS = 1 << 14
 """Activations whose mean the bias starts at."""
+CALIBRATION_TOKENS, CALIBRATION_CHUNK = 1 << 16, 1 << 12
+"""Training activations that give each feature its threshold, and how many are encoded at once."""
 
 
 class SparseAutoencoderModule(TrainingModule):
@@ -306,10 +308,25 @@ class SparseAutoencoderModule(TrainingModule):
             self.sae.switch(number)
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Set the thresholds to what keeps k features per token on these batches; collective."""
-        if self.sae.across_tokens:
-            inputs = (batch["activation"] for batch in batches)
-            self.sae.thresholds.calibrate(calibrated_thresholds(self.sae, inputs))
+        """Set the thresholds to what keeps k features per token on these batches; collective.
+
+        Held-out tokens are often one piece of text, where features must not be forced to the shares
+        that they have in training. So with feature choice a sample of the training data gives the
+        thresholds of the features relative to one another, and these batches a common factor.
+        """
+        if not self.sae.across_tokens:
+            return
+        inputs = (batch["activation"] for batch in batches)
+        sample = getattr(getattr(self._trainer, "datamodule", None), "sample", None)
+        assert isinstance(self.sae.selection, Selection)
+        if self.sae.selection.per_feature and sample is not None:
+            mixed = sample(CALIBRATION_TOKENS)["activation"][rank() :: world_size()]
+            chunks = (part.to(self.device) for part in mixed.split(CALIBRATION_CHUNK))
+            of_features = calibrated_thresholds(self.sae, chunks)
+            thresholds = scaled_thresholds(self.sae, of_features, inputs)
+        else:
+            thresholds = calibrated_thresholds(self.sae, inputs)
+        self.sae.thresholds.calibrate(thresholds)
 
     def export(self, folder: str | Path, metadata: dict[str, Any]) -> None:
         """Write the autoencoder for other tools, see :mod:`modules.sae.export`."""

@@ -1,0 +1,47 @@
+"""Thresholds of features come from the training mix, and their common factor from held-out text."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from framework.ops.selection import FeatureChoice
+from modules.sae.calibration import scaled_thresholds
+from modules.sae.module import SparseAutoencoderModule
+from modules.sae.network import SparseAutoencoder
+
+
+def draw(tokens: int, shift: float = 0.0) -> torch.Tensor:
+    return torch.randn(tokens, 6, generator=torch.Generator().manual_seed(1)) + shift
+
+
+def test_one_factor_gives_k_features_per_token_and_leaves_dead_features_dead() -> None:
+    torch.manual_seed(0)
+    sae = SparseAutoencoder(6, 24, FeatureChoice(k=4))
+    x = draw(20_000)
+    before = torch.linspace(0.5, 1.0, 24)
+    before[3], before[5] = torch.inf, 0.0
+    after = scaled_thresholds(sae, before, x.split(7_000))
+    assert after[3] == torch.inf
+    assert after[5] == 0
+    factors = (after / before)[torch.isfinite(before) & (before > 0)]
+    torch.testing.assert_close(factors, factors[:1].expand_as(factors))
+    active = (sae.pre_activations(x) > after).sum(1).double().mean()
+    assert float(active) == pytest.approx(4, rel=0.002)
+
+
+def test_held_out_text_of_another_kind_does_not_force_features_to_their_shares() -> None:
+    torch.manual_seed(0)
+    module = SparseAutoencoderModule(6, 24, FeatureChoice(k=4))
+    mixed, text = draw(20_000), draw(20_000, shift=0.7)
+    module._trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(sample=lambda rows: {"activation": mixed})
+    )
+    module.calibrate([{"activation": text}])
+    rates = (module.sae.encode_dense(mixed) > 0).double().mean(0)
+    # uniform budgets: the features share alike where tokens are mixed, but not on the text
+    on_text = (module.sae.encode_dense(text) > 0).double().mean(0)
+    assert float(on_text.sum()) == pytest.approx(4, rel=0.002)
+    assert float(rates.std() / rates.mean()) < 0.25 * float(on_text.std() / on_text.mean())
