@@ -102,13 +102,12 @@ class KeyedDataset(Dataset[Any]):
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Return the collated batch; an empty list gives fields of length 0."""
-        if not keys:
-            return {name: value[:0] for name, value in self.__getitems__([(0, 0)]).items()}
         source, rows = root_and_rows(self.dataset, [row for _, row in keys])
         if self.augment is None and isinstance(source, BatchedDataset):
-            batch = source.batch(rows)
-            batch["index"] = torch.as_tensor(rows, dtype=torch.int64)
-            return batch
+            index = torch.as_tensor(rows, dtype=torch.int64)
+            return {**source.batch(index), "index": index}
+        if not keys:
+            return {name: value[:0] for name, value in self.__getitems__([(0, 0)]).items()}
         return self.collate([self[key] for key in keys])
 
 

@@ -105,6 +105,7 @@ class LetterActivations(Activations):
         settings: dict[str, Any] = {
             "hook_point": "model.layers.0",
             "context_length": 9,
+            "contexts_per_forward": 4,
             "batch_size": 64,
             "val_size": 80,
             "test_size": 40,

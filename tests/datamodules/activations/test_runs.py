@@ -41,17 +41,20 @@ def command(folder: Path, root: Path, *more: str) -> list[str]:
         "--trainer.max_epochs=2",
         "--trainer.logger=false",
         "--trainer.accelerator=cpu",
+        # said, or a checkpoint of two ranks would bring its own
+        "--trainer.devices=1",
+        "--trainer.strategy=auto",
         "--last_checkpoint.every_n_train_steps=3",
         f"--trainer.default_root_dir={root}",
         *more,
     ]
 
 
-def close(whole, other):
+def close(whole, other, gap=1e-9):
     steps = {s["step"]: s for s in whole.steps}
     for step in other.steps:
         assert step["index"] == steps[step["step"]]["index"]
-        assert terms(step) == pytest.approx(terms(steps[step["step"]]), abs=1e-9)
+        assert terms(step) == pytest.approx(terms(steps[step["step"]]), abs=gap)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -88,7 +91,8 @@ def test_two_ranks_take_the_same_steps_and_take_over(folder, tmp_path, two_ranks
     last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
     resumed = fit([*args, f"--ckpt_path={last}"])
     assert len(one.steps) - len(resumed.steps) in (25, 26)
-    close(one, resumed)
+    # the tolerance of every resume on another number of ranks
+    close(one, resumed, gap=1e-6)
 
 
 def prepared(folder, cache):
@@ -104,9 +108,11 @@ def prepared(folder, cache):
         cache_dir=cache,
     )
     calls = []
+    from datamodules.activations import source
     from datamodules.activations.source import Forward
 
-    compute = Forward.group
+    compute, size = Forward.group, source.FILE_BYTES
+    source.FILE_BYTES = 3000  # several files
     Forward.group = lambda self, number: calls.append(number) or compute(self, number)
     try:
         type(data)._rank = property(lambda self: dist.get_rank() if dist.is_initialized() else 0)
@@ -117,7 +123,7 @@ def prepared(folder, cache):
         list(data.train_dataloader())
         return calls, data.sample(64), data.normalizations["activation"].scale
     finally:
-        Forward.group = compute
+        Forward.group, source.FILE_BYTES = compute, size
         del type(data)._rank, type(data)._world_size
 
 
