@@ -22,11 +22,11 @@ class FeatureDensity(Metric):
     * ``density`` (F,) float32;
     * ``dead_share``, of the features that are active on no token;
     * ``zipf_alpha``, ``zipf_beta``, ``zipf_r2``: the law :func:`framework.ops.zipf.fit_zipf` finds
-      in the densities, NaN with fewer than 10 active features;
+      in the densities;
     * ``underused_share``, of the features with a density below ``phi`` times what that law expects
       of their rank. Expected densities add up to the mean number of active features per token.
 
-    Counts are exact and are added up over ranks, which may have no tokens.
+    With fewer than 10 active features there is no law, and what belongs to it is left out. Counts are exact and are added up over ranks, which may have no tokens.
 
     Paper: Ayonrinde, arXiv:2411.02124. Its threshold for the use of a feature is not published;
     half of what the law expects is the default.
@@ -81,17 +81,16 @@ class FeatureDensity(Metric):
         self.tokens += len(active_per_token)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the numbers above; all are NaN without any token."""
+        """Return the numbers above; without any token both are NaN."""
         density = self.counts.double() / self.tokens
         dead = (self.counts == 0).double().mean()
         values = {"dead_share": torch.where(self.tokens > 0, dead, torch.nan)}
-        laws = ("zipf_alpha", "zipf_beta", "zipf_r2", "underused_share")
-        values |= {name: dead.new_tensor(torch.nan) for name in laws}
         if int((self.counts > 0).sum()) >= FEWEST:
             fit = fit_zipf(density)
             expected = zipf_density(len(density), float(density.sum()), fit.alpha, fit.beta)
             measured = density.sort(descending=True).values.cpu()
             under = (measured < self.phi * expected).double().mean()
-            found = (fit.alpha, fit.beta, fit.r2, float(under))
-            values |= {n: dead.new_tensor(v) for n, v in zip(laws, found, strict=True)}
+            found = {"zipf_alpha": fit.alpha, "zipf_beta": fit.beta, "zipf_r2": fit.r2}
+            values |= {name: dead.new_tensor(value) for name, value in found.items()}
+            values["underused_share"] = under.to(dead)
         return {name: v.float() for name, v in values.items()} | {"density": density.float()}

@@ -51,8 +51,8 @@ def test_a_handful_of_features_has_no_law():
     metric = FeatureDensity(20)
     update(metric, torch.arange(20) * (torch.arange(20) < 10))  # nine are active
     values = metric.compute()
-    assert values["zipf_alpha"].isnan()
-    assert values["underused_share"].isnan()
+    # left out rather than NaN, which would differ from itself where runs are compared
+    assert set(values) == {"density", "dead_share"}
     assert float(values["dead_share"]) == pytest.approx(0.55)
 
 
