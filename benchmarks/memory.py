@@ -42,10 +42,11 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
             given = {
                 leaf.untyped_storage()._cdata
                 for leaf in tree_leaves((args, kwargs))
-                if isinstance(leaf, torch.Tensor)
+                if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided
             }
             for leaf in tree_leaves(result):
-                if not isinstance(leaf, torch.Tensor):
+                # a sparse tensor has no storage: its indices and values were seen before
+                if not isinstance(leaf, torch.Tensor) or leaf.layout is not torch.strided:
                     continue
                 storage = leaf.untyped_storage()
                 key, size = storage._cdata, storage.nbytes()
