@@ -26,7 +26,8 @@ class FeatureDensity(Metric):
     * ``underused_share``, of the features with a density below ``phi`` times what that law expects
       of their rank. Expected densities add up to the mean number of active features per token.
 
-    With fewer than 10 active features there is no law, and what belongs to it is left out. Counts are exact and are added up over ranks, which may have no tokens.
+    With fewer than 10 active features there is no law, and what belongs to it is left out.
+    Counts are exact and are added up over ranks, which may have no tokens.
 
     Paper: Ayonrinde, arXiv:2411.02124. Its threshold for the use of a feature is not published;
     half of what the law expects is the default.

@@ -57,6 +57,15 @@ def test_thresholds_follow_the_smallest_kept_values() -> None:
     assert (one.values() < one.mean).all()
 
 
+@pytest.mark.parametrize(("updates", "rate"), [(79, 9 / 90), (889, 9 / 900), (50_000, 1e-3)])
+def test_the_horizon_of_a_threshold_grows_with_the_run(updates: int, rate: float) -> None:
+    thresholds = Thresholds(3)
+    thresholds.updates.fill_(updates)
+    thresholds.mean.fill_(1.0)
+    thresholds.update(torch.tensor([2.0]), pattern([0]), per_feature=False)
+    assert thresholds.mean.tolist() == pytest.approx([1 + rate] * 3, rel=1e-6)
+
+
 def test_calibrated_thresholds_hold_until_training_goes_on() -> None:
     thresholds = Thresholds(3)
     thresholds.update(torch.tensor([0.5]), pattern([1]), per_feature=False)
