@@ -52,6 +52,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
         """Save the best, once there has been a validation that could tell."""
+        # a method with phases may have nothing to be judged by yet
+        if self.monitor is not None and not getattr(trainer.lightning_module, "has_metrics", True):
+            return
         validated = trainer.fit_loop.epoch_loop.val_loop._has_run
         if self.monitor is None or self.monitor in monitor_candidates or validated:
             super()._save_topk_checkpoint(trainer, monitor_candidates)

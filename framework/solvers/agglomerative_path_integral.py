@@ -47,8 +47,9 @@ class AgglomerativePathIntegral(ClusterMixin, BaseEstimator):
     lowest samples wins. Duplicates are neighbours of weight 1; a sample with more of them than
     ``n_neighbors`` is linked to some of them only, and if all neighbours of all samples are
     duplicates, all weights are equal. A pair without a path out of one cluster through the other
-    and back has the affinity 0; if only such pairs are left, those with the lowest samples are
-    merged, with a warning.
+    and back has the affinity 0, as have outliers that are no other sample's neighbours and stay a
+    cluster of their own; if only such pairs are left, those with the lowest samples are merged,
+    with a warning.
 
     Shapes: X (n, d) numbers, computed in float64.
 
@@ -216,11 +217,11 @@ class _Clusters:
         return float(f"{self.z**2 * paths.sum():.11e}")
 
     def affinity_bounds(self, a: int) -> Iterator[tuple[int, float]]:
-        """Yield all clusters whose affinity to one may be above 0, and an upper bound on it.
+        """Return the clusters with edges to and from one, each with an upper bound on the affinity.
 
-        Paths out of A end in a sample of B in all ways (``ending``), and from there lead back into
-        A. If they do so in one step, what follows sums to 1 / (1 - z) at most. If they stay in B
-        for a step, they are among those that are astray (``straying``).
+        A gains the paths that step out into B (after ``ending``) and from there lead back. Those
+        that step back at once go on by at most 1 / (1 - z), the sum over all paths from a sample;
+        the others step inside B first and end outside (``straying``). B gains alike.
         """
         rows, n = self.members[a], len(self.name)
         out, into = self.W[rows], self.W_T[rows]
@@ -265,7 +266,7 @@ def _merge_until(clusters: _Clusters, n_clusters: int) -> int:
             if affinity > 0:
                 heapq.heappush(heap, (-affinity, True, a, b, age))
         else:
-            a, b = sorted(clusters.members)[:2]
+            a, b = heapq.nsmallest(2, clusters.members)
             unconnected += 1
         clusters.merge(a, b)
         merges += 1

@@ -31,7 +31,6 @@ class ClusterEvaluation(TrainingModule):
         phase: the one that training begins with.
         optimizer: see :class:`~framework.module.TrainingModule`.
         lr_scheduler: likewise.
-        sync_batchnorm: likewise.
         gradient_combiner: likewise.
     """
 
@@ -42,10 +41,9 @@ class ClusterEvaluation(TrainingModule):
         phase: Phase,
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None,
-        sync_batchnorm: bool,
         gradient_combiner: GradientCombiner | None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, sync_batchnorm, gradient_combiner)
+        super().__init__(optimizer, lr_scheduler, gradient_combiner=gradient_combiner)
         self.network = network
         self.hidden_weight = hidden_weight
         self.num_clusters = network.head.out_features
@@ -90,8 +88,14 @@ class ClusterEvaluation(TrainingModule):
         clean = [image, *layers[:-1]]
         return layerwise_reconstruction_error(clean, decoded, self.hidden_weight), layers[-1]
 
-    def evaluate(self, batch: Batch) -> Objectives:
-        """Update the metrics, once there are clusters, and return the error without noise."""
+    def evaluate(self, batch: Batch) -> Objectives | None:
+        """Update the metrics, once there are clusters, and return the error without noise.
+
+        Nothing is measured in the baseline's phase, whose weights are forgotten: what is monitored
+        must not take them for the best.
+        """
+        if self.part.name == "baseline":
+            return None
         reconstruction, code = self.reconstruct(batch["image"])
         if self.has_metrics:
             assignment = self.network.logits(code).float().softmax(1)
@@ -102,21 +106,40 @@ class ClusterEvaluation(TrainingModule):
         """Return the metrics of clusterings, those that need labels only where there are any."""
         return cluster_metrics(self.num_clusters, self.network.input_shape, self._classes)
 
+    def setup(self, stage: str) -> None:
+        """Make the metrics anew: other data may have other classes, or no labels."""
+        self._metrics.clear()
+        super().setup(stage)
+
     def on_validation_epoch_end(self) -> None:
-        """Log metrics and baselines, and keep a picture of the codes."""
+        """Log metrics, and in training the baselines and a picture of the codes."""
         super().on_validation_epoch_end()
+        if self.trainer.state.fn != "fit":
+            return
         for stage, scores in self.stages.items():
             self.log_dict({f"val/{name}/{stage}": value for name, value in scores.items()})
         if self.has_metrics and not self.trainer.sanity_checking:
             title = f"epoch {self.current_epoch + 1}: {self.part.name}"
             self.snapshots.add(title, self.metric_values["codes"])
 
+    def on_validation_start(self) -> None:
+        """Say so where there are no clusters of DEPICT to measure."""
+        if self.trainer.state.fn == "validate":
+            self._warn_of_phase()
+
+    def on_test_start(self) -> None:
+        """Say so where there are no clusters of DEPICT to measure."""
+        self._warn_of_phase()
+
     def on_predict_start(self) -> None:
         """Say so where the predictions mean nothing."""
-        if not self.clusters_exist:
+        self._warn_of_phase()
+
+    def _warn_of_phase(self) -> None:
+        if not self.has_metrics:
             logger.warning(
-                "The checkpoint is of the auto-encoder's phase, before there are clusters: the "
-                "predictions mean nothing."
+                f"The checkpoint is of the phase {self.part.name!r}, so there are no clusters of "
+                "DEPICT in it yet: its assignments mean nothing."
             )
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -132,6 +155,9 @@ class ClusterEvaluation(TrainingModule):
 
         data = getattr(self.trainer, "datamodule", None)
         names = getattr(data, "class_names", None)
-        snapshots = self.snapshots if stage == "val" else None
+        # baselines and snapshots are of the data of training
+        fitting = self.trainer.state.fn == "fit"
+        stages = self.stages if fitting else {}
+        snapshots = self.snapshots if fitting else None
         current = "DEPICT" if self.part.name == "joint" else "the head, so far"
-        return evaluation_figures(values, self.stages, snapshots, names, current)
+        return evaluation_figures(values, stages, snapshots, names, current)

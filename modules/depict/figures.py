@@ -66,8 +66,10 @@ def evaluation_figures(
         figures["confusion_matrix"] = cluster_confusion(table, names)
         now = {name: float(values[name]) for name in METRIC_NAMES}
         known = {STAGE_NAMES[name]: stages[name] for name in STAGE_NAMES if name in stages}
-        figures["stages"] = stage_comparison({**known, current: now})
-    if snapshots is not None and snapshots.kept:
+        if known:
+            figures["stages"] = stage_comparison({**known, current: now})
+    # one sample has no plane
+    if snapshots is not None and snapshots.kept and len(snapshots.kept[-1][1].code) > 1:
         coloured = [
             (title, kept.code, kept.cluster if table is None else kept.label)
             for title, kept in snapshots.kept

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.distributed import rank, world_size
+from framework.precision import at_least_float32
 
 InitKind = Literal["kmeans", "acpic"]
 KMEANS = {"n_init": 40, "max_iter": 300}
@@ -54,7 +55,7 @@ def initial_clusters(
     if rank() == 0:
         try:
             answer[0] = _fit(x.double().cpu().numpy(), num_clusters, kind, seed, options)
-        except (ValueError, TypeError, MemoryError) as error:
+        except Exception as error:
             answer[1] = f"The initial clusters by {kind} were not found: {error}"
     if world_size() > 1:
         dist.broadcast_object_list(answer)
@@ -63,18 +64,32 @@ def initial_clusters(
     return torch.from_numpy(np.asarray(answer[0], dtype=np.int64)).to(x.device)
 
 
-def _fit(
-    x: np.ndarray, num_clusters: int, kind: InitKind, seed: int, options: dict[str, Any]
-) -> np.ndarray:
-    estimator: Any
+def check_options(kind: InitKind, num_clusters: int, options: dict[str, Any]) -> None:
+    """Refuse options that the estimator does not have, before anything is trained.
+
+    Raises:
+        ValueError: there is no such option.
+    """
+    try:
+        _estimator(kind, num_clusters, 0, options)
+    except TypeError as error:
+        raise ValueError(f"model.init_options does not fit {kind}: {error}.") from None
+
+
+def _estimator(kind: InitKind, num_clusters: int, seed: int, options: dict[str, Any]) -> Any:
     if kind == "kmeans":
         from sklearn.cluster import KMeans
 
-        estimator = KMeans(num_clusters, random_state=seed % 2**32, **KMEANS | options)
-    else:
-        from framework.solvers import AgglomerativePathIntegral
+        return KMeans(num_clusters, random_state=seed % 2**32, **KMEANS | options)
+    from framework.solvers import AgglomerativePathIntegral
 
-        estimator = AgglomerativePathIntegral(num_clusters, **options)
+    return AgglomerativePathIntegral(num_clusters, **options)
+
+
+def _fit(
+    x: np.ndarray, num_clusters: int, kind: InitKind, seed: int, options: dict[str, Any]
+) -> np.ndarray:
+    estimator = _estimator(kind, num_clusters, seed, options)
     if len(x) < num_clusters:
         raise ValueError(f"{num_clusters} clusters need as many samples, and there are {len(x)}.")
     with warnings.catch_warnings():
@@ -83,13 +98,16 @@ def _fit(
         labels: np.ndarray = estimator.fit_predict(x)
     found = len(np.unique(labels))
     if found < num_clusters:
-        raise ValueError(f"only {found} of {num_clusters} clusters have a sample.")
+        raise ValueError(
+            f"only {found} of {num_clusters} clusters have a sample. If the samples do differ, the "
+            "code has collapsed: lower the learning rate."
+        )
     return labels
 
 
 def centroids(x: Tensor, label: Tensor, num_clusters: int) -> Tensor:
-    """Return the mean of the rows of every cluster, (K, D), summed in float64; 0 where none is."""
+    """Return the mean of every cluster's rows, (K, D), in float32 at least; 0 where none is."""
     # a product, as adding up by index has no fixed order on a GPU
     members = F.one_hot(label, num_clusters).double()
     sizes = members.sum(0).clamp(min=1)
-    return (members.T @ x.double() / sizes[:, None]).to(x.dtype)
+    return (members.T @ x.double() / sizes[:, None]).to(at_least_float32(x).dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -20,11 +20,17 @@ from framework.ops.target_distribution import TargetKind, dec_target_distributio
 from framework.randomness import global_seed, stable_seed
 from framework.sample_state import SampleState
 from framework.sweep import sweep
-from modules.depict.evaluation import ClusterEvaluation
-from modules.depict.initial_clusters import InitKind, centroids, initial_clusters
+from modules.depict.evaluation import ClusterEvaluation, logger
+from modules.depict.initial_clusters import (
+    InitKind,
+    centroids,
+    check_options,
+    initial_clusters,
+)
 from modules.depict.network import DEPICTNetwork, MultiLayerDenoisingAE
 from modules.depict.phases import Phase, load_parameters
 from modules.depict.scores import agreement, sample_codes, stage_scores
+from modules.depict.snapshots import Snapshots
 
 Refresh = Literal["running", "full"]
 Criterion = nn.CrossEntropyLoss | ClassificationLoss
@@ -75,7 +81,7 @@ class DEPICT(ClusterEvaluation):
         strides: of each convolution.
         paddings: of each convolution.
         dropouts: rates behind the input and behind each convolution.
-        target: how Q is made of P, see :func:`framework.ops.target_distribution`.
+        target: how Q is made of P: ``sqrt``, ``square`` or ``exact``.
         hidden_weight: weight of the hidden layers in the reconstruction.
         lambda_rec: weight of the reconstruction in the phases ``head`` and ``joint``.
         lambda_clus: weight of the clustering loss.
@@ -88,11 +94,11 @@ class DEPICT(ClusterEvaluation):
         tol: the change of Q at which the run ends.
         refresh: ``running`` takes each sample's clean assignment right after the step that it was
             part of, ``full`` computes all of them anew at each epoch's end.
-        baselines: measure k-means on pixels and DEC's target, which takes as long as ``joint``.
+        baselines: measure k-means on pixels and DEC's target, which takes as long as ``joint`` and
+            moves it to later epochs, whose batches and noise are others.
         criterion: of the clustering loss; one that takes soft targets.
-        optimizer: from parameter groups to an optimizer.
-        lr_scheduler: from an optimizer to a schedule.
-        sync_batchnorm: has no effect, as there is no batch norm.
+        optimizer: from parameter groups to an optimizer; published is Adam with a rate of 1e-4.
+        lr_scheduler: from an optimizer to a schedule, in each phase from its start.
         gradient_combiner: how the gradients of the terms become one; acts on the encoder.
 
     Raises:
@@ -126,7 +132,7 @@ class DEPICT(ClusterEvaluation):
         detach_targets: bool = False,
         init: InitKind = "kmeans",
         init_options: dict[str, Any] | None = None,
-        phase_epochs: tuple[int, int, int] = (4000, 1000, 4000),
+        phase_epochs: tuple[int, int, int] = (4001, 1000, 4000),
         patience: tuple[int, int] = (100, 5),
         held_out: float = 0.1,
         tol: float = 1e-7,
@@ -135,7 +141,6 @@ class DEPICT(ClusterEvaluation):
         criterion: Criterion | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
-        sync_batchnorm: bool = True,
         gradient_combiner: GradientCombiner | None = None,
     ) -> None:
         if num_clusters < 2:
@@ -149,8 +154,15 @@ class DEPICT(ClusterEvaluation):
             raise ValueError(f"patience must be two numbers of at least 1, got {list(patience)}.")
         if not 0 <= held_out < 1:
             raise ValueError(f"held_out must be in [0, 1), got {held_out}.")
-        if min(hidden_weight, lambda_rec, lambda_clus, tol) < 0:
+        if not all(x >= 0 for x in (hidden_weight, lambda_rec, lambda_clus, tol)):
             raise ValueError("hidden_weight, lambda_rec, lambda_clus and tol must not be negative.")
+        for name, value, kinds in (
+            ("target", target, TargetKind),
+            ("init", init, InitKind),
+            ("refresh", refresh, Refresh),
+        ):
+            if value not in get_args(kinds):
+                raise ValueError(f"{name} must be one of {get_args(kinds)}, got {value!r}.")
         autoencoder = MultiLayerDenoisingAE(
             input_shape, num_clusters, channels, kernels, strides, paddings, dropouts
         )
@@ -160,7 +172,6 @@ class DEPICT(ClusterEvaluation):
             Phase("autoencoder", phase_epochs[0], patience[0]),
             optimizer,
             lr_scheduler,
-            sync_batchnorm,
             gradient_combiner,
         )
         self.target = target
@@ -209,18 +220,26 @@ class DEPICT(ClusterEvaluation):
                 "DEPICT looks at all samples between epochs, which only a "
                 "framework.data.DataModule can give."
             )
-        if self.assignments is None:
-            self._allocate(data)
+        # another fit of the same module starts anew; a checkpoint is restored only later
+        self.phase = self._phase_start = 0
+        self.part = self._make_phase("autoencoder", first_epoch=0)
+        self.stages, self.snapshots, self._start = {}, Snapshots(), {}
+        self._allocate(data)
 
     def _allocate(self, data: DataModule) -> None:
         size, device = data.num_samples, self.trainer.strategy.root_device
+        rows = range(len(data.train_set))  # type: ignore[arg-type]
+        if len(rows) < self.num_clusters:
+            raise IncompatibleError(
+                f"{type(data).__name__} has {len(rows)} samples for {self.num_clusters} clusters."
+            )
+        check_options(self.init, self.num_clusters, self.init_options)
         self.assignments = SampleState(size, (self.num_clusters,), device=device)
         self.targets = SampleState(size, (self.num_clusters,), device=device)
         self.first_label = SampleState(size, dtype=torch.int64, device=device)
         generator = torch.Generator().manual_seed(stable_seed(global_seed(), "held out"))
         held_out = torch.zeros(size, dtype=torch.bool)
         held_out[torch.randperm(size, generator=generator)[: round(self.held_out * size)]] = True
-        rows = range(len(data.train_set))  # type: ignore[arg-type]
         index = torch.tensor(root_and_rows(data.train_set, list(rows))[1])
         self._held_out_rows = held_out[index].nonzero().flatten().tolist()
         self._held_out = held_out.to(device)
@@ -285,10 +304,19 @@ class DEPICT(ClusterEvaluation):
 
     def _log_now(self, name: str, value: float) -> None:
         """Log what the phase is judged by; `self.log` would keep it when the phase is over."""
-        step = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        # the number under which Lightning logs what belongs to the epoch's last step
+        step = self.trainer.fit_loop.epoch_loop._batches_that_stepped - 1
         row = {"epoch": self.current_epoch, f"train/{name}_epoch": value}
         for target in self.trainer.loggers:
             target.log_metrics(row, step=step)
+
+    def on_train_end(self) -> None:
+        """Say so where the run ended too early to mean anything."""
+        if self.part.name != "joint":
+            logger.warning(
+                f"The run ended in the phase {self.part.name!r}, before the joint phase: continue "
+                "it with a larger trainer.max_epochs."
+            )
 
     def _stop_at_the_end(self, epoch: int) -> None:
         if self.part.name == "joint" and self.part.is_over(epoch):
@@ -328,7 +356,8 @@ class DEPICT(ClusterEvaluation):
             self.stages["kmeans_code"] = stage_scores(plain, label, clusters)
         if self.baselines:
             pixels = self._sweep(lambda image: {"pixel": image.flatten(1)})["pixel"]
-            plain = initial_clusters(pixels, clusters, "kmeans", seed, n_init=10)
+            options = self.init_options if self.init == "kmeans" else {}
+            plain = initial_clusters(pixels, clusters, "kmeans", seed, **options)
             self.stages["kmeans_pixels"] = stage_scores(plain, label, clusters)
 
     def _sweep(self, compute: Any, rows: Sequence[int] | None = None) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
 from datamodules import Digits, WholeSet
@@ -111,6 +113,17 @@ def test_the_joint_phase_starts_from_targets_of_the_clean_network(tmp_path: Path
     assert watch.gap < 1e-6
 
 
+def test_the_change_of_the_targets_is_a_mean_square(tmp_path: Path) -> None:
+    module, _ = fit(tmp_path)
+    old = module.targets.read(EVERY)
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(SAMPLES, 10, generator=generator).softmax(1)
+    module.assignments.write(EVERY, p)
+    change = module._update_targets()
+    expected = (dec_target_distribution(p, "sqrt") - old).double().square().mean()
+    assert change == pytest.approx(float(expected))
+
+
 # ---- the losses ---------------------------------------------------------------------------------
 
 
@@ -155,6 +168,26 @@ def test_clean_layers_can_be_kept_out_of_the_gradient(detach, tmp_path: Path) ->
     ours = torch.autograd.grad(objectives.per_sample["reconstruction"].mean(), encoder)
     for got, want in zip(ours, torch.autograd.grad(expected, encoder), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-7)
+
+
+def test_predictions_and_features_are_of_the_noisy_network(tmp_path: Path) -> None:
+    module, _ = fit(tmp_path, dropouts=(0.5, 0.0, 0.0))
+    objectives, batch = step(module)
+    torch.testing.assert_close(module.network.logits(objectives.features), objectives.predictions)
+    clean = module(batch["image"])
+    assert float((objectives.predictions - clean).detach().abs().max()) > 1e-3
+
+
+def test_evaluation_reconstructs_without_noise(tmp_path: Path) -> None:
+    module, _ = fit(tmp_path, dropouts=(0.5, 0.0, 0.0), hidden_weight=0.3)
+    batch = next(iter(data_of(module)))
+    module.part.name = "autoencoder"  # whose evaluation needs no metrics
+    found = module.train().evaluate(batch).per_sample["reconstruction"]
+    autoencoder, image = module.network.autoencoder, batch["image"]
+    clean = autoencoder.encode(image)
+    pairs = zip([image, *clean[:-1]], autoencoder.decode(clean[-1]), strict=True)
+    errors = [F.mse_loss(a, b, reduction="none").flatten(1).mean(1) for a, b in pairs]
+    torch.testing.assert_close(found, errors[0] + 0.3 * (errors[1] + errors[2]))
 
 
 def test_the_terms_are_weighted_by_lambda(tmp_path: Path) -> None:
@@ -280,6 +313,60 @@ def test_held_out_samples_do_not_teach_the_first_two_phases(tmp_path: Path) -> N
     assert torch.equal(module._held_out.nonzero().flatten(), rows)
 
 
+def test_held_out_scores_are_those_of_the_held_out_samples(tmp_path: Path) -> None:
+    module, _ = fit(tmp_path, held_out=0.3)
+    every = torch.cat([batch["image"] for batch in data_of(module)])
+    held_out = torch.tensor(module._held_out_rows)
+    with torch.no_grad():
+        error = module.reconstruct(every[held_out])[0].double().mean()
+        cluster = module(every[held_out]).argmax(1)
+    assert module._held_out_reconstruction() == pytest.approx(float(error), rel=1e-6)
+    first = module.first_label.read(held_out)
+    expected = normalized_mutual_info_score(first, cluster, average_method="geometric")
+    assert module._held_out_agreement() == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_baselines_are_what_they_are_called(tmp_path: Path) -> None:
+    class Starts(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            name = pl_module.part.name
+            if name in ("head", "baseline") and not hasattr(self, name):
+                batches = list(data_of(pl_module))
+                self.image = torch.cat([b["image"] for b in batches])
+                self.label = torch.cat([b["label"] for b in batches])
+                with torch.no_grad():
+                    code, logits = pl_module.network.code(self.image), pl_module(self.image)
+                setattr(self, name, code if name == "head" else logits.argmax(1))
+
+    starts = Starts()
+    module, _ = fit(tmp_path, starts, init="acpic", init_options={}, baselines=True)
+
+    def nmi(cluster: Any) -> float:
+        return normalized_mutual_info_score(starts.label, cluster, average_method="geometric")
+
+    def kmeans(x: Tensor) -> Any:
+        return KMeans(10, n_init=40, random_state=0).fit_predict(x.double().numpy())
+
+    expected = {
+        "acpic_code": nmi(module.first_label.read(EVERY)),
+        "kmeans_code": nmi(kmeans(starts.head)),
+        "kmeans_pixels": nmi(kmeans(starts.image.flatten(1))),
+        "head": nmi(starts.baseline),
+    }
+    for stage, value in expected.items():
+        assert module.stages[stage]["nmi_geometric"] == pytest.approx(value, abs=1e-9), stage
+
+
+def test_a_second_fit_starts_anew(tmp_path: Path) -> None:
+    module, _ = fit(tmp_path, tol=0.0)
+    watch = Watch(lambda module, batch: None)
+    trainer = tiny_trainer(tmp_path, [watch], False, max_epochs=-1, log_every_n_steps=50)
+    digits = Digits(test_size=61, mean=[0.5], std=[0.5])
+    trainer.fit(module, WholeSet(digits, parts=["test"], batch_size=40))
+    parts = [part for part, _ in watch.seen]
+    assert parts == ["autoencoder"] * 4 + ["head"] * 4 + ["joint"] * 4
+
+
 class Relabelled(Digits):
     """Digits whose labels are turned round."""
 
@@ -351,6 +438,10 @@ def test_the_baseline_is_dec_without_reconstruction(tmp_path: Path) -> None:
         ({"tol": -1.0}, "tol"),
         ({"criterion": EnsLoss()}, "hard labels"),
         ({"kernels": (4,)}, "channels"),
+        ({"lambda_rec": float("nan")}, "lambda_rec"),
+        ({"target": "sqr"}, "target"),
+        ({"init": "km"}, "init"),
+        ({"refresh": "Full"}, "refresh"),
     ],
 )
 def test_arguments_out_of_range_are_refused(settings, said) -> None:
@@ -363,6 +454,23 @@ def test_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, input_shape=(1, 16, 16))
     with pytest.raises(IncompatibleError, match="mixup"):
         fit(tmp_path, source=Digits(mixup=0.2))
+    with pytest.raises(IncompatibleError, match="103 samples for 200 clusters"):
+        fit(tmp_path, num_clusters=200)
+    with pytest.raises(ValueError, match=r"init_options does not fit kmeans: .*ninit"):
+        fit(tmp_path, init_options={"ninit": 3})
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    module = DEPICT()
+    assert module.phase_epochs == (4001, 1000, 4000)
+    assert module.patience == (100, 5)
+    assert (module.held_out, module.tol, module.hidden_weight) == (0.1, 1e-7, 0.1)
+    assert (module.lambda_rec, module.lambda_clus, module.target) == (1.0, 1.0, "sqrt")
+    assert [layer.p for layer in module.network.autoencoder.dropouts] == [0.1, 0.1, 0.0]
+    assert [tuple(c.weight.shape) for c in module.network.autoencoder.convolutions] == [
+        (50, 1, 4, 4),
+        (50, 50, 5, 5),
+    ]
 
 
 def test_both_terms_act_on_the_encoder_alone() -> None:

@@ -66,6 +66,13 @@ def test_two_ranks_have_the_targets_of_one_process(refresh, tmp_path, two_ranks)
 def test_a_kill_between_two_phases_loses_nothing(kill_at, tmp_path: Path) -> None:
     args = [*arguments("depict"), "--model.held_out=0.1"]
     assert_same_bits(*kill_and_resume(args, tmp_path, kill_at))
+    whole, killed = (tmp_path / name / "metrics.csv" for name in ("whole", "killed"))
+    assert rows(whole) == rows(killed)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 def test_a_kill_inside_a_running_refresh_loses_nothing(tmp_path: Path) -> None:
@@ -74,14 +81,12 @@ def test_a_kill_inside_a_running_refresh_loses_nothing(tmp_path: Path) -> None:
 
 
 def predictions(folder: Path) -> dict[str, np.ndarray]:
-    with (folder / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    found = rows(folder / "predictions.csv")
+    return {name: np.array([float(row[name]) for row in found]) for name in found[0]}
 
 
 def last(folder: Path, file: str, column: str) -> float:
-    with (folder / file).open() as lines:
-        return [float(row[column]) for row in csv.DictReader(lines) if row[column]][-1]
+    return [float(row[column]) for row in rows(folder / file) if row[column]][-1]
 
 
 def test_the_metrics_are_those_of_the_predictions(tmp_path: Path) -> None:
@@ -156,10 +161,43 @@ def test_images_without_labels_are_clustered(tmp_path: Path) -> None:
 def test_predictions_before_there_are_clusters_say_so(tmp_path: Path, caplog: Any) -> None:
     args = [*arguments("depict"), *QUIET, f"--trainer.default_root_dir={tmp_path}"]
     trimtab.main(["fit", *args, "--trainer.max_epochs=1"])
-    best = tmp_path / "checkpoints" / "best.ckpt"
-    trimtab.main(["predict", *args, f"--ckpt_path={best}", "--data.eval_batch_size=100"])
-    said = [r.getMessage() for r in caplog.records if "before there are clusters" in r.getMessage()]
-    assert len(said) == 1
+    best = f"--ckpt_path={tmp_path / 'checkpoints' / 'best.ckpt'}"
+    for command in ("predict", "test", "validate"):
+        trimtab.main([command, *args, best, "--data.eval_batch_size=100"])
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("ended in the phase 'autoencoder'" in text for text in said) == 1
+    assert sum("its assignments mean nothing" in text for text in said) == 3
+
+
+def test_the_best_checkpoint_is_of_a_phase_that_has_scores(tmp_path: Path) -> None:
+    args = [*arguments("depict"), *QUIET, f"--trainer.default_root_dir={tmp_path}"]
+    for monitor, mode in (("val/accuracy", "max"), ("val/loss", "min")):
+        trimtab.main(["fit", *args, f"--checkpoint.monitor={monitor}", f"--checkpoint.mode={mode}"])
+        best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+        assert best["depict"]["part"]["name"] in ("head", "joint")
+
+
+def test_other_data_is_not_compared_with_the_baselines(tmp_path: Path) -> None:
+    args = [*arguments("depict"), *QUIET, f"--trainer.default_root_dir={tmp_path}"]
+    trimtab.main(["fit", *args])
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, image in enumerate(load_digits().images[:20]):
+        Image.fromarray((image * 15).astype(np.uint8)).save(folder / f"{number:02d}.png")
+    other = [
+        "--data.parts=null",
+        "--data.data=ImageList",
+        f"--data.data.root={folder}",
+        "--data.data.image_size=8",
+        "--data.data.channels=1",
+        "--data.data.mean=[0.5]",
+        "--data.data.std=[0.5]",
+    ]
+    best = f"--ckpt_path={tmp_path / 'checkpoints' / 'best.ckpt'}"
+    trimtab.main(["validate", *args, *other, best])
+    names = (tmp_path / "metrics_validate.csv").read_text().splitlines()[0].split(",")
+    assert "val/smallest_frequency" in names
+    assert not [name for name in names if "accuracy" in name]
 
 
 def test_wandb_has_scores_baselines_and_figures(tmp_path: Path, monkeypatch: Any) -> None:
