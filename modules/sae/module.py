@@ -30,6 +30,7 @@ from framework.objectives import Objectives
 from framework.ops.normalization import Normalization
 from framework.ops.selection import Selection
 from framework.ops.sparse_code import SparseCode
+from framework.ops.zipf import fit_zipf
 from framework.precision import at_least_float32
 from modules.sae.activations import Activation
 from modules.sae.auxiliary import AuxiliaryLoss
@@ -375,6 +376,17 @@ class SparseAutoencoderModule(TrainingModule):
         if any(rule.across_tokens for rule in rules) and not any(r.per_feature for r in rules):
             metrics["fvu_batch_rule"] = FractionVarianceUnexplained(size)
         return MetricCollection(metrics, compute_groups=False)
+
+    def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Return how often features are active, and how many are active at once."""
+        from framework.feature_plots import active_features, feature_density
+
+        density = values["density"].cpu()
+        known = "zipf_alpha" in values
+        return {
+            "density": feature_density(density, fit_zipf(density) if known else None),
+            "active_features": active_features(values["l0_histogram"].cpu()),
+        }
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> dict[str, Tensor]:

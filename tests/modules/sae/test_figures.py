@@ -1,0 +1,16 @@
+"""What a person finds in the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trimtab
+from tests.configs import arguments
+from tests.runs import QUIET
+
+
+def test_a_run_draws_densities_and_active_features(tmp_path: Path) -> None:
+    args = arguments("sae", data=tmp_path)
+    trimtab.main(["fit", *args, *QUIET, f"--trainer.default_root_dir={tmp_path}"])
+    figures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert figures == {"learning_curves", "val_active_features", "val_density"}
