@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,6 +45,10 @@ class AutoencoderExport(Callback):
             raise IncompatibleError(
                 f"AutoencoderExport writes a sparse autoencoder, and {type(pl_module).__name__} "
                 "is none."
+            )
+        if find_spec("safetensors") is None:
+            raise ModuleNotFoundError(
+                "AutoencoderExport needs safetensors: pip install 'trimtab[language]'."
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -206,7 +206,7 @@ def _is_causal(architectures: Sequence[str]) -> bool:
 
 
 def load_language_model(name: str) -> LanguageModel:
-    """Load a model whose weights are safetensors; no code comes with it.
+    """Load a model whose weights are safetensors; code that comes with it is never run.
 
     It is loaded with its head if it is a causal language model, and without one otherwise, in
     float32 on the CPU.
@@ -220,11 +220,23 @@ def load_language_model(name: str) -> LanguageModel:
         ModuleNotFoundError: ``transformers`` or the package of the model is missing.
         FileNotFoundError: there is no such folder.
         OSError: the folder holds no model, or the hub cannot be reached.
+        ValueError: the model needs code of its own.
     """
     with quiet_transformers() as transformers:
         source = _source(name, transformers)
-        options: dict[str, Any] = {"local_files_only": Path(source).is_dir()}
-        config = transformers.AutoConfig.from_pretrained(source, **options)
+        # without this, transformers asks on the terminal whether to run foreign code
+        options: dict[str, Any] = {
+            "local_files_only": Path(source).is_dir(),
+            "trust_remote_code": False,
+        }
+        try:
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise ValueError(
+                f"model={name!r} needs code that comes with it, which is never run here."
+            ) from error
         causal = _is_causal(config.architectures or [])
         kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
@@ -294,7 +306,11 @@ def _unpacked_smollm(transformers: Any) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     part = Path(mkdtemp(dir=cache, prefix=f".{SMOLLM}."))
     try:
-        options: dict[str, Any] = {"gguf_file": GGUF, "local_files_only": True}
+        options: dict[str, Any] = {
+            "gguf_file": GGUF,
+            "local_files_only": True,
+            "trust_remote_code": False,
+        }
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(packed), **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(packed), dtype=torch.float32, **options

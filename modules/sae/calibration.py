@@ -73,7 +73,9 @@ def scaled_thresholds(
         tokens += len(x)
     total = selection.k * all_reduce_sum(tokens).double()
     factor = histogram.thresholds(total[None])
-    return torch.where(thresholds.isinf(), thresholds, factor * thresholds)
+    # 0 and infinity stay, also where no factor is found and it is infinite itself
+    scaled = thresholds.isfinite() & (thresholds > 0)
+    return torch.where(scaled, factor * thresholds, thresholds)
 
 
 def _filled(share: Tensor, most: Tensor, total: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from framework.metrics.shrinkage import (
 )
 from framework.module import TrainingModule
 from framework.objectives import Objectives
+from framework.ops.decoder_overlap import duplicate_share
 from framework.ops.normalization import Normalization
 from framework.ops.selection import Selection
 from framework.ops.sparse_code import SparseCode
@@ -131,6 +132,11 @@ class SparseAutoencoderModule(TrainingModule):
             raise ValueError(
                 f"{type(auxiliary).__name__} helps features that a selection leaves out; "
                 f"{type(selection).__name__} selects nothing."
+            )
+        if isinstance(selection, Activation) and denominator == "batch":
+            raise ValueError(
+                f"The penalty of {type(selection).__name__} is weighed against the squared error "
+                "as it is: set denominator to none, or to fixed with a weight of its own."
             )
         self.sae = SparseAutoencoder(
             d_in, d_sae, selection, d_out, skip, groups, horizon=density_tokens
@@ -376,6 +382,11 @@ class SparseAutoencoderModule(TrainingModule):
         if any(rule.across_tokens for rule in rules) and not any(r.per_feature for r in rules):
             metrics["fvu_batch_rule"] = FractionVarianceUnexplained(size)
         return MetricCollection(metrics, compute_groups=False)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics, and how many directions have a near copy."""
+        super().on_validation_epoch_end()
+        self.log("val/duplicate_share", duplicate_share(self.sae.W_dec.detach()))
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return how often features are active, and how many are active at once."""

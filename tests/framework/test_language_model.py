@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import sys
 
 import pytest
@@ -139,3 +140,14 @@ def test_weights_that_are_pickled_are_refused(tmp_path) -> None:
 def test_example() -> None:
     result = doctest.testmod(language_model)
     assert (result.attempted > 0, result.failed) == (True, 0)
+
+
+def test_code_that_comes_with_a_model_is_never_run(tmp_path, monkeypatch):
+    marker = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    names = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": names}))
+    monkeypatch.setattr("builtins.input", lambda *text: "y")
+    with pytest.raises(ValueError, match="needs code that comes with it, which is never run"):
+        load_language_model(str(tmp_path))
+    assert not marker.exists()

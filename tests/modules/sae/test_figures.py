@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import trimtab
+from modules import SparseAutoencoderModule
+from modules.sae.activations import ReLUWithL1
 from tests.configs import arguments
 from tests.runs import QUIET
 
@@ -14,3 +18,9 @@ def test_a_run_draws_densities_and_active_features(tmp_path: Path) -> None:
     trimtab.main(["fit", *args, *QUIET, f"--trainer.default_root_dir={tmp_path}"])
     figures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert figures == {"learning_curves", "val_active_features", "val_density"}
+    assert "val/duplicate_share" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+
+
+def test_a_penalty_is_not_weighed_against_a_normalised_error() -> None:
+    with pytest.raises(ValueError, match="set denominator to none"):
+        SparseAutoencoderModule(d_in=8, d_sae=32, selection=ReLUWithL1())

@@ -209,7 +209,11 @@ VARIANTS = {
         "--model.selection.k=4",
         "--model.groups=[0.0625,0.125,0.25,0.5625]",
     ],
-    "relu_l1": ["--model.selection=ReLUWithL1", "--model.auxiliary=null"],
+    "relu_l1": [
+        "--model.selection=ReLUWithL1",
+        "--model.auxiliary=null",
+        "--model.denominator=none",
+    ],
     "jump_relu": [
         "--model.selection=JumpReLU",
         "--model.selection.bandwidth=0.5",
