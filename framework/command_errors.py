@@ -132,11 +132,14 @@ def _classes() -> Iterator[type]:
     from lightning.pytorch.loggers import Logger
     from torch.nn.modules.loss import _Loss
 
+    from framework.ops.selection import Selection
+
     pending: list[type] = [
         LightningModule,
         LightningDataModule,
         Callback,
         Logger,
+        Selection,
         _Loss,
         torch.optim.Optimizer,
         torch.optim.lr_scheduler.LRScheduler,

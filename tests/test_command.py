@@ -63,6 +63,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["fit", *BASE, "--model.criterion=framework.losses.LDR"], "no class 'LDR'; the nearest"),
         (["fit", *BASE, "--model.criterion=L1Loss"], "L1Loss is not a CrossEntropyLoss or Multi"),
         (["fit", "--model=DEPICT", "--data=WholeSet", "--data.data=Tabular"], "not of the kind"),
+        (["fit", "--config=sae", "--model.selection=TokenChoise"], "the nearest are TokenChoice"),
         (["fit", "--config=nix.yaml"], "no config 'nix.yaml'; the nearest are"),
         (["fit", "--config", "clasifier"], "no config 'clasifier'; the nearest are classifier"),
         (
