@@ -1,0 +1,1 @@
+"""Oriented objects as Gaussians on feature levels: GGHL."""
