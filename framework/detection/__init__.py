@@ -1,0 +1,1 @@
+"""What detectors share: batches of objects, tiles, result files."""
