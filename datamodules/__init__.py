@@ -10,6 +10,7 @@ from datamodules.image_data import ImageData
 from datamodules.image_folder import ImageFolder
 from datamodules.image_list import ImageList
 from datamodules.label_noise import LabelNoise
+from datamodules.rendered_scenes import RenderedScenes
 from datamodules.tabular import Tabular
 from datamodules.usps import USPS
 from datamodules.whole_set import WholeSet
@@ -27,6 +28,7 @@ __all__ = [
     "ImageFolder",
     "ImageList",
     "LabelNoise",
+    "RenderedScenes",
     "Tabular",
     "WholeSet",
 ]

@@ -1,0 +1,134 @@
+"""What the datamodules of oriented objects share: their samples, batches and augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from framework.data import Batch, DataModule, Sample
+from framework.detection.objects import ObjectTable, pad_objects
+
+Draw = Callable[[], Sample]
+"""Returns a random sample of the training set, as far transformed as the one at hand."""
+
+
+class ObjectTransform:
+    """Base of what changes a training image together with its objects.
+
+    Random numbers come from the global generators, which the datamodule seeds for every sample.
+    """
+
+    mixes_samples = False
+    """True if the result shows objects of several images."""
+
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        """Return the transformed sample, the given one unchanged.
+
+        Args:
+            sample: ``image`` (3, H, W) float32 and the fields of its objects.
+            draw: returns another sample of the training set.
+        """
+        raise NotImplementedError(f"{type(self).__name__} transforms nothing.")
+
+
+class ObjectAugmentation:
+    """Applies transforms in turn; partners have gone through those before the one that asks.
+
+    Args:
+        transforms: in their order.
+        partners: the training set.
+    """
+
+    def __init__(self, transforms: Sequence[ObjectTransform], partners: Dataset[Sample]) -> None:
+        self.transforms = transforms
+        self.partners = partners
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the augmented sample; random numbers come from the global generators."""
+        return self._apply(sample, len(self.transforms))
+
+    def _apply(self, sample: Sample, number: int) -> Sample:
+        for position, transform in enumerate(self.transforms[:number]):
+            sample = transform(sample, partial(self._partner, position))
+        return sample
+
+    def _partner(self, number: int) -> Sample:
+        row = int(torch.randint(len(self.partners), ()))  # type: ignore[arg-type]
+        return self._apply(self.partners[row], number)
+
+
+class ObjectImages(Dataset[Sample]):
+    """Images of one size in memory, with their objects.
+
+    Args:
+        image: (N, 3, H, W) uint8.
+        objects: of the N images.
+
+    Raises:
+        ValueError: the numbers of images differ.
+    """
+
+    def __init__(self, image: Tensor, objects: ObjectTable) -> None:
+        if len(image) != len(objects):
+            raise ValueError(f"{len(image)} images cannot have {len(objects)} lists of objects.")
+        self.image = image
+        self.objects = objects
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, row: int) -> Sample:
+        return {"image": self.image[row].float().div_(255), **self.objects[row].fields()}
+
+
+class OrientedData(DataModule):
+    """Base of the datamodules of oriented objects.
+
+    Batches hold ``image`` (B, 3, H, W) float32 in [0, 1] and ``index`` (B,) int64, and of the
+    objects, M being the largest number in the batch: ``quads`` (B, M, 4, 2) float32 corners in
+    pixels, ``label`` (B, M) int64, -1 where an image has fewer objects, ``difficult`` (B, M) bool
+    and ``object_weight`` (B, M) float32, the share of its image under mixup, else 1.
+
+    Args:
+        batch_size: rows of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        augment: transforms of a training image and its objects, in this order.
+    """
+
+    num_classes: int
+    class_names: Sequence[str]
+    input_shape: tuple[int, int, int]
+    """(3, H, W) of an image."""
+    image_names: Sequence[str] | None = None
+    """Of the predicted whole images, by ``image_id``; known after ``setup`` where there are any."""
+    image_paths: Sequence[str] | None = None
+    """Of their files."""
+
+    def __init__(
+        self,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        augment: list[ObjectTransform] | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        self.transforms = augment or []
+        self.mixes_samples = any(transform.mixes_samples for transform in self.transforms)
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Join samples to a batch, their objects padded."""
+        return pad_objects(samples)
+
+    def augment_from(self, train_set: Dataset[Sample]) -> None:
+        """Let training samples be augmented, with partners from ``train_set``."""
+        if self.transforms:
+            self.augment = ObjectAugmentation(self.transforms, train_set)

@@ -1,0 +1,102 @@
+"""Rendered aerial-like scenes with oriented ships, planes and vehicles: data without a download."""
+
+from __future__ import annotations
+
+import torch
+
+from datamodules.oriented import ObjectImages, ObjectTransform, OrientedData
+from datamodules.scene_rendering import CLASS_NAMES, render_scene
+from framework.detection.objects import ObjectTable
+from framework.randomness import stable_seed
+
+
+class RenderedScenes(OrientedData):
+    """Drawn scenes with ships (rectangles), planes (trapezoids) and vehicles (rectangles).
+
+    What a scene shows is described at :func:`~datamodules.scene_rendering.render_scene`. A scene
+    depends on (``scene_seed``, part, number in the part) alone: more scenes leave the first ones as
+    they are, and no scene of one part is one of another. All are drawn at :meth:`setup`, some
+    milliseconds each, and kept as bytes.
+
+    The remaining arguments and what batches hold are described at
+    :class:`~datamodules.oriented.OrientedData`; scenes are tested and predicted on the test part.
+
+    Args:
+        num_train: scenes to train on.
+        num_val: scenes to validate on.
+        num_test: scenes to test on and to predict.
+        image_size: S, width and height in pixels; objects are larger on larger scenes.
+        objects: least and largest number of objects, the least at least 0.
+        scene_seed: of the scenes; not the seed of the run.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> data = RenderedScenes(num_train=4, num_val=2, image_size=96, batch_size=4)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch["image"].shape, batch["quads"].shape[2:], data.class_names
+        (torch.Size([4, 3, 96, 96]), torch.Size([4, 2]), ('ship', 'plane', 'vehicle'))
+    """
+
+    class_names = CLASS_NAMES
+    num_classes = len(CLASS_NAMES)
+
+    def __init__(
+        self,
+        num_train: int = 1600,
+        num_val: int = 200,
+        num_test: int = 200,
+        image_size: int = 160,
+        objects: tuple[int, int] = (2, 6),
+        scene_seed: int = 0,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        augment: list[ObjectTransform] | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, augment)
+        if num_train < 1 or min(num_val, num_test) < 0:
+            raise ValueError(
+                "RenderedScenes needs a scene to train on and no negative number, got "
+                f"num_train={num_train}, num_val={num_val}, num_test={num_test}."
+            )
+        if image_size < 64:
+            raise ValueError(f"image_size must be at least 64, got {image_size}.")
+        if not 0 <= objects[0] <= objects[1]:
+            raise ValueError(f"objects must be a least and a largest number, got {objects}.")
+        self.sizes = {"train": num_train, "val": num_val, "test": num_test}
+        self.objects = (objects[0], objects[1])
+        self.scene_seed = scene_seed
+        self.input_shape = (3, image_size, image_size)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Draw the parts that the stage needs, once."""
+        if stage in (None, "fit") and self.train_set is None:
+            self.train_set = self.draw("train")
+            self.augment_from(self.train_set)
+        if stage in (None, "fit", "validate") and self.val_set is None and self.sizes["val"]:
+            self.val_set = self.draw("val")
+        if stage in (None, "test", "predict") and self.test_set is None and self.sizes["test"]:
+            self.test_set = self.predict_set = self.draw("test")
+
+    def draw(self, part: str) -> ObjectImages:
+        """Return the scenes of a part: ``'train'``, ``'val'`` or ``'test'``."""
+        size = self.input_shape[1]
+        scale = size / 160
+        image = torch.empty(self.sizes[part], 3, size, size, dtype=torch.uint8)
+        objects = []
+        for number in range(self.sizes[part]):
+            picture, found = render_scene(
+                stable_seed(self.scene_seed, "scene", part, number),
+                size,
+                size,
+                self.objects,
+                (22 * scale, 70 * scale),
+            )
+            image[number] = torch.from_numpy(picture).permute(2, 0, 1)
+            objects.append(found)
+        return ObjectImages(image, ObjectTable(objects))
