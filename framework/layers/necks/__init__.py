@@ -1,0 +1,1 @@
+"""What stands between a backbone's levels and a detector's heads."""
