@@ -1,0 +1,157 @@
+"""From the raw output of the head to boxes, and from there to detections."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.ops.rotated import orc_to_quad, rotated_nms
+from framework.precision import at_least_float32
+from modules.gghl.cells import Cells
+
+ScoreMode = Literal["product", "sqrt"]
+BOX_CHANNELS = 10
+"""Four distances, four gliding ratios, the area ratio and the objectness; classes follow."""
+OBJECTNESS = 9
+
+
+class Boxes(NamedTuple):
+    """Boxes of cells.
+
+    Args:
+        distances: (..., 4) from the cell's centre to top, right, bottom and left in pixels.
+        box: (..., 4) left, top, right, bottom in pixels.
+        s: (..., 4) gliding ratios in [0, 1].
+        r: (...) area ratio in [0, 1].
+    """
+
+    distances: Tensor
+    box: Tensor
+    s: Tensor
+    r: Tensor
+
+
+def decode_boxes(
+    raw: Tensor, centre: Tensor, stride: Tensor, oriented: bool = True, horizontal: float = 0.9
+) -> Boxes:
+    """Return the boxes that raw output stands for.
+
+    Distances are exponentials in units of the stride; their logarithm is held in [-10, 8], beyond
+    which half precision overflows. Where r is above ``horizontal``, s is 0 and the box horizontal.
+
+    Args:
+        raw: (..., 10 + C) output of the head, float32 or float64.
+        centre: (..., 2) of the cells in pixels.
+        stride: (...) of the cells in pixels.
+        oriented: False takes every box as horizontal, s = 0 and r = 1.
+        horizontal: see above.
+
+    Example:
+        >>> import torch
+        >>> from modules.gghl.decode import decode_boxes
+        >>> boxes = decode_boxes(torch.zeros(11), torch.tensor([20.0, 12.0]), torch.tensor(8.0))
+        >>> boxes.box, boxes.r
+        (tensor([12.,  4., 28., 20.]), tensor(0.5000))
+    """
+    distances = raw[..., :4].clamp(-10, 8).exp() * stride[..., None]
+    if oriented:
+        # the sigmoid never is 0, which a horizontal box needs
+        s = (raw[..., 4:8].sigmoid().clamp(min=0.01) - 0.01) / 0.99
+        r = F.relu6(raw[..., 8] + 3) / 6
+        s = torch.where((r > horizontal)[..., None], 0.0, s)
+    else:
+        s, r = torch.zeros_like(raw[..., 4:8]), torch.ones_like(raw[..., 8])
+    x, y = centre.unbind(-1)
+    top, right, bottom, left = distances.unbind(-1)
+    box = torch.stack([x - left, y - top, x + right, y + bottom], dim=-1)
+    return Boxes(distances, box, s, r)
+
+
+@torch.no_grad()
+def decode(
+    raw: Tensor,
+    cells: Cells,
+    score_threshold: float = 0.005,
+    nms_iou: float = 0.45,
+    max_detections: int = 500,
+    candidates: int = 2000,
+    score_mode: ScoreMode = "product",
+    oriented: bool = True,
+    horizontal: float = 0.9,
+) -> list[dict[str, Tensor]]:
+    """Return the detections of every image, best first.
+
+    A cell's score is its objectness times the probability of its most likely class. The best
+    ``candidates`` cells become quadrilaterals, whose horizontal boxes are clipped to the image,
+    and of those of one class that overlap by more than ``nms_iou`` the best stays.
+
+    Paper: Huang et al., arXiv:2109.12848. The authors clip to W - 1 and H - 1; coordinates here are
+    continuous, and the image ends at W and H. They suppress minimum-area rectangles; here the
+    overlap is that of the quadrilaterals.
+
+    Args:
+        raw: (B, N, 10 + C) output of the head.
+        cells: the N cells.
+        score_threshold: that the product exceeds; the authors take 0.2, and 0.005 for precision.
+        nms_iou: see above.
+        max_detections: per image.
+        candidates: per image, before suppression.
+        score_mode: ``product``, or ``sqrt`` for its square root as the authors report it.
+        oriented: False takes every box as horizontal.
+        horizontal: area ratio above which a box is horizontal.
+
+    Returns:
+        Per image ``boxes`` (n, 4, 2) quadrilaterals in pixels, ``scores`` (n,) and ``labels`` (n,).
+
+    Raises:
+        ValueError: ``raw`` does not fit the cells, or an unknown ``score_mode``.
+
+    Example:
+        >>> import torch
+        >>> from modules.gghl.cells import Cells
+        >>> from modules.gghl.decode import decode
+        >>> cells = Cells.of((32, 32))
+        >>> raw = torch.full((1, 21, 12), -9.0)
+        >>> raw[0, 16] = torch.tensor([0, 0, 0, 0, -9, -9, -9, -9, 3, 1, -2, 2])
+        >>> found = decode(raw, cells)[0]
+        >>> found["boxes"][0].tolist(), found["labels"].tolist()
+        ([[0.0, 0.0], [24.0, 0.0], [24.0, 24.0], [0.0, 24.0]], [1])
+    """
+    if score_mode not in get_args(ScoreMode):
+        raise ValueError(f"score_mode must be one of {get_args(ScoreMode)}, got {score_mode!r}.")
+    check_raw(raw, cells)
+    raw = at_least_float32(raw)
+    probability, label = raw[..., BOX_CHANNELS:].sigmoid().max(dim=-1)
+    score = raw[..., OBJECTNESS].sigmoid() * probability
+    height, width = cells.image_size
+    low = raw.new_zeros(4)
+    high = raw.new_tensor([width, height, width, height])
+    detections = []
+    for i in range(len(raw)):
+        kept = (score[i] > score_threshold).nonzero().squeeze(1)
+        order = score[i, kept].argsort(descending=True, stable=True)
+        kept = kept[order[:candidates]]
+        boxes = decode_boxes(
+            raw[i, kept], cells.centre[kept], cells.stride[kept], oriented, horizontal
+        )
+        box = boxes.box.clamp(low, high)
+        inside = (box[:, 2:] > box[:, :2]).all(dim=1)
+        kept, quads = kept[inside], orc_to_quad(box[inside], boxes.s[inside])
+        scores, labels = score[i, kept], label[i, kept]
+        best = rotated_nms(quads, scores, nms_iou, labels, max_out=max_detections)
+        shown = scores[best].sqrt() if score_mode == "sqrt" else scores[best]
+        detections.append({"boxes": quads[best], "scores": shown, "labels": labels[best]})
+    return detections
+
+
+def check_raw(raw: Tensor, cells: Cells) -> None:
+    """Raise ``ValueError`` unless ``raw`` is (B, N, 10 + C), C >= 1, for these N cells."""
+    number = len(cells.level)
+    if raw.ndim != 3 or raw.shape[1] != number or raw.shape[2] <= BOX_CHANNELS:
+        raise ValueError(
+            f"The head's output must be (B, {number}, {BOX_CHANNELS} + classes) for an image of "
+            f"{cells.image_size}, got {tuple(raw.shape)}."
+        )
