@@ -1,0 +1,221 @@
+"""The loss of GGHL: object, class and place as one likelihood."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from framework.precision import at_least_float32
+from modules.gghl.assignment import Assignment
+from modules.gghl.cells import Cells
+from modules.gghl.decode import BOX_CHANNELS, OBJECTNESS, check_raw, decode_boxes
+
+EmptyLevel = Literal["skip", "global", "local"]
+WEIGHTS = {
+    "foreground": 2.0,
+    "background": 2.0,
+    "class_positive": 1.0,
+    "class_negative": 1.0,
+    "box": 1.0,
+    "vertices": 1.0,
+    "area": 16.0,
+    "distance": 0.2,
+}
+"""The terms of the loss, and the weights of the authors' code."""
+
+
+class JointOptimizationLoss(nn.Module):
+    r"""Joint-optimisation loss (JOL): a positive cell is a joint event of object, class and place.
+
+    With E = E_iou + E_s + E_r, the errors of the horizontal box (β (1 - GIoU)), of the gliding
+    ratios and of the area ratio, class c has the joint probability q_c = σ(z_c) exp(-E). The terms
+    of an image, each a sum over cells, divided by its positives on their level, are
+
+    - ``foreground`` and ``background``: focal cross-entropy of the objectness, the former times
+      (g + exp(-E)) / 2;
+    - ``class_positive``: cross-entropy of q_c for the classes that own the cell, times the area
+      weight w_A; ``class_negative``: that of σ(z_c) for the others;
+    - ``box``, ``vertices``, ``area``, ``distance``: E_iou, E_s, E_r and the smooth L1 error of the
+      distances in strides, times ω = w_A (σ(z_c) + g) / 2.
+
+    Their sum, weighted by :attr:`weights`, is the loss of the image.
+
+    Paper: Huang et al., *A General Gaussian Heatmap Label Assignment for Arbitrary-Oriented Object
+    Detection*, TIP 2022, arXiv:2109.12848. Weights are those of the code. There ω is not detached,
+    which lowers the class score where the place is wrong; ``detach_weight=False`` follows it. There
+    a level without objects has no loss, and mixup weighs a whole level like its last object:
+    ``empty_level="skip"``. Otherwise λ of mixup belongs to the object's cells.
+
+    Args:
+        num_classes: C.
+        weights: of terms, in place of the code's.
+        smoothing: δ; the label of a class is 1 - δ + δ / C where present, else δ / C.
+        gamma: exponent of the focal term, 0 or at least 1.
+        detach_weight: no gradient through ω.
+        empty_level: ``skip`` as above; ``global`` has a background everywhere, divided by the
+            image's positives on all levels; ``local`` by those on the level, which needs a bias of
+            about -4 on the objectness, as a level without objects is divided by 1.
+        extra_class_weight: of ``extra_class``, the plain cross-entropy of all classes, which the
+            authors compute and leave out.
+        oriented: False is a detector of horizontal boxes, E_s = E_r = 0.
+        horizontal: area ratio above which a predicted box is horizontal.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from modules.gghl.assignment import OrientedGaussianAssigner
+        >>> from modules.gghl.cells import Cells
+        >>> from modules.gghl.loss import JointOptimizationLoss
+        >>> quads = torch.tensor([[[[20.0, 20], [60, 20], [60, 40], [20, 40]]]])
+        >>> label, weight = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
+        >>> found = OrientedGaussianAssigner()(quads, label, weight, (128, 128), num_classes=2)
+        >>> cells, loss = Cells.of((128, 128)), JointOptimizationLoss(num_classes=2)
+        >>> terms = loss(torch.zeros(1, len(cells.level), 12), cells, found)
+        >>> [name for name, value in terms.items() if value > 1]
+        ['background', 'class_positive']
+        >>> total = sum(loss.weights[name] * value for name, value in terms.items())
+        >>> total.shape
+        torch.Size([1])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        weights: dict[str, float] | None = None,
+        smoothing: float = 0.01,
+        gamma: float = 2.0,
+        detach_weight: bool = True,
+        empty_level: EmptyLevel = "skip",
+        extra_class_weight: float = 0.0,
+        oriented: bool = True,
+        horizontal: float = 0.9,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if num_classes < 1:
+            raise ValueError(f"{name}: num_classes must be at least 1, got {num_classes}.")
+        unknown = sorted(set(weights or {}) - set(WEIGHTS))
+        if unknown:
+            raise ValueError(f"{name}: weights of unknown terms {unknown}; terms: {list(WEIGHTS)}.")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"{name}: smoothing must be in [0, 1), got {smoothing}.")
+        if gamma != 0 and not gamma >= 1:
+            raise ValueError(f"{name}: gamma must be 0 or at least 1, got {gamma}.")
+        if empty_level not in get_args(EmptyLevel):
+            raise ValueError(
+                f"{name}: empty_level must be one of {get_args(EmptyLevel)}, got {empty_level!r}."
+            )
+        self.weights = {**WEIGHTS, **(weights or {})}
+        if extra_class_weight:
+            self.weights["extra_class"] = extra_class_weight
+        if any(not weight >= 0 for weight in self.weights.values()):
+            raise ValueError(f"{name}: weights must not be negative, got {self.weights}.")
+        self.num_classes = num_classes
+        self.smoothing = smoothing
+        self.gamma = gamma
+        self.detach_weight = detach_weight
+        self.empty_level = empty_level
+        self.oriented = oriented
+        self.horizontal = horizontal
+
+    def forward(self, raw: Tensor, cells: Cells, assignment: Assignment) -> dict[str, Tensor]:
+        """Return the terms before they are weighted, each (B,); 0 for an image without objects.
+
+        Args:
+            raw: (B, N, 10 + C) output of the head: distances, gliding ratios, area ratio,
+                objectness, classes.
+            cells: the N cells.
+            assignment: the positive cells of the B images.
+
+        Raises:
+            ValueError: shapes do not fit.
+        """
+        check_raw(raw, cells)
+        if raw.shape[2] != BOX_CHANNELS + self.num_classes or len(raw) != len(assignment.positives):
+            raise ValueError(
+                f"The head's output {tuple(raw.shape)} does not fit {len(assignment.positives)} "
+                f"images and {self.num_classes} classes."
+            )
+        with torch.autocast(raw.device.type, enabled=False):
+            raw = at_least_float32(raw)
+            terms = self._positive(raw, cells, assignment)
+            terms["background"] = self._background(raw[..., OBJECTNESS], cells, assignment)
+        return {name: terms[name] for name in self.weights}
+
+    def _positive(self, raw: Tensor, cells: Cells, a: Assignment) -> dict[str, Tensor]:
+        # starting the command must not wait for torchvision
+        from torchvision.ops import generalized_box_iou_loss
+
+        rows, heat = raw[a.image, a.cell], a.heat.to(raw.dtype)
+        stride = cells.stride[a.cell].to(raw.dtype)
+        found = decode_boxes(rows, cells.centre[a.cell], stride, self.oriented, self.horizontal)
+        box, s, r = a.box.to(raw.dtype), a.s.to(raw.dtype), a.r.to(raw.dtype)
+        if not self.oriented:
+            s, r = torch.zeros_like(s), torch.ones_like(r)
+        height, width = cells.image_size
+        emphasis = 2 - (box[:, 2:] - box[:, :2]).prod(dim=1) / (height * width)
+        errors = {
+            "box": emphasis * generalized_box_iou_loss(found.box, box, reduction="none"),
+            "vertices": (found.s - s).square().sum(dim=1),
+            "area": (found.r - r).square(),
+        }
+        error = torch.stack(list(errors.values())).sum(dim=0)
+        distance = F.smooth_l1_loss(
+            found.distances / stride[:, None],
+            a.distances.to(raw.dtype) / stride[:, None],
+            reduction="none",
+        )
+        errors["distance"] = emphasis * distance.sum(dim=1)
+
+        logits, own, prior = rows[:, BOX_CHANNELS:], heat > 0, heat.amax(dim=1)
+        area_weight, mask = a.area_weight.to(raw.dtype), a.mask.to(raw.dtype)
+        label = own.to(raw.dtype) * (1 - self.smoothing) + self.smoothing / self.num_classes
+        # the joint probability rounds to 1 before its logarithm does
+        log_q = (F.logsigmoid(logits) - error[:, None]).clamp(max=-1e-6)
+        joint = -label * log_q - (1 - label) * torch.log(-torch.expm1(log_q))
+        plain = F.binary_cross_entropy_with_logits(logits, label, reduction="none")
+        trust = (logits.sigmoid() * own).sum(dim=1)
+        if self.detach_weight:
+            trust = trust.detach()
+        dynamic = area_weight * (trust + prior) / 2
+        cellwise = {
+            "foreground": self._focal(rows[:, OBJECTNESS], mask)
+            * (prior + (-error).exp().detach())
+            / 2,
+            "class_positive": area_weight * torch.where(own, joint, 0.0).sum(dim=1),
+            "class_negative": area_weight * torch.where(own, 0.0, plain).sum(dim=1),
+            **{name: dynamic * value for name, value in errors.items()},
+        }
+        if "extra_class" in self.weights:
+            cellwise["extra_class"] = area_weight * plain.sum(dim=1)
+        number = a.positives.clamp(min=1)
+        share = a.level_weight[a.image, a.level] if self.empty_level == "skip" else a.object_weight
+        share = mask * share.to(raw.dtype) / number[a.image, a.level]
+        # a sum over rows in random order would not be the same twice on a GPU
+        zeros, place = raw.new_zeros(raw.shape[:2]), (a.image, a.cell)
+        return {
+            name: zeros.index_put(place, share * value).sum(dim=1)
+            for name, value in cellwise.items()
+        }
+
+    def _background(self, objectness: Tensor, cells: Cells, a: Assignment) -> Tensor:
+        mask = torch.zeros_like(objectness)
+        mask[a.image, a.cell] = a.mask.to(mask.dtype)
+        number = a.positives
+        if self.empty_level == "global":
+            number = number.sum(dim=1, keepdim=True).expand_as(number)
+        share = 1 / number.clamp(min=1).to(mask.dtype)
+        if self.empty_level == "skip":
+            share = share * a.level_weight
+        value = (1 - mask) * self._focal(objectness, mask) * share.to(mask.dtype)[:, cells.level]
+        return value.sum(dim=1)
+
+    def _focal(self, logits: Tensor, mask: Tensor) -> Tensor:
+        target = 0.99 * mask + 0.005
+        modulator = (target - logits.sigmoid()).abs() ** self.gamma
+        return modulator * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
