@@ -76,6 +76,7 @@ def _shifts(
     if group_a is None or group_b is None or not len(low_a) or not len(low_b):
         return low_a.new_zeros(len(low_a)), low_b.new_zeros(len(low_b))
     span = torch.maximum(high_a.max(), high_b.max()) - torch.minimum(low_a.min(), low_b.min())
+    # the gap of more than a range keeps groups apart whatever rounding does
     step = 2 * span + 1
     return group_a * step, group_b * step
 
