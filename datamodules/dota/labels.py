@@ -1,0 +1,117 @@
+"""Label files of DOTA: one oriented object per line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from framework.detection.objects import Objects
+from framework.ops.rotated import is_convex
+from framework.ops.rotated.boxes import signed_area
+
+_HEADER = re.compile(r"[A-Za-z ]+:")
+"""``imagesource:GoogleEarth``, ``gsd:0.146`` and the like."""
+
+
+def read_labels(
+    path: str | Path, class_names: Sequence[str], faults: list[str] | None = None
+) -> Objects:
+    r"""Return the objects of a label file.
+
+    A line is ``x1 y1 x2 y2 x3 y3 x4 y4 class difficult``, in pixels, separated by white space;
+    difficult is 0, 1 or 2, and 0 where it is missing. Header lines such as ``gsd:0.146`` and empty
+    ones say nothing of objects. Corners that go round the other way are put clockwise on screen,
+    the first one staying the first.
+
+    DOTA's development kit skips every line with fewer than nine fields and checks nothing.
+
+    Args:
+        path: of the file.
+        class_names: by label.
+        faults: where it is given, a line that cannot be read is left out and a sentence about it
+            is appended to it.
+
+    Raises:
+        ValueError: by file and line, a line of another form, a class that is not in the list, a
+            coordinate that is not finite, or a quadrilateral that is not convex.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "P0001.txt"
+        >>> _ = path.write_text("gsd:0.146\n0 0 8 0 8 4 0 4 ship 1\n1 1 3 1 3 3 1 3 plane 0\n")
+        >>> objects = read_labels(path, ["plane", "ship"])
+        >>> objects.label, objects.difficult
+        (tensor([1, 0]), tensor([1, 0], dtype=torch.uint8))
+    """
+    numbers = {name: number for number, name in enumerate(class_names)}
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        _report(f"{path} is not a text file in UTF-8: {error}.", faults)
+        return Objects.none()
+    rows, places = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or _HEADER.match(line):
+            continue
+        place = f"{path}, line {number}"
+        try:
+            rows.append(_parse(line.split(), numbers))
+            places.append(place)
+        except ValueError as error:
+            _report(f"{place}: {error}", faults)
+    corners, label, difficult = zip(*rows, strict=True) if rows else ((), (), ())
+    quads = torch.tensor(corners, dtype=torch.float32).view(-1, 4, 2)
+    convex = is_convex(quads)
+    for row in (~convex).nonzero().flatten().tolist():
+        _report(f"{places[row]}: the corners {corners[row]} enclose no convex area.", faults)
+    clockwise = signed_area(quads)[:, None, None] > 0
+    return Objects(
+        torch.where(clockwise, quads, quads[:, [0, 3, 2, 1]]),
+        torch.tensor(label, dtype=torch.int64),
+        torch.tensor(difficult, dtype=torch.uint8),
+    )[convex]
+
+
+def _parse(fields: list[str], numbers: dict[str, int]) -> tuple[list[float], int, int]:
+    if len(fields) not in (9, 10):
+        raise ValueError(
+            f"{len(fields)} fields instead of 'x1 y1 x2 y2 x3 y3 x4 y4 class difficult'."
+        )
+    try:
+        corners = [float(field) for field in fields[:8]]
+    except ValueError:
+        raise ValueError(f"'{' '.join(fields[:8])}' are not eight coordinates.") from None
+    if not all(map(math.isfinite, corners)):
+        raise ValueError("a coordinate is not finite.")
+    if fields[8] not in numbers:
+        raise ValueError(f"{fields[8]} is none of the classes {', '.join(numbers)}.")
+    if fields[9:] not in ([], ["0"], ["1"], ["2"]):
+        raise ValueError(f"difficult must be 0, 1 or 2, got {fields[9]}.")
+    return corners, numbers[fields[8]], int(fields[9]) if fields[9:] else 0
+
+
+def _report(fault: str, faults: list[str] | None) -> None:
+    if faults is None:
+        raise ValueError(fault)
+    faults.append(fault)
+
+
+def write_labels(path: str | Path, objects: Objects, class_names: Sequence[str]) -> None:
+    r"""Write a label file from which :func:`read_labels` reads the same objects.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "P0001.txt"
+        >>> quad = torch.tensor([[[0.0, 0], [8, 0], [8, 4.5], [0, 4.5]]])
+        >>> write_labels(path, Objects(quad, torch.tensor([1]), torch.ones(1).byte()), ["a", "b"])
+        >>> path.read_text()
+        '0.0 0.0 8.0 0.0 8.0 4.5 0.0 4.5 b 1\n'
+    """
+    corners = objects.quads.flatten(1).numpy().astype(str)
+    rows = zip(corners, objects.label.tolist(), objects.difficult.tolist(), strict=True)
+    text = "".join(f"{' '.join(row)} {class_names[c]} {difficult}\n" for row, c, difficult in rows)
+    Path(path).write_text(text, encoding="utf-8")
