@@ -5,6 +5,7 @@ from datamodules.bags import Bags
 from datamodules.cifar import CIFAR
 from datamodules.classification import ClassificationData
 from datamodules.digits import Digits
+from datamodules.dota import DOTA, ImageTiles
 from datamodules.idx import IDXImages
 from datamodules.image_data import ImageData
 from datamodules.image_folder import ImageFolder
@@ -17,6 +18,7 @@ from datamodules.whole_set import WholeSet
 
 __all__ = [
     "CIFAR",
+    "DOTA",
     "USPS",
     "ActivationFile",
     "Activations",
@@ -27,6 +29,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageList",
+    "ImageTiles",
     "LabelNoise",
     "RenderedScenes",
     "Tabular",

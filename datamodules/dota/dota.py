@@ -1,0 +1,180 @@
+"""DOTA and data sets in its form: large aerial images with oriented objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.dota.classes import CLASS_NAMES
+from datamodules.dota.labels import read_labels
+from datamodules.dota.pictures import find_pictures
+from datamodules.dota.tiled import TiledData, readable
+from datamodules.oriented import ObjectTransform
+from framework.detection.objects import Objects
+
+
+class DOTA(TiledData):
+    r"""Aerial images in the layout of DOTA, served as overlapping tiles with their objects.
+
+    A part lies in ``root/<part>/images`` and ``root/<part>/labelTxt``, or in ``root/images/<part>``
+    and ``root/labelTxt/<part>``; part ``'.'`` means ``root/images`` itself. An image and its labels
+    have one name. Without a test part the validation part is tested and predicted; a test part
+    without labels, as DOTA's own, is only predicted.
+
+    Tiles, and what they show of objects that their border cuts, follow the development kit (see
+    :func:`~framework.detection.tiles.tile_objects`). Difficult objects are trained on, those of
+    which a tile shows 0.7 or less are not.
+
+    The remaining arguments and what batches hold are described at
+    :class:`~datamodules.dota.tiled.TiledData`.
+
+    Paper: Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, CVPR 2018,
+    arXiv:1711.10398.
+
+    Args:
+        root: folder of the data set.
+        version: whose classes are used: 15 in v1.0, with container-crane 16 in v1.5, with airport
+            and helipad 18 in v2.0.
+        classes: names of the classes instead, for another data set in this form.
+        train: part to train on.
+        val: part to validate on, or None.
+        test: part to test on or to predict.
+        labels: name of the folders of labels.
+        strict: False leaves out what is wrong in the files and says how much it was.
+        empty_tiles: False leaves out training tiles without objects.
+
+    Raises:
+        FileNotFoundError: a part is not there (at :meth:`setup`).
+        ValueError: an argument out of its range; or, by file and line unless ``strict`` is off, an
+            unknown class, corners that are not those of a convex area or not finite, an image that
+            cannot be decoded, an image without labels or labels without an image.
+
+    Example:
+        >>> import pathlib, tempfile, PIL.Image
+        >>> root = pathlib.Path(tempfile.mkdtemp())
+        >>> for folder in ("images", "labelTxt"):
+        ...     (root / "train" / folder).mkdir(parents=True)
+        >>> PIL.Image.new("RGB", (90, 60)).save(root / "train" / "images" / "P0001.png")
+        >>> labels = root / "train" / "labelTxt" / "P0001.txt"
+        >>> _ = labels.write_text("gsd:0.1\n70 10 80 10 80 30 70 30 ship 0")
+        >>> data = DOTA(str(root), image_size=64, gap=16, val=None)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch["image"].shape, batch["label"].sort(0).values.tolist()
+        (torch.Size([2, 3, 64, 64]), [[-1], [6]])
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 1024,
+        gap: int = 200,
+        rates: tuple[float, ...] = (1.0,),
+        version: Literal["1.0", "1.5", "2.0"] = "1.0",
+        classes: list[str] | None = None,
+        train: str = "train",
+        val: str | None = "val",
+        test: str | None = None,
+        labels: str = "labelTxt",
+        strict: bool = True,
+        empty_tiles: bool = True,
+        cache_dir: str | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        augment: list[ObjectTransform] | None = None,
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            gap=gap,
+            rates=rates,
+            cache_dir=cache_dir,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            eval_batch_size=eval_batch_size,
+            drop_last=drop_last,
+            shards=shards,
+            augment=augment,
+        )
+        if classes is None and version not in CLASS_NAMES:
+            raise ValueError(f"version must be one of {', '.join(CLASS_NAMES)}, got {version}.")
+        self.root = Path(root)
+        self.class_names = CLASS_NAMES[version] if classes is None else tuple(classes)
+        self.num_classes = len(self.class_names)
+        self.parts = {"train": train, "val": val, "test": test}
+        self.labels = labels
+        self.strict = strict
+        self.empty_tiles = empty_tiles
+        self._read: dict[str, tuple[list[Path], list[Objects] | None]] = {}
+
+    def prepare_data(self) -> None:
+        """Cut the tiles that the cache lacks."""
+        if self.cache_dir is not None:
+            for part in {part: None for part in self.parts.values() if part is not None}:
+                self.cut_tiles(part, self.read(part)[0])
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the images and read the labels of what the stage needs, once."""
+        if self.trainer is None:  # nobody has called it before
+            self.prepare_data()
+        train, val, test = self.parts["train"], self.parts["val"], self.parts["test"]
+        if stage in (None, "fit") and train is not None and self.train_set is None:
+            paths, objects = self.read(train)
+            if objects is None:
+                raise FileNotFoundError(f"{self._folders(train)[1]} is not a folder of labels.")
+            self.train_set = self.tile_set(train, paths, objects, True, self.empty_tiles)
+            self.augment_from(self.train_set)
+        validates = stage in (None, "fit", "validate") or test is None
+        if val is not None and validates and self.val_set is None:
+            paths, objects = self.read(val)
+            if objects is None:
+                raise FileNotFoundError(f"{self._folders(val)[1]} is not a folder of labels.")
+            self.val_set = self.tile_set(val, paths, objects)
+        if stage in (None, "test", "predict") and self.predict_set is None:
+            if test is None:
+                self.test_set = self.predict_set = self.val_set
+            else:
+                paths, objects = self.read(test)
+                self.predict_set = self.tile_set(test, paths, objects)
+                self.test_set = None if objects is None else self.predict_set
+            if self.predict_set is not None:
+                self.predict_from(self.read(test or val or "")[0])
+
+    def read(self, part: str) -> tuple[list[Path], list[Objects] | None]:
+        """Return the images of a part and their objects, or None where it has no labels."""
+        if part not in self._read:
+            faults: list[str] | None = None if self.strict else []
+            images, labels = self._folders(part)
+            paths = readable(find_pictures(images), faults)
+            self._read[part] = (paths, None)
+            if labels.is_dir():
+                self._read[part] = _with_labels(paths, labels, self.class_names, faults)
+            if faults:
+                rank_zero_warn(f"{len(faults)} faults of {images} are left out. {faults[0]}")
+        return self._read[part]
+
+    def _folders(self, part: str) -> tuple[Path, Path]:
+        inside = self.root / part
+        if (inside / "images").is_dir():
+            return inside / "images", inside / self.labels
+        return self.root / "images" / part, self.root / self.labels / part
+
+
+def _with_labels(
+    paths: list[Path], folder: Path, class_names: Sequence[str], faults: list[str] | None
+) -> tuple[list[Path], list[Objects]]:
+    files = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    alone = [f"{path} has no labels in {folder}." for path in paths if path.stem not in files]
+    images = {path.stem for path in paths}
+    alone += [f"{files[name]} has no image." for name in files if name not in images]
+    if alone and faults is None:
+        raise ValueError(alone[0])
+    if faults is not None:
+        faults += alone
+    paths = [path for path in paths if path.stem in files]
+    return paths, [read_labels(files[path.stem], class_names, faults) for path in paths]

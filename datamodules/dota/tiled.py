@@ -1,0 +1,115 @@
+"""What the datamodules of large pictures share: they are served as tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datamodules.dota.pictures import picture_size
+from datamodules.dota.tile_set import TileCache, TileSet, Tiling
+from datamodules.oriented import ObjectTransform, OrientedData
+from framework.detection.objects import Objects
+
+
+class TiledData(OrientedData):
+    """Base of the datamodules that serve large pictures as overlapping square tiles.
+
+    Batches hold what :class:`~datamodules.oriented.OrientedData` says, in pixels of the tile.
+    Outside training they also hold ``image_id`` (B,) int64, the number of the whole picture,
+    ``tile_offset`` (B, 2) float32, left and top, and ``tile_scale`` (B,) float32, so that a place
+    in the whole picture is (place in the tile + offset) / scale; and, where there are labels,
+    ``image_quads`` (B, M', 4, 2), ``image_label`` (B, M') and ``image_difficult`` (B, M'): the
+    objects of the whole picture, in its first tile alone.
+
+    Args:
+        image_size: S, width and height of a tile; a smaller picture is filled up with grey.
+        gap: by how many pixels neighbouring tiles overlap at least.
+        rates: by which pictures are resized before they are cut, one set of tiles for each.
+        cache_dir: folder where tiles are kept as PNG files, cut before the first run; without it a
+            picture is decoded for each of its tiles. Labels are read anew in any case.
+        batch_size: rows of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        augment: transforms of a training tile and its objects, in this order.
+
+    Raises:
+        ValueError: an argument out of its range, a cache of other tiles, two pictures of one name.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 1024,
+        gap: int = 200,
+        rates: tuple[float, ...] = (1.0,),
+        cache_dir: str | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        augment: list[ObjectTransform] | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, augment)
+        self.tiling = Tiling(image_size, gap, tuple(rates))
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.input_shape = (3, image_size, image_size)
+
+    def cut_tiles(self, part: str, paths: Sequence[Path]) -> None:
+        """Cut the tiles of a part that the cache lacks; without a cache do nothing."""
+        cache = self._cache(part)
+        if cache is not None:
+            cache.cut_missing(paths)
+
+    def tile_set(
+        self,
+        part: str,
+        paths: Sequence[Path],
+        objects: Sequence[Objects] | None = None,
+        training: bool = False,
+        empty_tiles: bool = True,
+    ) -> TileSet:
+        """Return the tiles of a part."""
+        return TileSet(
+            paths,
+            self.tiling,
+            objects,
+            training=training,
+            empty_tiles=empty_tiles,
+            cache=self._cache(part),
+        )
+
+    def _cache(self, part: str) -> TileCache | None:
+        return None if self.cache_dir is None else TileCache(self.cache_dir / part, self.tiling)
+
+    def predict_from(self, paths: Sequence[Path]) -> None:
+        """Name the pictures that are predicted."""
+        self.image_paths = [str(path) for path in paths]
+        self.image_names = [path.stem for path in paths]
+
+
+def readable(paths: Sequence[Path], faults: list[str] | None) -> list[Path]:
+    """Return the pictures that can be opened, and whose names differ.
+
+    Args:
+        paths: of the pictures.
+        faults: where it is given, other pictures are left out and a sentence about each is
+            appended to it.
+
+    Raises:
+        ValueError: a picture that cannot be opened, or of the name of another one.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        try:
+            picture_size(path)
+            if path.stem in found:
+                raise ValueError(f"{path} has the same name as {found[path.stem]}.")
+        except ValueError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+            continue
+        found[path.stem] = path
+    return list(found.values())

@@ -1,0 +1,45 @@
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.dota import ImageTiles
+from tests.data import shared_data
+
+
+def ready(root, **arguments):
+    settings = {"image_size": 64, "gap": 16, "class_names": ["ship"], "batch_size": 3}
+    data = ImageTiles(str(root), **{**settings, **arguments})
+    data.setup("predict")
+    return data
+
+
+def test_tiles_of_all_images_below_a_folder(tmp_path):
+    (tmp_path / "deep").mkdir()
+    Image.new("L", (100, 60), 50).save(tmp_path / "b.png")
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "deep" / "a.png")
+    data = ready(tmp_path)
+    (batch,) = data.predict_dataloader()
+    assert batch["image_id"].tolist() == [0, 0, 1]
+    assert batch["tile_offset"].tolist() == [[0, 0], [36, 0], [0, 0]]
+    assert data.image_names == ["b", "a"]
+    assert data.image_paths == [str(tmp_path / "b.png"), str(tmp_path / "deep" / "a.png")]
+    assert batch["image"][0, :, :60].mul(255).round().eq(50).all()
+    assert batch["image"][2, 0].eq(1).all()
+    assert data.val_dataloader() == []
+
+
+def test_a_cache_shows_the_same(tmp_path):
+    root = shared_data("dota_sample", "unlabelled")
+    settings = {"image_size": 512, "gap": 64, "batch_size": 64}
+    (fresh,) = ready(root, **settings).predict_dataloader()
+    (kept,) = ready(root, cache_dir=str(tmp_path), **settings).predict_dataloader()
+    assert len(fresh["image"]) > 3
+    assert all(torch.equal(fresh[name], kept[name]) for name in fresh)
+
+
+def test_a_folder_without_images(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        ready(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"a.png cannot be decoded as an image"):
+        ready(tmp_path)
