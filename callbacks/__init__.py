@@ -6,9 +6,11 @@ from lightning.pytorch import Callback
 
 from callbacks.autoencoder_export import AutoencoderExport
 from callbacks.constraint_monitor import ConstraintMonitor
+from callbacks.detection_files import DetectionFiles
 from callbacks.feature_page import FeaturePage
 from callbacks.figures import Figures
 from callbacks.mesa import MESA
+from callbacks.network_export import NetworkExport
 from callbacks.predictions import Predictions
 from callbacks.progress import Progress
 from callbacks.robust_accuracy import RobustAccuracy
@@ -23,8 +25,10 @@ __all__ = [
     "SAF",
     "AutoencoderExport",
     "ConstraintMonitor",
+    "DetectionFiles",
     "FeaturePage",
     "Figures",
+    "NetworkExport",
     "Predictions",
     "Progress",
     "RobustAccuracy",
@@ -39,4 +43,4 @@ __all__ = [
 
 def for_every_run() -> list[Callback]:
     """Return new callbacks that the command adds to every run."""
-    return [Progress(), Figures(), Predictions(), Summary()]
+    return [Progress(), Figures(), Predictions(), DetectionFiles(), Summary()]

@@ -152,7 +152,7 @@ class MESA(Dynamics):
         assert self.average is not None
         assert objectives.predictions is not None
         with torch.no_grad():
-            past = self.average(*module.forward_inputs(batch))
+            past = module.predictions_of(self.average(*module.forward_inputs(batch)))
         objectives.per_sample["mesa"] = trajectory_divergence(
             objectives.predictions, past, self.temperature
         )

@@ -66,6 +66,8 @@ class Predictions(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this rank's part."""
+        if not getattr(pl_module, "predicts_rows", True):
+            return
         path = self._part_path(trainer, trainer.global_rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._part = path.open("w", newline="")
@@ -81,9 +83,10 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Append the rows of a batch, which may be none."""
+        if self._part is None:
+            return
         if dataloader_idx > 0:
             raise ValueError("Predictions of several data loaders do not fit in one file.")
-        assert self._part is not None
         columns = _columns(outputs)
         writer = csv.writer(self._part, lineterminator="\n")
         if not self._types:
@@ -93,7 +96,8 @@ class Predictions(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the parts."""
-        assert self._part is not None
+        if self._part is None:
+            return
         self._part.close()
         self._part = None
         trainer.strategy.barrier("parts of the predictions")

@@ -106,6 +106,8 @@ class OrientedData(DataModule):
     class_names: Sequence[str]
     input_shape: tuple[int, int, int]
     """(3, H, W) of an image."""
+    is_tiled = False
+    """True if images outside training are parts of larger ones, named by ``image_id``."""
     image_names: Sequence[str] | None = None
     """Of the predicted whole images, by ``image_id``; known after ``setup`` where there are any."""
     image_paths: Sequence[str] | None = None

@@ -20,8 +20,11 @@ class Evaluation(LightningModule):
     """Runs a domain's metrics and losses over a validation or test set, and its predictions.
 
     A domain writes :meth:`evaluate` and, where it has them, :meth:`make_metrics`, :meth:`figures`
-    and :meth:`predict`.
+    and :meth:`predict`, or :meth:`predict_step` where predictions are no columns.
     """
+
+    predicts_rows = True
+    """False if :meth:`predict_step` returns something else than columns with a row per sample."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -115,6 +115,10 @@ class TrainingModule(Evaluation):
         """Return what ``forward`` takes, so that others can ask for this batch's predictions."""
         return (batch["image"],)
 
+    def predictions_of(self, output: Any) -> Tensor:
+        """Return ``Objectives.predictions`` of what ``forward`` returned; default: the same."""
+        return output
+
     def shared_parameters(self) -> Iterable[Parameter]:
         """Return what gradient methods act on; default: every trainable parameter."""
         return [p for p in self.parameters() if p.requires_grad]

@@ -38,6 +38,8 @@ class TiledData(OrientedData):
         ValueError: an argument out of its range, a cache of other tiles, two pictures of one name.
     """
 
+    is_tiled = True
+
     def __init__(
         self,
         image_size: int = 1024,

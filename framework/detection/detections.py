@@ -1,0 +1,34 @@
+"""What detectors exchange with metrics and writers: one dict of tensors per image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from framework.data import Batch
+
+Detections = dict[str, Tensor]
+"""``boxes`` (n, 4, 2) corners in pixels, ``scores`` (n,) descending and ``labels`` (n,) int64."""
+
+
+def objects_of(batch: Batch, prefix: str = "") -> list[dict[str, Tensor]]:
+    """Return the objects of each image of a padded batch, without the padding.
+
+    Args:
+        batch: with ``quads`` (B, M, 4, 2), ``label`` (B, M) and ``difficult`` (B, M).
+        prefix: of these names, such as ``image_`` for the objects of whole images.
+
+    Returns:
+        Per image ``boxes`` (n, 4, 2), ``labels`` (n,) and ``difficult`` (n,).
+
+    Example:
+        >>> import torch
+        >>> label = torch.tensor([[2, -1], [0, 1]])
+        >>> batch = {"quads": torch.zeros(2, 2, 4, 2), "label": label, "difficult": label > 1}
+        >>> [objects["labels"].tolist() for objects in objects_of(batch)]
+        [[2], [0, 1]]
+    """
+    quads, label, difficult = (batch[prefix + name] for name in ("quads", "label", "difficult"))
+    return [
+        {"boxes": boxes[kept], "labels": labels[kept], "difficult": hard[kept]}
+        for boxes, labels, hard, kept in zip(quads, label, difficult, label >= 0, strict=True)
+    ]

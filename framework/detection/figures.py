@@ -1,0 +1,116 @@
+"""Detections for a person who sees them for the first time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
+from matplotlib.ticker import MultipleLocator
+from torch import Tensor
+
+from framework.metrics.detection_samples import KeptDetections
+from framework.plots import COLOURS, STYLE, WIDTH
+
+SHOWN_SCORE = 0.3
+"""Detections below this score are left out of pictures."""
+
+
+def class_colour(label: int) -> str:
+    """Return the colour of a class, the same on every picture."""
+    return COLOURS[label % len(COLOURS)]
+
+
+@rc_context(STYLE)
+def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure:
+    """Draw images with detections above :data:`SHOWN_SCORE` in colour over the true objects.
+
+    Args:
+        kept: images, detections and true objects.
+        class_names: by label.
+    """
+    number = len(kept.images)
+    columns = min(3, max(1, number))
+    lines = max(1, math.ceil(number / columns))
+    height, width = kept.images.shape[-2:]
+    figure = Figure(
+        figsize=(WIDTH, 1.0 + lines * WIDTH / columns * height / width), layout="constrained"
+    )
+    figure.suptitle(f"Detections with a score of at least {SHOWN_SCORE}", x=0.01, ha="left")
+    labels: set[int] = set()
+    found, truth = kept.found, kept.truth
+    for place in range(number):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        axes.imshow(kept.images[place].permute(1, 2, 0).cpu().numpy())
+        axes.set_axis_off()
+        for box, hard in zip(truth[place]["boxes"], truth[place]["difficult"], strict=True):
+            _outline(axes, box, "white", 2.5, ":" if hard else "-")
+        fields = (found[place][name] for name in ("boxes", "scores", "labels"))
+        for box, score, label in zip(*fields, strict=True):
+            if score < SHOWN_SCORE:
+                continue
+            labels.add(int(label))
+            _outline(axes, box, class_colour(int(label)), 1.2, "-")
+            x, y = (float(v) for v in box[box[:, 1].argmin()])
+            axes.text(
+                x,
+                y,
+                f"{float(score):.2f}",
+                fontsize=6,
+                color="white",
+                va="bottom",
+                clip_on=True,
+                bbox={"facecolor": class_colour(int(label)), "pad": 0.6, "linewidth": 0},
+            )
+    handles = [Line2D([], [], color=class_colour(k), label=class_names[k]) for k in sorted(labels)]
+    true_object = Line2D([], [], color="white", linewidth=2.5, label="true (dotted: difficult)")
+    legend = figure.legend(
+        handles=[true_object, *handles], loc="outside lower center", ncols=min(6, 1 + len(handles))
+    )
+    # a white line is seen on grey only
+    legend.set(frame_on=True)
+    legend.get_frame().set(facecolor="0.75", linewidth=0)
+    return figure
+
+
+def _outline(axes: Axes, box: Tensor, colour: str, width: float, style: str) -> None:
+    corners = box.cpu().numpy() - 0.5
+    axes.add_patch(Polygon(corners, fill=False, edgecolor=colour, linewidth=width, linestyle=style))
+
+
+@rc_context(STYLE)
+def precision_recall(values: Mapping[str, Any], class_names: Sequence[str]) -> Figure:
+    """Draw precision over recall at an overlap of 0.5, one line per class.
+
+    Args:
+        values: ``recall_50`` and ``precision_50`` (C, R) and ``ap_50`` (C,), NaN for a class
+            without objects.
+        class_names: by label.
+    """
+    figure = Figure(figsize=(WIDTH * 0.7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    # torchmetrics makes a scalar of a single class's precision
+    ap = values["ap_50"].reshape(-1).cpu()
+    recall, precision = (values[name].cpu() for name in ("recall_50", "precision_50"))
+    styles = ("-", "--", ":")
+    for label, name in enumerate(class_names):
+        if bool(ap[label].isnan()):
+            continue
+        axes.plot(
+            recall[label],
+            precision[label],
+            color=class_colour(label),
+            linestyle=styles[label // len(COLOURS) % len(styles)],
+            label=f"{name}: {float(ap[label]):.3f}",
+        )
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.xaxis.set_major_locator(MultipleLocator(0.2))
+    axes.set_title("Precision over recall, overlap above 0.5; average precision", loc="left")
+    if axes.lines:
+        axes.legend(loc="lower left", ncols=1 + (len(axes.lines) > 8))
+    return figure

@@ -1,0 +1,72 @@
+"""Whole images with what was found on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from framework.checkpoint import write_atomically
+from framework.detection.detections import Detections
+from framework.detection.figures import class_colour
+
+
+def read_picture(path: str | Path) -> Tensor:
+    """Return an image file as (3, H, W) uint8.
+
+    Raises:
+        ValueError: the file cannot be decoded, by name.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be decoded as an image: {error}.") from None
+
+
+def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]) -> Tensor:
+    """Return the image (3, H, W) uint8 with every box in the colour of its class, and its score.
+
+    Args:
+        image: (3, H, W), uint8 or float in [0, 1].
+        found: ``boxes`` (n, 4, 2), ``scores`` (n,) and ``labels`` (n,).
+        class_names: by label.
+
+    Example:
+        >>> box = torch.tensor([[[1.0, 1], [6, 1], [6, 6], [1, 6]]])
+        >>> found = {"boxes": box, "scores": torch.ones(1), "labels": torch.zeros(1).long()}
+        >>> drawn = draw_detections(torch.zeros(3, 8, 8), found, ["ship"])
+        >>> drawn.dtype, bool(drawn[:, 1, 3].any())
+        (torch.uint8, True)
+    """
+    if image.dtype != torch.uint8:
+        image = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    if not len(found["scores"]):
+        return image
+    from torchvision.utils import draw_bounding_boxes
+
+    labels = found["labels"].tolist()
+    texts = [
+        f"{class_names[label]} {score:.2f}"
+        for label, score in zip(labels, found["scores"].tolist(), strict=True)
+    ]
+    return draw_bounding_boxes(
+        image,
+        found["boxes"].flatten(1).round(),
+        texts,
+        [class_colour(label) for label in labels],
+        width=2 if min(image.shape[1:]) >= 400 else 1,
+    )
+
+
+def write_picture(image: Tensor, path: Path) -> None:
+    """Write (3, H, W) uint8 as PNG, whole or not at all."""
+    from PIL import Image
+
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    write_atomically(path, lambda file: picture.save(file, format="png"))
