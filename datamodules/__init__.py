@@ -11,6 +11,16 @@ from datamodules.image_data import ImageData
 from datamodules.image_folder import ImageFolder
 from datamodules.image_list import ImageList
 from datamodules.label_noise import LabelNoise
+from datamodules.oriented_augmentation import (
+    Mixup,
+    Mosaic,
+    PixelTransform,
+    RandomAffine,
+    RandomCrop,
+    RandomFlip,
+    RandomQuarterTurn,
+    RandomTranslation,
+)
 from datamodules.rendered_scenes import RenderedScenes
 from datamodules.tabular import Tabular
 from datamodules.usps import USPS
@@ -31,6 +41,14 @@ __all__ = [
     "ImageList",
     "ImageTiles",
     "LabelNoise",
+    "Mixup",
+    "Mosaic",
+    "PixelTransform",
+    "RandomAffine",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomQuarterTurn",
+    "RandomTranslation",
     "RenderedScenes",
     "Tabular",
     "WholeSet",
