@@ -14,8 +14,9 @@ from framework.ops.rotated.pairs import overlapping_pairs
 BoxFormat = Literal["quad", "cxcywhr"]
 Mode = Literal["iou", "iof", "giou"]
 
-# pairs at a time: what a processor's cache holds, and what fills a GPU
-_CHUNK_CPU, _CHUNK_GPU = 2**12, 2**18
+# pairs at a time: on a CPU what a cache holds and torch leaves to one thread, as threads would wait
+# for one another after each of many short operations; on a GPU what fills it
+_CHUNK_CPU, _CHUNK_GPU = 2000, 2**18
 # square pixels; a smaller union is that of two points
 _NOTHING = 1e-12
 
@@ -73,7 +74,9 @@ def rotated_iou(
         return values.view(rows, columns).to(dtype)
     row, column = overlapping_pairs(a.detach(), b.detach())
     result = a.new_zeros(len(a), len(b))
-    return result.index_put((row, column), _of_pairs(a[row], b[column], mode)).to(dtype)
+    return result.index_put(
+        (row, column), _of_pairs(a.index_select(0, row), b.index_select(0, column), mode)
+    ).to(dtype)
 
 
 def iou_of_pairs(a: Tensor, b: Tensor) -> Tensor:

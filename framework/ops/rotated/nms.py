@@ -7,7 +7,7 @@ from torch import Tensor
 
 from framework.ops.rotated.boxes import signed_area
 from framework.ops.rotated.iou import BoxFormat, as_quads, iou_of_pairs
-from framework.ops.rotated.pairs import overlapping_pairs_within
+from framework.ops.rotated.pairs import bounds, overlapping_pairs_within
 
 # pixels; below this mean width a box is a line, and its overlap means nothing
 _THINNEST = 1e-2
@@ -70,9 +70,9 @@ def rotated_nms(
     group = None if labels is None else labels[order].unique(return_inverse=True)[1]
     above, below = overlapping_pairs_within(quads, group)
     possible = _largest_possible_iou(quads, above, below) > iou_threshold
-    above, below = above[possible], below[possible]
-    overlap = iou_of_pairs(quads[above], quads[below]) > iou_threshold
-    kept = order[_greedy(above[overlap], below[overlap], len(order))]
+    above, below = _where(possible, above, below)
+    overlap = iou_of_pairs(quads.index_select(0, above), quads.index_select(0, below))
+    kept = order[_greedy(*_where(overlap > iou_threshold, above, below), len(order))]
     return kept if max_out is None else kept[:max_out]
 
 
@@ -84,12 +84,20 @@ def _has_area(quads: Tensor) -> Tensor:
 
 def _largest_possible_iou(quads: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """Return a bound: the intersection exceeds neither area, nor that of the horizontal boxes."""
-    area, low, high = signed_area(quads).abs(), quads.amin(1), quads.amax(1)
-    width, height = (torch.minimum(high[i], high[j]) - torch.maximum(low[i], low[j])).unbind(1)
-    area_i, area_j = area[i], area[j]
+    area, (left, top, right, bottom) = signed_area(quads).abs(), bounds(quads)
+    width = torch.minimum(right.index_select(0, i), right.index_select(0, j))
+    width -= torch.maximum(left.index_select(0, i), left.index_select(0, j))
+    height = torch.minimum(bottom.index_select(0, i), bottom.index_select(0, j))
+    height -= torch.maximum(top.index_select(0, i), top.index_select(0, j))
+    area_i, area_j = area.index_select(0, i), area.index_select(0, j)
     shared = torch.minimum(torch.minimum(area_i, area_j), width * height)
     # a little more, so that rounding drops no pair at the threshold
     return shared / (area_i + area_j - shared) + 1e-9
+
+
+def _where(mask: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+    chosen = mask.nonzero().squeeze(1)
+    return i.index_select(0, chosen), j.index_select(0, chosen)
 
 
 def _greedy(above: Tensor, below: Tensor, count: int) -> Tensor:

@@ -25,20 +25,20 @@ def overlapping_pairs(
     Returns:
         Two (P,) int64 tensors, the row in ``a`` and that in ``b``, in no particular order.
     """
-    low_a, high_a, low_b, high_b = a.amin(1), a.amax(1), b.amin(1), b.amax(1)
-    shift_a, shift_b = _shifts(low_a, high_a, low_b, high_b, group_a, group_b)
+    bounds_a, bounds_b = bounds(a), bounds(b)
+    shift_a, shift_b = _shifts(bounds_a, bounds_b, group_a, group_b)
     found: list[tuple[Tensor, Tensor]] = []
     # of two ranges that meet, one starts within the other
-    left_b, order_b = (low_b[:, 0] + shift_b).sort(stable=True)
-    first = torch.searchsorted(left_b, low_a[:, 0] + shift_a)
-    last = torch.searchsorted(left_b, high_a[:, 0] + shift_a, right=True)
+    left_b, order_b = (bounds_b[0] + shift_b).sort(stable=True)
+    first = torch.searchsorted(left_b, bounds_a[0] + shift_a)
+    last = torch.searchsorted(left_b, bounds_a[2] + shift_a, right=True)
     for i, place in _expand(first, last):
-        found.append(_with_common_y(i, order_b[place], low_a, high_a, low_b, high_b))
-    left_a, order_a = (low_a[:, 0] + shift_a).sort(stable=True)
-    first = torch.searchsorted(left_a, low_b[:, 0] + shift_b, right=True)
-    last = torch.searchsorted(left_a, high_b[:, 0] + shift_b, right=True)
+        found.append(_with_common_y(i, order_b.index_select(0, place), bounds_a, bounds_b))
+    left_a, order_a = (bounds_a[0] + shift_a).sort(stable=True)
+    first = torch.searchsorted(left_a, bounds_b[0] + shift_b, right=True)
+    last = torch.searchsorted(left_a, bounds_b[2] + shift_b, right=True)
     for j, place in _expand(first, last):
-        found.append(_with_common_y(order_a[place], j, low_a, high_a, low_b, high_b))
+        found.append(_with_common_y(order_a.index_select(0, place), j, bounds_a, bounds_b))
     return _joined(found, a.device)
 
 
@@ -52,30 +52,33 @@ def overlapping_pairs_within(a: Tensor, group: Tensor | None = None) -> tuple[Te
     Returns:
         Two (P,) int64 tensors, i and j, in no particular order.
     """
-    low, high = a.amin(1), a.amax(1)
-    shift, _ = _shifts(low, high, low, high, group, group)
-    left, order = (low[:, 0] + shift).sort(stable=True)
-    last = torch.searchsorted(left, (high[:, 0] + shift)[order], right=True)
+    box = bounds(a)
+    shift, _ = _shifts(box, box, group, group)
+    left, order = (box[0] + shift).sort(stable=True)
+    last = torch.searchsorted(left, (box[2] + shift)[order], right=True)
     first = torch.arange(1, len(a) + 1, device=a.device)
     found = []
     for row, place in _expand(first, torch.maximum(first, last)):
-        i, j = _with_common_y(order[row], order[place], low, high, low, high)
+        i, j = order.index_select(0, row), order.index_select(0, place)
+        i, j = _with_common_y(i, j, box, box)
         found.append((torch.minimum(i, j), torch.maximum(i, j)))
     return _joined(found, a.device)
 
 
+def bounds(a: Tensor) -> Tensor:
+    """Return left, top, right and bottom of polygons (N, V, 2), as (4, N)."""
+    return torch.cat([a.amin(1), a.amax(1)], 1).t().contiguous()
+
+
 def _shifts(
-    low_a: Tensor,
-    high_a: Tensor,
-    low_b: Tensor,
-    high_b: Tensor,
-    group_a: Tensor | None,
-    group_b: Tensor | None,
+    bounds_a: Tensor, bounds_b: Tensor, group_a: Tensor | None, group_b: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return what moves every group to a range of x of its own."""
-    if group_a is None or group_b is None or not len(low_a) or not len(low_b):
-        return low_a.new_zeros(len(low_a)), low_b.new_zeros(len(low_b))
-    span = torch.maximum(high_a.max(), high_b.max()) - torch.minimum(low_a.min(), low_b.min())
+    left_a, left_b = bounds_a[0], bounds_b[0]
+    if group_a is None or group_b is None or not len(left_a) or not len(left_b):
+        return torch.zeros_like(left_a), torch.zeros_like(left_b)
+    span = torch.maximum(bounds_a[2].max(), bounds_b[2].max())
+    span = span - torch.minimum(left_a.min(), left_b.min())
     # the gap of more than a range keeps groups apart whatever rounding does
     step = 2 * span + 1
     return group_a * step, group_b * step
@@ -90,16 +93,21 @@ def _expand(first: Tensor, last: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         done = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(torch.searchsorted(ends, done + _CHUNK, right=True)))
         rows = torch.arange(start, stop, device=first.device).repeat_interleave(counts[start:stop])
-        within = torch.arange(len(rows), device=first.device) - (ends - counts - done)[rows]
-        yield rows, first[rows] + within
+        within = torch.arange(len(rows), device=first.device) - (ends - counts - done).index_select(
+            0, rows
+        )
+        yield rows, first.index_select(0, rows) + within
         start = stop
 
 
 def _with_common_y(
-    i: Tensor, j: Tensor, low_a: Tensor, high_a: Tensor, low_b: Tensor, high_b: Tensor
+    i: Tensor, j: Tensor, bounds_a: Tensor, bounds_b: Tensor
 ) -> tuple[Tensor, Tensor]:
-    meet = (low_a[:, 1][i] <= high_b[:, 1][j]) & (low_b[:, 1][j] <= high_a[:, 1][i])
-    return i[meet], j[meet]
+    # index_select of a vector takes a fifth of the time of plain indexing
+    above = bounds_a[1].index_select(0, i) <= bounds_b[3].index_select(0, j)
+    below = bounds_b[1].index_select(0, j) <= bounds_a[3].index_select(0, i)
+    meet = (above & below).nonzero().squeeze(1)
+    return i.index_select(0, meet), j.index_select(0, meet)
 
 
 def _joined(found: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
