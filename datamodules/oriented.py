@@ -130,6 +130,19 @@ class OrientedData(DataModule):
         """Join samples to a batch, their objects padded."""
         return pad_objects(samples)
 
+    @property
+    def object_counts(self) -> dict[str, int]:
+        """Objects of each class in the training set, difficult ones included.
+
+        Raises:
+            RuntimeError: there is no training set.
+        """
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
+        label = self.train_set.objects.objects.label  # type: ignore[attr-defined]
+        count = label.bincount(minlength=self.num_classes).tolist()
+        return dict(zip(self.class_names, count, strict=True))
+
     def augment_from(self, train_set: Dataset[Sample]) -> None:
         """Let training samples be augmented, with partners from ``train_set``."""
         if self.transforms:

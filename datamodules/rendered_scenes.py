@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from datamodules.dota.labels import write_labels
 from datamodules.oriented import ObjectImages, ObjectTransform, OrientedData
 from datamodules.scene_rendering import CLASS_NAMES, render_scene
 from framework.detection.objects import ObjectTable
@@ -100,3 +103,21 @@ class RenderedScenes(OrientedData):
             image[number] = torch.from_numpy(picture).permute(2, 0, 1)
             objects.append(found)
         return ObjectImages(image, ObjectTable(objects))
+
+    def write_dota(self, root: str | Path) -> None:
+        """Write all parts as a data set that :class:`~datamodules.dota.DOTA` reads.
+
+        Args:
+            root: folder of the parts, each with ``images`` and ``labelTxt``.
+        """
+        from torchvision.transforms.v2.functional import to_pil_image
+
+        for part in self.sizes:
+            scenes = self.draw(part)
+            images, labels = Path(root) / part / "images", Path(root) / part / "labelTxt"
+            for folder in (images, labels):
+                folder.mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(scenes.image):
+                name = f"scene{number:05}"
+                to_pil_image(image).save(images / f"{name}.png")
+                write_labels(labels / f"{name}.txt", scenes.objects[number], CLASS_NAMES)

@@ -36,8 +36,8 @@ class DOTA(TiledData):
 
     Args:
         root: folder of the data set.
-        version: whose classes are used: 15 in v1.0, with container-crane 16 in v1.5, with airport
-            and helipad 18 in v2.0.
+        version: whose classes are used, in quotes in YAML: 15 of ``'1.0'``, with container-crane
+            16 of ``'1.5'``, with airport and helipad 18 of ``'2.0'``.
         classes: names of the classes instead, for another data set in this form.
         train: part to train on.
         val: part to validate on, or None.

@@ -204,7 +204,7 @@ class TileSet(Dataset[Sample]):
                 for tile in tiling.tiles(image, picture_size(path))
             ]
         self.whole = None if objects is None else ObjectTable(objects)
-        self.shown = None
+        self.objects = None
         if objects is not None:
             shown = [_shown(objects[tile.image], tile, self.window) for tile in tiles]
             if training:
@@ -212,7 +212,7 @@ class TileSet(Dataset[Sample]):
             if not empty_tiles:
                 tiles = [tile for tile, found in zip(tiles, shown, strict=True) if len(found)]
                 shown = [found for found in shown if len(found)]
-            self.shown = ObjectTable(shown)
+            self.objects = ObjectTable(shown)
         self.tiles = np.array(tiles, dtype=np.float64).reshape(-1, 4)
         self._last: tuple[int, float, Image.Image] | None = None
 
@@ -223,8 +223,8 @@ class TileSet(Dataset[Sample]):
         image, rate, left, top = self.tiles[row].tolist()
         tile = Tile(int(image), rate, int(left), int(top))
         sample: Sample = {"image": self._read(tile)}
-        if self.shown is not None:
-            sample |= self.shown[row].fields()
+        if self.objects is not None:
+            sample |= self.objects[row].fields()
         if self.training:
             return sample
         sample["image_id"] = torch.tensor(tile.image)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import rendered_scenes, scene_rendering
+from datamodules import DOTA, rendered_scenes, scene_rendering
 from datamodules.rendered_scenes import RenderedScenes
 from datamodules.scene_rendering import SHAPES, render_scene
 from framework.detection.objects import Objects
@@ -134,6 +134,24 @@ def test_scenes_may_be_empty_or_large():
     _, objects = render_scene(0, 1000, 800, objects=(60, 60))
     assert len(objects) == 60
     assert objects.quads[..., 0].max() > 800
+
+
+def test_a_data_set_in_the_form_of_dota(tmp_path):
+    scenes = ready(num_train=5)
+    scenes.write_dota(tmp_path)
+    files = DOTA(str(tmp_path), image_size=96, gap=20, classes=list(scenes.class_names))
+    files.setup("fit")
+    for ours, theirs in ((scenes.train_set, files.train_set), (scenes.val_set, files.val_set)):
+        assert len(ours) == len(theirs)
+        for row in range(len(ours)):
+            assert all(torch.equal(ours[row][name], theirs[row][name]) for name in ours[row])
+    assert files.object_counts == scenes.object_counts
+    assert sum(scenes.object_counts.values()) == len(scenes.train_set.objects.objects)
+
+
+def test_counts_need_a_training_set():
+    with pytest.raises(RuntimeError, match=r"has no training set; call setup\('fit'\)"):
+        ready("test").object_counts
 
 
 @pytest.mark.parametrize(
