@@ -6,6 +6,7 @@ from datamodules.cifar import CIFAR
 from datamodules.classification import ClassificationData
 from datamodules.digits import Digits
 from datamodules.dota import DOTA, ImageTiles
+from datamodules.hrsc2016 import HRSC2016
 from datamodules.idx import IDXImages
 from datamodules.image_data import ImageData
 from datamodules.image_folder import ImageFolder
@@ -29,6 +30,7 @@ from datamodules.whole_set import WholeSet
 __all__ = [
     "CIFAR",
     "DOTA",
+    "HRSC2016",
     "USPS",
     "ActivationFile",
     "Activations",

@@ -1,0 +1,139 @@
+"""HRSC2016: ships in high-resolution satellite images."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import torch
+
+from datamodules.dota.pictures import picture_size
+from datamodules.dota.tile_set import Tile, TileSet, Tiling
+from datamodules.oriented import ObjectTransform, OrientedData
+from framework.detection.objects import Objects
+from framework.ops.rotated import cxcywhr_to_quad
+
+_BOX = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
+
+
+class HRSC2016(OrientedData):
+    """1,070 satellite images with ships, each shown whole.
+
+    The parts are those of ``root/ImageSets/<part>.txt``, one name per line; images lie in
+    ``root/FullDataSet/AllImages`` and their labels in ``root/FullDataSet/Annotations``. An image is
+    resized so that its longer side is S, and filled up with grey at the right or below. All kinds
+    of ships are one class, as in the publications on oriented detection.
+
+    Batches hold what :class:`~datamodules.oriented.OrientedData` says, in pixels of the resized
+    image, and outside training the fields of the whole image that
+    :class:`~datamodules.dota.tiled.TiledData` describes: an image is one tile.
+
+    Paper: Liu et al., A High Resolution Optical Satellite Image Dataset for Ship Recognition and
+    Some New Baselines, ICPRAM 2017.
+
+    Args:
+        root: folder of the data set.
+        image_size: S, width and height in pixels.
+        train: part to train on.
+        val: part to validate on, or None.
+        test: part to test on and to predict, or None.
+
+    Raises:
+        FileNotFoundError: a file is not there, by name (at :meth:`setup`).
+        ValueError: an argument out of its range; a label file that is no XML, or an object in it
+            without a box of finite numbers and positive sides; or an image that cannot be decoded.
+    """
+
+    class_names = ("ship",)
+    num_classes = 1
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 800,
+        train: str = "trainval",
+        val: str | None = None,
+        test: str | None = "test",
+        batch_size: int = 16,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        augment: list[ObjectTransform] | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, augment)
+        self.root = Path(root)
+        self.tiling = Tiling(image_size, gap=0)
+        self.input_shape = (3, image_size, image_size)
+        self.parts = {"train": train, "val": val, "test": test}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the labels of the parts that the stage needs, once."""
+        train, val, test = self.parts["train"], self.parts["val"], self.parts["test"]
+        if stage in (None, "fit") and train is not None and self.train_set is None:
+            self.train_set = self._part(train, training=True)
+            self.augment_from(self.train_set)
+        if stage in (None, "fit", "validate") and val is not None and self.val_set is None:
+            self.val_set = self._part(val)
+        if stage in (None, "test", "predict") and test is not None and self.test_set is None:
+            part = self._part(test)
+            self.test_set = self.predict_set = part
+            self.image_paths = part.paths.tolist()
+            self.image_names = [Path(path).stem for path in part.paths.tolist()]
+
+    def _part(self, part: str, training: bool = False) -> TileSet:
+        names = _existing(self.root / "ImageSets" / f"{part}.txt").read_text().split()
+        folder = self.root / "FullDataSet"
+        paths = [_existing(folder / "AllImages" / f"{name}.bmp") for name in names]
+        objects = [read_hrsc(folder / "Annotations" / f"{name}.xml") for name in names]
+        tiles = [
+            Tile(image, self.tiling.window / max(picture_size(path)), 0, 0)
+            for image, path in enumerate(paths)
+        ]
+        return TileSet(paths, self.tiling, objects, training=training, tiles=tiles)
+
+
+def read_hrsc(path: Path) -> Objects:
+    """Return the ships of a label file, difficult as it says.
+
+    ``mbox_ang`` is in radians, from the x axis towards the y axis, which points down.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no XML, or an object without a box of finite numbers and positive sides.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "100000001.xml"
+        >>> box = zip(_BOX, (50, 40, 20, 10, 0))
+        >>> fields = "".join(f"<{name}>{value}</{name}>" for name, value in box)
+        >>> _ = path.write_text(f"<HRSC_Image><HRSC_Object>{fields}</HRSC_Object></HRSC_Image>")
+        >>> read_hrsc(path).quads.tolist()
+        [[[40.0, 35.0], [60.0, 35.0], [60.0, 45.0], [40.0, 45.0]]]
+    """
+    try:
+        items = list(ElementTree.parse(_existing(path)).iter("HRSC_Object"))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path} is no XML: {error}.") from None
+    boxes = []
+    for number, item in enumerate(items, start=1):
+        try:
+            box = [float(item.findtext(name, "")) for name in _BOX]
+        except ValueError:
+            box = []
+        if not box or not all(map(math.isfinite, box)) or min(box[2:4]) <= 0:
+            raise ValueError(f"{path}, object {number}: no box of finite {', '.join(_BOX)}.")
+        boxes.append(box)
+    difficult = [item.findtext("difficult", "0").strip() == "1" for item in items]
+    return Objects(
+        cxcywhr_to_quad(torch.tensor(boxes, dtype=torch.float64).view(-1, 5)).float(),
+        torch.zeros(len(boxes), dtype=torch.int64),
+        torch.tensor(difficult, dtype=torch.uint8),
+    )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist.")
+    return path
