@@ -339,8 +339,7 @@ class OrientedGaussianAssigner(nn.Module):
         long = objects.short if self.sigma == "isotropic" else objects.long
         half = torch.stack([long, objects.short], dim=1)[owner] / (2 * stride)
         power = 1.0 if self.sigma == "paper" else 1 - self.iou_thr
-        # an object of no width has its centre cell
-        return (0.5 * half**power).clamp(min=1e-6)
+        return 0.5 * half**power
 
     def _fits_level(self, farthest: Tensor, level: Tensor) -> Tensor:
         ends = [8.0 * s for s in self.strides[:-1]]
@@ -355,8 +354,7 @@ class OrientedGaussianAssigner(nn.Module):
         order = order[pair[order].argsort(stable=True)]
         number = torch.bincount(pair)
         rank = torch.arange(len(pair), device=pair.device) - (number.cumsum(0) - number)[pair]
-        # a product such as 0.7 * 10 may lie above the whole number it stands for
-        best = ((1 - self.iou_thr) * number.double() - 1e-9).ceil()[pair]
+        best = ((1 - self.iou_thr) * number.double()).ceil()[pair]
         # `pair` ascends, so that sorting moved rows within their group only
         mask = torch.empty_like(g)
         mask[order] = torch.where(rank < best, 1.0, g[order])

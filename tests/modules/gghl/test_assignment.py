@@ -88,6 +88,7 @@ def test_lengths_at_which_levels_change() -> None:
     assigner = OrientedGaussianAssigner()
     assert assigner.level_lengths((800, 800)) == pytest.approx([68.571429, 274.285714], abs=5e-7)
     assert assigner.level_lengths((160, 160)) == pytest.approx([13.714286, 54.857143], abs=5e-7)
+    assert assigner.level_lengths((400, 1600)) == assigner.level_lengths((800, 800))
     four = OrientedGaussianAssigner((4, 8, 16, 32), iou_thr=0.25)
     assert four.level_lengths((800, 800)) == [80, 160, 320]
 
@@ -213,6 +214,12 @@ def test_padding_and_no_objects() -> None:
         assert torch.equal(getattr(padded, name), getattr(alone, name))
 
 
+def test_an_object_without_width_trains_nothing() -> None:
+    line = torch.tensor([[10.0, 10.0], [60, 60], [60, 60], [10, 10]])[None, None]
+    for sigma in ("code", "paper"):
+        assert len(assign(line, size=128, sigma=sigma).cell) == 0
+
+
 def test_mixup_weights() -> None:
     quads = torch.stack([rectangle(50, 50, 30, 15, 20), rectangle(110, 110, 30, 15, 70)])[None]
     found = assign(quads, [[0, 1]], [[0.3, 0.7]], size=160)
@@ -234,7 +241,7 @@ def test_the_best_cells_are_positive_in_the_paper_variant() -> None:
     for level in found.level.unique().tolist():
         here = found.level == level
         g, mask = found.heat[here, 0], found.mask[here]
-        best = math.ceil(0.7 * len(g) - 1e-9)
+        best = math.ceil(0.7 * len(g))
         assert int((mask == 1).sum()) == best == int(found.positives[0, level])
         soft = mask != 1
         assert torch.equal(mask[soft], g[soft])
@@ -264,7 +271,7 @@ def loop(
     if len(a.strides) == 4:
         ends = [0, size / 10, size / 5, size / 2.5, math.inf]
     else:
-        ends = [0, 3 * 16 / (1 - T) * size / 800, 3 * 64 / (1 - T) * size / 800, math.inf]
+        ends = [0, *(3 * 2 * s / (1 - T) * size / 800 for s in (8, 32)), math.inf]
     for image in range(len(quads)):
         for number, quad in enumerate(quads[image]):
             if label[image, number] < 0:
@@ -335,7 +342,7 @@ def loop(
                 ranked = sorted(cells_of_object, key=lambda c: (-round(c["g"], 12), c["cell"]))
                 best = len(ranked)
                 if a.sigma == "paper":
-                    best = math.ceil((1 - T) * len(ranked) - 1e-9)
+                    best = math.ceil((1 - T) * len(ranked))
                 w = math.log(2) / math.log(math.sqrt(m_w * m_h) + 1)
                 if a.sigma == "paper" or len(a.strides) == 4:
                     w = 2 * math.log(2) / math.log(math.sqrt(max(best, 1)) + 1)
@@ -365,21 +372,24 @@ VARIANTS = [
     {"sigma": "paper"},
     {"sigma": "paper", "multi_class_cells": True},
     {"strides": (4, 8, 16, 32), "iou_thr": 0.25},
-    {"iou_thr": 0.2, "heat_thr": 0.1, "radius_cap": 3},
+    # where the window ends before the Gaussian
+    {"iou_thr": 0.0, "heat_thr": 0.001, "radius_cap": 3},
 ]
 
 
 @pytest.mark.parametrize("arguments", VARIANTS, ids=str)
 def test_equal_to_the_loop(arguments: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(0)
-    size, images, objects, classes = 160, 3, 60, 3
+    size, images, objects, classes = (400 if "radius_cap" in arguments else 160), 3, 60, 3
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     quads = torch.stack(
         [
-            rectangle(*(160 * draw(2)).tolist(), *(3 + 90 * draw(2) ** 2).tolist(), float(t))
+            rectangle(
+                *(size * draw(2)).tolist(), *(3 + 0.6 * size * draw(2) ** 2).tolist(), float(t)
+            )
             for t in 180 * draw(images * objects)
         ]
     ).view(images, objects, 4, 2)

@@ -230,6 +230,34 @@ def test_saturated_outputs_stay_finite(logit: float, place: float | None) -> Non
     assert raw.grad.isfinite().all()
 
 
+def test_a_perfect_cell_stays_finite() -> None:
+    found = assign([[(quad(24, 24, 32, 32, 0), 1, 1.0)]], 160)
+    cells, place = Cells.of((160, 160)), 400 + 11
+    raw = torch.full((1, len(cells.level), 13), -4.0)
+    # one stride to every side, horizontal, and a class probability that rounds to 1
+    raw[0, place] = torch.tensor([0, 0, 0, 0, -9, -9, -9, -9, 3, 9, -99, 99, -99.0])
+    row = found.cell.tolist().index(place)
+    terms = JointOptimizationLoss(num_classes=3)(raw.requires_grad_(), cells, only(found, row))
+    assert float(terms["box"].detach()) == float(terms["vertices"].detach()) == 0
+    # -log(1e-6) for the part of the label that smoothing gives to the other classes
+    expected = float(found.area_weight[row]) * 0.01 * 2 / 3 * math.log(1e6)
+    assert float(terms["class_positive"].detach()) == pytest.approx(expected, rel=1e-3)
+    (grad,) = torch.autograd.grad(sum(terms.values()).sum(), raw)
+    assert grad.isfinite().all()
+
+
+def test_boxes_are_weighed_by_their_share_of_the_image() -> None:
+    weight = torch.ones(1, 1)
+    label = torch.zeros(1, 1, dtype=torch.int64)
+    ship = quad(60, 40, 30, 20, 0)[None, None]
+    loss, values = JointOptimizationLoss(num_classes=1), []
+    for size in ((80, 320), (160, 160)):
+        cells = Cells.of(size)
+        found = OrientedGaussianAssigner()(ship, label, weight, size, 1)
+        values.append(loss(torch.zeros(1, len(cells.level), 11), cells, found)["box"])
+    torch.testing.assert_close(*values)
+
+
 def test_mixup_weights() -> None:
     ships = [(quad(50, 50, 40, 20, 20), 0, 0.3), (quad(120, 110, 40, 20, 70), 1, 0.7)]
     cells = Cells.of((160, 160))
