@@ -28,7 +28,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the layout of MNIST: 153 training and 40 test images of 28 x 28 pixels.
 
     Class c is a bright square at a place of its own, on noise. Beside them lies a ``usps.h5`` with
-    the middle 16 x 16 pixels of each.
+    the middle 16 x 16 pixels of each, and ``train`` and ``val`` in the layout of DOTA.
     """
     import h5py
 
@@ -46,7 +46,24 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             group = file.create_group("train" if part == "train" else "test")
             group["data"] = image[:, 6:22, 6:22].flatten(1).numpy() / np.float32(255)
             group["target"] = label.numpy()
+    for part, pictures in (("train", 4), ("val", 2)):
+        write_dota(folder / part, pictures, generator)
     return folder
+
+
+def write_dota(folder: Path, pictures: int, generator: torch.Generator) -> None:
+    """Write pictures of 140 x 100 pixels with a bright ship each, at a place of its own."""
+    from PIL import Image
+
+    for name in ("images", "labelTxt"):
+        (folder / name).mkdir(parents=True)
+    for number in range(pictures):
+        image = torch.randint(60, (100, 140, 3), generator=generator, dtype=torch.uint8)
+        x, y = 20 + 20 * number, 30
+        image[y : y + 20, x : x + 40] += 150
+        Image.fromarray(image.numpy()).save(folder / "images" / f"P{number}.png")
+        corners = f"{x} {y} {x + 40} {y} {x + 40} {y + 20} {x} {y + 20}"
+        (folder / "labelTxt" / f"P{number}.txt").write_text(f"gsd:0.1\n{corners} ship 0\n")
 
 
 def write_idx(path: Path, values: torch.Tensor) -> None:
