@@ -10,8 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.dota.classes import CLASS_NAMES
 from datamodules.dota.labels import read_labels
-from datamodules.dota.pictures import find_pictures
-from datamodules.dota.tiled import TiledData, readable
+from datamodules.dota.tiled import TiledData
 from datamodules.oriented import ObjectTransform
 from framework.detection.objects import Objects
 
@@ -150,7 +149,7 @@ class DOTA(TiledData):
         if part not in self._read:
             faults: list[str] | None = None if self.strict else []
             images, labels = self._folders(part)
-            paths = readable(find_pictures(images), faults)
+            paths = self.pictures(images, faults)
             self._read[part] = (paths, None)
             if labels.is_dir():
                 self._read[part] = _with_labels(paths, labels, self.class_names, faults)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules.dota.pictures import find_pictures
-from datamodules.dota.tiled import TiledData, readable
+from datamodules.dota.tiled import TiledData
 
 
 class ImageTiles(TiledData):
@@ -20,8 +19,8 @@ class ImageTiles(TiledData):
 
     Raises:
         FileNotFoundError: no such folder, or no image in it (at :meth:`setup`).
-        ValueError: an argument out of its range, an image that cannot be decoded, by name, or two
-            of one name.
+        ValueError: an argument out of its range, an image that cannot be decoded, by name, two of
+            one name, or a ``cache_dir`` among them.
 
     Example:
         >>> import pathlib, tempfile, PIL.Image
@@ -53,7 +52,7 @@ class ImageTiles(TiledData):
     def prepare_data(self) -> None:
         """Cut the tiles that the cache lacks."""
         if self.cache_dir is not None:
-            self.cut_tiles("", readable(find_pictures(self.root), None))
+            self.cut_tiles("", self.pictures(self.root))
 
     def setup(self, stage: str | None = None) -> None:
         """Find the images once."""
@@ -61,6 +60,6 @@ class ImageTiles(TiledData):
             return
         if self.trainer is None:  # nobody has called it before
             self.prepare_data()
-        paths = readable(find_pictures(self.root), None)
+        paths = self.pictures(self.root)
         self.predict_from(paths)
         self.predict_set = self.tile_set("", paths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.dota.pictures import picture_size
+from datamodules.dota.pictures import find_pictures, picture_size
 from datamodules.dota.tile_set import TileCache, TileSet, Tiling
 from datamodules.oriented import ObjectTransform, OrientedData
 from framework.detection.objects import Objects
@@ -57,6 +57,17 @@ class TiledData(OrientedData):
         self.tiling = Tiling(image_size, gap, tuple(rates))
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.input_shape = (3, image_size, image_size)
+
+    def pictures(self, folder: Path, faults: list[str] | None = None) -> list[Path]:
+        """Return the pictures below a folder that can be opened, see :func:`readable`.
+
+        Raises:
+            FileNotFoundError: no such folder, or no picture below it.
+            ValueError: the cache lies in the folder, whose tiles would count as pictures.
+        """
+        if self.cache_dir is not None and self.cache_dir.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"cache_dir {self.cache_dir} must not lie in {folder}.")
+        return readable(find_pictures(folder), faults)
 
     def cut_tiles(self, part: str, paths: Sequence[Path]) -> None:
         """Cut the tiles of a part that the cache lacks; without a cache do nothing."""

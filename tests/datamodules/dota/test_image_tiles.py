@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -29,10 +31,13 @@ def test_tiles_of_all_images_below_a_folder(tmp_path):
 
 
 def test_a_cache_shows_the_same(tmp_path):
-    root = shared_data("dota_sample", "unlabelled")
+    root = tmp_path / "images"
+    root.mkdir()
+    shutil.copy(shared_data("dota_sample", "unlabelled", "mmrotate_demo.jpg"), root)
     settings = {"image_size": 512, "gap": 64, "batch_size": 64}
     (fresh,) = ready(root, **settings).predict_dataloader()
-    (kept,) = ready(root, cache_dir=str(tmp_path), **settings).predict_dataloader()
+    cache = str(tmp_path / "cache")
+    (kept,) = ready(root, cache_dir=cache, **settings).predict_dataloader()
     assert len(fresh["image"]) > 3
     assert all(torch.equal(fresh[name], kept[name]) for name in fresh)
 
@@ -43,3 +48,10 @@ def test_a_folder_without_images(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"a.png cannot be decoded as an image"):
         ready(tmp_path)
+
+
+def test_tiles_among_the_images_are_refused(tmp_path):
+    Image.new("RGB", (100, 60)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"cache_dir .*tiles must not lie in"):
+        ready(tmp_path, cache_dir=str(tmp_path / "tiles"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
