@@ -251,7 +251,8 @@ class GGHL(TrainingModule):
         self.metrics["precision"].update(
             self._on_whole_images(found, batch), _truth(batch), image_id
         )
-        self.metrics["samples"].update(batch["image"], found, objects_of(batch), batch["index"])
+        if "samples" in self.metrics:
+            self.metrics["samples"].update(batch["image"], found, objects_of(batch), batch["index"])
         return objectives
 
     def detect(self, raw: Tensor, cells: Cells) -> list[Detections]:
@@ -287,12 +288,14 @@ class GGHL(TrainingModule):
         """Return the average precision, and images for a figure."""
         data: Any = getattr(self.trainer, "datamodule", None)
         merge_iou = self.merge_iou if getattr(data, "is_tiled", False) else None
-        metrics = {
+        metrics: dict[str, Any] = {
             "precision": RotatedMeanAveragePrecision(
                 self.num_classes, interpolation=self.interpolation, merge_iou=merge_iou
-            ),
-            "samples": DetectionSamples(getattr(data, "input_shape", (3, 160, 160))),
+            )
         }
+        shape = getattr(data, "input_shape", None)
+        if shape is not None:
+            metrics["samples"] = DetectionSamples(shape)
         return MetricCollection(metrics, compute_groups=False)
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -301,10 +304,10 @@ class GGHL(TrainingModule):
 
         data = getattr(self.trainer, "datamodule", None)
         names = getattr(data, "class_names", None) or [str(k) for k in range(self.num_classes)]
-        return {
-            "detections": detection_panels(values["samples"], names),
-            "precision_recall": precision_recall(values, names),
-        }
+        figures = {"precision_recall": precision_recall(values, names)}
+        if "samples" in values:
+            figures["detections"] = detection_panels(values["samples"], names)
+        return figures
 
 
 def _check_criterion(criterion: nn.Module) -> None:
