@@ -118,14 +118,17 @@ def test_a_large_area_ratio_makes_a_box_horizontal() -> None:
 def test_decoded_targets_are_the_objects() -> None:
     quads = scene((30, 40, 40, 14, 25), (100, 60, 60, 20, 100), (60, 120, 30, 25, 70))
     found = assign(quads, [0, 2, 1])
-    (detected,) = decode(raw_output(found), CELLS, nms_iou=0.3)
+    raw = raw_output(found)
+    (detected,) = decode(raw, CELLS, nms_iou=0.3)
     assert sorted(detected["labels"].tolist()) == [0, 1, 2]
     by_label = torch.stack([detected["boxes"][detected["labels"] == c][0] for c in (0, 2, 1)])
     ious = rotated_iou(by_label, quads[0], aligned=True)
     torch.testing.assert_close(ious, torch.ones_like(ious), atol=1e-6, rtol=0)
     assert torch.equal(detected["scores"], detected["scores"].sort(descending=True).values)
     # as horizontal boxes they are those of the objects
-    (flat,) = decode(raw_output(found), CELLS, nms_iou=0.3, oriented=False)
+    (flat,) = decode(raw, CELLS, nms_iou=0.3, oriented=False)
+    (same,) = decode(raw, CELLS, nms_iou=0.3, horizontal=0.1)
+    assert torch.equal(flat["boxes"], same["boxes"])
     for label, quad in zip((0, 2, 1), quads[0], strict=True):
         box = flat["boxes"][flat["labels"] == label][0]
         torch.testing.assert_close(box.amin(0), quad.amin(0))
