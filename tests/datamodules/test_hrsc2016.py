@@ -62,14 +62,16 @@ def test_images_are_shown_whole(tmp_path):
 
 
 def test_whole_images_in_their_own_pixels(tmp_path):
-    data = ready(written(tmp_path), "test", test="trainval")
+    root = written(tmp_path)
+    (root / "ImageSets" / "both.txt").write_text("100000002\n100000001\n")
+    data = ready(root, "test", test="both")
     (batch,) = data.test_dataloader()
     assert batch["image_id"].tolist() == [0, 1]
-    assert batch["tile_scale"].tolist() == [0.5, 1.25]
+    assert batch["tile_scale"].tolist() == [1.25, 0.5]
     assert batch["tile_offset"].tolist() == [[0, 0], [0, 0]]
-    assert torch.allclose(batch["quads"] / 0.5, batch["image_quads"])
-    assert batch["image_label"].tolist() == [[0, 0], [-1, -1]]
-    assert data.image_names == ["100000001", "100000002"]
+    assert torch.allclose(batch["quads"][1] / 0.5, batch["image_quads"][1])
+    assert batch["image_label"].tolist() == [[-1, -1], [0, 0]], "also of the second image"
+    assert data.image_names == ["100000002", "100000001"]
 
 
 @pytest.mark.parametrize(
