@@ -38,6 +38,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.csib
 	$(BIN)/python -m benchmarks.clustering
+	$(BIN)/python -m benchmarks.detection
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
