@@ -172,12 +172,13 @@ class RotatedMeanAveragePrecision(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Return the values above, float32."""
         columns = {name: self._column(name) for name in self._empty}
-        found = _take(columns, "", _ranking(columns))
+        ranking = _ranking(columns)
+        found = {name: column[ranking] for name, column in _take(columns, "").items()}
         if self.merge_iou is not None:
             group = found["image"] * self.num_classes + found["labels"]
             kept = rotated_nms(found["boxes"], found["scores"], self.merge_iou, group)
             found = {name: column[kept] for name, column in found.items()}
-        objects = _take(columns, "target_", columns["target_image"].argsort(stable=True))
+        objects = _take(columns, "target_")
         overlap, nearest = self._nearest_objects(found, objects)
 
         curves = {
@@ -267,10 +268,10 @@ class RotatedMeanAveragePrecision(Metric):
         )
 
 
-def _take(columns: dict[str, Tensor], prefix: str, rows: Tensor) -> dict[str, Tensor]:
-    """Return rows of the columns of detections, or of targets, under their plain names."""
+def _take(columns: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the columns of detections, or of targets, under their plain names."""
     names = ("boxes", "scores", "labels", "image", "difficult")
-    return {n: columns[prefix + n][rows] for n in names if prefix + n in columns}
+    return {n: columns[prefix + n] for n in names if prefix + n in columns}
 
 
 def _ranking(columns: dict[str, Tensor]) -> Tensor:

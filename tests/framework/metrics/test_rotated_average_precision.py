@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from framework.metrics import rotated_average_precision
 from framework.metrics.rotated_average_precision import RotatedMeanAveragePrecision
-from framework.ops.rotated import cxcywhr_to_quad, rotated_iou
+from framework.ops.rotated import cxcywhr_to_quad, rotated_iou, rotated_nms
 
 Images = list[tuple[dict, dict, int]]
 SQUARE = torch.tensor([[0.0, 0.0], [9.0, 0.0], [9.0, 9.0], [0.0, 9.0]])
@@ -190,16 +190,17 @@ def test_boxes_that_are_not_finite_are_wrong() -> None:
     assert one_image(found, SQUARE[None], [False]) == 0.5
 
 
-def test_objects_of_other_images_are_not_found() -> None:
-    # both objects lie at the same place
-    target = {"boxes": SQUARE[None], "labels": torch.tensor([0])}
+@pytest.mark.parametrize("first", [5, 2**55])
+def test_objects_of_other_images_are_not_found(first: int) -> None:
+    # the second detection lies on the object of the other image; numbers may be hashes
     preds = {
-        "boxes": SQUARE[None].repeat(2, 1, 1),
+        "boxes": torch.stack([SQUARE, SQUARE + 30]),
         "labels": torch.tensor([0, 0]),
         "scores": torch.tensor([0.9, 0.8]),
     }
     nothing = {name: value[:0] for name, value in preds.items()}
-    batch = [(preds, target, 5), (nothing, target, 6)]
+    targets = [{"boxes": SQUARE[None] + k, "labels": torch.tensor([0])} for k in (0, 30)]
+    batch = [(preds, targets[0], first), (nothing, targets[1], first + 1)]
     assert metric_of(batch).compute()["ap_50"][0] == 0.5
 
 
@@ -217,7 +218,13 @@ def tiles(batch: Images) -> Images:
 
 def test_tiles_of_an_image_are_merged() -> None:
     batch = images()
-    whole = metric_of(batch, merge_iou=0.3).compute()
+    merged = []
+    for preds, target, image in batch:
+        # without ties the order of equal scores does not matter
+        preds["scores"] += torch.rand(20, generator=torch.Generator().manual_seed(image)) / 20
+        kept = rotated_nms(preds["boxes"], preds["scores"], 0.3, preds["labels"])
+        merged.append(({name: value[kept] for name, value in preds.items()}, target, image))
+    whole = metric_of(merged).compute()
     values = metric_of(tiles(batch), merge_iou=0.3).compute()
     for name, value in whole.items():
         torch.testing.assert_close(values[name], value, rtol=0, atol=0, equal_nan=True)
