@@ -31,6 +31,20 @@ def test_mnist_reaches_985_within_five_epochs(tmp_path: Path) -> None:
     assert float(accuracy) >= 0.985
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_oriented_boxes_are_found_on_rendered_scenes(tmp_path: Path) -> None:
+    """Half of the config's steps: above 0.75, and far above boxes that cannot turn."""
+    args = [f"--config={CONFIGS / 'gghl.yaml'}", "--trainer.max_epochs=10"]
+    args = [*args, "--trainer.check_val_every_n_epoch=10"]
+    precision = {}
+    for name, change in (("oriented", []), ("horizontal", ["--model.loss.oriented=false"])):
+        folder = f"--trainer.default_root_dir={tmp_path / name}"
+        precision[name] = fit([*args, *change, folder]).metrics["val/map_50"]
+    assert precision["oriented"] >= 0.75
+    assert precision["oriented"] - precision["horizontal"] >= 0.3
+
+
 NOISY = [
     f"--config={CONFIGS / 'noisy_mnist.yaml'}",
     "--trainer.check_val_every_n_epoch=30",

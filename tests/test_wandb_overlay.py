@@ -44,3 +44,16 @@ def test_the_run_holds_terms_metrics_rates_config_and_figures(tmp_path: Path, mo
     assert {path.stem for path in figures} == {"learning_curves", "val_confusion_matrix"}
     for path in figures:
         assert path.read_bytes() in images
+
+
+def test_detections_are_seen_on_the_dashboard(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    args = arguments("gghl", "with/wandb")
+    args = [*args, "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"]
+    trimtab.main(["fit", *args])
+    logged = {name for row in history(tmp_path) for name in row}
+    assert {"train/class_positive", "train/vertices", "val/map_50", "val/map_50_voc07"} <= logged
+    images = {path.read_bytes() for path in tmp_path.glob("wandb/*/files/media/**/*.png")}
+    for name in ("val_detections", "val_precision_recall"):
+        assert (tmp_path / "figures" / f"{name}.png").read_bytes() in images

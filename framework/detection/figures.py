@@ -17,13 +17,15 @@ from torch import Tensor
 from framework.metrics.detection_samples import KeptDetections
 from framework.plots import COLOURS, STYLE, WIDTH
 
+# black is not seen on dark images
+CLASS_COLOURS = COLOURS[:-1]
 SHOWN_SCORE = 0.3
 """Detections below this score are left out of pictures."""
 
 
 def class_colour(label: int) -> str:
     """Return the colour of a class, the same on every picture."""
-    return COLOURS[label % len(COLOURS)]
+    return CLASS_COLOURS[label % len(CLASS_COLOURS)]
 
 
 @rc_context(STYLE)
@@ -105,7 +107,7 @@ def precision_recall(values: Mapping[str, Any], class_names: Sequence[str]) -> F
             recall[label],
             precision[label],
             color=class_colour(label),
-            linestyle=styles[label // len(COLOURS) % len(styles)],
+            linestyle=styles[label // len(CLASS_COLOURS) % len(styles)],
             label=f"{name}: {float(ap[label]):.3f}",
         )
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")

@@ -13,6 +13,10 @@ from framework.detection.detections import Detections
 from framework.detection.figures import class_colour
 
 
+MOST_NAMED = 60
+"""More detections than these are drawn without names and scores, which would cover the image."""
+
+
 def read_picture(path: str | Path) -> Tensor:
     """Return an image file as (3, H, W) uint8.
 
@@ -30,7 +34,9 @@ def read_picture(path: str | Path) -> Tensor:
 
 
 def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]) -> Tensor:
-    """Return the image (3, H, W) uint8 with every box in the colour of its class, and its score.
+    """Return the image (3, H, W) uint8 with every box in the colour of its class.
+
+    Class and score stand beside a box unless there are more than :data:`MOST_NAMED`.
 
     Args:
         image: (3, H, W), uint8 or float in [0, 1].
@@ -51,10 +57,12 @@ def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]
     from torchvision.utils import draw_bounding_boxes
 
     labels = found["labels"].tolist()
-    texts = [
-        f"{class_names[label]} {score:.2f}"
-        for label, score in zip(labels, found["scores"].tolist(), strict=True)
-    ]
+    texts = None
+    if len(labels) <= MOST_NAMED:
+        texts = [
+            f"{class_names[label]} {score:.2f}"
+            for label, score in zip(labels, found["scores"].tolist(), strict=True)
+        ]
     return draw_bounding_boxes(
         image,
         found["boxes"].flatten(1).round(),

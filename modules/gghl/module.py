@@ -229,7 +229,8 @@ class GGHL(TrainingModule):
 
     def _resized(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return images and corners in the size of this step."""
-        image, quads = batch["image"], batch.get("quads")
+        image: Tensor = batch["image"]
+        quads: Tensor = batch["quads"]
         if not self.multi_scale or not self.training:
             return image, quads
         turn = self.global_step // STEPS_PER_SIZE
@@ -269,7 +270,9 @@ class GGHL(TrainingModule):
             self.loss.horizontal,
         )
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
+    def predict_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int
+    ) -> list[Detections]:
         """Return what is detected on each image, in its pixels."""
         image = batch["image"]
         size = (image.shape[-2], image.shape[-1])

@@ -184,8 +184,9 @@ class GGHLNetwork(nn.Module):
         for part in (self.neck, self.boxes, self.classes):
             part.apply(_initialise)
         for head in self.boxes:
-            with torch.no_grad():
-                head[-1].bias[-1] = objectness_bias
+            last: nn.Conv2d = head.get_submodule("1")  # type: ignore[assignment]
+            assert last.bias is not None
+            nn.init.constant_(last.bias[-1:], objectness_bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return what is predicted in each cell (B, N, 10 + C)."""
