@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
 
 from framework.data import Batch
-from framework.detection.detections import Detections
+from framework.detection.detections import Detections, names_of_classes
 from framework.detection.pictures import draw_detections, read_picture, write_picture
 from framework.detection.result_files import write_results
 from framework.detection.tiles import merge_tiles
@@ -115,9 +116,7 @@ class DetectionFiles(Callback):
         numbers = sorted(merged)
         known = getattr(data, "image_names", None)
         names = [known[n] if known is not None else f"{n:06d}" for n in numbers]
-        classes = getattr(data, "class_names", None)
-        if classes is None or len(classes) < pl_module.num_classes:
-            classes = [f"class{k}" for k in range(pl_module.num_classes)]
+        classes = names_of_classes(getattr(data, "class_names", None), pl_module.num_classes)
         folder = Path(self.folder or Path(trainer.default_root_dir) / "detections")
         write_results(folder, [merged[n] for n in numbers], names, classes)
         self._draw(folder, names, [merged[n] for n in numbers], numbers, pictures, data, classes)
@@ -147,8 +146,7 @@ class DetectionFiles(Callback):
         )
         places, counts, rows = (gather(part.to(device)).cpu() for part in (places, counts, rows))
         parts = rows.split(counts.tolist())
-        index = places[:, 0]
-        order = [int((index == number).nonzero()[0]) for number in index.unique()]
+        order = np.unique(places[:, 0].numpy(), return_index=True)[1].tolist()
         return places[order], [
             {
                 "boxes": parts[k][:, :8].view(-1, 4, 2),

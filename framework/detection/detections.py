@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from framework.data import Batch
@@ -32,3 +34,14 @@ def objects_of(batch: Batch, prefix: str = "") -> list[dict[str, Tensor]]:
         {"boxes": boxes[kept], "labels": labels[kept], "difficult": hard[kept]}
         for boxes, labels, hard, kept in zip(quads, label, difficult, label >= 0, strict=True)
     ]
+
+
+def names_of_classes(known: Sequence[str] | None, number: int) -> list[str]:
+    """Return as many names as there are classes: those that are known, then ``class3`` and so on.
+
+    Example:
+        >>> names_of_classes(("ship", "plane"), 3)
+        ['ship', 'plane', 'class2']
+    """
+    names = list(known or ())[:number]
+    return [*names, *(f"class{label}" for label in range(len(names), number))]

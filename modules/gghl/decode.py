@@ -81,6 +81,7 @@ def decode(
     score_mode: ScoreMode = "product",
     oriented: bool = True,
     horizontal: float = 0.9,
+    extent: Tensor | None = None,
 ) -> list[dict[str, Tensor]]:
     """Return the detections of every image, best first.
 
@@ -102,6 +103,8 @@ def decode(
         score_mode: ``product``, or ``sqrt`` for its square root as the authors report it.
         oriented: False takes every box as horizontal.
         horizontal: area ratio above which a box is horizontal.
+        extent: (B, 2) width and height in pixels to which boxes are clipped, where an image was
+            filled up beyond; default all of it.
 
     Returns:
         Per image ``boxes`` (n, 4, 2) quadrilaterals in pixels, ``scores`` (n,) and ``labels`` (n,).
@@ -128,7 +131,9 @@ def decode(
     score = raw[..., OBJECTNESS].sigmoid() * probability
     height, width = cells.image_size
     low = raw.new_zeros(4)
-    high = raw.new_tensor([width, height, width, height])
+    if extent is None:
+        extent = raw.new_tensor([width, height]).expand(len(raw), 2)
+    high = extent.to(raw.dtype).repeat(1, 2)
     detections = []
     for i in range(len(raw)):
         kept = (score[i] > score_threshold).nonzero().squeeze(1)
@@ -137,7 +142,7 @@ def decode(
         boxes = decode_boxes(
             raw[i, kept], cells.centre[kept], cells.stride[kept], oriented, horizontal
         )
-        box = boxes.box.clamp(low, high)
+        box = boxes.box.clamp(low, high[i])
         inside = (box[:, 2:] > box[:, :2]).all(dim=1)
         kept, quads = kept[inside], orc_to_quad(box[inside], boxes.s[inside])
         scores, labels = score[i, kept], label[i, kept]

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 
 from framework.compatibility import IncompatibleError
 from framework.data import Batch
-from framework.detection.detections import Detections, objects_of
+from framework.detection.detections import Detections, names_of_classes, objects_of
 from framework.detection.tiles import to_whole_image
 from framework.distributed import shared_generator
 from framework.gradients.combiner import GradientCombiner
@@ -40,8 +40,9 @@ class GGHL(TrainingModule):
     A batch holds ``image`` (B, 3, H, W) float32 in [0, 1], ``quads`` (B, M, 4, 2) float32 corners
     in pixels, ``label`` (B, M) int64 with -1 for padding, ``difficult`` (B, M) bool,
     ``object_weight`` (B, M) float32 and ``index`` (B,). Tiles of larger images also hold
-    ``image_id`` (B,), ``tile_offset`` (B, 2), ``tile_scale`` (B,) and, to be evaluated on whole
-    images, ``image_quads``, ``image_label`` and ``image_difficult``, see :class:`datamodules.DOTA`.
+    ``image_id`` (B,), ``tile_offset`` (B, 2), ``tile_scale`` (B,), ``tile_extent`` (B, 2) and, to
+    be evaluated on whole images, ``image_quads``, ``image_label`` and ``image_difficult``, see
+    :class:`datamodules.DOTA`.
     ``predictions`` are the logits of every cell's objectness and classes, each beside a 0, so that
     the last axis is a distribution over "yes" and "no".
 
@@ -247,7 +248,7 @@ class GGHL(TrainingModule):
     def evaluate(self, batch: Batch) -> Objectives:
         """Update the metrics and return the loss."""
         objectives, raw, cells = self._objectives(batch)
-        found = self.detect(raw, cells)
+        found = self.detect(raw, cells, batch.get("tile_extent"))
         image_id = batch.get("image_id", batch["index"])
         self.metrics["precision"].update(
             self._on_whole_images(found, batch), _truth(batch), image_id
@@ -256,8 +257,11 @@ class GGHL(TrainingModule):
             self.metrics["samples"].update(batch["image"], found, objects_of(batch), batch["index"])
         return objectives
 
-    def detect(self, raw: Tensor, cells: Cells) -> list[Detections]:
-        """Return what is detected on each image, from the network's output (B, N, 10 + C)."""
+    def detect(self, raw: Tensor, cells: Cells, extent: Tensor | None = None) -> list[Detections]:
+        """Return what is detected on each image, from the network's output (B, N, 10 + C).
+
+        ``extent`` (B, 2) is the width and height that an image has before it was filled up.
+        """
         return decode(
             raw,
             cells,
@@ -268,6 +272,7 @@ class GGHL(TrainingModule):
             self.score_mode,
             self.loss.oriented,
             self.loss.horizontal,
+            extent,
         )
 
     def predict_step(  # type: ignore[override]
@@ -276,7 +281,8 @@ class GGHL(TrainingModule):
         """Return what is detected on each image, in its pixels."""
         image = batch["image"]
         size = (image.shape[-2], image.shape[-1])
-        return self.detect(self(image), Cells.of(size, self.network.strides, image.device))
+        cells = Cells.of(size, self.network.strides, image.device)
+        return self.detect(self(image), cells, batch.get("tile_extent"))
 
     def _on_whole_images(self, found: list[Detections], batch: Batch) -> list[Detections]:
         if "tile_offset" not in batch:
@@ -306,7 +312,7 @@ class GGHL(TrainingModule):
         from framework.detection.figures import detection_panels, precision_recall
 
         data = getattr(self.trainer, "datamodule", None)
-        names = getattr(data, "class_names", None) or [str(k) for k in range(self.num_classes)]
+        names = names_of_classes(getattr(data, "class_names", None), self.num_classes)
         figures = {"precision_recall": precision_recall(values, names)}
         if "samples" in values:
             figures["detections"] = detection_panels(values["samples"], names)

@@ -220,3 +220,16 @@ def test_bad_input() -> None:
 
 def test_examples() -> None:
     assert doctest.testmod(decode_module).failed == 0
+
+
+def test_boxes_end_where_the_picture_in_a_tile_does():
+    cells = Cells.of((32, 32))
+    raw = torch.full((2, 21, 12), -9.0)
+    # cells of the finest level: a box of 16 pixels around (20, 4), one around (4, 28)
+    for cell in (2, 12):
+        raw[:, cell] = torch.tensor([0, 0, 0, 0, -9, -9, -9, -9, 3, 4, -2, 4.0])
+    whole = decode(raw, cells)
+    part = decode(raw, cells, extent=torch.tensor([[32.0, 32.0], [24.0, 20.0]]))
+    assert len(part[0]["scores"]) == len(whole[0]["scores"]) == 2
+    (box,) = part[1]["boxes"]
+    assert box.amax(0).tolist() == [24.0, 12.0]

@@ -145,7 +145,7 @@ def test_half_precision_changes_little(batch):
 def perfect(net, batch):
     """Let the network find exactly the true objects."""
 
-    def detect(raw, grid):
+    def detect(raw, grid, extent):
         found = module.objects_of(batch)
         return [
             {"boxes": o["boxes"], "labels": o["labels"], "scores": torch.ones(len(o["labels"]))}
@@ -189,6 +189,21 @@ def test_tiles_are_evaluated_on_their_whole_images(batch):
     perfect(net, batch)
     values = evaluate(net, batch | tiles)
     assert float(values["map_50"]) == 1
+
+
+def test_a_figure_has_a_name_for_every_class_of_the_model(batch):
+    net = attached(GGHL(num_classes=5, **SMALL), training=False)
+    net.trainer.datamodule = type(
+        "Two", (), {"class_names": ("a", "b"), "input_shape": (3, 96, 96)}
+    )()
+    certain = {
+        "boxes": batch["quads"][0, :1],
+        "scores": torch.tensor([0.9]),
+        "labels": torch.tensor([4]),
+    }
+    net.detect = lambda *_: [certain] * 4
+    figure = net.figures("val", evaluate(net, batch))["detections"]
+    assert [text.get_text() for text in figure.legends[0].texts][1:] == ["class4"]
 
 
 def test_class_names_of_other_data_are_refused(data):
