@@ -81,7 +81,7 @@ def test_the_page_shows_the_contexts_with_the_largest_activations(text, tmp_path
         for passage, context in zip(passages, shown, strict=True):
             value, text_shown = passage.split(" ", 1)
             assert float(value) == pytest.approx(float(largest[context]), abs=6e-3)
-            letters = data.contexts[30 + int(context), 1:].tolist()
+            letters = data.contexts[data.val_set.indices[8 * context] // 8, 1:].tolist()
             expected = data.language_model.tokenizer.decode(letters)
             assert text_shown.replace("↵", "\n").split() == expected.split()
 
