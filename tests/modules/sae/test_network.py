@@ -229,6 +229,19 @@ def test_jump_relu_and_its_straight_through_gradients() -> None:
     assert float(of_log) == pytest.approx(-(1 / 0.2) * (2 + 4) * 0.5)
 
 
+@pytest.mark.parametrize("log_threshold", [torch.inf, 88.5])
+def test_a_threshold_that_nothing_exceeds_has_a_gradient_of_zero(log_threshold: float) -> None:
+    sae = autoencoder(JumpReLU(threshold=0.5, bandwidth=0.001))
+    with torch.no_grad():
+        sae.selection.log_threshold[3] = log_threshold
+    code = sae.encode_batch(random()).code
+    assert not code[:, 3].any()
+    penalty = sae.selection.penalties(sae, random(), code, code)["sparsity"]
+    (sae.decode(code).square().sum() + penalty.sum()).backward()
+    assert float(sae.selection.log_threshold.grad[3]) == 0
+    assert sae.selection.log_threshold.grad.isfinite().all()
+
+
 def test_the_penalty_of_relu_counts_lengths() -> None:
     sae = autoencoder(ReLUWithL1())
     with torch.no_grad():
