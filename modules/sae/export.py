@@ -21,6 +21,7 @@ from modules.sae.activations import Activation, GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.network import SparseAutoencoder
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+NO_TOPK_TRANSCODER = "SAELens has no TopK transcoder; train one with BatchTopK instead."
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def save_autoencoder(
 
     folded = fold(sae)
     if sae.transcoder and folded.k is not None:
-        raise ValueError("SAELens has no TopK transcoder; train one with BatchTopK instead.")
+        raise ValueError(NO_TOPK_TRANSCODER)
     tensors = {
         "W_enc": folded.W_enc.T,
         "b_enc": folded.b_enc,
@@ -344,7 +345,7 @@ def _tensor(parts: dict[str, Tensor], name: str, path: Path, ndim: int) -> Tenso
     value = parts[name]
     if value.ndim != ndim:
         raise ValueError(
-            f"{path}: the weight {name!r} has the shape {tuple(value.shape)}, not {ndim} dimensions."
+            f"{path}: {name!r} has the shape {tuple(value.shape)}, not {ndim} dimensions."
         )
     return value
 

@@ -29,14 +29,14 @@ from framework.module import TrainingModule
 from framework.objectives import Objectives
 from framework.ops.decoder_overlap import duplicate_share
 from framework.ops.normalization import Normalization
-from framework.ops.selection import Selection
+from framework.ops.selection import Selection, TokenChoice
 from framework.ops.sparse_code import SparseCode
 from framework.ops.zipf import fit_zipf
 from framework.precision import at_least_float32
 from modules.sae.activations import Activation
 from modules.sae.auxiliary import AuxiliaryLoss
 from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
-from modules.sae.export import save_autoencoder
+from modules.sae.export import NO_TOPK_TRANSCODER, save_autoencoder
 from modules.sae.network import (
     Encoding,
     SparseAutoencoder,
@@ -334,6 +334,15 @@ class SparseAutoencoderModule(TrainingModule):
         else:
             thresholds = calibrated_thresholds(self.sae, inputs)
         self.sae.thresholds.calibrate(thresholds)
+
+    def check_export(self) -> None:
+        """Refuse, before training, what :meth:`export` could not write.
+
+        Raises:
+            IncompatibleError: a transcoder that ends with TopK.
+        """
+        if self.sae.transcoder and isinstance(self.sae.selections[-1], TokenChoice):
+            raise IncompatibleError(NO_TOPK_TRANSCODER)
 
     def export(self, folder: str | Path, metadata: dict[str, Any]) -> None:
         """Write the autoencoder for other tools, see :mod:`modules.sae.export`."""

@@ -61,6 +61,20 @@ def test_a_run_exports_its_autoencoder(tmp_path: Path) -> None:
     ]
 
 
+def test_refuses_before_training_what_cannot_be_exported(tmp_path: Path) -> None:
+    args = [*arguments("sae", "with/sae_transcoder"), "--trainer.logger=false"]
+    args = [*args, f"--trainer.default_root_dir={tmp_path}"]
+    look = Look()
+    with pytest.raises(IncompatibleError, match="no TopK transcoder"):
+        fit(args, [AutoencoderExport(), look])
+    assert not hasattr(look, "l0")
+    assert not (tmp_path / "checkpoints").exists()
+    # an overlay changes the rule, and it is written
+    args = [*arguments("sae", "with/sae_transcoder", "with/sae_batchtopk"), *args[-2:]]
+    fit([*args, "--trainer.max_steps=2"], [AutoencoderExport()])
+    assert (tmp_path / "sae" / "cfg.json").is_file()
+
+
 @pytest.mark.parametrize("callback", [ThresholdCalibration(), AutoencoderExport()])
 def test_refuses_a_module_of_another_kind(callback: Callback, tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError, match="TinyModule"):
