@@ -177,6 +177,17 @@ def test_the_law_is_fitted_where_it_is_not_given() -> None:
     torch.testing.assert_close(rule.share, (density / density.sum()).double(), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("active", [0, 2])
+def test_too_few_features_for_a_law_keep_their_budgets(active: int, caplog) -> None:
+    rule = choice(FeatureChoice, features=8, k=4)
+    rule.assign((torch.arange(8) < active).float())
+    assert rule.share.tolist() == [1 / 8] * 8
+    assert rule.law.tolist() == [0, 0, 0]
+    assert f"Only {active} of 8 features were active" in caplog.text
+    rule.assign(torch.tensor([0.4, 0.2, 0.1, 0, 0, 0, 0, 0]))
+    assert float(rule.law[0]) > 0
+
+
 # ---- two ranks -----------------------------------------------------------------------------------
 
 
