@@ -21,6 +21,8 @@ from modules.sae.activations import Activation, GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.network import SparseAutoencoder
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+LAYOUT_VERSION = "6.0.0"
+"""Of SAELens, which takes files that name none for older ones, and drops their metadata."""
 NO_TOPK_TRANSCODER = "SAELens has no TopK transcoder; train one with BatchTopK instead."
 
 
@@ -124,7 +126,7 @@ def save_autoencoder(
         "apply_b_dec_to_input": not sae.transcoder,
         "normalize_activations": "layer_norm" if sae.layernorm else "none",
         "reshape_activations": "none",
-        "metadata": metadata or {},
+        "metadata": {"sae_lens_version": LAYOUT_VERSION, **(metadata or {})},
     }
     if folded.k is not None:
         config |= {
@@ -227,8 +229,8 @@ def _from_saelens(path: Path) -> SparseAutoencoder:
     sae.layernorm = config.get("normalize_activations") == "layer_norm"
     if base == "topk" and config.get("rescale_acts_by_decoder_norm"):
         lengths = sae.W_dec.norm(dim=1)
-        sae.W_enc *= lengths[:, None]
-        sae.b_enc *= lengths
+        sae.W_enc.mul_(lengths[:, None])
+        sae.b_enc.mul_(lengths)
         sae.normalise_decoder()
     return sae
 
@@ -335,7 +337,7 @@ def _build(
         parameter.copy_(value)
     if not centred:
         # our encoder takes the decoder's bias off first
-        sae.b_enc += weight @ sae.b_dec
+        sae.b_enc.add_(weight @ sae.b_dec)
     return sae
 
 

@@ -79,7 +79,8 @@ def test_folded_weights_do_the_same_to_activations_in_their_own_size(name: str, 
     assert 0 < int((code > 0).sum()) < code.numel()
     torch.testing.assert_close(code * SCALE, inside, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(rebuilt * SCALE, sae(SCALE * x), atol=1e-5, rtol=1e-5)
-    assert json.loads((tmp_path / "cfg.json").read_text())["metadata"] == {"model_name": "tiny"}
+    noted = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
+    assert noted == {"sae_lens_version": "6.0.0", "model_name": "tiny"}
 
 
 @pytest.mark.parametrize("skip", [False, True])
