@@ -39,6 +39,7 @@ def test_held_out_text_of_another_kind_does_not_force_features_to_their_shares()
     module._trainer = SimpleNamespace(
         datamodule=SimpleNamespace(sample=lambda rows: {"activation": mixed})
     )
+    module.prepare_calibration()
     module.calibrate([{"activation": text}])
     rates = (module.sae.encode_dense(mixed) > 0).double().mean(0)
     # uniform budgets: the features share alike where tokens are mixed, but not on the text
