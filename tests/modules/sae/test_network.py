@@ -97,6 +97,29 @@ def test_the_smallest_value_that_was_kept_stays_with_running_thresholds() -> Non
     assert (sae.encode_dense(X) > 0)[kept].all()
 
 
+def test_a_value_equal_to_a_calibrated_threshold_is_not_active() -> None:
+    sae, x = autoencoder(MutualChoice(4)), random()
+    pre_acts = sae.pre_activations(x)
+    value = pre_acts[pre_acts > 0].median()
+    sae.thresholds.calibrate(value.expand(24))
+    active = sae.encode_dense(x) > 0
+    assert torch.equal(active, pre_acts > value)
+    assert int(active.sum()) == int((pre_acts >= value).sum()) - 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_another_rule_begins_with_thresholds_of_its_own(number: int) -> None:
+    sae, x = autoencoder(MutualChoice(4)), random()
+    sae.add_selection(MutualChoice(2))
+    sae.thresholds.calibrate(torch.ones(24))
+    code = sae.encode_batch(x).code
+    sae.thresholds.update(code.values.detach(), code.pattern, per_feature=False)
+    assert sae.thresholds.updates.all()
+    sae.switch(number)
+    assert not sae.thresholds.updates.any()
+    assert not sae.thresholds.values().any()
+
+
 def test_the_start() -> None:
     sae = autoencoder(TokenChoice(4))
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(24), atol=1e-6, rtol=0)
