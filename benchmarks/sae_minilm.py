@@ -1,38 +1,38 @@
-"""How sparse autoencoders fare on layer 3 of MiniLM at equal k, encoding each token on its own.
+"""How sparse autoencoders fare on MiniLM at equal k, encoding each token on its own.
 
-    python -m benchmarks.sae_minilm --cache FOLDER [--seeds 2]
+    python -m benchmarks.sae_minilm --cache FOLDER [--seeds 2] [--layer 3] [--lr 4e-4]
 
 FOLDER takes the activations, which are computed once: 128,016 tokens of Python's documentation.
-First TopK with 1,536 features and k = 16, 250 steps of 768 tokens, measured on the last 8,568
-tokens. Then every selection with 768 features and k = 12, 300 steps of 512 tokens: of the last 136
-contexts every other one calibrates the thresholds, and the rest measure. *Running* are the
-thresholds of training, without a calibration.
+First TopK with 1,536 features and k = 16, 250 steps of 768 tokens, then every selection with 768
+features and k = 12, 300 steps of 512 tokens. All are measured on the last 8,448 tokens; thresholds
+are calibrated on every other one of these contexts and measured on the rest, and the other way
+round. *Running* are the thresholds of training, *batch rule* is the selection of training on
+consecutive batches. Models of ``sae-lens`` are trained on the same tokens where it can be imported.
+Its loss is not divided by the variance, so that its clipping at 1 makes the gradients of all steps
+equally long; clipping ours at 0.001 does the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
-from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
-from benchmarks.experiment import QUIET, mean_and_sd
+from benchmarks import sae_runs
+from benchmarks.sae_runs import HEADS
 
+TOKENS = 8448
+SPLIT = ["--data.val_size=4284", "--data.test_size=4284", "--trainer.max_epochs=2"]
 LARGE = [
-    "--config=sae",
-    "--data.val_size=126",
-    "--data.test_size=8448",
-    "--trainer.limit_train_batches=125",
+    *SPLIT,
+    "--trainer.max_steps=250",
     "--model.lr_scheduler.init_args.warmup_fraction=0.4",
 ]
 SMALL = [
+    *SPLIT,
     "--model.d_sae=768",
     "--model.selection.init_args.k=12",
     "--data.batch_size=512",
-    "--data.val_size=8448",
-    "--data.test_size=8448",
-    "--trainer.limit_train_batches=150",
+    "--trainer.max_steps=300",
     "--model.lr_scheduler.init_args.warmup_fraction=0.3333",
 ]
 SCHEDULE = (
@@ -40,72 +40,74 @@ SCHEDULE = (
     "{class_path: FeatureChoice, init_args: {k: 12}}}]}}, {class_path: ThresholdCalibration}]"
 )
 ARMS = {
-    "TopK": ["--config=sae"],
-    "mutual choice": ["--config=sae_mutual"],
-    "BatchTopK": ["--config=sae_mutual", "--model.selection=BatchTopK"],
-    "mutual, then feature choice": ["--config=sae_feature", f"--trainer.callbacks={SCHEDULE}"],
+    "TopK, aux_k": ["--config=sae"],
+    "mutual choice, aux_k": ["--config=sae", "--model.selection=MutualChoice"],
+    "mutual choice, aux_zipf": ["--config=sae_mutual"],
+    "BatchTopK, aux_k": ["--config=sae", "--model.selection=BatchTopK"],
+    "mutual, then feature choice, aux_zipf": [
+        "--config=sae_feature",
+        f"--trainer.callbacks={SCHEDULE}",
+    ],
 }
-HEADS = ["fvu", "l0", "sd of l0", "dead share", "running: fvu", "running: l0"]
+CLIPPED = {
+    "TopK, aux_k, clipped at 0.001": ["--config=sae", "--trainer.gradient_clip_val=0.001"],
+    "mutual choice, aux_zipf, clipped at 0.001": [
+        "--config=sae_mutual",
+        "--trainer.gradient_clip_val=0.001",
+    ],
+}
+RUNNING = ["running: fvu", "running: l0", "batch rule: fvu"]
 
 
-def fit(args: list[str], seed: int) -> Any:
-    """Run the command and return it, with the weights of its end."""
-    import trimtab
-    from framework import cli
-
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as sink:
-        out = [f"--trainer.default_root_dir={folder}", f"--seed_everything={seed}", *QUIET]
-        with redirect_stdout(sink), redirect_stderr(sink):
-            trimtab.import_rooms()
-            return cli.run(["fit", *args, *out])
-
-
-def measure(model: Any, x: Any) -> list[float]:
-    """Return fvu, mean and standard deviation of L0, and the share of features that never fire."""
+def run(args: list[str], seed: int) -> list[float]:
+    """Return what is reached with calibrated, then with running thresholds, then by the batch."""
     import torch
 
-    with torch.no_grad():
-        code = model.sae.encode_dense(x)
-        error = (x - model.sae.decode(code)).double().square().sum()
-    spread = (x.double() - x.double().mean(0)).square().sum()
-    l0 = (code > 0).sum(1).double()
-    dead = (code <= 0).all(0).double().mean()
-    return [float(v) for v in (error / spread, l0.mean(), l0.std(), dead)]
-
-
-def run_large(args: list[str], seed: int) -> list[float]:
-    """Return what TopK reaches on the test part."""
-    command = fit(args, seed)
-    test = command.datamodule.test_set
-    return measure(command.model, test.dataset.batch(test.indices)["activation"])
-
-
-def run_small(args: list[str], seed: int) -> list[float]:
-    """Return what is reached with calibrated, then with running thresholds."""
-    import torch
-
-    command = fit(args, seed)
+    command = sae_runs.fit(args, seed)
     model, data = command.model, command.datamodule
-    start, stop = data.text_positions
-    rows = torch.arange(data.val_set.indices.start, data.test_set.indices.stop)
-    even = rows // (stop - start) % 2 == 0
-    table = data.val_set.dataset
-    x = table.batch(rows[~even])["activation"]
-    model.calibrate([table.batch(rows[even])])
-    calibrated = measure(model, x)
+    folds = sae_runs.held_out(data, TOKENS)
+    rows = torch.cat(folds).sort().values
+    x = data.val_set.dataset.batch(rows)["activation"]
+    own = sae_runs.one_by_one(model)
+    if not model.sae.across_tokens:
+        return sae_runs.measure([(own, x)])
+    found = sae_runs.calibrated(model, data, folds)
     model.sae.thresholds.calibrated.fill_(-1)
-    return [*calibrated, *measure(model, x)[:2]]
+    found += sae_runs.measure([(own, x)])[:2]
+    if not model.sae.selection.per_feature:
+        found.append(sae_runs.by_the_batch(model, x, data.batch_size)[0])
+    return found
 
 
-def print_table(title: str, arms: dict[str, list[str]], run: Any, seeds: int) -> None:
-    """Run every arm and print its line."""
-    heads = HEADS if run is run_small else HEADS[:4]
-    print(f"\n{title}; mean ± sd of {seeds} seeds\n\n| | " + " | ".join(heads) + " |")
-    print("|" + " --- |" * (len(heads) + 1), flush=True)
-    for name, args in arms.items():
-        runs = [run(args, seed) for seed in range(seeds)]
-        cells = [mean_and_sd(column) for column in zip(*runs, strict=True)]
-        print("| " + " | ".join([name, *cells]) + " |", flush=True)
+def peer_rows(arguments: Any, size: int, sizes: tuple[int, int], steps: int) -> None:
+    """Print what ``sae-lens`` reaches at inference."""
+    from importlib.util import find_spec
+
+    import torch
+
+    from datamodules import Activations
+
+    if find_spec("sae_lens") is None:
+        print("sae-lens is left out: it is not installed.")
+        return
+    data = Activations(
+        hook_point=f"encoder.layer.{arguments.layer}",
+        cache_dir=arguments.cache,
+        batch_size=size,
+        val_size=4284,
+        test_size=4284,
+    )
+    data.setup()
+    x = data.val_set.dataset.batch(torch.cat(sae_runs.held_out(data, TOKENS)))["activation"]
+    for batch in (False, True):
+        for start in (False, True):
+            name = f"sae-lens {'BatchTopK' if batch else 'TopK'}{', our start' if start else ''}"
+            saes = [
+                sae_runs.saelens(data, sizes, steps, arguments.lr, seed, batch, start)
+                for seed in range(arguments.seeds)
+            ]
+            runs = [sae_runs.measure([(sae_runs.of_saelens(sae), x)]) for sae in saes]
+            sae_runs.print_row(name, runs, len(HEADS + RUNNING))
 
 
 def main() -> None:
@@ -113,13 +115,28 @@ def main() -> None:
     command = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     command.add_argument("--cache", required=True, help="folder of the cached activations")
     command.add_argument("--seeds", type=int, default=2, help="number of seeds, from 0")
+    command.add_argument("--layer", type=int, default=3, help="number of the layer, from 0")
+    command.add_argument("--lr", type=float, default=4e-4, help="rate of Adam")
     arguments = command.parse_args()
-    cache = f"--data.cache_dir={arguments.cache}"
-    title = "F = 1,536, k = 16, 250 steps of 768 tokens"
-    print_table(title, {"TopK": [*LARGE, cache]}, run_large, arguments.seeds)
-    arms = {name: [*args, *SMALL, cache] for name, args in ARMS.items()}
-    title = "F = 768, k = 12, 300 steps of 512 tokens"
-    print_table(title, arms, run_small, arguments.seeds)
+    point, seeds = f"encoder.layer.{arguments.layer}", arguments.seeds
+    source = [f"--data.cache_dir={arguments.cache}", f"--data.hook_point={point}"]
+    source.append(f"--model.optimizer.init_args.lr={arguments.lr}")
+    heads = HEADS + RUNNING
+    sae_runs.print_heads(
+        f"{point}, rate {arguments.lr}, F = 1,536, k = 16, 250 steps of 768; {seeds} seeds", heads
+    )
+    for name in ("TopK, aux_k", "TopK, aux_k, clipped at 0.001"):
+        args = (ARMS | CLIPPED)[name]
+        runs = [run([*args, *LARGE, *source], seed) for seed in range(seeds)]
+        sae_runs.print_row(name, runs, len(heads))
+    peer_rows(arguments, 768, (1536, 16), 250)
+    sae_runs.print_heads(
+        f"{point}, rate {arguments.lr}, F = 768, k = 12, 300 steps of 512; {seeds} seeds", heads
+    )
+    for name, args in (ARMS | CLIPPED).items():
+        runs = [run([*args, *SMALL, *source], seed) for seed in range(seeds)]
+        sae_runs.print_row(name, runs, len(heads))
+    peer_rows(arguments, 512, (768, 12), 300)
 
 
 if __name__ == "__main__":

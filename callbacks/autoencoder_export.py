@@ -15,6 +15,9 @@ from framework.compatibility import IncompatibleError
 class Exporting(Protocol):
     """What the callback asks of a module."""
 
+    def check_export(self) -> None:
+        """Refuse, before training, what :meth:`export` could not write."""
+
     def export(self, folder: str | Path, metadata: dict[str, Any]) -> None:
         """Write the model into a folder."""
 
@@ -29,7 +32,7 @@ class AutoencoderExport(Callback):
             added where it has them.
 
     Raises:
-        IncompatibleError: a module that has nothing to export.
+        IncompatibleError: a module that has nothing to export, or that the layout does not know.
 
     Example:
         >>> AutoencoderExport(metadata={"dataset_path": "pydoc"}).metadata
@@ -50,6 +53,11 @@ class AutoencoderExport(Callback):
             raise ModuleNotFoundError(
                 "AutoencoderExport needs safetensors: pip install 'trimtab[language]'."
             )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what could not be written, when every callback has had its say on the module."""
+        assert isinstance(pl_module, Exporting)
+        pl_module.check_export()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write on rank 0."""

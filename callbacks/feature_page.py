@@ -40,7 +40,7 @@ class FeaturePage(Callback):
 
     Raises:
         ValueError: an argument out of its range.
-        IncompatibleError: a module or data without what is needed.
+        IncompatibleError: a module or data without what is needed, or without such a feature.
 
     Example:
         >>> FeaturePage(features=[0, 17], num_contexts=5).num_contexts
@@ -78,6 +78,12 @@ class FeaturePage(Callback):
             raise IncompatibleError(
                 f"FeaturePage shows the features of a sparse autoencoder, which "
                 f"{type(pl_module).__name__} does not have."
+            )
+        size: int = pl_module.sae.d_sae  # type: ignore[union-attr,assignment]
+        wrong = [f for f in self.features or [] if not 0 <= f < size]
+        if wrong:
+            raise IncompatibleError(
+                f"FeaturePage: there is no feature {wrong[0]} among the {size:,}."
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,11 +144,6 @@ class FeaturePage(Callback):
     def _chosen(self, density: Tensor) -> list[int]:
         """Return the features to show."""
         if self.features is not None:
-            wrong = [f for f in self.features if not 0 <= f < len(density)]
-            if wrong:
-                raise ValueError(
-                    f"FeaturePage: there is no feature {wrong[0]} among the {len(density):,}."
-                )
             return self.features
         order = density.argsort(descending=True, stable=True)
         active = int((density > 0).sum())

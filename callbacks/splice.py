@@ -121,8 +121,7 @@ class _Splice:
         if part is None:
             return torch.empty(0, 0, dtype=torch.int64)
         length = self.text.stop - self.text.start
-        first, last = part.indices[0] // length, part.indices[-1] // length
-        return self.data.contexts[first : last + 1].long()
+        return self.data.contexts[torch.as_tensor(part.indices[::length]) // length].long()
 
     def mean(self, own: tuple[Tensor, ...]) -> Tensor:
         """Return the mean activation of text in all ranks' contexts, (d,); collective."""

@@ -14,6 +14,9 @@ from framework.compatibility import IncompatibleError
 class Calibrating(Protocol):
     """What the callback asks of a module."""
 
+    def prepare_calibration(self) -> None:
+        """Read what :meth:`calibrate` needs beside these batches; collective."""
+
     def calibrate(self, batches: Iterable[dict[str, Any]]) -> None:
         """Set the thresholds to what the selection would keep on these batches; collective."""
 
@@ -45,6 +48,11 @@ class ThresholdCalibration(Callback):
             raise IncompatibleError(
                 f"ThresholdCalibration needs a validation set, and {type(data).__name__} has none."
             )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the module read what it needs, before training reads."""
+        assert isinstance(pl_module, Calibrating)
+        pl_module.prepare_calibration()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate, during a fit."""

@@ -315,8 +315,11 @@ def _unpacked_smollm(transformers: Any) -> Path:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(packed), dtype=torch.float32, **options
         )
+        # save_pretrained refuses a model that remembers having been packed
+        plain = type(model)(_without_packing(model.config))
+        plain.load_state_dict(model.state_dict())
         tokenizer.save_pretrained(part)
-        model.save_pretrained(part)
+        plain.save_pretrained(part)
         part.chmod(0o755)
         # several ranks may have unpacked it: whoever is first puts it in place
         if not folder.is_dir():
@@ -324,3 +327,10 @@ def _unpacked_smollm(transformers: Any) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _without_packing(config: Any) -> Any:
+    """Return a copy of a configuration that does not say how weights were packed."""
+    values = config.to_dict()
+    values.pop("quantization_config", None)
+    return type(config).from_dict(values)

@@ -426,6 +426,9 @@ class TrainingModule(Evaluation):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` added."""
+        if self._trainer is not None:
+            # Lightning does so after the weights are restored, and float64 ones would lose bits
+            self.trainer.precision_plugin.convert_module(self)
         self.phase, self._phase_start = checkpoint.get("phase", (0, 0))
         if self.gradient_combiner is not None and "gradient_combiner" in checkpoint:
             self.gradient_combiner.load_state_dict(checkpoint["gradient_combiner"])

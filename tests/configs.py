@@ -22,7 +22,13 @@ SYSTEMS = sorted(name_of(p) for p in CONFIGS.glob("*.yaml"))
 PAPERS = sorted(name_of(p) for p in (CONFIGS / "paper").glob("*.yaml"))
 OVERLAYS = sorted(name_of(p) for p in (CONFIGS / "with").glob("*.yaml"))
 # what an overlay must add to the terms of the steps that are compared
-TERMS = {"with/saf": "saf", "with/mesa": "mesa"}
+TERMS = {
+    "with/saf": "saf",
+    "with/mesa": "mesa",
+    "with/sae_gated": "gate",
+    "with/sae_jumprelu": "sparsity",
+    "with/sae_l1": "sparsity",
+}
 
 
 def tier(name: str) -> str:

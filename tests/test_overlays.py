@@ -7,7 +7,7 @@ import torch
 import yaml
 
 import trimtab
-from tests.configs import OVERLAYS, SYSTEMS, TERMS, arguments
+from tests.configs import OVERLAYS, SYSTEMS, TERMS, arguments, base_of
 from tests.runs import CONFIGS, QUIET, fit, fit_on_two_ranks, terms
 
 ONE_STEP = [
@@ -48,7 +48,7 @@ def test_runs_or_is_refused(system, overlay, tmp_path, data_folder, two_ranks, c
 
 @pytest.mark.parametrize("overlay", sorted(TERMS))
 def test_the_term_of_an_overlay_is_active(overlay, tmp_path):
-    args = [*arguments("classifier", overlay), f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments(base_of(overlay), overlay), f"--trainer.default_root_dir={tmp_path}"]
     record = fit([*args, "--trainer.max_epochs=2"])
     assert terms(record.steps[-1])[TERMS[overlay]] > 1e-9
 

@@ -75,6 +75,11 @@ def test_overlays_resume_bitwise(overlay, tmp_path):
     assert_same_bits(*kill_and_resume(arguments(base_of(overlay), overlay), tmp_path, kill_at=7))
 
 
+def test_double_precision_resumes_bitwise(tmp_path):
+    args = [*arguments("classifier"), "--trainer.precision=64-true"]
+    assert_same_bits(*kill_and_resume(args, tmp_path, kill_at=7))
+
+
 @pytest.mark.parametrize("kill_at", [4, 5, 8, 9])
 def test_resume_around_the_end_of_an_epoch(kill_at, tmp_path):
     whole, resumed = kill_and_resume(arguments("classifier", "with/saf"), tmp_path, kill_at)

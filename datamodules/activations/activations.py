@@ -24,7 +24,8 @@ class Activations(ActivationData):
     Batches hold ``activation`` (B, d) float32, ``index`` (B,) int64, the token's position in the
     text, and with ``target_hook_point`` also ``target`` (B, d_out) float32. Texts are joined and
     cut into contexts; the model runs up to the hook point, and special tokens are dropped. The last
-    contexts are for testing and those before them for validation.
+    contexts are held out, and validation and testing take turns among them: thresholds that suit
+    the one then suit the other, also where the text changes its subject.
 
     Without ``cache_dir`` activations are computed when they are needed. A buffer holds the groups
     of contexts that are shuffled together, and is filled anew when they are used up. Which groups
@@ -155,13 +156,12 @@ class Activations(ActivationData):
         sizes = split_sizes(
             forward.num_rows, self.val_size, self.test_size, rows_per_context, "tokens of text"
         )
+        rows = [range(sizes[0]), *_turns(sizes, rows_per_context)]
         tables = self._sources(forward, widths)
-        parts: list[Subset | None] = []
-        start = 0
-        for table, size in zip(tables, sizes, strict=True):
-            parts.append(Subset(table, range(start, start + size)) if size else None)
-            start += size
-        self.train_set, self.val_set, self.test_set = parts
+        self.train_set, self.val_set, self.test_set = (
+            Subset(table, part) if len(part) else None
+            for table, part in zip(tables, rows, strict=True)
+        )
         self.predict_set = self.test_set or self.val_set
         self._forward_pass = forward
         self.train_sampler()  # refuses shards that do not fit, before anything is computed
@@ -280,3 +280,17 @@ class Activations(ActivationData):
                     "of an epoch's end."
                 )
         super().load_state_dict(state_dict)
+
+
+def _turns(sizes: tuple[int, int, int], unit: int) -> tuple[list[int], list[int]]:
+    """Return the rows of validation and testing, whole contexts that take turns.
+
+    Args:
+        sizes: rows of training, validation and testing.
+        unit: rows of a context.
+    """
+    train, val, test = sizes
+    held = torch.arange(train, train + val + test).view(-1, unit)
+    turn = torch.arange(len(held) + 1) * val // max(1, val + test)
+    validates = turn.diff() > 0
+    return held[validates].flatten().tolist(), held[~validates].flatten().tolist()

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILES = (0.05, 0.5, 0.95)
 
 
 class L0(Metric):
     """Mean, standard deviation and quantiles of the number of active features of a token.
 
-    ``compute`` returns ``l0``, ``l0_std``, ``l0_q05`` to ``l0_q95``, and ``l0_histogram`` (F + 1,)
-    int64, the number of tokens with 0, 1, ..., F active features. Counts are exact and are added up
-    over ranks, which may have no tokens. A q-quantile is the smallest count that a share q of the
+    ``compute`` returns ``l0``, ``l0_std``, ``l0/5_percent`` to ``l0/95_percent``, which a figure
+    draws together with the mean, and ``l0_histogram`` (F + 1,) int64, the number of tokens with 0,
+    1, ..., F active features. Counts are exact and are added up over ranks, which may have no
+    tokens. A q-quantile is the smallest count that a share q of the
     tokens does not exceed.
 
     Args:
@@ -32,8 +33,8 @@ class L0(Metric):
         >>> metric = L0(num_features=8)
         >>> metric.update(torch.tensor([1, 3, 3, 5]))
         >>> values = metric.compute()
-        >>> values["l0"], values["l0_std"], values["l0_q25"]
-        (tensor(3.), tensor(1.4142), tensor(1.))
+        >>> values["l0"], values["l0_std"], values["l0/50_percent"]
+        (tensor(3.), tensor(1.4142), tensor(3.))
     """
 
     full_state_update = False
@@ -69,5 +70,5 @@ class L0(Metric):
         reached = self.histogram.cumsum(0)
         for q in QUANTILES:
             place = (reached < q * tokens).sum().double()
-            values[f"l0_q{round(100 * q):02d}"] = torch.where(tokens > 0, place, torch.nan)
+            values[f"l0/{round(100 * q)}_percent"] = torch.where(tokens > 0, place, torch.nan)
         return {name: v.float() for name, v in values.items()} | {"l0_histogram": self.histogram}

@@ -7,6 +7,7 @@ entries, those that reduce the error most, over the *global* batch.
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from framework.distributed import rows_per_rank, world_size
 from framework.ops.sparse_code import SparseCode, SparsePattern
 from framework.ops.topk import top_overall, top_per_column, top_per_row
-from framework.ops.zipf import fit_zipf, integer_budgets, zipf_density
+from framework.ops.zipf import FEWEST_TO_FIT, fit_zipf, integer_budgets, zipf_density
 
+logger = logging.getLogger("lightning.pytorch")
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -246,8 +248,19 @@ class FeatureChoice(Selection):
         self.register_buffer("law", torch.zeros(3, dtype=torch.float64))
 
     def assign(self, density: Tensor) -> None:
-        """Give each feature the budget of its rank by ``density``, (F,)."""
+        """Give each feature the budget of its rank by ``density``, (F,).
+
+        Budgets stay as they are, with a warning, where fewer than three features are active and a
+        law is to be fitted.
+        """
         if self.alpha is None:
+            active = int((density > 0).sum())
+            if active < FEWEST_TO_FIT:
+                logger.warning(
+                    f"Only {active} of {len(density):,} features were active so far, too few to "
+                    "fit a Zipf law: FeatureChoice keeps its budgets."
+                )
+                return
             fit = fit_zipf(density)
             law = (fit.alpha, fit.beta, fit.r2)
         else:

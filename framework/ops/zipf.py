@@ -11,6 +11,9 @@ from torch import Tensor
 SHIFTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 """The shifts β among which :func:`fit_zipf` chooses."""
 
+FEWEST_TO_FIT = 3
+"""Active features."""
+
 
 @dataclass(frozen=True)
 class ZipfFit:
@@ -89,8 +92,10 @@ def fit_zipf(density: Tensor) -> ZipfFit:
     """
     measured = density.detach().double().cpu()
     measured = measured[measured > 0].sort(descending=True).values
-    if len(measured) < 3:
-        raise ValueError(f"A Zipf law needs 3 active features to fit, got {len(measured)}.")
+    if len(measured) < FEWEST_TO_FIT:
+        raise ValueError(
+            f"A Zipf law needs {FEWEST_TO_FIT} active features to fit, got {len(measured)}."
+        )
     body = measured[: len(measured) - len(measured) // 5].log()
     ranks = torch.arange(1, len(body) + 1, dtype=torch.float64)
     fits = [_fit_line(torch.log(ranks + beta), body, float(beta)) for beta in SHIFTS]

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from modules.sae.network import SparseAutoencoder
 
 
+_LARGEST_LOG = 88.0
+"""Of a threshold in float32 whose logarithm is taken."""
+
+
 class Activation(nn.Module):
     """Base of the activations.
 
@@ -125,8 +129,10 @@ class JumpReLU(Activation):
 
     Args:
         weight: λ of the mean number of active features.
-        threshold: at the start.
-        bandwidth: ε of the kernel. 0.001 is the paper's, for activations of mean square 1.
+        threshold: at the start. Its logarithm moves by at most the learning rate in a step of Adam,
+            so that a short run must start near where it shall end, ``sae_jumprelu.yaml`` at 1.7.
+        bandwidth: ε of the kernel. 0.001 is the paper's, for activations of mean square 1;
+            ``sae_jumprelu.yaml`` takes 0.5.
         warmup: share of the run over which the weight grows from 0.
 
     Raises:
@@ -164,8 +170,8 @@ class JumpReLU(Activation):
 
     @property
     def threshold(self) -> Tensor:
-        """(F,), positive."""
-        return self.log_threshold.exp()
+        """(F,), positive and finite: the gradient of an infinite one would not be a number."""
+        return self.log_threshold.clamp(max=_LARGEST_LOG).exp()
 
     def forward(self, pre_acts: Tensor, bias: Tensor) -> Tensor:
         """Return the pre-activations above their thresholds."""
@@ -259,7 +265,8 @@ class _Jump(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, threshold = ctx.saved_tensors
         near = _kernel(z, threshold, ctx.bandwidth)
-        of_threshold = -(threshold / ctx.bandwidth) * (near * grad).sum(0)
+        # in this order, as a large threshold over a small bandwidth would not be finite
+        of_threshold = -threshold * ((near * grad).sum(0) / ctx.bandwidth)
         return torch.where(z > threshold, grad, 0.0), of_threshold, None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from framework.ops.sparse_code import SparseCode
 from framework.ops.topk import top_per_row
-from framework.ops.zipf import fit_zipf, zipf_density
+from framework.ops.zipf import FEWEST_TO_FIT, fit_zipf, zipf_density
 from modules.sae.network import Encoding, SparseAutoencoder
 from modules.sae.statistics import FiringStatistics
 
@@ -190,7 +190,7 @@ class ZipfAuxLoss(AuxiliaryLoss):
         dead = statistics.dead(dead_tokens)
         alpha, beta = self.alpha, self.beta
         if alpha is None:
-            if int((density > 0).sum()) < 3:
+            if int((density > 0).sum()) < FEWEST_TO_FIT:
                 return dead
             fit = fit_zipf(density)
             alpha, beta = fit.alpha, fit.beta

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from framework.ops.selection import FeatureChoice, Selection
 from modules.sae.network import SparseAutoencoder
 
 _BITS_OF_ONE, _BITS_OF_EACH = 12, 6
+_ENTRIES = 1 << 23
+"""Of the pre-activations that are looked at together."""
 
 
 @torch.no_grad()
@@ -36,12 +38,11 @@ def calibrated_thresholds(sae: SparseAutoencoder, inputs: Iterable[Tensor]) -> T
         sae.d_sae if each else 1, _BITS_OF_EACH if each else _BITS_OF_ONE, sae.W_enc.device
     )
     tokens = torch.zeros((), dtype=torch.int64, device=sae.W_enc.device)
-    for x in inputs:
-        pre_acts = sae.pre_activations(x)
+    for pre_acts in _pre_activations(sae, inputs):
         row, feature = (pre_acts > 0).nonzero(as_tuple=True)
         values = pre_acts[row, feature]
         histogram.add(feature if each else torch.zeros_like(feature), values)
-        tokens += len(x)
+        tokens += len(pre_acts)
     total = selection.k * all_reduce_sum(tokens).double()
     if isinstance(selection, FeatureChoice):
         return histogram.thresholds(_filled(selection.share, histogram.totals(), total))
@@ -65,17 +66,24 @@ def scaled_thresholds(
     assert isinstance(selection, Selection)
     histogram = PositiveHistogram(1, _BITS_OF_ONE, sae.W_enc.device)
     tokens = torch.zeros((), dtype=torch.int64, device=sae.W_enc.device)
-    for x in inputs:
+    for pre_acts in _pre_activations(sae, inputs):
         # a threshold of 0 is exceeded by any factor, an infinite one by none
-        factors = sae.pre_activations(x).relu() / thresholds
+        factors = pre_acts.relu() / thresholds
         factors = factors[factors > 0]
         histogram.add(torch.zeros_like(factors, dtype=torch.int64), factors)
-        tokens += len(x)
+        tokens += len(pre_acts)
     total = selection.k * all_reduce_sum(tokens).double()
     factor = histogram.thresholds(total[None])
     # 0 and infinity stay, also where no factor is found and it is infinite itself
     scaled = thresholds.isfinite() & (thresholds > 0)
     return torch.where(scaled, factor * thresholds, thresholds)
+
+
+def _pre_activations(sae: SparseAutoencoder, inputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    rows = max(1, _ENTRIES // sae.d_sae)
+    for x in inputs:
+        for part in x.split(rows):
+            yield sae.pre_activations(part.to(sae.W_enc.device))
 
 
 def _filled(share: Tensor, most: Tensor, total: Tensor) -> Tensor:

@@ -21,6 +21,9 @@ from modules.sae.activations import Activation, GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.network import SparseAutoencoder
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+LAYOUT_VERSION = "6.0.0"
+"""Of SAELens, which takes files that name none for older ones, and drops their metadata."""
+NO_TOPK_TRANSCODER = "SAELens has no TopK transcoder; train one with BatchTopK instead."
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def save_autoencoder(
 
     folded = fold(sae)
     if sae.transcoder and folded.k is not None:
-        raise ValueError("SAELens has no TopK transcoder; train one with BatchTopK instead.")
+        raise ValueError(NO_TOPK_TRANSCODER)
     tensors = {
         "W_enc": folded.W_enc.T,
         "b_enc": folded.b_enc,
@@ -123,7 +126,7 @@ def save_autoencoder(
         "apply_b_dec_to_input": not sae.transcoder,
         "normalize_activations": "layer_norm" if sae.layernorm else "none",
         "reshape_activations": "none",
-        "metadata": metadata or {},
+        "metadata": {"sae_lens_version": LAYOUT_VERSION, **(metadata or {})},
     }
     if folded.k is not None:
         config |= {
@@ -149,7 +152,8 @@ def save_autoencoder(
 def load_autoencoder(path: str | Path) -> SparseAutoencoder:
     """Return an autoencoder that SAELens, dictionary_learning or :func:`save_autoencoder` wrote.
 
-    It takes activations in their own size.
+    It takes activations in their own size or, where its ``layernorm`` is set, standardised ones,
+    see :class:`framework.ops.normalization.Normalization`.
 
     Args:
         path: a folder with ``cfg.json`` and ``sae_weights.safetensors``, or with ``ae.pt`` and
@@ -159,6 +163,19 @@ def load_autoencoder(path: str | Path) -> SparseAutoencoder:
         FileNotFoundError: the folder holds neither.
         ModuleNotFoundError: ``safetensors`` is missing and needed.
         ValueError: a damaged file, or an autoencoder of a kind that is not known.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from modules.sae.export import load_autoencoder, save_autoencoder
+        >>> from modules.sae.network import SparseAutoencoder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_autoencoder(SparseAutoencoder(d_in=4, d_sae=64), folder)
+        ...     sae = load_autoencoder(folder)
+        >>> x = torch.randn(10, 4)
+        >>> code = sae.encode_dense(x)
+        >>> tuple(code.shape), tuple(sae(x).shape)
+        ((10, 64), (10, 4))
     """
     path = Path(path).expanduser()
     if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
@@ -173,6 +190,7 @@ def load_autoencoder(path: str | Path) -> SparseAutoencoder:
 # ---- SAELens -------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def _from_saelens(path: Path) -> SparseAutoencoder:
     from safetensors.torch import load_file
 
@@ -182,8 +200,11 @@ def _from_saelens(path: Path) -> SparseAutoencoder:
     except Exception as error:  # safetensors' own error class is no ValueError
         raise ValueError(f"{path / WEIGHTS} is not a whole file: {error}") from None
     kind = str(config.get("architecture"))
-    for name in ("normalize_activations", "reshape_activations"):
-        if config.get(name, "none") != "none":
+    for name, known in (
+        ("normalize_activations", ("none", "layer_norm")),
+        ("reshape_activations", ("none",)),
+    ):
+        if config.get(name, "none") not in known:
             raise ValueError(f"{path / CONFIG}: {name}={config[name]!r} is not supported.")
     base = kind.removesuffix("_transcoder").removesuffix("_skip")
     if kind in ("transcoder", "skip_transcoder"):
@@ -191,11 +212,7 @@ def _from_saelens(path: Path) -> SparseAutoencoder:
     parts = {name: value.float() for name, value in weights.items()}
     selection: Selection | Activation
     if base == "topk":
-        selection = TokenChoice(int(config["k"]))
-        if config.get("rescale_acts_by_decoder_norm"):
-            lengths = parts["W_dec"].norm(dim=1)
-            parts["W_enc"], parts["b_enc"] = parts["W_enc"] * lengths, parts["b_enc"] * lengths
-            parts["W_dec"] = parts["W_dec"] / lengths[:, None]
+        selection = TokenChoice(_whole(config.get("k"), path / CONFIG))
     elif base in ("standard", "jumprelu", "gated"):
         selection = {"standard": ReLUWithL1, "jumprelu": JumpReLU, "gated": GatedReLU}[base]()
     else:
@@ -204,13 +221,18 @@ def _from_saelens(path: Path) -> SparseAutoencoder:
             "jumprelu, gated and transcoders."
         )
     if base == "gated":
-        parts["b_enc"] = parts.pop("b_mag")
+        parts["b_enc"] = _tensor(parts, "b_mag", path, 1)
     transcoder = "transcoder" in kind
-    weight = _tensor(parts, "W_enc", path).T
-    if not transcoder and not config.get("apply_b_dec_to_input", True):
-        # our encoder takes the bias off first
-        parts["b_enc"] = parts["b_enc"] + weight @ parts["b_dec"]
-    return _build(path, selection, weight, parts, transcoder)
+    centred = transcoder or bool(config.get("apply_b_dec_to_input", True))
+    weight = _tensor(parts, "W_enc", path, 2).T
+    sae = _build(path, selection, weight, parts, transcoder, centred)
+    sae.layernorm = config.get("normalize_activations") == "layer_norm"
+    if base == "topk" and config.get("rescale_acts_by_decoder_norm"):
+        lengths = sae.W_dec.norm(dim=1)
+        sae.W_enc.mul_(lengths[:, None])
+        sae.b_enc.mul_(lengths)
+        sae.normalise_decoder()
+    return sae
 
 
 # ---- dictionary_learning -------------------------------------------------------------------------
@@ -224,12 +246,16 @@ def _from_dictionary_learning(path: Path) -> SparseAutoencoder:
         raise ValueError(f"{file} holds more than tensors and was not loaded.") from None
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{file} is not a whole file: {str(error).splitlines()[0]}") from None
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise ValueError(f"{file} must hold tensors by name.")
     config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    kind = str(config.get("trainer", {}).get("dict_class") or _guessed(weights))
+    trainer = config.get("trainer")
+    named = trainer.get("dict_class") if isinstance(trainer, dict) else None
+    kind = str(named or _guessed(weights))
     parts = {name: value.float() for name, value in weights.items()}
     selection: Selection | Activation
     if kind in ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
-        k = int(parts["k"])
+        k = _whole(int(_tensor(parts, "k", path, 0)), file)
         selection = TokenChoice(k) if kind == "AutoEncoderTopK" else BatchTopK(k)
     elif kind in ("AutoEncoder", "AutoEncoderNew", "JumpReluAutoEncoder", "GatedAutoEncoder"):
         selection = {
@@ -248,16 +274,16 @@ def _from_dictionary_learning(path: Path) -> SparseAutoencoder:
     }
     parts = {names.get(name, name): value for name, value in parts.items()}
     if "encoder.weight" in parts:
-        weight = parts["encoder.weight"]
-        parts["W_dec"] = _tensor(parts, "decoder.weight", path).T
+        weight = _tensor(parts, "encoder.weight", path, 2)
+        parts["W_dec"] = _tensor(parts, "decoder.weight", path, 2).T
     else:
-        weight = _tensor(parts, "W_enc", path).T
-    if kind in ("AutoEncoderNew", "JumpReluAutoEncoder"):
-        # their encoders take the input as it is
-        parts["b_enc"] = parts["b_enc"] + weight @ parts["b_dec"]
-    sae = _build(path, selection, weight, parts, transcoder=False)
+        weight = _tensor(parts, "W_enc", path, 2).T
+    # the encoders of two classes take the input as it is
+    centred = kind not in ("AutoEncoderNew", "JumpReluAutoEncoder")
+    sae = _build(path, selection, weight, parts, transcoder=False, centred=centred)
     if isinstance(selection, BatchTopK):
-        sae.thresholds.calibrate(parts["threshold"].clamp(min=0).expand(sae.d_sae))
+        threshold = _tensor(parts, "threshold", path, 0)
+        sae.thresholds.calibrate(threshold.clamp(min=0).expand(sae.d_sae))
     return sae
 
 
@@ -281,9 +307,10 @@ def _build(
     weight: Tensor,
     parts: dict[str, Tensor],
     transcoder: bool,
+    centred: bool,
 ) -> SparseAutoencoder:
     features, d_in = weight.shape
-    decoder = _tensor(parts, "W_dec", path)
+    decoder = _tensor(parts, "W_dec", path, 2)
     skip = parts.get("W_skip")
     sae = SparseAutoencoder(
         d_in, features, selection, decoder.shape[1] if transcoder else None, skip is not None
@@ -291,16 +318,16 @@ def _build(
     wanted = {
         sae.W_enc: weight,
         sae.W_dec: decoder,
-        sae.b_enc: _tensor(parts, "b_enc", path),
-        sae.b_dec: _tensor(parts, "b_dec", path),
+        sae.b_enc: _tensor(parts, "b_enc", path, 1),
+        sae.b_dec: _tensor(parts, "b_dec", path, 1),
     }
     if sae.W_skip is not None and skip is not None:
         wanted[sae.W_skip] = skip
     if isinstance(selection, JumpReLU):
-        wanted[selection.log_threshold] = _tensor(parts, "threshold", path).log()
+        wanted[selection.log_threshold] = _tensor(parts, "threshold", path, 1).clamp(min=0).log()
     if isinstance(selection, GatedReLU):
-        wanted[selection.log_gain] = _tensor(parts, "r_mag", path)
-        wanted[selection.gate_bias] = _tensor(parts, "b_gate", path)
+        wanted[selection.log_gain] = _tensor(parts, "r_mag", path, 1)
+        wanted[selection.gate_bias] = _tensor(parts, "b_gate", path, 1)
     for parameter, value in wanted.items():
         if parameter.shape != value.shape:
             raise ValueError(
@@ -308,13 +335,27 @@ def _build(
                 f"{tuple(parameter.shape)} as the others make it."
             )
         parameter.copy_(value)
+    if not centred:
+        # our encoder takes the decoder's bias off first
+        sae.b_enc.add_(weight @ sae.b_dec)
     return sae
 
 
-def _tensor(parts: dict[str, Tensor], name: str, path: Path) -> Tensor:
+def _tensor(parts: dict[str, Tensor], name: str, path: Path, ndim: int) -> Tensor:
     if name not in parts:
         raise ValueError(f"{path}: the weight {name!r} is missing.")
-    return parts[name]
+    value = parts[name]
+    if value.ndim != ndim:
+        raise ValueError(
+            f"{path}: {name!r} has the shape {tuple(value.shape)}, not {ndim} dimensions."
+        )
+    return value
+
+
+def _whole(k: Any, file: Path) -> int:
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"{file}: k must be a whole number of at least 1, got {k!r}.")
+    return k
 
 
 def _read_json(path: Path) -> dict[str, Any]:

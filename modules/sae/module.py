@@ -29,14 +29,14 @@ from framework.module import TrainingModule
 from framework.objectives import Objectives
 from framework.ops.decoder_overlap import duplicate_share
 from framework.ops.normalization import Normalization
-from framework.ops.selection import Selection
+from framework.ops.selection import Selection, TokenChoice
 from framework.ops.sparse_code import SparseCode
 from framework.ops.zipf import fit_zipf
 from framework.precision import at_least_float32
 from modules.sae.activations import Activation
 from modules.sae.auxiliary import AuxiliaryLoss
 from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
-from modules.sae.export import save_autoencoder
+from modules.sae.export import NO_TOPK_TRANSCODER, save_autoencoder
 from modules.sae.network import (
     Encoding,
     SparseAutoencoder,
@@ -48,8 +48,8 @@ Denominator = Literal["batch", "fixed", "none"]
 RECONSTRUCTION_METRICS = ("fvu", "nmse_ratio", "nmse_openai", "cos", "l2_ratio", "rel_rec_bias")
 START_TOKENS = 1 << 14
 """Activations whose mean the bias starts at."""
-CALIBRATION_TOKENS, CALIBRATION_CHUNK = 1 << 16, 1 << 12
-"""Training activations that give each feature its threshold, and how many are encoded at once."""
+CALIBRATION_TOKENS = 1 << 16
+"""Training activations that give each feature its threshold."""
 
 
 class SparseAutoencoderModule(TrainingModule):
@@ -144,19 +144,24 @@ class SparseAutoencoderModule(TrainingModule):
         self.auxiliary = auxiliary
         self.dead_tokens = dead_tokens
         self.denominator = denominator
+        self._mixed: Tensor | None = None
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.register_buffer("variance", torch.ones(()))
 
     # ---- set-up -------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse data that does not fit, and start the bias at the mean of a sample."""
+        """Refuse data that does not fit."""
         data = getattr(self.trainer, "datamodule", None)
         self._check_sizes(data)
         super().setup(stage)
+
+    def on_fit_start(self) -> None:
+        """Start the bias at the mean of a sample, unless a checkpoint has brought one along."""
+        super().on_fit_start()
+        data = getattr(self.trainer, "datamodule", None)
         sample = getattr(data, "sample", None)
-        fresh = stage == "fit" and self.trainer.ckpt_path is None and not self.started
-        if fresh and sample is not None:
+        if sample is not None and not self.started:
             self.start_from(sample(START_TOKENS))
             self._note_sizes(getattr(data, "normalizations", {}))
 
@@ -314,26 +319,45 @@ class SparseAutoencoderModule(TrainingModule):
         if number != self.sae.active:
             self.sae.switch(number)
 
+    def prepare_calibration(self) -> None:
+        """Read the sample of training activations that :meth:`calibrate` needs; collective.
+
+        Once and before training, as reading it takes the place of what a buffer holds. Every rank
+        keeps its part in main memory.
+        """
+        sample = getattr(getattr(self._trainer, "datamodule", None), "sample", None)
+        rules = [rule for rule in self.sae.selections if isinstance(rule, Selection)]
+        if sample is not None and any(rule.per_feature for rule in rules):
+            own = sample(CALIBRATION_TOKENS)["activation"][rank() :: world_size()]
+            self._mixed = own.contiguous()
+
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Set the thresholds to what keeps k features per token on these batches; collective.
 
         Held-out tokens are often one piece of text, where features must not be forced to the shares
         that they have in training. So with feature choice a sample of the training data gives the
-        thresholds of the features relative to one another, and these batches a common factor.
+        thresholds of the features relative to one another, and these batches a common factor. Call
+        :meth:`prepare_calibration` before, or these batches give both.
         """
         if not self.sae.across_tokens:
             return
         inputs = (batch["activation"] for batch in batches)
-        sample = getattr(getattr(self._trainer, "datamodule", None), "sample", None)
         assert isinstance(self.sae.selection, Selection)
-        if self.sae.selection.per_feature and sample is not None:
-            mixed = sample(CALIBRATION_TOKENS)["activation"][rank() :: world_size()]
-            chunks = (part.to(self.device) for part in mixed.split(CALIBRATION_CHUNK))
-            of_features = calibrated_thresholds(self.sae, chunks)
+        if self.sae.selection.per_feature and self._mixed is not None:
+            of_features = calibrated_thresholds(self.sae, [self._mixed])
             thresholds = scaled_thresholds(self.sae, of_features, inputs)
         else:
             thresholds = calibrated_thresholds(self.sae, inputs)
         self.sae.thresholds.calibrate(thresholds)
+
+    def check_export(self) -> None:
+        """Refuse, before training, what :meth:`export` could not write.
+
+        Raises:
+            IncompatibleError: a transcoder that ends with TopK.
+        """
+        if self.sae.transcoder and isinstance(self.sae.selections[-1], TokenChoice):
+            raise IncompatibleError(NO_TOPK_TRANSCODER)
 
     def export(self, folder: str | Path, metadata: dict[str, Any]) -> None:
         """Write the autoencoder for other tools, see :mod:`modules.sae.export`."""

@@ -29,6 +29,7 @@ class Code(nn.Module):
     def __init__(self, sparse: bool) -> None:
         super().__init__()
         self.sparse = sparse
+        self.d_sae = 9
 
     def encode(self, x: torch.Tensor) -> torch.Tensor | SparseCode:
         dense = torch.cat([x - 0.5, -torch.ones_like(x[:, :1])], dim=1).relu()
@@ -43,6 +44,11 @@ class Coded(Rebuild):
     def __init__(self, sparse: bool = True) -> None:
         super().__init__()
         self.sae = Code(sparse)
+
+
+class Untrained(Coded):
+    def training_step(self, *args: Any) -> None:
+        raise AssertionError("nothing must be trained before a refusal")
 
 
 @pytest.fixture
@@ -81,7 +87,7 @@ def test_the_page_shows_the_contexts_with_the_largest_activations(text, tmp_path
         for passage, context in zip(passages, shown, strict=True):
             value, text_shown = passage.split(" ", 1)
             assert float(value) == pytest.approx(float(largest[context]), abs=6e-3)
-            letters = data.contexts[30 + int(context), 1:].tolist()
+            letters = data.contexts[data.val_set.indices[8 * context] // 8, 1:].tolist()
             expected = data.language_model.tokenizer.decode(letters)
             assert text_shown.replace("↵", "\n").split() == expected.split()
 
@@ -131,8 +137,9 @@ def test_what_is_missing_is_said(text, tmp_path):
         tiny_trainer(tmp_path, [FeaturePage()], False).validate(Rebuild(), data, verbose=False)
     with pytest.raises(IncompatibleError, match="which TinyData does not have"):
         tiny_trainer(tmp_path, [FeaturePage()], False).validate(Coded(), TinyData(), verbose=False)
-    page = FeaturePage(features=[9])
-    with pytest.raises(ValueError, match="there is no feature 9 among the 9"):
-        tiny_trainer(tmp_path, [page], False).validate(Coded(), data, verbose=False)
+    for wrong in (9, -1):
+        page = FeaturePage(features=[0, wrong])
+        with pytest.raises(IncompatibleError, match=f"there is no feature {wrong} among the 9"):
+            tiny_trainer(tmp_path, [page], False).fit(Untrained(), data)
     with pytest.raises(ValueError, match="must be at least 1, got 24, 0 and 1"):
         FeaturePage(num_contexts=0)

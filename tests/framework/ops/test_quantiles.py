@@ -45,6 +45,19 @@ def test_values_outside_the_octaves_are_counted() -> None:
     assert 2**11 <= float(histogram.thresholds(torch.tensor([2.0]))) <= 2**12
 
 
+def test_many_groups_are_looked_at_in_blocks_and_cost_little(monkeypatch) -> None:
+    x = values()
+    group = torch.arange(len(x)) % 40
+    wanted = torch.linspace(0, 2000, 40)
+    one = PositiveHistogram(groups=40, bits=6)
+    one.add(group, x)
+    assert one.counts.numel() * one.counts.element_size() == 40 * 8 * 1024
+    whole = one.thresholds(wanted)
+    monkeypatch.setattr(quantiles, "_BLOCK", 7 * one.bins)
+    assert torch.equal(one.thresholds(wanted), whole)
+    assert torch.equal(one.totals(), torch.full((40,), 1_500))
+
+
 def on_a_rank(x: Tensor, cut: int) -> Tensor:
     own = x[:cut] if rank() == 0 else x[cut:]
     histogram = PositiveHistogram(groups=1, bits=12)

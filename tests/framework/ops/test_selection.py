@@ -177,6 +177,25 @@ def test_the_law_is_fitted_where_it_is_not_given() -> None:
     torch.testing.assert_close(rule.share, (density / density.sum()).double(), rtol=1e-4, atol=0)
 
 
+def test_restored_shares_give_their_budgets() -> None:
+    rule, other = (choice(FeatureChoice, features=8, k=4, alpha=1.0, beta=2.7) for _ in range(2))
+    rule.assign(torch.arange(8, 0, -1).float())
+    assert other.budgets(8).tolist() == [4] * 8
+    other.load_state_dict(rule.state_dict())
+    assert other.budgets(8).tolist() == [7, 5, 5, 4, 3, 3, 3, 2]
+
+
+@pytest.mark.parametrize("active", [0, 2])
+def test_too_few_features_for_a_law_keep_their_budgets(active: int, caplog) -> None:
+    rule = choice(FeatureChoice, features=8, k=4)
+    rule.assign((torch.arange(8) < active).float())
+    assert rule.share.tolist() == [1 / 8] * 8
+    assert rule.law.tolist() == [0, 0, 0]
+    assert f"Only {active} of 8 features were active" in caplog.text
+    rule.assign(torch.tensor([0.4, 0.2, 0.1, 0, 0, 0, 0, 0]))
+    assert float(rule.law[0]) > 0
+
+
 # ---- two ranks -----------------------------------------------------------------------------------
 
 

@@ -148,12 +148,22 @@ def test_dead_features_are_always_among_them() -> None:
 
 
 def test_chance_does_not_decide() -> None:
-    # of 100 tokens the law expects below 5 for the last two ranks
-    statistics = counted(torch.tensor([60, 30, 2, 1]), tokens=100)
+    # of 100 tokens the law expects below 5 for all but the first rank
     law = zipf_density(4, 0.12, alpha=1.0) * 100
     assert (law < 5).tolist() == [False, True, True, True]
-    chosen = ZipfAuxLoss(phi=0.5, alpha=1.0).candidates(statistics, 0.12, 10**9)
-    assert not chosen.any()
+    loss = ZipfAuxLoss(phi=0.5, alpha=1.0)
+    counts = torch.tensor([60, 30, 0, 0])
+    assert not loss.candidates(counted(counts, tokens=100), 0.12, 10**9).any()
+    # of 10,000 tokens it expects enough of each
+    many = loss.candidates(counted(100 * counts, tokens=10_000), 0.12, 10**9)
+    assert many.tolist() == [False, False, True, True]
+
+
+def test_exactly_phi_of_what_is_expected_is_enough() -> None:
+    # the uniform law expects 0.4 of every feature
+    counts = torch.tensor([20_001, 20_000, 19_999, 90_000])
+    chosen = ZipfAuxLoss(phi=0.5, alpha=0.0).candidates(counted(counts), 1.6, 10**9)
+    assert chosen.tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("selection", [TokenChoice(1), MutualChoice(1), FeatureChoice(1)])

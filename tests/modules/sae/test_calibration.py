@@ -32,6 +32,16 @@ def test_one_factor_gives_k_features_per_token_and_leaves_dead_features_dead() -
     assert float(active) == pytest.approx(4, rel=0.002)
 
 
+def test_too_few_values_leave_no_threshold_but_the_infinite_ones() -> None:
+    torch.manual_seed(0)
+    # 20 of 24 features per token is more than are above 0
+    sae = SparseAutoencoder(6, 24, FeatureChoice(k=20))
+    before = torch.full((24,), 0.5)
+    before[3] = torch.inf
+    expected = torch.zeros(24).masked_fill(before.isinf(), torch.inf)
+    assert torch.equal(scaled_thresholds(sae, before, [draw(1000)]), expected)
+
+
 def test_held_out_text_of_another_kind_does_not_force_features_to_their_shares() -> None:
     torch.manual_seed(0)
     module = SparseAutoencoderModule(6, 24, FeatureChoice(k=4))
@@ -39,6 +49,7 @@ def test_held_out_text_of_another_kind_does_not_force_features_to_their_shares()
     module._trainer = SimpleNamespace(
         datamodule=SimpleNamespace(sample=lambda rows: {"activation": mixed})
     )
+    module.prepare_calibration()
     module.calibrate([{"activation": text}])
     rates = (module.sae.encode_dense(mixed) > 0).double().mean(0)
     # uniform budgets: the features share alike where tokens are mixed, but not on the text

@@ -69,6 +69,7 @@ def theirs(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
     return code, out + x @ w["W_skip"].T if "skip" in config["architecture"] else out
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_folded_weights_do_the_same_to_activations_in_their_own_size(name: str, tmp_path) -> None:
     sae, x = trained(name), raw()
@@ -77,9 +78,10 @@ def test_folded_weights_do_the_same_to_activations_in_their_own_size(name: str, 
     inside = sae.encode_dense(SCALE * x)
     assert torch.equal(code > 0, inside > 0)
     assert 0 < int((code > 0).sum()) < code.numel()
-    torch.testing.assert_close(code * SCALE, inside, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(rebuilt * SCALE, sae(SCALE * x), atol=1e-5, rtol=1e-5)
-    assert json.loads((tmp_path / "cfg.json").read_text())["metadata"] == {"model_name": "tiny"}
+    for folded, unfolded in ((code, inside), (rebuilt, sae(SCALE * x))):
+        assert float((folded * SCALE - unfolded).abs().max()) < 1e-6 * float(unfolded.abs().max())
+    noted = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
+    assert noted == {"sae_lens_version": "6.0.0", "model_name": "tiny"}
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -249,7 +251,12 @@ def test_refuses(tmp_path) -> None:
     config = json.loads((tmp_path / "cfg.json").read_text())
     for change, says in (
         ({"architecture": "temporal"}, "architecture 'temporal' is not known"),
-        ({"normalize_activations": "layer_norm"}, "layer_norm"),
+        ({"normalize_activations": "expected_average_only_in"}, "expected_average_only_in"),
+        ({"reshape_activations": "hook_z"}, "hook_z"),
+        ({"architecture": "topk"}, "k must be a whole number of at least 1, got None"),
+        ({"architecture": "topk", "k": "4"}, "k must be a whole number of at least 1, got '4'"),
+        ({"architecture": "topk", "k": 25}, "k=25 of 24 features"),
+        ({"architecture": "gated"}, "'b_mag' is missing"),
     ):
         (tmp_path / "cfg.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=says):
@@ -260,7 +267,13 @@ def test_refuses(tmp_path) -> None:
     (tmp_path / "cfg.json").write_text(json.dumps(config))
     weights = load_file(tmp_path / "sae_weights.safetensors")
     save_file({k: v for k, v in weights.items() if k != "b_dec"}, tmp_path / export.WEIGHTS)
-    with pytest.raises(ValueError, match="'b_dec' is missing"):
+    for change in ({}, {"apply_b_dec_to_input": False}):
+        (tmp_path / "cfg.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match="'b_dec' is missing"):
+            load_autoencoder(tmp_path)
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    save_file(weights | {"W_enc": weights["W_enc"].flatten()}, tmp_path / export.WEIGHTS)
+    with pytest.raises(ValueError, match=r"'W_enc' has the shape \(144,\), not 2 dimensions"):
         load_autoencoder(tmp_path)
     save_file(weights | {"b_dec": weights["b_dec"][:-1].clone()}, tmp_path / export.WEIGHTS)
     with pytest.raises(ValueError, match="has the shape"):
@@ -268,6 +281,43 @@ def test_refuses(tmp_path) -> None:
     (tmp_path / export.WEIGHTS).write_bytes(b"half a file")
     with pytest.raises(ValueError, match="not a whole file"):
         load_autoencoder(tmp_path)
+
+
+def test_refuses_damaged_dictionaries(tmp_path) -> None:
+    whole = {
+        "encoder.weight": linear((FEATURES, D)),
+        "encoder.bias": linear((FEATURES,)),
+        "decoder.weight": linear((D, FEATURES)),
+        "b_dec": linear((D,)),
+        "k": torch.tensor(4),
+        "threshold": torch.tensor(1.5),
+    }
+    for name in whole:
+        missing = {k: v for k, v in whole.items() if k != name}
+        write(tmp_path, missing, "BatchTopKSAE")
+        with pytest.raises(ValueError, match="is missing"):
+            load_autoencoder(tmp_path)
+    for found in (whole["b_dec"], [whole["b_dec"]], {"b_dec": 1}):
+        torch.save(found, tmp_path / "ae.pt")
+        with pytest.raises(ValueError, match="must hold tensors by name"):
+            load_autoencoder(tmp_path)
+    write(tmp_path, whole, "AutoEncoderTopK")
+    (tmp_path / "config.json").write_text('{"trainer": []}')
+    with pytest.raises(ValueError, match=r"needs config\.json"):
+        load_autoencoder(tmp_path)
+
+
+def test_what_was_trained_on_standardised_activations_says_so_when_read(tmp_path) -> None:
+    sae = trained("topk")
+    sae.layernorm = True
+    sae.input_scale.fill_(1.0)
+    save_autoencoder(sae, tmp_path)
+    assert json.loads((tmp_path / "cfg.json").read_text())["normalize_activations"] == "layer_norm"
+    back = load_autoencoder(tmp_path)
+    assert back.layernorm
+    torch.testing.assert_close(back(raw()), sae(raw()))
+    save_autoencoder(trained("topk"), tmp_path)
+    assert not load_autoencoder(tmp_path).layernorm
 
 
 def test_examples() -> None:

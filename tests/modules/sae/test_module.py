@@ -1,4 +1,4 @@
-"""Training a sparse autoencoder: the terms, the order of a step, the variants on two ranks."""
+"""Training a sparse autoencoder: the terms, the order of a step, the carry on two ranks."""
 
 from __future__ import annotations
 
@@ -202,46 +202,17 @@ def test_the_bias_starts_at_the_mean_and_the_sizes_are_noted(tmp_path: Path) -> 
     torch.testing.assert_close(look.bias.double(), raw.mean(0) * scale, rtol=1e-5, atol=1e-6)
 
 
-VARIANTS = {
-    "batch_topk": ["--model.selection=BatchTopK", "--model.selection.k=4"],
-    "matryoshka": [
-        "--model.selection=BatchTopK",
-        "--model.selection.k=4",
-        "--model.groups=[0.0625,0.125,0.25,0.5625]",
-    ],
-    "relu_l1": [
-        "--model.selection=ReLUWithL1",
-        "--model.auxiliary=null",
-        "--model.denominator=none",
-    ],
-    "jump_relu": [
-        "--model.selection=JumpReLU",
-        "--model.selection.bandwidth=0.5",
-        "--model.selection.threshold=0.1",
-        "--model.auxiliary=null",
-        "--model.denominator=none",
-    ],
-    "gated": ["--model.selection=GatedReLU", "--model.auxiliary=null", "--model.denominator=fixed"],
-    "transcoder": [
-        "--model.d_out=8",
-        "--model.skip=true",
-        "--data.target_path=tests/shrink/activations.npy",
-    ],
-    "carry": ["--model.selection=FeatureChoice", "--model.selection.k=1", "--data.batch_size=30"],
-}
+CARRY = ["--model.selection=FeatureChoice", "--model.selection.k=1", "--data.batch_size=30"]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_two_ranks_train_a_variant_as_one_process(variant: str, tmp_path, two_ranks) -> None:
-    args = [*arguments("sae"), *VARIANTS[variant], *FLOAT64]
+def test_two_ranks_carry_budgets_as_one_process(tmp_path, two_ranks) -> None:
+    args = [*arguments("sae"), *CARRY, *FLOAT64]
     one, _ = compare(args, tmp_path, two_ranks)
     assert one.steps
 
 
-@pytest.mark.parametrize("variant", ["gated", "carry"])
-def test_a_variant_resumes_bitwise(variant: str, tmp_path) -> None:
-    args = [*arguments("sae"), *VARIANTS[variant]]
-    assert_same_bits(*kill_and_resume(args, tmp_path, kill_at=7))
+def test_the_carry_resumes_bitwise(tmp_path) -> None:
+    assert_same_bits(*kill_and_resume([*arguments("sae"), *CARRY], tmp_path, kill_at=7))
 
 
 def test_micro_batches_are_counted_once(tmp_path: Path) -> None:

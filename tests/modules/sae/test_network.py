@@ -97,6 +97,29 @@ def test_the_smallest_value_that_was_kept_stays_with_running_thresholds() -> Non
     assert (sae.encode_dense(X) > 0)[kept].all()
 
 
+def test_a_value_equal_to_a_calibrated_threshold_is_not_active() -> None:
+    sae, x = autoencoder(MutualChoice(4)), random()
+    pre_acts = sae.pre_activations(x)
+    value = pre_acts[pre_acts > 0].median()
+    sae.thresholds.calibrate(value.expand(24))
+    active = sae.encode_dense(x) > 0
+    assert torch.equal(active, pre_acts > value)
+    assert int(active.sum()) == int((pre_acts >= value).sum()) - 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_another_rule_begins_with_thresholds_of_its_own(number: int) -> None:
+    sae, x = autoencoder(MutualChoice(4)), random()
+    sae.add_selection(MutualChoice(2))
+    sae.thresholds.calibrate(torch.ones(24))
+    code = sae.encode_batch(x).code
+    sae.thresholds.update(code.values.detach(), code.pattern, per_feature=False)
+    assert sae.thresholds.updates.all()
+    sae.switch(number)
+    assert not sae.thresholds.updates.any()
+    assert not sae.thresholds.values().any()
+
+
 def test_the_start() -> None:
     sae = autoencoder(TokenChoice(4))
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(24), atol=1e-6, rtol=0)
@@ -227,6 +250,19 @@ def test_jump_relu_and_its_straight_through_gradients() -> None:
     assert penalty.tolist() == [0, 0, 1, 1]
     (of_log,) = torch.autograd.grad(penalty, sae.selection.log_threshold, pull[:, 0])
     assert float(of_log) == pytest.approx(-(1 / 0.2) * (2 + 4) * 0.5)
+
+
+@pytest.mark.parametrize("log_threshold", [torch.inf, 88.5])
+def test_a_threshold_that_nothing_exceeds_has_a_gradient_of_zero(log_threshold: float) -> None:
+    sae = autoencoder(JumpReLU(threshold=0.5, bandwidth=0.001))
+    with torch.no_grad():
+        sae.selection.log_threshold[3] = log_threshold
+    code = sae.encode_batch(random()).code
+    assert not code[:, 3].any()
+    penalty = sae.selection.penalties(sae, random(), code, code)["sparsity"]
+    (sae.decode(code).square().sum() + penalty.sum()).backward()
+    assert float(sae.selection.log_threshold.grad[3]) == 0
+    assert sae.selection.log_threshold.grad.isfinite().all()
 
 
 def test_the_penalty_of_relu_counts_lengths() -> None:

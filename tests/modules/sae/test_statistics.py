@@ -57,6 +57,16 @@ def test_thresholds_follow_the_smallest_kept_values() -> None:
     assert (one.values() < one.mean).all()
 
 
+def test_a_feature_without_a_value_keeps_its_threshold() -> None:
+    thresholds = Thresholds(3)
+    thresholds.update(torch.tensor([0.5, 2.0]), pattern([0, 2]), per_feature=True)
+    thresholds.update(torch.tensor([1.0]), pattern([2]), per_feature=True)
+    assert thresholds.mean.tolist() == pytest.approx([0.5, 0.0, 2.0 - 0.75])
+    thresholds.update(torch.tensor([]), pattern([]), per_feature=True)
+    assert thresholds.updates.tolist() == [1, 0, 2]
+    assert thresholds.values().tolist() == pytest.approx([0.5, math.inf, 1.25])
+
+
 @pytest.mark.parametrize(("updates", "rate"), [(79, 9 / 90), (889, 9 / 900), (50_000, 1e-3)])
 def test_the_horizon_of_a_threshold_grows_with_the_run(updates: int, rate: float) -> None:
     thresholds = Thresholds(3)
