@@ -242,7 +242,7 @@ def test_the_help_of_a_model_lists_the_losses_that_fit(capsys):
 
 def idx(change: str, folder: Path, source: Path) -> list[str]:
     """Return the arguments of a run on damaged IDX files."""
-    for file in source.iterdir():
+    for file in source.glob("*-ubyte"):
         content = bytearray(file.read_bytes())
         if file.name == "train-labels-idx1-ubyte":
             if change == "truncated":
