@@ -46,7 +46,8 @@ def tile_objects(objects: Objects, left: float, top: float, window: float) -> Ob
     An object inside the tile stays as it is. Of one that the border cuts, the part inside is taken:
     with 4 corners it is kept, with 5 the two ends of its shortest edge become their middle, with
     another number it is left out. Its first corner is the one that fits the whole object's best,
-    and it gets difficult 2 where its share of the whole object's area is at most 0.7.
+    and it gets difficult 2 where the part inside, before corners become one, has at most 0.7 of the
+    whole object's area.
 
     These are the rules of the development kit of DOTA (Xia et al. 2018, arXiv 1711.10398), which
     also cuts corners to whole numbers and to the range from 1 to the window; both are left out.
@@ -70,12 +71,13 @@ def tile_objects(objects: Objects, left: float, top: float, window: float) -> Ob
     touched = ((low < window) & (high > 0)).all(1)
     difficult = objects.difficult.clone()
     for row in (touched & ~inside).nonzero().flatten().tolist():
-        part = _four_corners(_clip([(x, y) for x, y in quads[row].tolist()], window))
+        shown = _clip([(x, y) for x, y in quads[row].tolist()], window)
+        part = _four_corners(shown)
         if part is None:
             touched[row] = False
             continue
         cut = torch.tensor(part, dtype=torch.float64)
-        share = quad_area(cut) / quad_area(quads[row])
+        share = _area(shown) / quad_area(quads[row])
         quads[row] = _in_order_of(quads[row], cut)
         if share <= VISIBLE:
             difficult[row] = 2
@@ -96,6 +98,11 @@ def _clip(corners: list[Point], window: float) -> list[Point]:
                 kept.append((bound, along) if axis == 0 else (along, bound))
         corners = kept
     return corners
+
+
+def _area(corners: list[Point]) -> float:
+    around = zip(corners, [*corners[1:], *corners[:1]], strict=True)
+    return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in around)) / 2
 
 
 def _four_corners(corners: list[Point]) -> list[Point] | None:

@@ -93,6 +93,24 @@ def test_the_shortest_edge_of_five_corners_becomes_its_middle():
     assert part.difficult.tolist() == [0]
 
 
+@pytest.mark.parametrize(("cut", "difficult"), [(25, 0), (38, 0), (39, 2)])
+def test_the_share_of_five_corners_is_that_of_what_is_shown(cut, difficult):
+    # of a square with diagonals of 100 the border cuts off cut², of 5000: 0.875, 0.7112, 0.6958;
+    # of the four corners that remain the shares would be 0.6875, 0.6056, 0.5979
+    corners = [(50.0, 10.0), (100.0, 60.0), (50.0, 110.0), (0.0, 60.0)]
+    moved = [(x + 100 + cut, y) for x, y in corners]
+    part = tile_objects(an_object(moved), 0, 0, 200)
+    assert part.difficult.tolist() == [difficult]
+
+
+def test_the_shortest_edge_is_so_by_euclidean_length():
+    # the cut, upright, is 50.6 long; the edge above it 38.2, but 54 along the axes
+    corners = [(100.0, 10.0), (150.0, 60.0), (100.0, 120.0), (50.0, 60.0)]
+    part = tile_objects(an_object(corners), 0, 0, 127)
+    expected = torch.tensor([[113.5, 23.5], [127, 87.6], [100, 120], [50, 60]])
+    assert torch.allclose(part.quads[0], expected)
+
+
 def test_three_corners_are_left_out():
     diamond = [(50, -40), (140, 50), (50, 140), (-40, 50)]
     # of its left corner the tile shows a triangle
