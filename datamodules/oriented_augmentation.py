@@ -152,8 +152,9 @@ class RandomTranslation(ObjectTransform):
             return sample
         left, top, right, bottom = _margins(sample)
         matrix = torch.eye(3, dtype=torch.float64)
-        matrix[0, 2] = round(_between(-left, right))  # whole pixels need no interpolation
-        matrix[1, 2] = round(_between(-top, bottom))
+        # whole pixels need no interpolation
+        matrix[0, 2] = torch.randint(math.ceil(-left), math.floor(right) + 1, ())
+        matrix[1, 2] = torch.randint(math.ceil(-top), math.floor(bottom) + 1, ())
         return warp(sample, matrix)
 
 
