@@ -77,7 +77,7 @@ def tile_objects(objects: Objects, left: float, top: float, window: float) -> Ob
             touched[row] = False
             continue
         cut = torch.tensor(part, dtype=torch.float64)
-        share = _area(shown) / quad_area(quads[row])
+        share = _area(shown) / float(quad_area(quads[row]))
         quads[row] = _in_order_of(quads[row], cut)
         if share <= VISIBLE:
             difficult[row] = 2
