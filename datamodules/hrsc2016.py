@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import torch
 
-from datamodules.dota.pictures import picture_size
 from datamodules.dota.tile_set import Tile, TileSet, Tiling
 from datamodules.oriented import ObjectTransform, OrientedData
 from framework.detection.objects import Objects
+from framework.images import image_size
 from framework.ops.rotated import cxcywhr_to_quad
 
 _BOX = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
@@ -88,7 +88,7 @@ class HRSC2016(OrientedData):
         paths = [_existing(folder / "AllImages" / f"{name}.bmp") for name in names]
         objects = [read_hrsc(folder / "Annotations" / f"{name}.xml") for name in names]
         tiles = [
-            Tile(image, self.tiling.window / max(picture_size(path)), 0, 0)
+            Tile(image, self.tiling.window / max(image_size(path)), 0, 0)
             for image, path in enumerate(paths)
         ]
         return TileSet(paths, self.tiling, objects, training=training, tiles=tiles)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.dota.pictures import picture_size, read_picture
 from framework.data import Sample
 from framework.detection.objects import Objects, ObjectTable
 from framework.detection.tiles import tile_objects, tile_origins
+from framework.images import decode_image, image_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -136,10 +136,10 @@ class TileCache:
 
         number = 0
         for path in track(paths, f"Cutting tiles into {self.folder}", transient=True):
-            tiles = self.tiling.tiles(0, picture_size(path))
+            tiles = self.tiling.tiles(0, image_size(path))
             missing = [tile for tile in tiles if not self._is_current(path, tile)]
             if missing:
-                picture = read_picture(path)
+                picture = decode_image(path)
                 for rate in self.tiling.rates:
                     scaled = resize(picture, rate)
                     for tile in missing:
@@ -201,7 +201,7 @@ class TileSet(Dataset[Sample]):
             tiles = [
                 tile
                 for image, path in enumerate(paths)
-                for tile in tiling.tiles(image, picture_size(path))
+                for tile in tiling.tiles(image, image_size(path))
             ]
         self.whole = None if objects is None else ObjectTable(objects)
         self.objects = None
@@ -242,7 +242,7 @@ class TileSet(Dataset[Sample]):
 
         path = Path(self.paths[tile.image])
         if self.cache is not None:
-            picture = read_picture(self.cache.path(path, tile))
+            picture = decode_image(self.cache.path(path, tile))
         else:
             picture = cut(self._resized(tile.image, tile.rate), tile, self.window)
         return transforms.pil_to_tensor(picture).float().div_(255)
@@ -250,7 +250,7 @@ class TileSet(Dataset[Sample]):
     def _resized(self, image: int, rate: float) -> Image.Image:
         # the tiles of a picture are read in turn, except in training
         if self._last is None or self._last[:2] != (image, rate):
-            self._last = (image, rate, resize(read_picture(Path(self.paths[image])), rate))
+            self._last = (image, rate, resize(decode_image(Path(self.paths[image])), rate))
         return self._last[2]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.dota.pictures import find_pictures, picture_size
+from datamodules.dota.pictures import find_pictures
 from datamodules.dota.tile_set import TileCache, TileSet, Tiling
 from datamodules.oriented import ObjectTransform, OrientedData
 from framework.detection.objects import Objects
+from framework.images import image_size
 
 
 class TiledData(OrientedData):
@@ -116,7 +117,7 @@ def readable(paths: Sequence[Path], faults: list[str] | None) -> list[Path]:
     found: dict[str, Path] = {}
     for path in paths:
         try:
-            picture_size(path)
+            image_size(path)
             if path.stem in found:
                 raise ValueError(f"{path} has the same name as {found[path.stem]}.")
         except ValueError as error:

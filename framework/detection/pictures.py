@@ -11,7 +11,7 @@ from torch import Tensor
 from framework.checkpoint import write_atomically
 from framework.detection.detections import Detections
 from framework.detection.figures import class_colour
-
+from framework.images import decode_image
 
 MOST_NAMED = 60
 """More detections than these are drawn without names and scores, which would cover the image."""
@@ -24,13 +24,8 @@ def read_picture(path: str | Path) -> Tensor:
         ValueError: the file cannot be decoded, by name.
     """
     import numpy as np
-    from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be decoded as an image: {error}.") from None
+    return torch.from_numpy(np.array(decode_image(path))).permute(2, 0, 1)
 
 
 def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]) -> Tensor:
