@@ -58,18 +58,19 @@ def test_many_groups_are_looked_at_in_blocks_and_cost_little(monkeypatch) -> Non
     assert torch.equal(one.totals(), torch.full((40,), 1_500))
 
 
-def on_a_rank(x: Tensor, cut: int) -> Tensor:
+def on_a_rank(x: Tensor, cut: int) -> tuple[Tensor, Tensor]:
     own = x[:cut] if rank() == 0 else x[cut:]
     histogram = PositiveHistogram(groups=1, bits=12)
     histogram.add(torch.zeros(len(own), dtype=torch.int64), own)
-    return histogram.thresholds(torch.tensor([1_000.0]))
+    return histogram.thresholds(torch.tensor([1_000.0])), histogram.totals()
 
 
 @pytest.mark.parametrize("cut", [0, 20_000])
 def test_two_ranks_find_what_one_process_does(cut: int, two_ranks) -> None:
     x = values()
-    for found in two_ranks(on_a_rank, x, cut):
-        assert torch.equal(found, on_a_rank(x, len(x)))
+    for found, total in two_ranks(on_a_rank, x, cut):
+        assert torch.equal(found, on_a_rank(x, len(x))[0])
+        assert total.tolist() == [len(x)]
 
 
 def test_examples() -> None:

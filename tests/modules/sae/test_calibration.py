@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from framework.ops.selection import FeatureChoice
-from modules.sae.calibration import scaled_thresholds
+from framework.ops.selection import FeatureChoice, MutualChoice, Selection
+from modules.sae import calibration
+from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
 from modules.sae.module import SparseAutoencoderModule
 from modules.sae.network import SparseAutoencoder
 
@@ -40,6 +41,18 @@ def test_too_few_values_leave_no_threshold_but_the_infinite_ones() -> None:
     before[3] = torch.inf
     expected = torch.zeros(24).masked_fill(before.isinf(), torch.inf)
     assert torch.equal(scaled_thresholds(sae, before, [draw(1000)]), expected)
+
+
+@pytest.mark.parametrize("rule", [MutualChoice, FeatureChoice])
+def test_tokens_are_looked_at_in_parts(rule: type[Selection], monkeypatch) -> None:
+    torch.manual_seed(0)
+    sae = SparseAutoencoder(6, 24, rule(k=4))
+    inputs = draw(1000).split(300)
+    whole = calibrated_thresholds(sae, inputs)
+    scaled = scaled_thresholds(sae, whole, inputs)
+    monkeypatch.setattr(calibration, "_ENTRIES", 7 * 24)
+    torch.testing.assert_close(calibrated_thresholds(sae, inputs), whole)
+    torch.testing.assert_close(scaled_thresholds(sae, whole, inputs), scaled)
 
 
 def test_held_out_text_of_another_kind_does_not_force_features_to_their_shares() -> None:
