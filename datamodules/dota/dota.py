@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from datamodules.dota.classes import CLASS_NAMES
+from datamodules.dota.faults import Faults
 from datamodules.dota.labels import read_labels
-from datamodules.dota.tiled import TiledData
+from datamodules.dota.tiled import TiledData, check_class_names
 from datamodules.oriented import ObjectTransform
 from framework.detection.objects import Objects
+from framework.images import image_size
 
 
 class DOTA(TiledData):
@@ -42,14 +42,16 @@ class DOTA(TiledData):
         val: part to validate on, or None.
         test: part to test on or to predict.
         labels: name of the folders of labels.
-        strict: False leaves out what is wrong in the files and says how much it was.
+        strict: False leaves out what is wrong in the files and says how much it was; every image is
+            then decoded once before.
         empty_tiles: False leaves out training tiles without objects.
 
     Raises:
         FileNotFoundError: a part is not there (at :meth:`setup`).
-        ValueError: an argument out of its range; or, by file and line unless ``strict`` is off, an
-            unknown class, corners that are not those of a convex area or not finite, an image that
-            cannot be decoded, an image without labels or labels without an image.
+        ValueError: an argument out of its range, or nothing to train on; or, by file and line
+            unless ``strict`` is off, an unknown class, corners that are not those of a convex area,
+            not finite or wholly outside the image, an image that cannot be decoded, an image
+            without labels or labels without an image.
 
     Example:
         >>> import pathlib, tempfile, PIL.Image
@@ -104,6 +106,7 @@ class DOTA(TiledData):
             raise ValueError(f"version must be one of {', '.join(CLASS_NAMES)}, got {version}.")
         self.root = Path(root)
         self.class_names = CLASS_NAMES[version] if classes is None else tuple(classes)
+        check_class_names(self.class_names)
         self.num_classes = len(self.class_names)
         self.parts = {"train": train, "val": val, "test": test}
         self.labels = labels
@@ -127,6 +130,8 @@ class DOTA(TiledData):
             if objects is None:
                 raise FileNotFoundError(f"{self._folders(train)[1]} is not a folder of labels.")
             self.train_set = self.tile_set(train, paths, objects, True, self.empty_tiles)
+            if not len(self.train_set):
+                raise ValueError(f"{self._folders(train)[0]} leaves no tile to train on.")
             self.augment_from(self.train_set)
         validates = stage in (None, "fit", "validate") or test is None
         if val is not None and validates and self.val_set is None:
@@ -147,14 +152,13 @@ class DOTA(TiledData):
     def read(self, part: str) -> tuple[list[Path], list[Objects] | None]:
         """Return the images of a part and their objects, or None where it has no labels."""
         if part not in self._read:
-            faults: list[str] | None = None if self.strict else []
+            faults = Faults(self.strict)
             images, labels = self._folders(part)
             paths = self.pictures(images, faults)
             self._read[part] = (paths, None)
             if labels.is_dir():
                 self._read[part] = _with_labels(paths, labels, self.class_names, faults)
-            if faults:
-                rank_zero_warn(f"{len(faults)} faults of {images} are left out. {faults[0]}")
+            faults.warn(images)
         return self._read[part]
 
     def _folders(self, part: str) -> tuple[Path, Path]:
@@ -165,15 +169,17 @@ class DOTA(TiledData):
 
 
 def _with_labels(
-    paths: list[Path], folder: Path, class_names: Sequence[str], faults: list[str] | None
+    paths: list[Path], folder: Path, class_names: Sequence[str], faults: Faults
 ) -> tuple[list[Path], list[Objects]]:
     files = {path.stem: path for path in sorted(folder.glob("*.txt"))}
-    alone = [f"{path} has no labels in {folder}." for path in paths if path.stem not in files]
+    for path in paths:
+        if path.stem not in files:
+            faults.add("image without labels", f"{path} has no labels in {folder}.")
     images = {path.stem for path in paths}
-    alone += [f"{files[name]} has no image." for name in files if name not in images]
-    if alone and faults is None:
-        raise ValueError(alone[0])
-    if faults is not None:
-        faults += alone
+    for name, file in files.items():
+        if name not in images:
+            faults.add("labels without an image", f"{file} has no image.")
     paths = [path for path in paths if path.stem in files]
-    return paths, [read_labels(files[path.stem], class_names, faults) for path in paths]
+    return paths, [
+        read_labels(files[path.stem], class_names, faults, image_size(path)) for path in paths
+    ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules.dota.tiled import TiledData
+from datamodules.dota.faults import Faults
+from datamodules.dota.tiled import TiledData, check_class_names
 
 
 class ImageTiles(TiledData):
@@ -16,11 +17,13 @@ class ImageTiles(TiledData):
     Args:
         root: folder of the images.
         class_names: of what is detected, by label, as in training; for reports and result files.
+        strict: False leaves out pictures that cannot be decoded, and says how many.
 
     Raises:
         FileNotFoundError: no such folder, or no image in it (at :meth:`setup`).
-        ValueError: an argument out of its range, an image that cannot be decoded, by name, two of
-            one name, or a ``cache_dir`` among them.
+        ValueError: an argument out of its range, a name with white space, or a ``cache_dir`` among
+            the images; or, by name unless ``strict`` is off, an image that cannot be decoded, or
+            two of one name.
 
     Example:
         >>> import pathlib, tempfile, PIL.Image
@@ -43,16 +46,20 @@ class ImageTiles(TiledData):
         cache_dir: str | None = None,
         batch_size: int = 16,
         num_workers: int = 0,
+        strict: bool = True,
     ) -> None:
         super().__init__(image_size, gap, rates, cache_dir, batch_size, num_workers)
+        check_class_names(class_names)
         self.root = Path(root)
+        self.strict = strict
         self.class_names = class_names
         self.num_classes = len(class_names)
+        self._paths: list[Path] | None = None
 
     def prepare_data(self) -> None:
         """Cut the tiles that the cache lacks."""
         if self.cache_dir is not None:
-            self.cut_tiles("", self.pictures(self.root))
+            self.cut_tiles("", self.read())
 
     def setup(self, stage: str | None = None) -> None:
         """Find the images once."""
@@ -60,6 +67,14 @@ class ImageTiles(TiledData):
             return
         if self.trainer is None:  # nobody has called it before
             self.prepare_data()
-        paths = self.pictures(self.root)
+        paths = self.read()
         self.predict_from(paths)
         self.predict_set = self.tile_set("", paths)
+
+    def read(self) -> list[Path]:
+        """Return the images."""
+        if self._paths is None:
+            faults = Faults(self.strict)
+            self._paths = self.pictures(self.root, faults)
+            faults.warn(self.root)
+        return self._paths

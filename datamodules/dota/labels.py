@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from datamodules.dota.faults import Faults
 from framework.detection.objects import Objects
 from framework.ops.rotated import is_convex
 from framework.ops.rotated.boxes import signed_area
@@ -18,7 +19,10 @@ _HEADER = re.compile(r"[A-Za-z ]+:")
 
 
 def read_labels(
-    path: str | Path, class_names: Sequence[str], faults: list[str] | None = None
+    path: str | Path,
+    class_names: Sequence[str],
+    faults: Faults | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Objects:
     r"""Return the objects of a label file.
 
@@ -32,12 +36,14 @@ def read_labels(
     Args:
         path: of the file.
         class_names: by label.
-        faults: where it is given, a line that cannot be read is left out and a sentence about it
-            is appended to it.
+        faults: to which wrong lines are added; without it the first one raises.
+        size: (width, height) of the image, outside which no object may lie wholly; without it an
+            object may lie anywhere.
 
     Raises:
         ValueError: by file and line, a line of another form, a class that is not in the list, a
-            coordinate that is not finite, or a quadrilateral that is not convex.
+            coordinate that is not finite, a quadrilateral that is not convex, or one outside the
+            image.
 
     Example:
         >>> import tempfile
@@ -51,7 +57,7 @@ def read_labels(
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        _report(f"{path} is not a text file in UTF-8: {error}.", faults)
+        _report("unreadable label file", f"{path} is not a text file in UTF-8: {error}.", faults)
         return Objects.none()
     rows, places = [], []
     for number, line in enumerate(lines, start=1):
@@ -61,43 +67,60 @@ def read_labels(
         try:
             rows.append(_parse(line.split(), numbers))
             places.append(place)
-        except ValueError as error:
-            _report(f"{place}: {error}", faults)
+        except _LineError as error:
+            _report(error.kind, f"{place}: {error}", faults)
     corners, label, difficult = zip(*rows, strict=True) if rows else ((), (), ())
     quads = torch.tensor(corners, dtype=torch.float32).view(-1, 4, 2)
     convex = is_convex(quads)
     for row in (~convex).nonzero().flatten().tolist():
-        _report(f"{places[row]}: the corners {corners[row]} enclose no convex area.", faults)
+        sentence = f"{places[row]}: the corners {corners[row]} enclose no convex area."
+        _report("no convex area", sentence, faults)
+    shown = convex.clone()
+    if size is not None:
+        extent = torch.tensor(size)
+        shown &= ((quads.amax(1) > 0) & (quads.amin(1) < extent)).all(1)
+        for row in (convex & ~shown).nonzero().flatten().tolist():
+            sentence = (
+                f"{places[row]}: {corners[row]} lies outside the image, {size[0]} x {size[1]}."
+            )
+            _report("outside the image", sentence, faults)
     clockwise = signed_area(quads)[:, None, None] > 0
     return Objects(
         torch.where(clockwise, quads, quads[:, [0, 3, 2, 1]]),
         torch.tensor(label, dtype=torch.int64),
         torch.tensor(difficult, dtype=torch.uint8),
-    )[convex]
+    )[shown]
+
+
+class _LineError(ValueError):
+    def __init__(self, sentence: str, kind: str = "unreadable line") -> None:
+        super().__init__(sentence)
+        self.kind = kind
 
 
 def _parse(fields: list[str], numbers: dict[str, int]) -> tuple[list[float], int, int]:
     if len(fields) not in (9, 10):
-        raise ValueError(
+        raise _LineError(
             f"{len(fields)} fields instead of 'x1 y1 x2 y2 x3 y3 x4 y4 class difficult'."
         )
     try:
         corners = [float(field) for field in fields[:8]]
     except ValueError:
-        raise ValueError(f"'{' '.join(fields[:8])}' are not eight coordinates.") from None
+        raise _LineError(f"'{' '.join(fields[:8])}' are not eight coordinates.") from None
     if not all(map(math.isfinite, corners)):
-        raise ValueError("a coordinate is not finite.")
+        raise _LineError("a coordinate is not finite.")
     if fields[8] not in numbers:
-        raise ValueError(f"{fields[8]} is none of the classes {', '.join(numbers)}.")
+        sentence = f"{fields[8]} is none of the classes {', '.join(numbers)}."
+        raise _LineError(sentence, "unknown class")
     if fields[9:] not in ([], ["0"], ["1"], ["2"]):
-        raise ValueError(f"difficult must be 0, 1 or 2, got {fields[9]}.")
+        raise _LineError(f"difficult must be 0, 1 or 2, got {fields[9]}.")
     return corners, numbers[fields[8]], int(fields[9]) if fields[9:] else 0
 
 
-def _report(fault: str, faults: list[str] | None) -> None:
+def _report(kind: str, sentence: str, faults: Faults | None) -> None:
     if faults is None:
-        raise ValueError(fault)
-    faults.append(fault)
+        raise ValueError(sentence)
+    faults.add(kind, sentence)
 
 
 def write_labels(path: str | Path, objects: Objects, class_names: Sequence[str]) -> None:

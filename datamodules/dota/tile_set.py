@@ -97,8 +97,8 @@ class TileCache:
     """A folder of tiles that were cut once, so that a sample needs no whole picture.
 
     A tile is called ``<image>__<rate>__<left>___<top>.png``. It is written beside its place and
-    then moved there, so cutting that was stopped goes on where it stood; a tile older than its
-    picture is cut again.
+    then moved there, so cutting that was stopped goes on where it stood. It holds its picture's
+    size in bytes and time of change, and is cut again for a picture in which they differ.
 
     Args:
         folder: made if it does not exist; one per part of a data set.
@@ -137,25 +137,41 @@ class TileCache:
         number = 0
         for path in track(paths, f"Cutting tiles into {self.folder}", transient=True):
             tiles = self.tiling.tiles(0, image_size(path))
-            missing = [tile for tile in tiles if not self._is_current(path, tile)]
+            source = _source(path)
+            missing = [tile for tile in tiles if _source_of(self.path(path, tile)) != source]
             if missing:
                 picture = decode_image(path)
                 for rate in self.tiling.rates:
                     scaled = resize(picture, rate)
                     for tile in missing:
                         if tile.rate == rate:
-                            self._write(self.path(path, tile), cut(scaled, tile, self.window))
+                            _write(self.path(path, tile), cut(scaled, tile, self.window), source)
             number += len(missing)
         return number
 
-    def _is_current(self, picture: Path, tile: Tile) -> bool:
-        path = self.path(picture, tile)
-        return path.is_file() and path.stat().st_mtime_ns >= picture.stat().st_mtime_ns
 
-    def _write(self, path: Path, tile: Image.Image) -> None:
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        tile.save(partial, format="PNG", compress_level=1)
-        os.replace(partial, path)
+def _source(picture: Path) -> str:
+    found = picture.stat()
+    return f"{found.st_size} bytes, {found.st_mtime_ns} ns"
+
+
+def _source_of(tile: Path) -> str | None:
+    from PIL import Image
+
+    if not tile.is_file():
+        return None
+    with Image.open(tile) as image:
+        return str(image.info.get("source"))
+
+
+def _write(path: Path, tile: Image.Image, source: str) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    texts.add_text("source", source)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    tile.save(partial, format="PNG", compress_level=1, pnginfo=texts)
+    os.replace(partial, path)
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -169,9 +185,10 @@ class TileSet(Dataset[Sample]):
 
     A sample holds ``image`` (3, S, S) and, with labels, the objects of the tile. For training,
     objects of which the tile shows too little are left out. Otherwise it also holds ``image_id``
-    (), ``tile_offset`` (2,) and ``tile_scale`` (), and with labels ``image_quads``,
-    ``image_label`` and ``image_difficult``: the objects of the whole picture in its first tile, and
-    none in its other ones.
+    (), ``tile_offset`` (2,), ``tile_scale`` () and ``tile_extent`` (2,), width and height of what
+    it shows of the picture, and with labels ``image_quads``, ``image_label`` and
+    ``image_difficult``: the objects of the whole picture in its first tile, and none in its other
+    ones.
 
     Args:
         paths: of the pictures.
@@ -197,12 +214,10 @@ class TileSet(Dataset[Sample]):
         self.window = tiling.window
         self.training = training
         self.cache = cache
+        sizes = [image_size(path) for path in paths]
+        self.sizes = np.array(sizes).reshape(-1, 2)
         if tiles is None:
-            tiles = [
-                tile
-                for image, path in enumerate(paths)
-                for tile in tiling.tiles(image, image_size(path))
-            ]
+            tiles = [tile for image, size in enumerate(sizes) for tile in tiling.tiles(image, size)]
         self.whole = None if objects is None else ObjectTable(objects)
         self.objects = None
         if objects is not None:
@@ -230,6 +245,10 @@ class TileSet(Dataset[Sample]):
         sample["image_id"] = torch.tensor(tile.image)
         sample["tile_offset"] = torch.tensor([left, top], dtype=torch.float32)
         sample["tile_scale"] = torch.tensor(rate, dtype=torch.float32)
+        width, height = (resized(length, rate) for length in self.sizes[tile.image].tolist())
+        sample["tile_extent"] = torch.tensor(
+            [min(width - left, self.window), min(height - top, self.window)], dtype=torch.float32
+        )
         if self.whole is not None:
             first = row == 0 or self.tiles[row - 1, 0] != image
             of_image = (self.whole[tile.image] if first else Objects.none()).fields()

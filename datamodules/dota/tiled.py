@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules.dota.faults import Faults
 from datamodules.dota.pictures import find_pictures
 from datamodules.dota.tile_set import TileCache, TileSet, Tiling
 from datamodules.oriented import ObjectTransform, OrientedData
 from framework.detection.objects import Objects
-from framework.images import image_size
+from framework.images import decode_image, image_size
 
 
 class TiledData(OrientedData):
@@ -18,9 +19,10 @@ class TiledData(OrientedData):
     Batches hold what :class:`~datamodules.oriented.OrientedData` says, in pixels of the tile.
     Outside training they also hold ``image_id`` (B,) int64, the number of the whole picture,
     ``tile_offset`` (B, 2) float32, left and top, and ``tile_scale`` (B,) float32, so that a place
-    in the whole picture is (place in the tile + offset) / scale; and, where there are labels,
-    ``image_quads`` (B, M', 4, 2), ``image_label`` (B, M') and ``image_difficult`` (B, M'): the
-    objects of the whole picture, in its first tile alone.
+    in the whole picture is (place in the tile + offset) / scale; ``tile_extent`` (B, 2) float32,
+    width and height of what a tile shows of the picture, beyond which it is grey; and, where there
+    are labels, ``image_quads`` (B, M', 4, 2), ``image_label`` (B, M') and ``image_difficult``
+    (B, M'): the objects of the whole picture, in its first tile alone.
 
     Args:
         image_size: S, width and height of a tile; a smaller picture is filled up with grey.
@@ -59,7 +61,7 @@ class TiledData(OrientedData):
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.input_shape = (3, image_size, image_size)
 
-    def pictures(self, folder: Path, faults: list[str] | None = None) -> list[Path]:
+    def pictures(self, folder: Path, faults: Faults) -> list[Path]:
         """Return the pictures below a folder that can be opened, see :func:`readable`.
 
         Raises:
@@ -98,32 +100,55 @@ class TiledData(OrientedData):
         return None if self.cache_dir is None else TileCache(self.cache_dir / part, self.tiling)
 
     def predict_from(self, paths: Sequence[Path]) -> None:
-        """Name the pictures that are predicted."""
+        """Name the pictures that are predicted.
+
+        Raises:
+            ValueError: a name has white space, with which it cannot stand in a result file.
+        """
+        for path in paths:
+            if path.stem.split() != [path.stem]:
+                raise ValueError(f"{path} cannot be named in a result file: it has white space.")
         self.image_paths = [str(path) for path in paths]
         self.image_names = [path.stem for path in paths]
 
 
-def readable(paths: Sequence[Path], faults: list[str] | None) -> list[Path]:
+def readable(paths: Sequence[Path], faults: Faults) -> list[Path]:
     """Return the pictures that can be opened, and whose names differ.
 
     Args:
         paths: of the pictures.
-        faults: where it is given, other pictures are left out and a sentence about each is
-            appended to it.
+        faults: to which other pictures are added. Where they are left out, every picture is decoded
+            once, since the end of a file may be missing; else its header alone is read.
 
     Raises:
-        ValueError: a picture that cannot be opened, or of the name of another one.
+        ValueError: a picture that cannot be opened, or of the name of another one, if faults are
+            strict.
     """
     found: dict[str, Path] = {}
     for path in paths:
         try:
-            image_size(path)
-            if path.stem in found:
-                raise ValueError(f"{path} has the same name as {found[path.stem]}.")
+            if faults.strict:
+                image_size(path)
+            else:
+                decode_image(path)
         except ValueError as error:
-            if faults is None:
-                raise
-            faults.append(str(error))
+            faults.add("unreadable image", str(error))
+            continue
+        if path.stem in found:
+            faults.add("name twice", f"{path} has the same name as {found[path.stem]}.")
             continue
         found[path.stem] = path
     return list(found.values())
+
+
+def check_class_names(class_names: Sequence[str]) -> None:
+    """Check that classes can be told apart, in result files too.
+
+    Raises:
+        ValueError: no class, one twice, or a name that is empty or has white space.
+    """
+    if not class_names or len(set(class_names)) < len(class_names):
+        raise ValueError(f"Classes need names, each its own, got {list(class_names)}.")
+    for name in class_names:
+        if name.split() != [name]:
+            raise ValueError(f"A class cannot be called {name!r}: it has white space.")

@@ -1,5 +1,6 @@
 import doctest
 import importlib
+import os
 
 import numpy as np
 import pytest
@@ -95,6 +96,7 @@ def test_training_leaves_out_what_a_tile_hardly_shows(scenes):
 
 def test_a_small_image_is_filled_up_with_grey(scenes):
     (batch,) = ready(scenes, "validate").val_dataloader()
+    assert batch["tile_extent"].tolist() == [[90, 70]]
     image = batch["image"][0].mul(255).round()
     assert image[:, 70:].eq(128).all()
     assert image[:, :, 90:].eq(128).all()
@@ -105,6 +107,9 @@ def test_sizes_before_cutting(scenes):
     data = ready(scenes, "fit", val="train", rates=(1.0, 0.5), eval_batch_size=99)
     (batch,) = data.val_dataloader()
     assert batch["tile_scale"].tolist() == [1] * 12 + [0.5] * 4  # of 250 x 200 pixels
+    assert batch["tile_extent"].tolist() == [[160, 160]] * 16
+    small = ready(scenes, "validate", rates=(0.5,)).val_set
+    assert small[0]["tile_extent"].tolist() == [45, 35]
     assert batch["image_label"].ge(0).any(1).tolist() == [True] + [False] * 15
     _, objects = render_scene(0, 500, 400, objects=(30, 30))
     gap = (whole(batch)[:, :, None] - objects.quads).flatten(3).abs().amax(-1)
@@ -146,6 +151,30 @@ def test_cutting_goes_on_where_it_stood(scenes, tmp_path):
     assert all(path.stat().st_mtime_ns != before[path] for path in files), "older than the picture"
 
 
+def test_tiles_of_another_picture_are_cut_again(scenes, tmp_path):
+    cache = str(tmp_path / "cache")
+    ready(scenes, "fit", val=None, cache_dir=cache)
+    write_scene(tmp_path / "other" / "train", "P0001", 500, 400, 5)  # of the same name
+    path = tmp_path / "other" / "train" / "images" / "P0001.png"
+    os.utime(path, (1, 1))  # older than the tiles
+    (fresh,) = ready(tmp_path / "other", "fit", val="train", eval_batch_size=99).val_dataloader()
+    other = ready(tmp_path / "other", "fit", val="train", cache_dir=cache, eval_batch_size=99)
+    (kept,) = other.val_dataloader()
+    assert torch.equal(fresh["image"], kept["image"])
+
+
+def test_nothing_to_train_on_is_an_error(tmp_path):
+    write_scene(tmp_path / "train", "P0001", 100, 80, 0)
+    with pytest.raises(ValueError, match=r"train/images leaves no tile to train on"):
+        ready(tmp_path, "fit", val=None, empty_tiles=False)
+    (tmp_path / "train" / "images" / "P0001.png").write_bytes(b"broken")
+    with (
+        pytest.warns(UserWarning, match="unreadable image: 1"),
+        pytest.raises(ValueError, match=r"train/images leaves no tile to train on"),
+    ):
+        ready(tmp_path, "fit", val=None, strict=False)
+
+
 def test_a_cache_of_other_tiles_is_refused(scenes, tmp_path):
     ready(scenes, "fit", cache_dir=str(tmp_path))
     with pytest.raises(
@@ -182,6 +211,7 @@ def test_parts_of_stages(scenes, tmp_path):
         "image",
         "image_id",
         "index",
+        "tile_extent",
         "tile_offset",
         "tile_scale",
     ]
@@ -247,7 +277,11 @@ def test_what_is_wrong_is_named_or_left_out(tmp_path):
     (images / "empty.png").touch()
     with (labels / "P0001.txt").open("a") as file:
         file.write("0 0 9 9 9 0 0 9 ship 0\n")
-    with pytest.warns(UserWarning, match=r"3 faults of .*images are left out. .*empty.png"):
+    with pytest.warns(
+        UserWarning,
+        match=r"Faults of .*images are left out \(unreadable image: 1, labels without an image: 1, "
+        r"no convex area: 1\)\. The first: .*empty.png",
+    ):
         data = ready(tmp_path, "fit", val=None, strict=False)
     assert len(data.train_set) == 1
     assert len(data.train_set[0]["label"]) == 2
@@ -263,6 +297,9 @@ def test_two_images_of_one_name(tmp_path):
 
 def test_arguments_are_checked(tmp_path):
     for arguments, message in (
+        ({"classes": []}, r"Classes need names, each its own, got \[\]"),
+        ({"classes": ["a", "b", "a"]}, "Classes need names, each its own"),
+        ({"classes": ["a", "small ship"]}, "A class cannot be called 'small ship'"),
         ({"gap": 160}, r"a gap in 0\.\.window-1"),
         ({"rates": ()}, "rates must be positive numbers"),
         ({"rates": (0.0,)}, "rates must be positive numbers"),
@@ -274,7 +311,7 @@ def test_arguments_are_checked(tmp_path):
         ready(tmp_path, "fit")
 
 
-@pytest.mark.parametrize("name", ["dota", "image_tiles"])
+@pytest.mark.parametrize("name", ["dota", "faults", "image_tiles"])
 def test_examples(name):
     module = importlib.import_module(f"datamodules.dota.{name}")
     assert doctest.testmod(module).failed == 0

@@ -55,3 +55,24 @@ def test_tiles_among_the_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"cache_dir .*tiles must not lie in"):
         ready(tmp_path, cache_dir=str(tmp_path / "tiles"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_names_that_no_result_file_can_hold_are_refused_before_the_prediction(tmp_path):
+    Image.new("RGB", (10, 10)).save(tmp_path / "a 1.png")
+    with pytest.raises(ValueError, match=r"a 1\.png cannot be named in a result file"):
+        ready(tmp_path)
+    for names in ([], ["ship", "ship"], ["small ship"]):
+        with pytest.raises(ValueError, match=r"Classes need names|A class cannot be called"):
+            ready(tmp_path, class_names=names)
+
+
+def test_a_truncated_picture_is_left_out_and_counted(tmp_path):
+    noise = torch.randint(256, (60, 60, 3), dtype=torch.uint8).numpy()
+    for name in ("a", "b"):
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    whole = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match=r"unreadable image: 1\)\. The first: .*b\.png"):
+        data = ready(tmp_path, strict=False)
+    assert data.image_names == ["a"]
+    assert len(data.predict_set) == 1
