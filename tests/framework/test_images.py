@@ -31,6 +31,17 @@ def test_a_damaged_png_is_named(tmp_path):
         decode_image(path)
 
 
+def test_a_damaged_chunk_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(256, size=(200, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    second = whole.index(b"IDAT", whole.index(b"IDAT") + 4)
+    path.write_bytes(whole[:second] + b"\x00\x01\x02\x03" + whole[second + 4 :])
+    with pytest.raises(ValueError, match=r"a\.png cannot be decoded as an image: broken PNG"):
+        decode_image(path)
+
+
 @pytest.mark.parametrize(
     ("dtype", "mode"), [(np.uint16, "I;16"), (np.int32, "I"), (np.float32, "F")]
 )
