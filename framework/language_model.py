@@ -322,8 +322,11 @@ def _unpacked_smollm(transformers: Any) -> Path:
         plain.save_pretrained(part)
         part.chmod(0o755)
         # several ranks may have unpacked it: whoever is first puts it in place
-        if not folder.is_dir():
+        try:
             part.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder

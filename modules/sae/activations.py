@@ -129,7 +129,7 @@ class JumpReLU(Activation):
 
     Args:
         weight: λ of the mean number of active features.
-        threshold: at the start. Its logarithm moves by at most the learning rate in a step of Adam,
+        threshold: at the start. Its logarithm moves by about the learning rate in a step of Adam,
             so that a short run must start near where it shall end, ``sae_jumprelu.yaml`` at 1.7.
         bandwidth: ε of the kernel. 0.001 is the paper's, for activations of mean square 1;
             ``sae_jumprelu.yaml`` takes 0.5.

@@ -83,7 +83,7 @@ def _pre_activations(sae: SparseAutoencoder, inputs: Iterable[Tensor]) -> Iterat
     rows = max(1, _ENTRIES // sae.d_sae)
     for x in inputs:
         for part in x.split(rows):
-            yield sae.pre_activations(part.to(sae.W_enc.device))
+            yield sae.pre_activations(part.to(sae.W_enc))
 
 
 def _filled(share: Tensor, most: Tensor, total: Tensor) -> Tensor:

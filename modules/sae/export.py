@@ -24,6 +24,10 @@ WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 LAYOUT_VERSION = "6.0.0"
 """Of SAELens, which takes files that name none for older ones, and drops their metadata."""
 NO_TOPK_TRANSCODER = "SAELens has no TopK transcoder; train one with BatchTopK instead."
+NO_STANDARDISED_SKIP = (
+    "SAELens puts the linear part of a transcoder on activations that are not standardised; train "
+    "with another normalization than layernorm, or without skip."
+)
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,16 @@ def save_autoencoder(
 
     Raises:
         ModuleNotFoundError: ``safetensors`` is missing.
-        ValueError: a TopK transcoder, which SAELens does not know.
+        ValueError: a TopK transcoder, or one with a linear part on standardised activations, which
+            SAELens does not know.
     """
     from safetensors.torch import save
 
     folded = fold(sae)
     if sae.transcoder and folded.k is not None:
         raise ValueError(NO_TOPK_TRANSCODER)
+    if sae.layernorm and sae.W_skip is not None:
+        raise ValueError(NO_STANDARDISED_SKIP)
     tensors = {
         "W_enc": folded.W_enc.T,
         "b_enc": folded.b_enc,

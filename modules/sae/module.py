@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,7 +37,7 @@ from framework.precision import at_least_float32
 from modules.sae.activations import Activation
 from modules.sae.auxiliary import AuxiliaryLoss
 from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
-from modules.sae.export import NO_TOPK_TRANSCODER, save_autoencoder
+from modules.sae.export import NO_STANDARDISED_SKIP, NO_TOPK_TRANSCODER, save_autoencoder
 from modules.sae.network import (
     Encoding,
     SparseAutoencoder,
@@ -159,6 +160,13 @@ class SparseAutoencoderModule(TrainingModule):
     def on_fit_start(self) -> None:
         """Start the bias at the mean of a sample, unless a checkpoint has brought one along."""
         super().on_fit_start()
+        activation = self.sae.selection
+        steps = self.trainer.estimated_stepping_batches
+        if isinstance(activation, Activation) and activation.warmup and not 0 < steps < math.inf:
+            raise IncompatibleError(
+                f"The penalty of {type(activation).__name__} grows over a share of the run, which "
+                "has no end: set trainer.max_steps, or warmup to 0."
+            )
         data = getattr(self.trainer, "datamodule", None)
         sample = getattr(data, "sample", None)
         if sample is not None and not self.started:
@@ -354,10 +362,14 @@ class SparseAutoencoderModule(TrainingModule):
         """Refuse, before training, what :meth:`export` could not write.
 
         Raises:
-            IncompatibleError: a transcoder that ends with TopK.
+            IncompatibleError: a transcoder that ends with TopK, or one with a linear part on
+                standardised activations.
         """
         if self.sae.transcoder and isinstance(self.sae.selections[-1], TokenChoice):
             raise IncompatibleError(NO_TOPK_TRANSCODER)
+        data = getattr(self._trainer, "datamodule", None)
+        if self.sae.W_skip is not None and getattr(data, "normalization", None) == "layernorm":
+            raise IncompatibleError(NO_STANDARDISED_SKIP)
 
     def export(self, folder: str | Path, metadata: dict[str, Any]) -> None:
         """Write the autoencoder for other tools, see :mod:`modules.sae.export`."""

@@ -69,3 +69,11 @@ def test_held_out_text_of_another_kind_does_not_force_features_to_their_shares()
     on_text = (module.sae.encode_dense(text) > 0).double().mean(0)
     assert float(on_text.sum()) == pytest.approx(4, rel=0.002)
     assert float(rates.std() / rates.mean()) < 0.25 * float(on_text.std() / on_text.mean())
+
+
+def test_a_transcoder_in_double_precision_is_calibrated_on_single_precision_data() -> None:
+    torch.manual_seed(0)
+    sae = SparseAutoencoder(8, 32, MutualChoice(4), d_out=8).double()
+    x = torch.randn(200, 8)
+    (threshold,) = calibrated_thresholds(sae, [x]).unique()
+    assert float((sae.pre_activations(x.double()) >= threshold).double().sum(1).mean()) == 4

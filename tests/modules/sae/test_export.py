@@ -322,3 +322,15 @@ def test_what_was_trained_on_standardised_activations_says_so_when_read(tmp_path
 
 def test_examples() -> None:
     assert doctest.testmod(export).failed == 0
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_linear_part_on_standardised_activations_is_refused(skip: bool, tmp_path) -> None:
+    sae = trained("jump", d_out=4, skip=skip)
+    sae.layernorm = True
+    if skip:
+        with pytest.raises(ValueError, match="or without skip"):
+            save_autoencoder(sae, tmp_path / "sae")
+        assert not (tmp_path / "sae").exists()
+    else:
+        save_autoencoder(sae, tmp_path / "sae")

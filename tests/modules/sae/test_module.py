@@ -249,6 +249,13 @@ def test_data_of_another_size_is_refused(extra: list[str], says: str, tmp_path: 
         fit(args)
 
 
+def test_a_penalty_that_grows_over_a_run_without_end_is_refused(tmp_path: Path) -> None:
+    endless = ["--trainer.max_epochs=-1", "--model.selection=ReLUWithL1", "--model.auxiliary=null"]
+    args = [*arguments("sae"), *endless, *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
+    with pytest.raises(IncompatibleError, match="has no end"):
+        fit([*args, "--model.denominator=none", "--model.lr_scheduler=null"])
+
+
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
