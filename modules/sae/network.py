@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from framework.ops.selection import FeatureChoice, Selection, TokenChoice
 from framework.ops.sparse_code import SparseCode, decode, encode_at
 from framework.precision import at_least_float32
-from modules.sae.activations import Activation
+from modules.sae.activations import Activation, GatedReLU
 from modules.sae.statistics import FiringStatistics, Thresholds
 
 Code = SparseCode | Tensor
@@ -90,6 +90,10 @@ class SparseAutoencoder(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if skip and d_out is None:
             raise ValueError("skip adds a linear map to a transcoder; an autoencoder has no d_out.")
+        if skip and isinstance(selection, GatedReLU):
+            raise ValueError(
+                "GatedReLU rebuilds its target from the gate alone: train without skip."
+            )
         self.d_in = d_in
         self.d_sae = d_sae
         self.transcoder = d_out is not None

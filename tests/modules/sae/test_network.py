@@ -309,6 +309,7 @@ def test_the_weight_of_a_penalty_warms_up() -> None:
     [
         (lambda: SparseAutoencoder(d_in=0), "d_in must be at least 1"),
         (lambda: SparseAutoencoder(skip=True), "an autoencoder has no d_out"),
+        (lambda: SparseAutoencoder(2, 8, GatedReLU(), d_out=2, skip=True), "train without skip"),
         (lambda: SparseAutoencoder(groups=(0.5, 0.4)), "positive shares with sum 1"),
         (lambda: SparseAutoencoder(2, 40, groups=(0.001, 0.999)), "leave a group empty"),
         (lambda: SparseAutoencoder(2, 8, TokenChoice(9)), "k=9 of 8 features"),
