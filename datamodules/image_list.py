@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from datamodules.image_data import ImageData, Splits
 from datamodules.image_folder import ImageFiles
+from framework.images import find_images
 
 
 class ImageList(ImageData):
@@ -78,7 +78,7 @@ class ImageList(ImageData):
 
     def read(self) -> Splits:
         """Find the files, and the labels in their names."""
-        paths = self._find()
+        paths = [str(path) for path in find_images(self.root)]
         label = None if self.label_pattern is None else self._labels(paths, self.label_pattern)
         channels, image_size, _ = self.input_shape
         return Splits(ImageFiles(paths, label, image_size, channels), None, None)
@@ -88,25 +88,10 @@ class ImageList(ImageData):
         if self.train_set is None:
             self.train_set = self.predict_set = self.read_normalized().train
 
-    def _find(self) -> list[str]:
-        from torchvision.datasets.folder import IMG_EXTENSIONS
-
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"{self.root} is not a folder.")
-        paths = sorted(
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(self.root, followlinks=True)
-            for name in names
-            if name.lower().endswith(IMG_EXTENSIONS)
-        )
-        if not paths:
-            raise FileNotFoundError(f"{self.root} holds no image, nor does a folder in it.")
-        return paths
-
     def _labels(self, paths: list[str], pattern: re.Pattern[str]) -> Tensor:
         names = []
         for path in paths:
-            match = pattern.search(os.path.basename(path))
+            match = pattern.search(Path(path).name)
             if match is None or not match[1]:
                 raise ValueError(
                     f"{path}: label_pattern {pattern.pattern} is not in the file's name."

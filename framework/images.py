@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """Return all image files below a folder, in the order of their paths.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image below it.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder.")
+    paths = sorted(
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(IMG_EXTENSIONS)
+    )
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no image, nor does a folder in it.")
+    return [Path(path) for path in paths]
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

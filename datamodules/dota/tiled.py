@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.dota.faults import Faults
-from datamodules.dota.pictures import find_pictures
 from datamodules.dota.tile_set import TileCache, TileSet, Tiling
 from datamodules.oriented import ObjectTransform, OrientedData
 from framework.detection.objects import Objects
-from framework.images import decode_image, image_size
+from framework.images import decode_image, find_images, image_size
 
 
 class TiledData(OrientedData):
@@ -70,7 +69,7 @@ class TiledData(OrientedData):
         """
         if self.cache_dir is not None and self.cache_dir.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"cache_dir {self.cache_dir} must not lie in {folder}.")
-        return readable(find_pictures(folder), faults)
+        return readable(find_images(folder), faults)
 
     def cut_tiles(self, part: str, paths: Sequence[Path]) -> None:
         """Cut the tiles of a part that the cache lacks; without a cache do nothing."""
