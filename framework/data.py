@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
+from framework.compatibility import IncompatibleError
 from framework.randomness import global_seed, seeded, stable_seed
 from framework.sampling import GlobalBatches, Key, progress
 
@@ -124,6 +125,20 @@ def stable_position(dataset: Any, row: int) -> int:
     return root_and_rows(dataset, [row])[1][0]
 
 
+def check_share(share: float, rows: int) -> int:
+    """Return how many rows a share is.
+
+    Raises:
+        ValueError: it leaves no row on either side.
+    """
+    size = round(share * rows)
+    if not 0 < size < rows:
+        raise ValueError(
+            f"held_out={share} of {rows} training rows leaves none to hold out or none to train."
+        )
+    return size
+
+
 def _passthrough(batch: Any) -> Any:
     return batch
 
@@ -186,6 +201,8 @@ class DataModule(LightningDataModule):
     val_set: Dataset[Sample] | None = None
     test_set: Dataset[Sample] | None = None
     predict_set: Dataset[Sample] | None = None
+    guide_set: Dataset[Sample] | None = None
+    """Held-out training data for a guide, see :meth:`hold_out`."""
     augment: Callable[[Sample], Sample] | None = None
 
     def __init__(
@@ -251,6 +268,61 @@ class DataModule(LightningDataModule):
             shards=self.shards,
             stable_index=None if stable is None else torch.tensor(stable),
             start=self._start,
+        )
+
+    def hold_out(self, share: float) -> None:
+        """Move a share of the training set to :attr:`guide_set`, where it is not trained.
+
+        The rows depend on nothing but the numbers of rows. They keep their ``index``.
+
+        Raises:
+            ValueError: a share that leaves no row on either side.
+            IncompatibleError: training samples are made of several, or come in groups.
+        """
+        name = type(self).__name__
+        if self.train_set is None:
+            raise RuntimeError(f"{name} has no training set; call setup('fit').")
+        if self.mixes_samples or self.has_groups:
+            raise IncompatibleError(
+                f"The training samples of {name} are made of several, so that none of them can be "
+                "held out."
+            )
+        self._refuse_iterable(self.train_set)
+        held, kept = self._held_and_kept(share, len(self.train_set))  # type: ignore[arg-type]
+        plain = self.train_set if self.plain_train_set is None else self.plain_train_set
+        self.guide_set = Subset(plain, held)
+        self.train_set = Subset(self.train_set, kept)
+        if self.plain_train_set is not None:
+            self.plain_train_set = Subset(plain, kept)
+
+    def _held_and_kept(self, share: float, rows: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the rows to hold out and the others, each in ascending order."""
+        size = check_share(share, rows)
+        generator = torch.Generator().manual_seed(stable_seed("hold out", rows))
+        order = torch.randperm(rows, generator=generator)
+        return order[:size].sort().values.tolist(), order[size:].sort().values.tolist()
+
+    def guide_dataloader(self, batch_size: int, start: Callable[[], Key]) -> ElasticLoader:
+        """Return the loader of this rank's slices of :attr:`guide_set`, without augmentation.
+
+        Args:
+            batch_size: rows of a *global* batch.
+            start: called at each ``iter()``; returns (pass, global batches of it to leave out).
+        """
+        if self.guide_set is None:
+            raise RuntimeError(f"{type(self).__name__} holds nothing out; call hold_out().")
+        return self._loader(self.guide_set, self.guide_sampler(batch_size, start), None)
+
+    def guide_sampler(self, batch_size: int, start: Callable[[], Key]) -> GlobalBatches:
+        """Return the stream of guide batches; override where rows must stay together."""
+        return GlobalBatches(
+            len(self.guide_set),  # type: ignore[arg-type]
+            batch_size,
+            shuffle=True,
+            seed=stable_seed(self.seed, "guide"),
+            rank=self._rank,
+            world_size=self._world_size,
+            start=start,
         )
 
     def ordered_train_dataloader(self, rows: Sequence[int] | None = None) -> ElasticLoader:

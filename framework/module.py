@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -19,8 +19,9 @@ from framework.consistency import check_equal_on_all_ranks
 from framework.data import Batch, DataModule
 from framework.distributed import world_size
 from framework.evaluation import Evaluation
+from framework.evaluation_mode import evaluation_mode
+from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
-from framework.gradients.per_term import assign_gradient, per_term_gradients
 from framework.losses.apply import add_term
 from framework.losses.loss import Loss
 from framework.metrics.term_means import TermMeans
@@ -82,7 +83,9 @@ class TrainingModule(Evaluation):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.sync_batchnorm = sync_batchnorm
-        self._gradient_combiner = gradient_combiner
+        self._combined_step: CombinedStep | None = None
+        self.gradient_combiner = gradient_combiner
+        self.guide_batch: Callable[[], Batch] | None = None
         self.phase = 0
         self._phase_start = 0
         self._term_names: tuple[str, ...] = ()
@@ -90,15 +93,14 @@ class TrainingModule(Evaluation):
         self.epoch_means = TermMeans()
         self._trainable: frozenset[str] = frozenset()
         self._promise_checked = False
-        self._combined: Tensor | None = None
         self._watch = NonfiniteWatch()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """Copy parameters and state, for averages of the weights.
 
-        The optimizer and schedule callables are shared: the command's hold the whole run.
+        Callables are shared: those of the command hold the whole run, and the guide's a loader.
         """
-        for shared in (self.optimizer, self.lr_scheduler):
+        for shared in (self.optimizer, self.lr_scheduler, self.guide_batch):
             memo[id(shared)] = shared
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
@@ -124,7 +126,10 @@ class TrainingModule(Evaluation):
         return [p for p in self.parameters() if p.requires_grad]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return optimizer groups; default: no weight decay for norms, biases and other vectors."""
+        """Return optimizer groups; default: no weight decay for norms, biases and other vectors.
+
+        A group's ``lr_scale`` multiplies its learning rate.
+        """
         trainable = [p for p in self.parameters() if p.requires_grad]
         matrices = [p for p in trainable if p.ndim > 1]
         vectors = [p for p in trainable if p.ndim <= 1]
@@ -135,20 +140,28 @@ class TrainingModule(Evaluation):
             groups.append({"params": vectors, "weight_decay": 0.0})
         return groups
 
+    def guide_objectives(self, batch: Batch) -> Objectives:
+        """Return the terms whose plain sum a held-out guide minimises; default: all of a step.
+
+        Called in evaluation mode, with gradients, on rows that are not trained.
+        """
+        return self.objectives(batch)
+
     @property
     def gradient_combiner(self) -> GradientCombiner | None:
         """How the gradients of several terms become one; the config or one callback fills it."""
-        return self._gradient_combiner
+        return None if self._combined_step is None else self._combined_step.combiner
 
     @gradient_combiner.setter
     def gradient_combiner(self, combiner: GradientCombiner | None) -> None:
-        present = self._gradient_combiner
+        present = self.gradient_combiner
         if combiner is not None and present is not None and combiner is not present:
             raise compatibility.IncompatibleError(
                 f"{type(present).__name__} already combines the gradients of "
                 f"{type(self).__name__}; {type(combiner).__name__} would be a second one."
             )
-        self._gradient_combiner = combiner
+        if combiner is not present:
+            self._combined_step = None if combiner is None else CombinedStep(combiner)
 
     # ---- set-up -------------------------------------------------------------------------------
 
@@ -202,7 +215,17 @@ class TrainingModule(Evaluation):
                 )
             if str(trainer.precision) == "16-mixed":
                 raise compatibility.IncompatibleError(
-                    f"{name} writes gradients after they were scaled for fp16; use bf16-mixed."
+                    f"{name} takes gradients before they are scaled for fp16; use bf16-mixed."
+                )
+            if not self.automatic_optimization:
+                raise compatibility.IncompatibleError(
+                    f"{name} needs automatic optimization, which {type(self).__name__} does not "
+                    "use."
+                )
+            if self.gradient_combiner.guided and self.guide_batch is None:
+                raise compatibility.IncompatibleError(
+                    f"{name} is guided by held-out data: give it to the callback "
+                    "DynamicPreference instead of model.gradient_combiner."
                 )
 
     def _data_facts(self, loss: Loss, data: Any) -> tuple[int, int | None]:
@@ -225,6 +248,8 @@ class TrainingModule(Evaluation):
                 raise
             # LBFGS takes one group
             optimizer = self.optimizer([p for group in groups for p in group["params"]])
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
         compatibility.check_optimizer(optimizer, self.trainer)
         if self.lr_scheduler is None:
             return optimizer
@@ -317,8 +342,8 @@ class TrainingModule(Evaluation):
         for callback in self.dynamics:
             callback.on_objectives(self.trainer, self, objectives, batch)
         reduced = reduce_objectives(objectives)
-        if self.gradient_combiner is not None:
-            self._combine_gradients(self.gradient_combiner, reduced, objectives)
+        if self._combined_step is not None:
+            reduced.total = self._combine(self._combined_step, reduced, objectives)
         self._record(reduced, objectives)
         return reduced
 
@@ -338,22 +363,18 @@ class TrainingModule(Evaluation):
         compatibility.check_monitors(self.losses, self.trainer, terms)
         self._promise_checked = True
 
-    def _combine_gradients(
-        self, combiner: GradientCombiner, reduced: Reduced, objectives: Objectives
-    ) -> None:
+    def _combine(self, step: CombinedStep, reduced: Reduced, objectives: Objectives) -> Tensor:
+        """Return the plain sum, whose backward pass gives the combined gradient."""
+        trained = [p for p in self.parameters() if p.requires_grad]
         shared = list(self.shared_parameters())
-        gradients = per_term_gradients(reduced.terms, shared)
-        weights = [objectives.weights.get(name, 1.0) for name in reduced.terms]
-        stacked = torch.stack([torch.as_tensor(w, device=gradients.device) for w in weights])
-        self._combined = combiner.combine(
-            gradients, stacked.detach().to(gradients.dtype), tuple(reduced.terms)
-        )
+        guide = None if self.guide_batch is None else self._guide
+        return step(reduced, objectives, trained, shared, self.global_step, guide)
 
-    def on_after_backward(self) -> None:
-        """Put the combined gradient, if there is one, into the shared parameters."""
-        if self._combined is not None:
-            assign_gradient(self._combined, list(self.shared_parameters()))
-            self._combined = None
+    def _guide(self) -> Objectives:
+        assert self.guide_batch is not None
+        batch = self.guide_batch()
+        with evaluation_mode(self):
+            return self.guide_objectives(batch)
 
     # ---- what is logged -----------------------------------------------------------------------
 
@@ -380,6 +401,8 @@ class TrainingModule(Evaluation):
             # handed to the loggers at once: self.log costs more than a small network's step
             row: dict[str, float] = {"epoch": self.current_epoch}
             row |= {f"train/{n}": v for n, v in zip(names, values.tolist(), strict=True)}
+            if self._combined_step is not None:
+                row |= {f"train/{n}": v for n, v in self._combined_step.logs.items()}
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step=step)
 
@@ -420,8 +443,8 @@ class TrainingModule(Evaluation):
         """
         self._watch.check()
         checkpoint["phase"] = [self.phase, self._phase_start]
-        if self.gradient_combiner is not None:
-            checkpoint["gradient_combiner"] = self.gradient_combiner.state_dict()
+        if self._combined_step is not None:
+            checkpoint["gradient_combiner"] = self._combined_step.state_dict()
         checkpoint["epoch_means"] = self.epoch_means.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -430,8 +453,8 @@ class TrainingModule(Evaluation):
             # Lightning does so after the weights are restored, and float64 ones would lose bits
             self.trainer.precision_plugin.convert_module(self)
         self.phase, self._phase_start = checkpoint.get("phase", (0, 0))
-        if self.gradient_combiner is not None and "gradient_combiner" in checkpoint:
-            self.gradient_combiner.load_state_dict(checkpoint["gradient_combiner"])
+        if self._combined_step is not None and "gradient_combiner" in checkpoint:
+            self._combined_step.load_state_dict(checkpoint["gradient_combiner"])
         if "epoch_means" in checkpoint and self.trainer.state.fn == "fit":
             device = self.trainer.strategy.root_device
             self.epoch_means.load_state_dict(checkpoint["epoch_means"], device)

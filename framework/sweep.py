@@ -11,6 +11,7 @@ from torch import Tensor
 
 from framework.data import Batch
 from framework.distributed import gather
+from framework.evaluation_mode import evaluation_mode
 
 
 @torch.no_grad()
@@ -36,19 +37,12 @@ def sweep(
         ValueError: there are no rows, or one lies outside the training set.
     """
     trainer: Any = module.trainer
-    # of every part: one may be in evaluation mode for good
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
     parts: list[dict[str, Tensor]] = []
-    try:
-        with trainer.precision_plugin.forward_context():
-            for batch in trainer.datamodule.ordered_train_dataloader(rows):
-                batch = trainer.precision_plugin.convert_input(batch)
-                batch = trainer.strategy.batch_to_device(batch)
-                parts.append({"index": batch["index"], **compute(batch)})
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    with evaluation_mode(module), trainer.precision_plugin.forward_context():
+        for batch in trainer.datamodule.ordered_train_dataloader(rows):
+            batch = trainer.precision_plugin.convert_input(batch)
+            batch = trainer.strategy.batch_to_device(batch)
+            parts.append({"index": batch["index"], **compute(batch)})
     if not parts:
         raise ValueError("sweep: there are no rows to look at.")
     results = {name: gather(torch.cat([part[name] for part in parts])) for name in parts[0]}

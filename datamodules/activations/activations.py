@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,12 @@ from torch.utils.data import Subset
 from datamodules.activations.base import ActivationData, ActivationRows, split_sizes
 from datamodules.activations.sampler import GroupBatches
 from datamodules.activations.source import Buffer, Cache, CacheType, Forward, fingerprint
+from framework.data import check_share
 from framework.distributed import gather
 from framework.language_model import MINILM, LanguageModel, load_language_model
 from framework.ops.normalization import Mode
+from framework.randomness import stable_seed
+from framework.sampling import Key
 from framework.text import PYDOC, pack, read_texts
 
 
@@ -150,7 +153,7 @@ class Activations(ActivationData):
         self.language_model = self.load_model()
         self._place_model()
         forward = self._forward()
-        widths = forward.widths()
+        widths = self._widths = forward.widths()
         self.input_size, self.target_size = widths["activation"], widths.get("target")
         rows_per_context = self.text_positions[1] - self.text_positions[0]
         sizes = split_sizes(
@@ -200,11 +203,13 @@ class Activations(ActivationData):
             cache.fill()
             self._tables = [ActivationRows(forward.num_rows, cache.read)]
             return self._tables * 3
-        own = self._window_groups(forward) * self._num_shards // self._world_size
         # one buffer each, so that a validation does not empty that of training
-        buffers = [Buffer(forward, widths, own) for _ in range(3)]
-        self._tables = [ActivationRows(forward.num_rows, buffer.read) for buffer in buffers]
+        self._tables = [self._buffered(forward, widths) for _ in range(3)]
         return self._tables
+
+    def _buffered(self, forward: Forward, widths: dict[str, int]) -> ActivationRows:
+        own = self._window_groups(forward) * self._num_shards // self._world_size
+        return ActivationRows(forward.num_rows, Buffer(forward, widths, own).read)
 
     @property
     def _num_shards(self) -> int:
@@ -216,18 +221,54 @@ class Activations(ActivationData):
 
     def train_sampler(self) -> GroupBatches:
         """Return the stream of training batches."""
+        rows = len(self.train_set)  # type: ignore[arg-type]
+        return self._sampler_of(rows, self.batch_size, self.seed, self.drop_last, self._start)
+
+    def guide_sampler(self, batch_size: int, start: Callable[[], Key]) -> GroupBatches:
+        """Return the stream of guide batches, of rows that are computed together."""
+        rows = len(self.guide_set)  # type: ignore[arg-type]
+        return self._sampler_of(rows, batch_size, stable_seed(self.seed, "guide"), False, start)
+
+    def _sampler_of(
+        self, rows: int, batch_size: int, seed: int, drop_last: bool, start: Callable[[], Key]
+    ) -> GroupBatches:
         return GroupBatches(
-            len(self.train_set),  # type: ignore[arg-type]
-            self.batch_size,
+            rows,
+            batch_size,
             group_rows=self._forward_pass.group_rows,
             window_groups=self._window_groups(self._forward_pass),
             shards=self._num_shards,
-            seed=self.seed,
-            drop_last=self.drop_last,
+            seed=seed,
+            drop_last=drop_last,
             rank=self._rank,
             world_size=self._world_size,
-            start=self._start,
+            start=start,
         )
+
+    def hold_out(self, share: float) -> None:
+        """Move the last groups of the training part, about this share, to ``guide_set``."""
+        assert isinstance(self.train_set, Subset)
+        rows = len(self.train_set)
+        check_share(share, rows)
+        size = self._forward_pass.group_rows
+        groups = -(-rows // size)
+        # every shard needs a group on both sides
+        fewest = self._num_shards
+        held = max(fewest, round(share * groups))
+        if groups - held < fewest:
+            raise ValueError(
+                f"held_out={share}: the training part has {groups} groups of {size} rows that are "
+                "computed together, too few to hold any out; lower contexts_per_forward."
+            )
+        kept = (groups - held) * size
+        table, guide_table = self.train_set.dataset, self._tables[0]
+        if self.cache_dir is None:
+            # a buffer of its own, so that the guide does not empty that of training
+            guide_table = self._buffered(self._forward_pass, self._widths)
+            guide_table.normalizations = self.normalizations
+            self._tables = [*self._tables, guide_table]
+        self.guide_set = Subset(guide_table, range(kept, rows))
+        self.train_set = Subset(table, range(kept))
 
     def sample(self, rows: int) -> dict[str, Tensor]:
         """Return the activations of groups spread evenly over the training part.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from datamodules.activations.base import ActivationData, ActivationRows, split_sizes
+from framework.data import root_and_rows
 from framework.ops.normalization import Mode
 
 SCAN_ROWS = 1 << 14
@@ -192,5 +193,6 @@ class ActivationFile(ActivationData):
         """
         total = len(self.train_set)  # type: ignore[arg-type]
         rows = min(rows, total)
-        index = torch.arange(rows) * total // rows
+        places = torch.arange(rows) * total // rows
+        index = torch.tensor(root_and_rows(self.train_set, places.tolist())[1])
         return {**self._tables[0].batch(index), "index": index}

@@ -1,5 +1,10 @@
 """Combinations of the gradients of several terms."""
 
-from framework.gradients.combiner import GradientCombiner, WeightedSum
+from framework.gradients.combiner import (
+    Combination,
+    GradientCombiner,
+    GradientFacts,
+    WeightedSum,
+)
 
-__all__ = ["GradientCombiner", "WeightedSum"]
+__all__ = ["Combination", "GradientCombiner", "GradientFacts", "WeightedSum"]

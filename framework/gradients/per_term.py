@@ -1,52 +1,99 @@
-"""Gradients of each term with respect to shared parameters, and the way back into ``.grad``."""
+"""Gradients of each term, and their inner products over the global batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-from framework.distributed import world_size
+from framework.distributed import all_reduce_sum, world_size
+from framework.precision import at_least_float32
+
+Gradients = list[Tensor | None]
+"""One per parameter, None for one that a term does not reach."""
+
+COLUMNS = 1 << 20
 
 
-def per_term_gradients(terms: Mapping[str, Tensor], parameters: Sequence[Parameter]) -> Tensor:
-    """Return (T, P): the global gradient of every term, flattened over ``parameters``.
+def gradients_of(value: Tensor, inputs: Sequence[Tensor]) -> Gradients:
+    """Return the gradient of a scalar with respect to each input; the graph is kept."""
+    if not value.requires_grad or not inputs:
+        return [None] * len(inputs)
+    return list(torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True))
 
-    The graph is kept for the backward pass of the sum. Every rank gets the same matrix, by one
-    all-reduce.
+
+def global_rows(
+    rows: Sequence[Gradients], values: Sequence[Tensor], parameters: Sequence[Parameter]
+) -> tuple[Tensor, Tensor]:
+    """Return the global gradients (T, P), flattened over ``parameters``, and the values (T,).
+
+    Every rank gets the same, by one all-reduce.
 
     Args:
-        terms: T scalars, reduced as :func:`framework.reduction.reduce_objectives` does.
-        parameters: with P elements in all; one that a term does not reach counts as zero.
+        rows: T gradients of terms that :func:`framework.reduction.reduce_objectives` reduced.
+        values: T terms.
+        parameters: with P elements in all; a gradient that is missing counts as zero.
     """
-    rows = []
-    for term in terms.values():
-        grads: Sequence[Tensor | None] = [None] * len(parameters)
-        if term.requires_grad:
-            grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        parts = [
-            torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)
-        ]
-        rows.append(torch.cat([part.flatten() for part in parts]))
-    matrix = torch.stack(rows)
+    size = sum(p.numel() for p in parameters)
+    like = at_least_float32(torch.stack([value.detach() for value in values]))
+    matrix = like.new_zeros(len(rows), size + 1)
+    for row, found, value in zip(matrix, rows, like, strict=True):
+        start = 0
+        for gradient, parameter in zip(found, parameters, strict=True):
+            end = start + parameter.numel()
+            if gradient is not None:
+                row[start:end] = gradient.flatten()
+            start = end
+        row[size] = value
     if world_size() > 1:
         dist.all_reduce(matrix)
         matrix /= world_size()
-    return matrix
+    return matrix[:, :size], matrix[:, size]
 
 
-def assign_gradient(gradient: Tensor, parameters: Sequence[Parameter]) -> None:
-    """Copy a flat (P,) gradient into the ``.grad`` of ``parameters``.
+def gram_matrix(rows: Tensor) -> Tensor:
+    """Return the inner products (T, T) of rows (T, P), in float64 on the CPU."""
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    # by parts, as all of it in float64 could need more memory than the step itself
+    for part in rows.split(COLUMNS, dim=1):
+        double = part.double()
+        total += double @ double.T
+    return total.cpu()
 
-    A parameter that the backward pass did not reach stays without gradient: no term depends on it,
-    and an optimizer would decay what has a gradient of zero.
+
+def feature_products(
+    rows: Sequence[Tensor | None], guide: Tensor | None, values: Sequence[Tensor], features: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return what is known of gradients with respect to features, of the global batch.
+
+    Args:
+        rows: T local gradients (B, D) of reduced terms, None for one that does not use the
+            features.
+        guide: (B', D) that of the guide, whose rows are other samples.
+        values: T terms and, with a guide, that of the guide.
+        features: (B, D).
+
+    Returns:
+        The inner products (T, T) over all rows; those (T,) of a shift that is common to all rows
+        with the guide's; and the global values. In float64 on the CPU.
     """
-    start = 0
-    for parameter in parameters:
-        part = gradient[start : start + parameter.numel()]
-        start += parameter.numel()
-        if parameter.grad is not None:
-            parameter.grad.copy_(part.view_as(parameter))
+    zeros = torch.zeros_like(features)
+    stacked = torch.stack([zeros if row is None else row for row in rows]).double()
+    terms, ranks = len(rows), world_size()
+    flat = stacked.flatten(1)
+    # a term's gradient for its own features is W times its share, as DDP averages over the ranks
+    parts = [(flat @ flat.T).flatten() / ranks**2]
+    parts.append(torch.stack([value.detach().double() for value in values]) / ranks)
+    if guide is not None:
+        shifts = torch.cat([stacked.sum(1), guide.double().sum(0, keepdim=True)])
+        parts.append(shifts.flatten() / ranks)
+    total = all_reduce_sum(torch.cat(parts)).cpu()
+    gram, found, moved = total.tensor_split((terms**2, terms**2 + len(values)))
+    products = None
+    if guide is not None:
+        moved = moved.view(terms + 1, -1)
+        products = moved[:-1] @ moved[-1]
+    return gram.view(terms, terms), products, found

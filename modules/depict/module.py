@@ -393,11 +393,14 @@ class DEPICT(ClusterEvaluation):
         found = self._sweep(lambda image: {"assignment": self.assign(image)})
         self._write(self.assignments, found["index"], found["assignment"])
 
+    @property
+    def _kind(self) -> TargetKind:
+        return "square" if self.part.name == "baseline" else self.target
+
     def _update_targets(self) -> float:
         """Make Q of P and return the mean squared change of Q."""
         assert self.assignments is not None
-        kind: TargetKind = "square" if self.part.name == "baseline" else self.target
-        new = dec_target_distribution(self.assignments.read(self._index), kind)
+        new = dec_target_distribution(self.assignments.read(self._index), self._kind)
         change = (new - self.targets.read(self._index)).double().square().mean()
         self._write(self.targets, self._index, new)
         return float(change)
@@ -412,26 +415,50 @@ class DEPICT(ClusterEvaluation):
 
     def objectives(self, batch: Batch) -> Objectives:
         """Return the term ``reconstruction`` and, once there are clusters, ``clustering``."""
+        index = batch["index"]
+        known = None
+        if self.clusters_exist:
+            states = self.first_label if self.part.name == "head" else self.targets
+            known = states.read(index)
+        objectives = self._objectives(batch, known)
+        if self.part.name in ("autoencoder", "head"):
+            objectives.sample_weight = (~self._held_out[index]).float()
+        return objectives
+
+    def guide_objectives(self, batch: Batch) -> Objectives:
+        """Return the terms of samples that are not trained, and so have no targets of their own.
+
+        Their targets are made of their own assignments, with the frequencies of the clusters among
+        the samples that are trained. In the phase ``head`` the most likely cluster is the label.
+        """
+        if not self.clusters_exist:
+            return self._objectives(batch, None)
+        with torch.no_grad():
+            assignment = self.assign(batch["image"])
+        if self.part.name == "head":
+            return self._objectives(batch, assignment.argmax(1))
+        assert self.assignments is not None
+        known = self.assignments.read(self._index)
+        together = torch.cat([known, assignment.to(known)])
+        return self._objectives(batch, dec_target_distribution(together, self._kind)[len(known) :])
+
+    def _objectives(self, batch: Batch, targets: Tensor | None) -> Objectives:
         layers, logits = self.network(batch["image"])
         clean = layers.clean[:-1]
         if self.detach_targets:
             clean = [layer.detach() for layer in clean]
         reconstruction = layerwise_reconstruction_error(clean, layers.decoded, self.hidden_weight)
-        index = batch["index"]
         objectives = Objectives(
             per_sample={"reconstruction": reconstruction},
             predictions=logits,
-            index=index,
+            index=batch["index"],
             features=layers.noisy[-1],
         )
-        if self.part.name in ("autoencoder", "head"):
-            objectives.sample_weight = (~self._held_out[index]).float()
-        if not self.clusters_exist:
+        if targets is None:
             # keeps the resting head in the graph, which DDP expects
             objectives.per_sample["reconstruction"] = reconstruction + 0 * logits.sum(1)
             return objectives
-        known = self.first_label if self.part.name == "head" else self.targets
-        objectives.targets = known.read(index)
+        objectives.targets = targets
         self.add_term(objectives, "clustering", self.criterion, inputs=batch["image"])
         rest = self.part.name == "baseline"
         objectives.weights = {

@@ -20,7 +20,7 @@ from framework.compatibility import (
     check_optimizer,
     check_soft_targets,
 )
-from framework.gradients import GradientCombiner, WeightedSum
+from framework.gradients import Combination, GradientCombiner, GradientFacts, WeightedSum
 from framework.losses import ALDRLoss, LDRLoss
 from framework.losses.loss import Loss
 from framework.module import Dynamics
@@ -314,10 +314,9 @@ class TwoHeads(TinyModule):
 class First(GradientCombiner):
     """Keeps the gradient of the first term."""
 
-    def combine(self, gradients: Tensor, weights: Tensor, names: tuple[str, ...]) -> Tensor:
-        assert names == ("classification", "size")
-        assert weights.tolist() == pytest.approx([1.0, 0.3])
-        return gradients[0]
+    def combination(self, facts: GradientFacts) -> Combination:
+        assert facts.names == ("classification", "size")
+        return Combination(torch.tensor([1.0, 0.0], dtype=torch.float64))
 
 
 DDP: dict[str, Any] = {"devices": 2, "strategy": "ddp_find_unused_parameters_true"}

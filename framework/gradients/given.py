@@ -1,0 +1,42 @@
+"""A value whose backward pass hands out gradients that were computed before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def with_gradients(
+    value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> Tensor:
+    """Return ``value`` as if ``gradients`` were its gradients with respect to ``parameters``.
+
+    What happens in a backward pass, such as DDP's average over ranks, so happens to them.
+
+    Args:
+        value: a scalar; its own graph is not used.
+        parameters: N leaves of any graph.
+        gradients: N tensors of their shapes.
+
+    Example:
+        >>> import torch
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> with_gradients(torch.tensor(5.0), [x], [torch.tensor([1.0, 2.0])]).backward()
+        >>> x.grad
+        tensor([1., 2.])
+    """
+    return _Given.apply(value.detach(), list(gradients), *parameters)
+
+
+class _Given(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(gradient * factor.to(gradient) for gradient in ctx.gradients)
