@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 
-from framework.schedules import WarmupCosine, WarmupStableDecay
+from framework.schedules import InverseDecay, WarmupCosine, WarmupStableDecay
 from framework.schedules.steps import resolve_total_steps, total_steps_from
 
 
-def rates(schedule: WarmupCosine | WarmupStableDecay, steps: int) -> list[float]:
+def rates(schedule: LambdaLR, steps: int) -> list[float]:
     values = []
     for _ in range(steps):
         values.append(schedule.get_last_lr()[0])
@@ -93,3 +94,31 @@ def test_a_trapezoid() -> None:
     assert rates(constant, 3) == [2, 2, 2]
     with pytest.raises(ValueError, match="decay_fraction must be in"):
         WarmupStableDecay(optimizer, 3, decay_fraction=1.5)
+
+
+def test_an_inverse_decay() -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    expected = [2.0, 2 / 4**0.5, 2 / 7**0.5, 2 / 10**0.5]
+    assert rates(InverseDecay(optimizer, gamma=3.0, power=0.5), 4) == pytest.approx(expected)
+    published = InverseDecay(SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3))
+    # after 0, 1000 and 30 000 steps, the last of the published run
+    factors = [published.lr_lambdas[0](step) for step in (0, 1000, 30_000)]
+    assert factors == pytest.approx([1.0, 0.594604, 0.076117], abs=1e-6)
+    constant = InverseDecay(SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0), gamma=0.0)
+    assert rates(constant, 3) == [2, 2, 2]
+
+
+def test_an_inverse_decay_keeps_the_ratio_of_the_groups() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = SGD([{"params": weights[:1], "lr": 0.1}, {"params": weights[1:]}], lr=1.0)
+    schedule = InverseDecay(optimizer, gamma=1.0, power=1.0)
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == pytest.approx([0.05, 0.5])
+
+
+@pytest.mark.parametrize(("name", "value"), [("gamma", -1.0), ("power", math.nan)])
+def test_an_inverse_decay_out_of_range_is_refused(name: str, value: float) -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match=f"{name} must be a finite number"):
+        InverseDecay(optimizer, **{name: value})

@@ -1,0 +1,103 @@
+"""Gradient reversal: what is minimised behind it is maximised before it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def reverse_gradient(x: Tensor, coefficient: float = 1.0) -> Tensor:
+    """Return ``x``, whose gradient is multiplied by ``-coefficient`` on the way back.
+
+    A discriminator behind it is trained as usual, while the features before it are driven against
+    it; with 0 they do not notice it. May be differentiated any number of times.
+
+    Paper: Ganin et al., *Domain-Adversarial Training of Neural Networks*, JMLR 2016,
+    arXiv:1505.07818.
+
+    Args:
+        x: any shape.
+        coefficient: a finite number; what is published is at least 0.
+
+    Raises:
+        ValueError: ``coefficient`` is infinite or NaN.
+
+    Example:
+        >>> import torch
+        >>> from framework.layers import reverse_gradient
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> reverse_gradient(x, coefficient=0.5).square().sum().backward()
+        >>> x.grad
+        tensor([-1., -2.])
+    """
+    if not math.isfinite(coefficient):
+        raise ValueError(f"coefficient must be a finite number, got {coefficient}.")
+    return _Reversal.apply(x, coefficient)
+
+
+class _Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, coefficient: float) -> Tensor:
+        ctx.coefficient = coefficient
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return -ctx.coefficient * grad, None
+
+
+@dataclass(frozen=True)
+class ReversalSchedule:
+    r"""The coefficient of :func:`reverse_gradient` in the course of a run.
+
+    After i optimizer steps it is
+
+    .. math:: \lambda_i = \mathrm{low}
+        + (\mathrm{high} - \mathrm{low}) \left(\frac2{1 + e^{-\alpha i / N}} - 1\right),
+
+    which rises from ``low`` and comes to within 5 % of ``high`` after 3.7 N / alpha steps. The
+    first step so does not align anything if ``low`` is 0.
+
+    Paper: Ganin et al., arXiv:1505.07818, with progress in place of i / N and alpha 10; in this
+    form and with these defaults the released code of Lv et al., arXiv:2112.04137. MDD publishes
+    ``high`` 0.1.
+
+    Args:
+        low: at the start.
+        high: in the limit.
+        alpha: how fast it rises, above 0.
+        num_steps: N, optimizer steps.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> from framework.layers import ReversalSchedule
+        >>> round(ReversalSchedule()(1000), 6)
+        0.462117
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    alpha: float = 1.0
+    num_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high < math.inf:
+            raise ValueError(
+                "A ReversalSchedule needs finite 0 <= low <= high, got "
+                f"low={self.low} and high={self.high}."
+            )
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"alpha must be a finite number above 0, got {self.alpha}.")
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}.")
+
+    def __call__(self, step: int) -> float:
+        """Return the coefficient after ``step`` optimizer steps."""
+        # 2 / (1 + exp(-x)) - 1, which does not overflow
+        return self.low + (self.high - self.low) * math.tanh(self.alpha * step / self.num_steps / 2)
