@@ -17,6 +17,9 @@ from framework.run_logger import RunLogger, read_metrics
 class Figures(Callback):
     """Draws the learning curves and what :meth:`TrainingModule.figures` returns.
 
+    A run with a gradient combiner also has the weights of its terms and the angles between their
+    gradients.
+
     The PNGs lie in ``figures/`` of the run folder, named after the stage, and each new drawing
     replaces the last; W&B, where it is among the loggers, gets every one. They are drawn at the end
     of ``fit``, ``validate`` and ``test``, and in between after a validation.
@@ -78,8 +81,11 @@ class Figures(Callback):
                 _, rows = read_metrics(logger.path)
                 if rows:
                     from framework.plots import learning_curves
+                    from framework.preference_plots import preference_figures
 
-                    self._save(trainer, "learning_curves", learning_curves(rows))
+                    figures = {"learning_curves": learning_curves(rows), **preference_figures(rows)}
+                    for name, figure in figures.items():
+                        self._save(trainer, name, figure)
 
     def _save(self, trainer: Trainer, name: str, figure: Any) -> None:
         from framework.plots import save_png

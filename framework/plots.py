@@ -106,7 +106,8 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
             if points[0] and points not in rates.values():
                 rates[column.removeprefix("lr-")] = points
             continue
-        if column in ("epoch", "step") or not points[0]:
+        # a combiner of gradients has figures of its own
+        if column in ("epoch", "step") or name.startswith("preference/") or not points[0]:
             continue
         role = {"train": "train, each step", "val": "validation", "test": "test"}.get(stage)
         if role is None:
