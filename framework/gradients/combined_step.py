@@ -188,9 +188,10 @@ class CombinedStep:
         active = (gram.diagonal() != 0).nonzero().flatten()
         factors = torch.zeros(len(weights), dtype=torch.float64)
         names = tuple(this.names[place] for place in active.tolist())
-        if not names:
-            self._latest, self.logs = {}, {}
-            return factors.tolist()
+        if not names or not gram.isfinite().all():
+            # the loss is NaN too, which ends the run
+            self._latest, self.logs = {}, {"preference/finite": 0.0} if names else {}
+            return [1.0] * len(weights)
         facts = GradientFacts(
             names,
             gram[active][:, active],

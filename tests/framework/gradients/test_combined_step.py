@@ -1,0 +1,263 @@
+"""A step whose shared gradient is combined: exact and through the features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from framework.compatibility import IncompatibleError
+from framework.distributed import rank, world_size
+from framework.gradients import Combination, GradientCombiner, GradientFacts, WeightedSum
+from framework.gradients.combined_step import CombinedStep
+from framework.objectives import Objectives
+from framework.reduction import reduce_objectives
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+INPUT, TARGET, GUIDE = draw(7, 4, seed=0), draw(7, 2, seed=1), draw(5, 4, seed=2)
+
+
+class Net(nn.Module):
+    """A shared body, two heads, and what one of the terms alone sees."""
+
+    def __init__(self, seed: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 3, dtype=torch.float64)
+        self.first = nn.Linear(3, 2, dtype=torch.float64)
+        self.second = nn.Linear(3, 1, dtype=torch.float64)
+        for number, parameter in enumerate(self.parameters()):
+            parameter.data = 0.5 * draw(*parameter.shape, seed=seed + number)
+
+    def objectives(self, inputs: Tensor, targets: Tensor, leak: float = 0.0) -> Objectives:
+        features = self.body(inputs).tanh()
+        error = (self.first(features) - targets).square().sum(1)
+        size = self.second(features.square()).squeeze(1).abs()
+        head = self.second(features.detach()).squeeze(1).square()
+        if leak:
+            size = size + leak * self.body(inputs).sum(1)
+        return Objectives(
+            per_sample={"error": error, "size": size, "head": head},
+            weights={"size": 0.3, "off": 0.0},
+            features=features,
+        )
+
+    def guide(self, inputs: Tensor) -> Objectives:
+        features = self.body(inputs).tanh()
+        spread = self.first(features).square().sum(1)
+        return Objectives(per_sample={"spread": spread}, features=features)
+
+
+class Fixed(GradientCombiner):
+    """Notes the facts and gives fixed weights."""
+
+    guided = True
+
+    def __init__(self, weights: list[float], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.given = torch.tensor(weights, dtype=torch.float64)
+        self.facts: list[GradientFacts] = []
+
+    def combination(self, facts: GradientFacts) -> Combination:
+        self.facts.append(facts)
+        return Combination(self.given, 2.0, {"mode": 1.0})
+
+
+def own(rows: Tensor) -> Tensor:
+    return rows if world_size() == 1 else (rows[:2], rows[2:])[rank()]
+
+
+def step(combiner: GradientCombiner, number: int = 0, net: Net | None = None, **kwargs: Any) -> Any:
+    """Take one step, and return gradients averaged over the ranks, the combined step, the net."""
+    net = Net() if net is None else net
+    combined = kwargs.pop("combined", None) or CombinedStep(combiner)
+    objectives = net.objectives(own(INPUT), own(TARGET), **kwargs)
+    value = combined(
+        reduce_objectives(objectives),
+        objectives,
+        list(net.parameters()),
+        list(net.body.parameters()),
+        number,
+        lambda: net.guide(own(GUIDE)),
+    )
+    value.backward()
+    gradients = {}
+    for name, parameter in net.named_parameters():
+        gradients[name] = parameter.grad.clone()
+        if world_size() > 1:
+            torch.distributed.all_reduce(gradients[name])
+            gradients[name] /= world_size()
+    return gradients, combined, float(value.detach())
+
+
+def separate() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return the gradients of the weighted terms (2, P) and the guide's, and all plain ones."""
+    net = Net()
+    objectives = net.objectives(INPUT, TARGET)
+    body = list(net.body.parameters())
+    terms = [objectives.per_sample["error"].mean(), 0.3 * objectives.per_sample["size"].mean()]
+    flat = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(t, body, retain_graph=True)])
+        for t in terms
+    ]
+    (sum(terms) + objectives.per_sample["head"].mean()).backward()
+    plain = {name: p.grad.clone() for name, p in net.named_parameters()}
+    guide = torch.autograd.grad(net.guide(GUIDE).per_sample["spread"].mean(), body)
+    return torch.stack(flat), torch.cat([g.flatten() for g in guide]), plain
+
+
+def body_of(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradients["body.weight"].flatten(), gradients["body.bias"]])
+
+
+def test_exact_facts_are_those_of_the_shared_parameters():
+    combiner = Fixed([0.25, 0.75])
+    gradients, combined, _ = step(combiner)
+    rows, guide, plain = separate()
+    (facts,) = combiner.facts
+    # the head's term reaches no shared parameter and is no objective
+    assert facts.names == ("error", "size")
+    torch.testing.assert_close(facts.gram, rows @ rows.T)
+    torch.testing.assert_close(facts.guide, rows @ guide)
+    assert facts.guide_loss == pytest.approx(
+        float(Net().guide(GUIDE).per_sample["spread"].mean().detach())
+    )
+    torch.testing.assert_close(body_of(gradients), 2 * (0.25 * rows[0] + 0.75 * rows[1]))
+    for name in plain:
+        if not name.startswith("body"):
+            torch.testing.assert_close(gradients[name], plain[name])
+    assert combined.logs["preference/weight/error"] == 0.25
+    assert combined.logs["preference/gram/error/size"] == float(facts.gram[0, 1])
+    cosine = facts.gram[0, 1] / (facts.gram[0, 0] * facts.gram[1, 1]).sqrt()
+    assert combined.logs["preference/cosine/error/size"] == pytest.approx(float(cosine))
+    assert combined.logs["preference/mode"] == 1.0
+
+
+@pytest.mark.parametrize("scope", ["exact", "representation"])
+def test_ones_are_the_plain_gradient(scope):
+    gradients, _, value = step(WeightedSum(scope=scope))
+    _, _, plain = separate()
+    for name, expected in plain.items():
+        torch.testing.assert_close(gradients[name], expected, rtol=1e-12, atol=1e-14)
+    total = reduce_objectives(Net().objectives(INPUT, TARGET)).total
+    assert value == pytest.approx(float(total.detach()))
+
+
+def test_the_representation_gives_the_same_gradient_for_the_same_weights():
+    exact, _, _ = step(Fixed([0.25, 0.75]))
+    there, _, _ = step(combiner := Fixed([0.25, 0.75], scope="representation"))
+    for name, expected in exact.items():
+        torch.testing.assert_close(there[name], expected, rtol=1e-12, atol=1e-14)
+    net = Net()
+    objectives = net.objectives(INPUT, TARGET)
+    terms = [objectives.per_sample["error"].mean(), 0.3 * objectives.per_sample["size"].mean()]
+    rows = [
+        torch.autograd.grad(t, objectives.features, retain_graph=True)[0].flatten() for t in terms
+    ]
+    rows = torch.stack(rows)
+    torch.testing.assert_close(combiner.facts[0].gram, rows @ rows.T)
+
+
+def one_step(scope: Any) -> tuple[dict[str, Tensor], GradientFacts]:
+    gradients, _, _ = step(combiner := Fixed([0.25, 0.75], scope=scope))
+    return gradients, combiner.facts[0]
+
+
+@pytest.mark.parametrize("scope", ["exact", "representation"])
+def test_two_ranks_take_the_step_of_one(scope, two_ranks):
+    gradients, facts = one_step(scope)
+    for found, there in two_ranks(one_step, scope):
+        for name, expected in gradients.items():
+            torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-12)
+        for name in ("gram", "guide", "losses"):
+            torch.testing.assert_close(
+                getattr(there, name), getattr(facts, name), rtol=0, atol=1e-12
+            )
+
+
+def test_terms_that_reach_the_body_by_another_way_are_refused():
+    step(Fixed([0.5, 0.5]), leak=0.1)
+    with pytest.raises(IncompatibleError, match="use scope='exact'"):
+        step(Fixed([0.5, 0.5], scope="representation"), leak=0.1)
+
+
+def test_between_two_decisions_the_latest_weights_stay():
+    combiner = Fixed([0.25, 0.75], every_n_steps=3)
+    _, combined, _ = step(combiner, 3)
+    combiner.given = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    rows, _, plain = separate()
+    gradients, _, _ = step(combiner, 4, combined=combined)
+    assert len(combiner.facts) == 1
+    torch.testing.assert_close(body_of(gradients), 2 * (0.25 * rows[0] + 0.75 * rows[1]))
+    torch.testing.assert_close(gradients["second.weight"], plain["second.weight"])
+    # a run that is resumed between two decisions goes on with them
+    resumed = CombinedStep(combiner)
+    resumed.load_state_dict(combined.state_dict())
+    again, _, _ = step(combiner, 5, combined=resumed)
+    assert all(torch.equal(again[name], gradients[name]) for name in gradients)
+    step(combiner, 6, combined=combined)
+    assert len(combiner.facts) == 2
+
+
+def test_one_objective_is_plain_training_to_the_last_bit():
+    def weights(combiner: GradientCombiner | None) -> dict[str, Tensor]:
+        net = Net()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for number in range(5):
+            objectives = net.objectives(INPUT, TARGET)
+            objectives.per_sample.pop("size")
+            objectives.per_sample.pop("head")
+            reduced = reduce_objectives(objectives)
+            value = reduced.total
+            if combiner is not None:
+                parameters = list(net.parameters())
+                value = CombinedStep(combiner)(reduced, objectives, parameters, parameters, number)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        return {name: p.detach() for name, p in net.named_parameters()}
+
+    plain, combined = weights(None), weights(WeightedSum())
+    assert all(torch.equal(plain[name], combined[name]) for name in plain)
+
+
+def test_a_term_of_weight_zero_and_one_that_does_not_pull_are_no_objectives():
+    net = Net()
+    objectives = net.objectives(INPUT, TARGET)
+    objectives.weights = {"error": 0.0, "size": 1.0}
+    combiner = Fixed([1.0])
+    value = CombinedStep(combiner)(
+        reduce_objectives(objectives),
+        objectives,
+        list(net.parameters()),
+        list(net.body.parameters()),
+        0,
+    )
+    assert combiner.facts[0].names == ("size",)
+    value.backward()
+    # in the graph, but without a pull, as in plain training
+    assert not net.first.weight.grad.any()
+
+
+def test_what_is_not_finite_leaves_the_plain_sum_to_be_reported():
+    net = Net()
+    objectives = net.objectives(INPUT, TARGET)
+    objectives.per_sample["size"] = objectives.per_sample["size"] * float("nan")
+    combiner = Fixed([0.5, 0.5])
+    combined = CombinedStep(combiner)
+    value = combined(
+        reduce_objectives(objectives),
+        objectives,
+        list(net.parameters()),
+        list(net.body.parameters()),
+        0,
+    )
+    assert combiner.facts == []
+    assert combined.logs == {"preference/finite": 0.0}
+    assert value.isnan()
