@@ -1,8 +1,8 @@
-"""A pass over all training samples between epochs, for methods that look at the whole data set."""
+"""A pass over samples between epochs, for methods that look at a whole data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,20 @@ from framework.evaluation_mode import evaluation_mode
 
 
 @torch.no_grad()
+def visit(module: LightningModule, loader: Iterable[Batch], look: Callable[[Batch], None]) -> None:
+    """Call ``look`` with every batch of a loader, in evaluation mode and without gradient.
+
+    Args:
+        module: attached to a Trainer.
+        loader: of this rank's part of the batches.
+        look: called with a batch on the module's device, in the run's precision.
+    """
+    trainer: Any = module.trainer
+    with evaluation_mode(module), trainer.precision_plugin.forward_context():
+        for batch in loader:
+            look(trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch)))
+
+
 def sweep(
     module: LightningModule,
     compute: Callable[[Batch], dict[str, Tensor]],
@@ -36,13 +50,13 @@ def sweep(
     Raises:
         ValueError: there are no rows, or one lies outside the training set.
     """
-    trainer: Any = module.trainer
     parts: list[dict[str, Tensor]] = []
-    with evaluation_mode(module), trainer.precision_plugin.forward_context():
-        for batch in trainer.datamodule.ordered_train_dataloader(rows):
-            batch = trainer.precision_plugin.convert_input(batch)
-            batch = trainer.strategy.batch_to_device(batch)
-            parts.append({"index": batch["index"], **compute(batch)})
+
+    def look(batch: Batch) -> None:
+        parts.append({"index": batch["index"], **compute(batch)})
+
+    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    visit(module, data.ordered_train_dataloader(rows), look)
     if not parts:
         raise ValueError("sweep: there are no rows to look at.")
     results = {name: gather(torch.cat([part[name] for part in parts])) for name in parts[0]}
