@@ -33,7 +33,7 @@ class ImageFiles(ImageSet):
         self.fields = {} if label is None else {"label": label}
         self.paths = np.array(paths)  # a list of strings would be copied page by page in workers
         self.image_size = image_size
-        self.mode = "RGB" if channels == 3 else "L"
+        self.channels = channels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,8 +46,10 @@ class ImageFiles(ImageSet):
 
     def read(self, rows: Tensor) -> Batch:
         """Return the rows with their images decoded."""
-        images = [self._decode(str(self.paths[row])) for row in rows.tolist()]
-        return {"image": torch.stack(images), **super().read(rows)}
+        image = torch.empty(len(rows), self.channels, self.image_size, self.image_size)
+        for i, row in enumerate(rows.tolist()):
+            image[i] = self._decode(str(self.paths[row]))
+        return {"image": image, **super().read(rows)}
 
     def _decode(self, path: str) -> Tensor:
         from PIL import Image
@@ -55,7 +57,7 @@ class ImageFiles(ImageSet):
 
         try:
             with Image.open(path) as file:
-                picture = file.convert(self.mode)
+                picture = file.convert("RGB" if self.channels == 3 else "L")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be decoded as an image: {error}.") from None
         picture = transforms.resize(picture, [self.image_size])

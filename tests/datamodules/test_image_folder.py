@@ -3,6 +3,8 @@ import torch
 from PIL import Image
 
 from datamodules import ImageFolder
+from framework.data import KeyedDataset
+from framework.sampling import GlobalBatches
 from tests.data import shared_data
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -60,6 +62,18 @@ def test_resize_then_crop_the_centre(tmp_path):
     picture.save(tmp_path / "a" / "wide.png")
     image = ready(tmp_path, val_size=0, image_size=10).train_set[0]["image"]
     assert torch.equal(image, torch.tensor([0.0, 0, 1]).view(3, 1, 1).expand(3, 10, 10))
+
+
+def test_a_rank_without_rows_has_images_of_the_right_shape(tmp_path):
+    write_classes(tmp_path)
+    (batch,) = GlobalBatches(1, 4, shuffle=False, rank=1, world_size=2)
+    assert batch == [], "the last of one row on the second of two ranks"
+    for channels in (1, 3):
+        data = ready(tmp_path, channels=channels)
+        found = KeyedDataset(data.val_set).__getitems__(batch)
+        assert found["image"].shape == (0, channels, 6, 6)
+        assert found["image"].dtype == torch.float32
+        assert found["label"].shape == found["index"].shape == (0,)
 
 
 def test_grey_images(tmp_path):
