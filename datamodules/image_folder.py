@@ -22,18 +22,25 @@ class ImageFiles(ImageSet):
     Args:
         paths: of the N files.
         label: (N,) int64, or None where the images have none.
-        image_size: the shorter side is resized to it, then the centre is cropped to a square.
+        image_size: the centre is cropped to a square of this size.
         channels: 3 for RGB, 1 for grey.
+        resize: the shorter side is resized to it before; default ``image_size``.
     """
 
     def __init__(
-        self, paths: list[str], label: Tensor | None, image_size: int, channels: int
+        self,
+        paths: list[str],
+        label: Tensor | None,
+        image_size: int,
+        channels: int,
+        resize: int | None = None,
     ) -> None:
         # without the base class, which takes its length from a field
         self.fields = {} if label is None else {"label": label}
         self.paths = np.array(paths)  # a list of strings would be copied page by page in workers
         self.image_size = image_size
         self.channels = channels
+        self.resize = image_size if resize is None else resize
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -60,7 +67,7 @@ class ImageFiles(ImageSet):
                 picture = file.convert("RGB" if self.channels == 3 else "L")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be decoded as an image: {error}.") from None
-        picture = transforms.resize(picture, [self.image_size])
+        picture = transforms.resize(picture, [self.resize])
         picture = transforms.center_crop(picture, [self.image_size])
         return transforms.to_dtype(transforms.pil_to_tensor(picture), torch.float32, scale=True)
 
@@ -80,11 +87,12 @@ class ImageFolder(ClassificationData):
         root: folder of the classes or of the parts.
         image_size: the shorter side is resized to it, then the centre is cropped to a square.
         channels: 3 for RGB, 1 for grey.
+        resize: what the shorter side is resized to instead, at least ``image_size``.
 
     Raises:
         FileNotFoundError: no such folder, no class in it, or a class without an image.
-        ValueError: an evaluated class that is not trained, or an image that cannot be decoded (when
-            it is read), by name.
+        ValueError: a ``resize`` below ``image_size``; an evaluated class that is not trained, or an
+            image that cannot be decoded (when it is read), by name.
 
     Example:
         >>> import pathlib, tempfile, PIL.Image
@@ -104,6 +112,7 @@ class ImageFolder(ClassificationData):
         root: str,
         image_size: int = 224,
         channels: Literal[1, 3] = 3,
+        resize: int | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
         eval_batch_size: int | None = None,
@@ -133,7 +142,10 @@ class ImageFolder(ClassificationData):
         )
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}.")
+        if resize is not None and resize < image_size:
+            raise ValueError(f"resize must be at least image_size={image_size}, got {resize}.")
         self.root = Path(root)
+        self.resize = resize
         self.input_shape = (channels, image_size, image_size)
         if (self.root / "train").is_dir():
             parts = [part for part in ("train", "val", "test") if (self.root / part).is_dir()]
@@ -164,7 +176,7 @@ class ImageFolder(ClassificationData):
             raise FileNotFoundError(f"{folder / empty[0]} holds no image, so its class is empty.")
         channels, image_size, _ = self.input_shape
         paths, labels = zip(*files, strict=True)
-        return ImageFiles(list(paths), torch.tensor(labels), image_size, channels)
+        return ImageFiles(list(paths), torch.tensor(labels), image_size, channels, self.resize)
 
 
 def _class_folders(folder: Path) -> list[str]:

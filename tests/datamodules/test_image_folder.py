@@ -64,6 +64,20 @@ def test_resize_then_crop_the_centre(tmp_path):
     assert torch.equal(image, torch.tensor([0.0, 0, 1]).view(3, 1, 1).expand(3, 10, 10))
 
 
+def test_resize_is_apart_from_the_crop(tmp_path):
+    (tmp_path / "a").mkdir()
+    picture = Image.new("RGB", (80, 40), (255, 0, 0))
+    picture.paste((0, 0, 255), (30, 10, 50, 30))  # the middle 20 x 20
+    picture.save(tmp_path / "a" / "wide.png")
+    # resized to 40 x 20 the middle is blue in 10 x 10
+    for size, blue in ((6, 1.0), (20, 0.25)):
+        image = ready(tmp_path, val_size=0, image_size=size, resize=20).train_set[0]["image"]
+        assert image.shape == (3, size, size)
+        assert float(image[2].mean()) == pytest.approx(blue, abs=0.01)
+    with pytest.raises(ValueError, match="resize must be at least image_size=10, got 9"):
+        ready(tmp_path, image_size=10, resize=9)
+
+
 def test_a_rank_without_rows_has_images_of_the_right_shape(tmp_path):
     write_classes(tmp_path)
     (batch,) = GlobalBatches(1, 4, shuffle=False, rank=1, world_size=2)
