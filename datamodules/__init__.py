@@ -23,6 +23,7 @@ from datamodules.oriented_augmentation import (
     RandomTranslation,
 )
 from datamodules.rendered_scenes import RenderedScenes
+from datamodules.rotated_digits import RotatedDigits
 from datamodules.tabular import Tabular
 from datamodules.usps import USPS
 from datamodules.whole_set import WholeSet
@@ -52,6 +53,7 @@ __all__ = [
     "RandomQuarterTurn",
     "RandomTranslation",
     "RenderedScenes",
+    "RotatedDigits",
     "Tabular",
     "WholeSet",
 ]
