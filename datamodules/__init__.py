@@ -12,6 +12,7 @@ from datamodules.image_data import ImageData
 from datamodules.image_folder import ImageFolder
 from datamodules.image_list import ImageList
 from datamodules.label_noise import LabelNoise
+from datamodules.mat_features import MatFeatures
 from datamodules.oriented_augmentation import (
     Mixup,
     Mosaic,
@@ -44,6 +45,7 @@ __all__ = [
     "ImageList",
     "ImageTiles",
     "LabelNoise",
+    "MatFeatures",
     "Mixup",
     "Mosaic",
     "PixelTransform",

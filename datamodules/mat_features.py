@@ -1,0 +1,170 @@
+"""Feature vectors with labels in MATLAB files, as the papers on domain adaptation share them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from datamodules.classification import ClassificationData
+from datamodules.image_data import Splits
+from datamodules.image_set import ImageSet
+from datamodules.label_noise import LabelNoise
+
+
+class MatFeatures(ClassificationData):
+    """Rows of features in a MATLAB file (version 5 to 7.2), each served as an image.
+
+    One variable of the file holds the features, a matrix of N rows and D columns, another N class
+    numbers, from 1 to K or from 0 to K - 1; which of the two and K follow from the smallest and the
+    largest. Labels are 0 to K - 1. Batches hold ``image`` (B, D, 1, 1) float32, of any range, and
+    the whole file is the full training set. ``num_classes`` and ``input_shape`` are known after
+    :meth:`setup`. Objects and cells are refused, and nothing is unpickled.
+
+    The remaining arguments are those of
+    :class:`~datamodules.classification.ClassificationData`.
+
+    Args:
+        path: the file.
+        features: name of the features.
+        labels: name of the class numbers.
+        columns: a column is a sample, not a row.
+        shape: (C, H, W) of an image, where the D features are one, row by row.
+        standardize: subtract from each feature its mean over the file and divide by its standard
+            deviation; a constant feature becomes 0.
+
+    Raises:
+        FileNotFoundError: there is no such file (at :meth:`setup`).
+        ValueError: a ``shape`` that is none; a damaged file, one of version 7.3, or a variable that
+            is missing or holds something else, by name (at :meth:`setup`).
+
+    Example:
+        >>> data = MatFeatures("data/MNIST_vs_USPS.mat", "X_src", "Y_src", True, [1, 16, 16])
+        >>> data.shape
+        (1, 16, 16)
+    """
+
+    def __init__(
+        self,
+        path: str,
+        features: str = "fts",
+        labels: str = "labels",
+        columns: bool = False,
+        shape: Sequence[int] | None = None,
+        standardize: bool = False,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+        val_size: int | float = 0.1,
+        split_seed: int = 0,
+        label_noise: LabelNoise | None = None,
+        augment: list[nn.Module] | None = None,
+        mixup: float = 0.0,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            eval_batch_size=eval_batch_size,
+            drop_last=drop_last,
+            shards=shards,
+            val_size=val_size,
+            split_seed=split_seed,
+            label_noise=label_noise,
+            augment=augment,
+            mixup=mixup,
+            mean=mean,
+            std=std,
+        )
+        if shape is not None and (len(shape) != 3 or min(shape) < 1):
+            raise ValueError(f"shape must be [channels, height, width], got {list(shape)}.")
+        self.path = Path(path)
+        self.features = features
+        self.labels = labels
+        self.columns = columns
+        self.shape = None if shape is None else (shape[0], shape[1], shape[2])
+        self.standardize = standardize
+
+    def read(self) -> Splits:
+        """Return the file; all of it is the training set."""
+        found = _read_mat(self.path, [self.features, self.labels])
+        matrix, label = self._matrix(found[self.features]), found[self.labels]
+        rows, width = matrix.shape
+        self.input_shape = (width, 1, 1) if self.shape is None else self.shape
+        if math.prod(self.input_shape) != width:
+            raise ValueError(
+                f"{self.path}, {self.features}: {width} features are no image of shape "
+                f"{list(self.input_shape)}."
+            )
+        numbers = self._class_numbers(label, rows)
+        self.num_classes = int(numbers.max()) + 1
+        image = torch.from_numpy(matrix).view(rows, *self.input_shape)
+        return Splits(ImageSet(image=image, label=torch.from_numpy(numbers)), None, None)
+
+    def _matrix(self, stored: np.ndarray) -> np.ndarray:
+        """Return the samples, (N, D) float32."""
+        if stored.ndim != 2 or not stored.size:
+            raise ValueError(
+                f"{self.path}, {self.features} must be a matrix, not of shape {stored.shape}."
+            )
+        with np.errstate(over="ignore"):  # what becomes infinite is named below
+            matrix = stored.astype(np.float32)
+        bad = np.argwhere(~np.isfinite(matrix))
+        if len(bad):
+            row, column = (bad[0] + 1).tolist()
+            raise ValueError(f"{self.path}: {self.features}({row},{column}) is no finite number.")
+        if self.columns:
+            matrix = matrix.T
+        if self.standardize:
+            from sklearn.preprocessing import StandardScaler
+
+            matrix = StandardScaler().fit_transform(matrix.astype(np.float64))
+        return np.ascontiguousarray(matrix, dtype=np.float32)
+
+    def _class_numbers(self, stored: np.ndarray, rows: int) -> np.ndarray:
+        """Return the labels, (N,) int64 from 0."""
+        where = f"{self.path}, {self.labels}"
+        if stored.size != rows or max(stored.shape) != rows:
+            sample = "column" if self.columns else "row"
+            raise ValueError(
+                f"{where} must be {rows} numbers, one for each {sample} of {self.features}, not of "
+                f"shape {stored.shape}."
+            )
+        numbers = stored.ravel().astype(np.float64)
+        bad = np.flatnonzero(~((numbers >= 0) & (numbers <= rows) & (numbers % 1 == 0)))
+        if len(bad):
+            raise ValueError(f"{where}: item {bad[0] + 1} is {numbers[bad[0]]:g}, no class number.")
+        first = numbers.min()
+        if first > 1:
+            raise ValueError(f"{where}: class numbers start at 0 or 1, not at {first:g}.")
+        return numbers.astype(np.int64) - int(first)
+
+
+def _read_mat(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Return variables of a file, each an array of real numbers."""
+    from scipy.io import loadmat, whosmat
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    try:
+        found = loadmat(path, variable_names=names, appendmat=False)
+        there = [name for name, *_ in whosmat(path, appendmat=False)]
+    except NotImplementedError:
+        raise ValueError(f"{path} is of MATLAB's version 7.3: save it with '-v7'.") from None
+    except Exception as error:  # of many kinds, by which byte is damaged
+        raise ValueError(f"{path} is no complete MATLAB file: {error}.") from None
+    for name in names:
+        if name not in found:
+            raise ValueError(f"{path} has no variable {name!r}; it has {', '.join(there)}.")
+        value = found[name]
+        kind = type(value).__name__ if not isinstance(value, np.ndarray) else value.dtype.name
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+            raise ValueError(f"{path}, {name} must be an array of real numbers, not {kind}.")
+    return {name: found[name] for name in names}
