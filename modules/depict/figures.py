@@ -7,23 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
-from matplotlib.axes import Axes
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from framework.metrics.contingency_table import match_clusters
+from framework.plot_groups import MOST_NAMED, group_colours, name_groups
 from framework.plots import COLOURS, STYLE, WIDTH, count_matrix
 from modules.depict.snapshots import Snapshots
 
 MAX_PANELS = 8
-MOST_NAMED = 20
-"""More groups than these are not named in a projection, as no eye keeps them apart."""
 
 # in the order of the figure
 STAGE_NAMES = {
@@ -235,7 +232,7 @@ def code_projection(
     points = [plane.transform(code) for code in codes]
     groups = [group.cpu().numpy() for _, _, group in panels]
     count = 1 + max(int(group.max(initial=-1)) for group in groups)
-    colours, names = _colours(count), _names(class_names, count)
+    colours, names = group_colours(count), _names(class_names, count)
     lines = math.ceil(len(panels) / 4)
     columns = math.ceil(len(panels) / lines)
     every = np.concatenate(points)
@@ -268,7 +265,7 @@ def code_projection(
             axes.set_xlabel("1st principal component", fontsize=8)
     handles = []
     if count <= MOST_NAMED:
-        _name_groups(axes, points[-1], groups[-1], names, colours)
+        name_groups(axes, points[-1], groups[-1], names, colours)
         handles = [Line2D([], [], marker="o", linestyle="none", color=c) for c in colours[:count]]
     legend = figure.legend(
         handles,
@@ -281,33 +278,6 @@ def code_projection(
     )
     legend.get_title().set(color="0.35", multialignment="center")
     return figure
-
-
-def _name_groups(
-    axes: Axes, points: np.ndarray, group: np.ndarray, names: Sequence[str], colours: Sequence[Any]
-) -> None:
-    """Write the name of every group beside its middle."""
-    halo = [withStroke(linewidth=2.0, foreground="white")]
-    for k in np.unique(group[group >= 0]):
-        axes.annotate(
-            names[k],
-            np.median(points[group == k], axis=0),
-            xytext=(5, 5),
-            textcoords="offset points",
-            color=colours[k],
-            weight="bold",
-            ha="center",
-            va="center",
-            path_effects=halo,
-        )
-
-
-def _colours(count: int) -> list[Any]:
-    if count <= len(COLOURS):
-        return list(COLOURS)
-    if count <= MOST_NAMED:
-        return list(colormaps["tab10" if count <= 10 else "tab20"](range(count)))
-    return list(colormaps["hsv"](np.linspace(0, 1, count, endpoint=False)))
 
 
 @rc_context(STYLE)
