@@ -54,12 +54,15 @@ class TermMeans:
         return dict(zip(self._parts, parts, strict=True))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean of every name over the rows of the epoch so far."""
+        """Return the mean of every name over the rows of the epoch so far.
+
+        Names of no row, such as a loss on rows that the data has none of, are left out.
+        """
         merged: dict[str, Tensor] = {}
         for names, part in self._global().items():
             for name, column in zip(names, part.unbind(1), strict=True):
                 merged[name] = merged[name] + column if name in merged else column
-        return {name: (total / rows).float() for name, (total, rows) in merged.items()}
+        return {name: (total / rows).float() for name, (total, rows) in merged.items() if rows}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums over all ranks."""

@@ -71,3 +71,12 @@ def test_nothing_added_is_nothing_computed() -> None:
     feed(means, STEPS)
     means.reset()
     assert means.compute() == {}
+
+
+def test_what_had_no_row_is_left_out() -> None:
+    means = TermMeans()
+    means.update(("loss",), torch.tensor([0.0]), 0)
+    assert means.compute() == {}
+    means.update(("loss",), torch.tensor([3.0]), 2)
+    means.update(("loss",), torch.tensor([0.0]), 0)
+    assert float(means.compute()["loss"]) == 3.0
