@@ -3,6 +3,7 @@
 from modules.classifier.module import Classifier
 from modules.coteaching.module import CoTeaching
 from modules.depict.module import DEPICT
+from modules.domain_adaptation.module import DomainAdaptation
 from modules.gghl.module import GGHL
 from modules.nested.module import NestedClassifier
 from modules.regressor.module import Regressor
@@ -13,6 +14,7 @@ __all__ = [
     "GGHL",
     "Classifier",
     "CoTeaching",
+    "DomainAdaptation",
     "NestedClassifier",
     "Regressor",
     "SparseAutoencoderModule",

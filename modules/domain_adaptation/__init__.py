@@ -1,0 +1,1 @@
+"""Image classification in a domain without labels, from another one that has them."""

@@ -1,0 +1,143 @@
+"""What is shown of a classifier in two domains: metrics, features before and now, predictions."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.data import Batch, DataModule
+from framework.layers.gradient_reversal import ReversalSchedule
+from framework.losses.class_discriminators import SOURCE
+from framework.metrics.code_sample import CodeSample, KeptCodes
+from framework.objectives import Objectives
+from framework.sweep import visit
+from modules.classifier.module import Classifier
+from modules.domain_adaptation.alignment import Aligned, Alignment
+from modules.domain_adaptation.network import AdaptationNetwork
+from modules.domain_adaptation.scores import DOMAINS, SAMPLES, DomainScores, add_features
+
+
+class DomainEvaluation(Classifier):
+    """Evaluates a network on rows of two domains, and remembers how their features once lay.
+
+    Attributes:
+        network: gives logits and features.
+        alignment: what aligns the features, if anything.
+        reversal: the coefficient of its gradient reversal.
+        before: features of samples of the validation before the first step, of the source and of
+            the target.
+    """
+
+    network: AdaptationNetwork
+    alignment: Alignment | None
+    reversal: ReversalSchedule
+    before: list[KeptCodes] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Forget an earlier run; a checkpoint is restored only later."""
+        super().setup(stage)
+        if stage == "fit":
+            self.before = None
+
+    def on_fit_start(self) -> None:
+        """Keep how the features of the validation samples lie before the first step."""
+        super().on_fit_start()
+        trainer = self.trainer
+        data = getattr(trainer, "datamodule", None)
+        if self.before is not None or not isinstance(data, DataModule):
+            return
+        loader, limit = data.val_dataloader(), trainer.limit_val_batches
+        batches = limit if isinstance(limit, int) else int(limit * len(loader))
+        if not min(batches, len(loader)):
+            return
+        samples = {
+            f"{name}_features": CodeSample(self.network.num_features, SAMPLES).to(self.device)
+            for name in DOMAINS
+        }
+
+        def look(batch: Batch) -> None:
+            add_features(samples, batch, self.network(batch["image"])[1])
+
+        visit(self, islice(loader, batches), look)
+        self.before = [sample.compute() for sample in samples.values()]
+
+    def source_objectives(
+        self, batch: Batch, logits: Tensor, features: Tensor | None
+    ) -> Objectives:
+        """Return the term ``classification`` of the source rows alone."""
+        source = batch["domain"] == SOURCE
+        fields = (logits, batch["label"], batch.get("index"), features)
+        predictions, targets, index, known = (x if x is None else x[source] for x in fields)
+        of_source = Objectives(
+            predictions=predictions, targets=targets, index=index, features=known
+        )
+        try:
+            self.add_term(
+                of_source, "classification", self.criterion, inputs=batch["image"][source]
+            )
+        except (IndexError, RuntimeError):
+            assert targets is not None
+            self._check_labels(targets)
+            raise
+        return of_source
+
+    def align(self, batch: Batch, logits: Tensor, features: Tensor) -> Aligned | None:
+        """Return what the alignment says of a batch, None where there is none."""
+        if self.alignment is None:
+            return None
+        return self.alignment(features, logits, batch["domain"], self.reversal(self.global_step))
+
+    def make_metrics(self) -> DomainScores:
+        """Return the metrics of both domains."""
+        discriminates = self.alignment is not None and self.alignment.discriminates
+        return DomainScores(self.network.num_features, self.num_classes, discriminates)
+
+    def evaluate(self, batch: Batch) -> Objectives:
+        """Update the metrics and return the loss of the source rows."""
+        logits, features = self.network(batch["image"])
+        aligned = self.align(batch, logits, features)
+        held_out = batch.get("held_out", torch.zeros_like(batch["domain"], dtype=torch.bool))
+        scores: Any = self.metrics
+        scores.measure(
+            batch,
+            logits,
+            features,
+            self.network.refined(features)[0][held_out],
+            None if aligned is None else aligned.source_logit,
+        )
+        return self.source_objectives(batch, logits, features)
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the predicted class, the probability of every class and, if known, the domain."""
+        known = {"domain": batch["domain"]} if "domain" in batch else {}
+        return super().predict(batch) | known
+
+    def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the features of both domains and, where labels are known, the confusion matrix."""
+        from modules.domain_adaptation.figures import adaptation_figures
+
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        fitting = self.trainer.state.fn == "fit"
+        steps = (
+            f"after {self.trainer.global_step:,} steps"
+            if fitting
+            else f"{'test' if stage == 'test' else 'validation'} samples"
+        )
+        return adaptation_figures(values, self.before if fitting else None, steps, names)
+
+    # ---- checkpoints ----------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the features before the first step."""
+        super().on_save_checkpoint(checkpoint)
+        if self.before is not None:
+            checkpoint["features_before"] = [[x.cpu() for x in codes] for codes in self.before]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what :meth:`on_save_checkpoint` added."""
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint.get("features_before")
+        self.before = None if kept is None else [KeptCodes(*codes) for codes in kept]

@@ -1,0 +1,255 @@
+"""Image classification without labels in the domain that counts: DANN, CDAN, MDD and ParetoDA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn import Parameter
+
+from framework.compatibility import IncompatibleError
+from framework.data import Batch
+from framework.gradients.combiner import GradientCombiner
+from framework.layers.gradient_reversal import ReversalSchedule
+from framework.losses.class_discriminators import SOURCE, TARGET, class_discriminator_loss
+from framework.losses.information_maximization import TargetClassificationMimicking
+from framework.objectives import Objectives
+from modules.classifier.module import Criterion
+from modules.domain_adaptation.alignment import Alignment
+from modules.domain_adaptation.dann import DANN
+from modules.domain_adaptation.evaluation import DomainEvaluation
+from modules.domain_adaptation.network import AdaptationNetwork
+
+
+class DomainAdaptation(DomainEvaluation):
+    r"""Classifies images of a target domain, of which no label is seen, as those of a source.
+
+    A batch holds rows of both, in any order: ``image`` (B, C, H, W) float32, ``label`` (B,) int64,
+    looked at in source rows only, ``domain`` (B,) int64, 0 = source and 1 = target, and ``index``
+    (B,). One forward pass of all of them gives the terms
+
+    ``classification``
+        the criterion on the source rows,
+    ``alignment``
+        what draws the features of the domains together, against a network of its own,
+    ``mimicking``
+        :class:`~framework.losses.TargetClassificationMimicking` on the target rows, whose
+        probabilities are refined by Bayes' rule with the discriminators below; it reaches the body
+        and the bottleneck alone,
+    ``discriminators``
+        the loss of one discriminator of the domains per class, on features without gradient, so
+        that they alone learn it.
+
+    Without ``gradient_combiner`` these are added up: DANN, CDAN and MDD have ``mimicking: 0``, and
+    with ``alignment: null`` besides only the source is learned. Pareto domain adaptation is this
+    module under :class:`~callbacks.DynamicPreference`, which weighs the first three terms at every
+    step for body and bottleneck; head and discriminators keep the plain sum. Its guide is the
+    mimicking loss on held-out target rows.
+
+    In evaluation ``label`` is that of all rows, -1 where it is not known, and ``held_out`` (B,)
+    bool marks the rows of the guide. ``accuracy``, ``accuracy_per_class`` and the confusion matrix
+    are of the target's rows, ``source_accuracy`` and ``loss`` of the source's,
+    ``discriminator_accuracy`` is the mean over both domains, and ``guide_loss``, which needs no
+    labels and so may select the model, is the mimicking loss of all held-out rows. What no row is
+    known for is left out.
+
+    Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137; of the alignments
+    see their own. As in the released code (BIT-DA/ParetoDA) only body and bottleneck get the
+    combined gradient, and batch norm sees both domains together. Unlike there, one forward pass
+    does, so that the reversal rises once per step, and the discriminators of the classes are saved
+    and, in evaluation, use their running statistics. The code selects models by target labels.
+
+    Args:
+        num_classes: K.
+        input_shape: (C, H, W) of an image.
+        backbone: ``'mlp'``, ``'cnn'`` or any timm name, such as ``resnet50``.
+        widths: of the layers of ``mlp`` or the stages of ``cnn``; timm backbones ignore it.
+        bottleneck: features F behind the body; None for those of the body.
+        pretrained: load timm's weights.
+        criterion: the loss on the logits of source rows.
+        alignment: ``DANN``, ``CDAN`` or ``MDD``; None for none.
+        alignment_weight: of its term, above 0.
+        mimicking: weight of its term; 0 for none, and then there are no discriminators of classes.
+        refine: correct the probabilities of target rows by the discriminators of the classes.
+        discriminator_width: of the hidden layers of all discriminators.
+        reversal: coefficient of the gradient reversal in the course of the run.
+        backbone_lr_scale: by which the body's learning rate is multiplied; published 0.1 for
+            pretrained ones.
+        optimizer: from parameter groups to an optimizer.
+        lr_scheduler: from an optimizer to a schedule.
+        sync_batchnorm: share batch-norm statistics between ranks.
+        gradient_combiner: how the gradients of several terms become one; acts on body and
+            bottleneck.
+
+    Raises:
+        ValueError: an argument out of its range.
+        IncompatibleError: data of one domain, with mixup, of another shape or with more classes (at
+            :meth:`setup`).
+
+    Example:
+        >>> import torch
+        >>> from modules import DomainAdaptation
+        >>> model = DomainAdaptation(num_classes=10, input_shape=(1, 8, 8), bottleneck=64)
+        >>> tuple(model(torch.zeros(2, 1, 8, 8)).shape)
+        (2, 10)
+    """
+
+    provides: tuple[str, ...] = ("per_sample", "predictions", "index", "features")
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        input_shape: Sequence[int] = (1, 8, 8),
+        backbone: str = "mlp",
+        widths: Sequence[int] = (256, 256),
+        bottleneck: int | None = 256,
+        pretrained: bool = False,
+        criterion: Criterion | None = None,
+        alignment: Alignment | None = DANN(),  # noqa: B008  (is copied)
+        alignment_weight: float = 1.0,
+        mimicking: float = 1.0,
+        refine: bool = True,
+        discriminator_width: int = 1024,
+        reversal: ReversalSchedule = ReversalSchedule(),  # noqa: B008  (is frozen)
+        backbone_lr_scale: float = 1.0,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        sync_batchnorm: bool = True,
+        gradient_combiner: GradientCombiner | None = None,
+    ) -> None:
+        if not (0 <= mimicking < math.inf and 0 < alignment_weight < math.inf):
+            raise ValueError(
+                "mimicking must be at least 0 and alignment_weight above 0 (set alignment to null "
+                f"for none), got {mimicking} and {alignment_weight}."
+            )
+        if discriminator_width < 1 or not 0 < backbone_lr_scale < math.inf:
+            raise ValueError(
+                "discriminator_width must be at least 1 and backbone_lr_scale above 0, got "
+                f"{discriminator_width} and {backbone_lr_scale}."
+            )
+        super().__init__(
+            num_classes,
+            input_shape,
+            backbone,
+            widths,
+            pretrained,
+            criterion,
+            optimizer,
+            lr_scheduler,
+            sync_batchnorm,
+            gradient_combiner,
+        )
+        refines = bool(mimicking) and refine
+        self.network = AdaptationNetwork(
+            self.network, bottleneck, discriminator_width if refines else None
+        )
+        self.alignment = deepcopy(alignment)
+        if self.alignment is not None:
+            self.alignment.build(self.network.num_features, num_classes, discriminator_width)
+        self.alignment_weight = alignment_weight
+        self.mimicking = mimicking
+        self.mimicking_loss = TargetClassificationMimicking()
+        self.reversal = reversal
+        self.backbone_lr_scale = backbone_lr_scale
+
+    # ---- set-up ---------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that says of itself that it does not fit."""
+        data = getattr(self.trainer, "datamodule", None)
+        name = type(data).__name__
+        # a prediction asks for nothing but images
+        if data is not None and stage != "predict" and not getattr(data, "has_domains", False):
+            raise IncompatibleError(
+                f"DomainAdaptation learns from a source and a target, and {name} holds one domain: "
+                "join two in a DomainPair."
+            )
+        if getattr(data, "mixes_samples", False):
+            raise IncompatibleError(
+                "DomainAdaptation learns from labels of the source alone and cannot be combined "
+                f"with mixup; switch {name}'s mixup off."
+            )
+        super().setup(stage)
+
+    def shared_parameters(self) -> list[Parameter]:
+        """Return body and bottleneck, which all terms but that of the discriminators act on."""
+        parts = (self.network.body, self.network.bottleneck)
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return optimizer groups; those of the body have a learning rate of their own."""
+        groups = super().parameter_groups()
+        if self.backbone_lr_scale == 1:
+            return groups
+        body = {id(p) for p in self.network.body.parameters()}
+        split: list[dict[str, Any]] = []
+        for group in groups:
+            for inside, extra in ((True, {"lr_scale": self.backbone_lr_scale}), (False, {})):
+                own = [p for p in group["params"] if (id(p) in body) == inside]
+                if own:
+                    split.append({**group, "params": own, **extra})
+        return split
+
+    # ---- training -------------------------------------------------------------------------------
+
+    def objectives(self, batch: Batch) -> Objectives:
+        """Return the terms; with ``mimicking`` 0 or without ``alignment`` some are missing."""
+        logits, features = self.network(batch["image"])
+        objectives = Objectives(predictions=logits, index=batch.get("index"), features=features)
+        self._add_classification(objectives, batch)
+        aligned = self.align(batch, logits, features)
+        if aligned is not None:
+            self._add_coupled(objectives, "alignment", aligned.term, self.alignment_weight)
+            if aligned.source_logit is not None:
+                right = (aligned.source_logit > 0) == (batch["domain"] == SOURCE)
+                objectives.logs["discriminator_accuracy"] = right.float().mean()
+        if self.mimicking:
+            self._add_mimicking(objectives, batch, features)
+        return objectives
+
+    def _add_classification(self, objectives: Objectives, batch: Batch) -> None:
+        """Add the criterion on the source rows, which alone count."""
+        rows = (batch["domain"] == SOURCE).nonzero().squeeze(1)
+        assert objectives.predictions is not None
+        of_source = self.source_objectives(batch, objectives.predictions, objectives.features)
+        if "classification" in of_source.terms:
+            objectives.terms |= of_source.terms
+            objectives.count |= of_source.count
+            return
+        value = of_source.per_sample["classification"]
+        count = of_source.count.get("classification", torch.ones_like(value))
+        every = value.new_zeros(len(batch["domain"]))
+        objectives.per_sample["classification"] = every.index_put((rows,), value)
+        if count.ndim:
+            count = every.index_put((rows,), count.to(every.dtype))
+        objectives.count["classification"] = count
+
+    def _add_mimicking(self, objectives: Objectives, batch: Batch, features: Tensor) -> None:
+        """Add the terms on rows of the target, and what the discriminators of classes learn."""
+        refined, of_target = self.network.refined(features)
+        value = self.mimicking_loss(refined[batch["domain"] == TARGET])
+        self._add_coupled(objectives, "mimicking", value, self.mimicking)
+        if of_target is not None:
+            loss = class_discriminator_loss(of_target, batch["label"], batch["domain"], refined)
+            self._add_coupled(objectives, "discriminators", loss, 1.0)
+
+    @staticmethod
+    def _add_coupled(objectives: Objectives, name: str, value: Tensor, weight: float) -> None:
+        """Add a term that already is that of the global batch, so that ranks count equally."""
+        objectives.terms[name] = value
+        objectives.count[name] = torch.ones((), device=value.device)
+        objectives.weights[name] = weight
+
+    def guide_objectives(self, batch: Batch) -> Objectives:
+        """Return the term ``mimicking`` of the held-out target rows."""
+        features = self.network(batch["image"])[1]
+        objectives = Objectives(index=batch.get("index"), features=features)
+        refined = self.network.refined(features)[0]
+        value = self.mimicking_loss(refined[batch["domain"] == TARGET])
+        self._add_coupled(objectives, "mimicking", value, 1.0)
+        return objectives
