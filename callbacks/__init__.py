@@ -7,6 +7,7 @@ from lightning.pytorch import Callback
 from callbacks.autoencoder_export import AutoencoderExport
 from callbacks.constraint_monitor import ConstraintMonitor
 from callbacks.detection_files import DetectionFiles
+from callbacks.dynamic_preference import DynamicPreference
 from callbacks.feature_page import FeaturePage
 from callbacks.figures import Figures
 from callbacks.mesa import MESA
@@ -26,6 +27,7 @@ __all__ = [
     "AutoencoderExport",
     "ConstraintMonitor",
     "DetectionFiles",
+    "DynamicPreference",
     "FeaturePage",
     "Figures",
     "NetworkExport",

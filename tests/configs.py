@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,16 @@ def arguments(system: str, *overlays: str, data: Path | None = None) -> list[str
         files.append(shrunk if shrunk.is_file() else CONFIGS / f"{overlay}.yaml")
     args = [f"--config={file}" for file in files if file.is_file()]
     text = (CONFIGS / f"{system}.yaml").read_text()
-    if data is not None and "root:" in text:
-        wrapped = "data" in yaml.safe_load(text)["data"]["init_args"]
-        args.append(f"--data.{'data.' if wrapped else ''}root={data}")
+    if data is not None:
+        config = yaml.safe_load(text).get("data", {})
+        args += [f"--{place}={data}" for place in _roots("data", config.get("init_args", {}))]
     return args
+
+
+def _roots(place: str, arguments: dict) -> Iterator[str]:
+    """Yield where in a datamodule's arguments a root folder stands."""
+    for name, value in arguments.items():
+        if name == "root":
+            yield f"{place}.root"
+        elif isinstance(value, dict):
+            yield from _roots(f"{place}.{name}", value.get("init_args", {}))

@@ -61,7 +61,8 @@ def gram_matrix(rows: Tensor) -> Tensor:
     for part in rows.split(COLUMNS, dim=1):
         double = part.double()
         total += double @ double.T
-    return total.cpu()
+    # a product of matrices need not be symmetric to the last bit
+    return ((total + total.T) / 2).cpu()
 
 
 def feature_products(
@@ -96,4 +97,5 @@ def feature_products(
     if guide is not None:
         moved = moved.view(terms + 1, -1)
         products = moved[:-1] @ moved[-1]
-    return gram.view(terms, terms), products, found
+    gram = gram.view(terms, terms)
+    return (gram + gram.T) / 2, products, found

@@ -1,0 +1,130 @@
+"""Dynamic preference: the weights of a run's terms follow from their gradients at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from framework.compatibility import IncompatibleError
+from framework.data import Batch, DataModule, ElasticLoader
+from framework.gradients import GradientCombiner, HeldOutGuidedLP
+from framework.module import TrainingModule
+from framework.sampling import Key
+
+
+class DynamicPreference(Callback):
+    r"""Weighs the terms of any module anew at every step, by their gradients and a held-out guide.
+
+    The shared parameters get ``scale * sum_j w_j g_j`` instead of the sum of the gradients g_j, of
+    the terms with their weights; all other parameters get the gradient of the plain sum. The
+    combiner finds w from the inner products of the g_j and, where it is guided, from those with the
+    gradient of :meth:`~framework.module.TrainingModule.guide_objectives` on a held-out batch. What
+    is held out is the datamodule's ``guide_set``, such as the held-out part of the target in
+    :class:`~datamodules.DomainPair`, or else a share of the training set, which is then not
+    trained. The guide's batches are a stream of their own, in random order and without
+    augmentation, seen in evaluation mode: batch norm keeps its statistics.
+
+    At every logged step the run has ``train/preference/weight/<term>``, ``cosine/<a>/<b>`` and
+    ``gram/<a>/<b>``, the products with the guide, ``guide/<term>``, its value ``guide_loss``, and
+    what the combiner adds; the latter are missing at steps between two decisions, which have
+    ``factor/<term>``.
+
+    Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137. As in the released
+    code heads and discriminators keep the gradient of the plain sum; unlike there, one forward pass
+    does, and the held-out batch leaves the statistics of batch norm alone.
+
+    Args:
+        combiner: of the gradients; default :class:`~framework.gradients.HeldOutGuidedLP`.
+        held_out: share of the training set for the guide, where the data holds nothing out itself.
+        batch_size: rows of a global batch of the guide; default that of training.
+
+    Raises:
+        ValueError: an argument out of its range, or a share that leaves nothing (at :meth:`setup`).
+        IncompatibleError: another module than a :class:`~framework.module.TrainingModule`, one that
+            has a combiner, or data of which nothing can be held out.
+
+    Example:
+        >>> from framework.gradients import EPO
+        >>> DynamicPreference(EPO(preference=[1.0, 3.0])).combiner.every_n_steps
+        1
+    """
+
+    def __init__(
+        self,
+        combiner: GradientCombiner | None = None,
+        held_out: float = 0.1,
+        batch_size: int | None = None,
+    ) -> None:
+        if not 0 < held_out < 1:
+            raise ValueError(f"DynamicPreference: held_out must be in (0, 1), got {held_out}.")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"DynamicPreference: batch_size must be at least 1, got {batch_size}.")
+        self.combiner = HeldOutGuidedLP() if combiner is None else combiner
+        self.held_out = held_out
+        self.batch_size = batch_size
+        self._loader: ElasticLoader | None = None
+        self._batches: Iterator[Batch] | None = None
+        self._drawn = 0
+        self._whole: tuple[Any, Any, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fill the module's slot and hold data out."""
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, TrainingModule):
+            raise IncompatibleError(
+                "DynamicPreference weighs the terms of a framework.module.TrainingModule, which "
+                f"{type(pl_module).__name__} is not."
+            )
+        pl_module.gradient_combiner = self.combiner
+        if not self.combiner.guided:
+            return
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, DataModule):
+            raise IncompatibleError(
+                f"{type(self.combiner).__name__} is guided by held-out training data, which only "
+                "a framework.data.DataModule can give."
+            )
+        self._whole = data.train_set, data.plain_train_set, data.guide_set
+        if data.guide_set is None:
+            data.hold_out(self.held_out)
+        self._drawn, self._batches, self._loader = 0, None, None
+        pl_module.guide_batch = lambda: self._next(trainer, data)
+
+    def _next(self, trainer: Trainer, data: DataModule) -> Batch:
+        """Return this rank's part of the next guide batch, on the device."""
+        if self._loader is None:
+            size = self.batch_size or data.batch_size
+            self._loader = data.guide_dataloader(size, self._place)
+        batch = None if self._batches is None else next(self._batches, None)
+        if batch is None:
+            self._batches = iter(self._loader)
+            batch = next(self._batches)
+        self._drawn += 1
+        batch = trainer.precision_plugin.convert_input(batch)
+        return trainer.strategy.batch_to_device(batch)
+
+    def _place(self) -> Key:
+        """Return where the stream of the guide stands: (pass, batches of it that were drawn)."""
+        assert self._loader is not None
+        return divmod(self._drawn, len(self._loader))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give back what was held out."""
+        self._batches = self._loader = None
+        if isinstance(pl_module, TrainingModule):
+            pl_module.guide_batch = None
+        if self._whole is not None:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            data.train_set, data.plain_train_set, data.guide_set = self._whole
+            self._whole = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many batches the guide has drawn."""
+        return {"drawn": self._drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the stream of the guide there."""
+        self._drawn, self._batches = state_dict["drawn"], None
