@@ -154,8 +154,8 @@ def _read_mat(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     try:
-        found = loadmat(path, variable_names=names, appendmat=False)
-        there = [name for name, *_ in whosmat(path, appendmat=False)]
+        found = loadmat(path, variable_names=names)
+        there = [name for name, *_ in whosmat(path)]
     except NotImplementedError:
         raise ValueError(f"{path} is of MATLAB's version 7.3: save it with '-v7'.") from None
     except Exception as error:  # of many kinds, by which byte is damaged
