@@ -5,6 +5,7 @@ from datamodules.bags import Bags
 from datamodules.cifar import CIFAR
 from datamodules.classification import ClassificationData
 from datamodules.digits import Digits
+from datamodules.domain_pair import DomainPair
 from datamodules.dota import DOTA, ImageTiles
 from datamodules.hrsc2016 import HRSC2016
 from datamodules.idx import IDXImages
@@ -39,6 +40,7 @@ __all__ = [
     "Bags",
     "ClassificationData",
     "Digits",
+    "DomainPair",
     "IDXImages",
     "ImageData",
     "ImageFolder",
