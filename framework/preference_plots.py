@@ -85,7 +85,7 @@ def _path(
     drawn = axes.scatter(*points.T, c=steps, cmap="viridis", s=12, zorder=3)
     axes.scatter(*corners.mean(0), marker="+", s=60, color="0.3", zorder=4)
     for corner, name, colour in zip(corners, names, colours, strict=True):
-        axes.annotate(name, 1.14 * corner, color=colour, weight="bold", ha="center", va="center")
+        axes.annotate(name, 1.22 * corner, color=colour, weight="bold", ha="center", va="center")
     axes.set_aspect("equal")
     axes.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.35))
     axes.axis("off")

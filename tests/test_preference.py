@@ -98,6 +98,7 @@ def test_logged_weights_are_the_answer_and_the_gradient_their_combination(
         guide = torch.tensor([column(row, f"guide/{n}") for n in names], dtype=torch.float64)
         answer = solver.weights(gram, guide, column(row, "guide_loss"))
         logged = [column(row, f"weight/{name}") for name in names]
-        assert answer.tolist() == logged
+        # a column that came later may put the terms in another order
+        assert answer.tolist() == pytest.approx(logged, abs=1e-12)
         compared += len(names) > 1
     assert compared > 2

@@ -57,3 +57,23 @@ def test_detections_are_seen_on_the_dashboard(tmp_path: Path, monkeypatch) -> No
     images = {path.read_bytes() for path in tmp_path.glob("wandb/*/files/media/**/*.png")}
     for name in ("val_detections", "val_precision_recall"):
         assert (tmp_path / "figures" / f"{name}.png").read_bytes() in images
+
+
+def test_weights_of_terms_and_features_are_seen_on_the_dashboard(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    args = arguments("paretoda", "with/wandb")
+    trimtab.main(["fit", *args, f"--trainer.default_root_dir={tmp_path}"])
+    rows = history(tmp_path)
+    logged = {name for row in rows for name in row}
+    terms = ("alignment", "classification", "mimicking")
+    wanted = {f"train/preference/{kind}/{t}" for kind in ("weight", "guide") for t in terms}
+    wanted |= {f"train/preference/{name}" for name in ("mode", "feasible", "fallback")}
+    wanted |= {"train/preference/guide_loss", "train/preference/cosine/alignment/mimicking"}
+    wanted |= {"val/accuracy", "val/accuracy_per_class", "val/discriminator_accuracy"}
+    assert wanted | {"val/guide_loss"} <= logged
+    weights = [[row.get(f"train/preference/weight/{t}", 0.0) for t in terms] for row in rows]
+    assert all(abs(sum(w) - 1) < 1e-9 for w in weights if any(w))
+    images = {path.read_bytes() for path in tmp_path.glob("wandb/*/files/media/**/*.png")}
+    for name in ("preference_weights", "preference_cosines", "val_features"):
+        assert (tmp_path / "figures" / f"{name}.png").read_bytes() in images
