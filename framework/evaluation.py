@@ -104,6 +104,9 @@ class Evaluation(LightningModule):
             values |= self.metrics.compute()
             self.metrics.reset()
         self.metric_values = values
+        if self.trainer.sanity_checking:
+            # its few batches may lack a value, which would change the order of all that follow
+            return
         scalars = {n: v for n, v in values.items() if isinstance(v, Tensor) and v.numel() == 1}
         self.log_dict({f"{self.stage}/{n}": v.float() for n, v in scalars.items()})
 

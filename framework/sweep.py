@@ -24,9 +24,13 @@ def visit(module: LightningModule, loader: Iterable[Batch], look: Callable[[Batc
         look: called with a batch on the module's device, in the run's precision.
     """
     trainer: Any = module.trainer
-    with evaluation_mode(module), trainer.precision_plugin.forward_context():
+    precision = trainer.precision_plugin
+    with evaluation_mode(module):
         for batch in loader:
-            look(trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch)))
+            batch = trainer.strategy.batch_to_device(precision.convert_input(batch))
+            # around the computation alone: it changes the default dtype, which data may depend on
+            with precision.forward_context():
+                look(batch)
 
 
 def sweep(

@@ -1,10 +1,11 @@
-"""An evaluation whose metrics mean nothing yet."""
+"""Evaluations that say nothing yet: metrics without meaning, and the check before training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Callback
 
 from tests.tiny import TinyData, TinyModule, tiny_trainer
 
@@ -39,4 +40,22 @@ def test_metrics_without_meaning_are_neither_computed_nor_logged(tmp_path: Path)
     tiny_trainer(tmp_path, [], False).fit(module, TinyData())
     losses = {"loss", "classification", "size"}
     assert module.logged == [losses, losses | {"accuracy", "confusion"}]
+    assert module.metric_values["confusion"].sum() == 9
+
+
+class AfterTheCheck(Callback):
+    def on_sanity_check_end(self, trainer, pl_module):
+        self.logged = dict(trainer.callback_metrics)
+        self.known = set(pl_module.metric_values)
+
+
+def test_the_check_before_training_is_not_logged(tmp_path: Path) -> None:
+    module, seen = TinyModule(), AfterTheCheck()
+    module.optimizer = lambda groups: torch.optim.SGD(groups, lr=0.1)
+    trainer = tiny_trainer(tmp_path, [seen], False, num_sanity_val_steps=1, max_epochs=1)
+    trainer.fit(module, TinyData())
+    assert seen.logged == {}
+    assert {"loss", "accuracy"} <= seen.known
+    assert "val/accuracy" in trainer.callback_metrics
+    # of all nine rows, not of those of the check too
     assert module.metric_values["confusion"].sum() == 9

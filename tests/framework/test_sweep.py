@@ -173,6 +173,24 @@ def test_it_runs_in_the_precision_of_the_run(tmp_path: Path) -> None:
     assert look.found["logits"].dtype == torch.bfloat16
 
 
+class Noting(ArrayDataset):
+    """Notes the default dtypes under which it is read."""
+
+    seen: set[torch.dtype] = set()
+
+    def batch(self, rows: Any) -> Batch:
+        self.seen.add(torch.get_default_dtype())
+        return super().batch(rows)
+
+
+def test_data_is_read_outside_the_precision_of_the_run(tmp_path: Path, monkeypatch) -> None:
+    data = Noting(image=IMAGE, label=LABEL)
+    monkeypatch.setattr(Part, "train_set", data)
+    fit(tmp_path, look := Look(), precision="64-true")
+    assert look.found["twice"].dtype == torch.float64
+    assert data.seen == {torch.float32}
+
+
 def test_no_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sweep: there are no rows to look at"):
         fit(tmp_path, Look(rows=[]))
