@@ -62,7 +62,7 @@ class CDAN(Alignment):
 
     Example:
         >>> import torch
-        >>> from modules.domain_adaptation.cdan import CDAN
+        >>> from modules.domain_adaptation import CDAN
         >>> alignment = CDAN(entropy=True)
         >>> alignment.build(num_features=4, num_classes=3, width=16)
         >>> alignment.discriminator.num_inputs

@@ -24,7 +24,7 @@ class DANN(Alignment):
 
     Example:
         >>> import torch
-        >>> from modules.domain_adaptation.dann import DANN
+        >>> from modules.domain_adaptation import DANN
         >>> alignment = DANN()
         >>> alignment.build(num_features=4, num_classes=3, width=16)
         >>> domain = torch.tensor([0, 1, 1])

@@ -39,7 +39,7 @@ class MDD(Alignment):
 
     Example:
         >>> import torch
-        >>> from modules.domain_adaptation.mdd import MDD
+        >>> from modules.domain_adaptation import MDD
         >>> alignment = MDD(margin=4.0)
         >>> alignment.build(num_features=4, num_classes=3, width=16)
         >>> domain = torch.tensor([0, 1, 1])
