@@ -53,7 +53,8 @@ class ImageFiles(ImageSet):
 
     def read(self, rows: Tensor) -> Batch:
         """Return the rows with their images decoded."""
-        image = torch.empty(len(rows), self.channels, self.image_size, self.image_size)
+        shape = (len(rows), self.channels, self.image_size, self.image_size)
+        image = torch.empty(shape, dtype=torch.float32)
         for i, row in enumerate(rows.tolist()):
             image[i] = self._decode(str(self.paths[row]))
         return {"image": image, **super().read(rows)}

@@ -56,7 +56,7 @@ class JoinedImages(BatchedDataset):
         rows = torch.as_tensor(rows, dtype=torch.int64)
         channels, height, width = self.shape
         size = (height, width) if self.crop is None else (self.crop, self.crop)
-        image = torch.empty(len(rows), channels, *size)
+        image = torch.empty(len(rows), channels, *size, dtype=torch.float32)
         first = 0
         for part in self.parts:
             mine = (rows >= first) & (rows < first + len(part))

@@ -90,6 +90,16 @@ def test_a_rank_without_rows_has_images_of_the_right_shape(tmp_path):
         assert found["label"].shape == found["index"].shape == (0,)
 
 
+def test_images_are_float32_in_a_run_of_double_precision(tmp_path):
+    write_classes(tmp_path)
+    data = ready(tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert next(iter(data.val_dataloader()))["image"].dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_grey_images(tmp_path):
     write_classes(tmp_path)
     data = ready(tmp_path, channels=1)

@@ -43,6 +43,16 @@ def test_no_rows_are_a_batch():
     assert batch["label"].shape == (0,)
 
 
+def test_images_are_float32_in_a_run_of_double_precision():
+    joined = JoinedImages([images(3, 1, 4)], {}, (1, 4, 4))
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [joined.batch(rows)["image"].dtype for rows in ([0, 2], [])]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == [torch.float32, torch.float32]
+
+
 def test_grey_is_repeated_and_colour_is_not():
     grey, colour = random_images(2, 1, 4, 4), random_images(3, 3, 4, 4)
     image = JoinedImages([grey, colour], {}, (3, 4, 4)).batch(range(5))["image"]
