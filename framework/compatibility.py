@@ -100,7 +100,7 @@ def check_monitors(losses: Iterable[Loss], trainer: Trainer, terms: Iterable[str
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = getattr(callback, "monitor", None)
         name = str(monitor).rpartition("/")[2].removesuffix("_epoch")
-        if monitor is not None and ("loss" in name or name in terms):
+        if monitor is not None and (name == "loss" or name in terms):
             raise IncompatibleError(
                 f"{type(callback).__name__} monitors {monitor!r}, but the value of "
                 f"{meaningless[0]} means nothing; monitor a metric instead."

@@ -101,7 +101,9 @@ class Meaningless(LDRLoss):
         ("val/loss", True),
         ("val/classification", True),
         ("train/classification_epoch", True),
+        ("train/loss_epoch", True),
         ("val/accuracy", False),
+        ("val/guide_loss", False),
         (None, False),
     ],
 )

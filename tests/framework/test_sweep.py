@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -176,7 +176,7 @@ def test_it_runs_in_the_precision_of_the_run(tmp_path: Path) -> None:
 class Noting(ArrayDataset):
     """Notes the default dtypes under which it is read."""
 
-    seen: set[torch.dtype] = set()
+    seen: ClassVar[set[torch.dtype]] = set()
 
     def batch(self, rows: Any) -> Batch:
         self.seen.add(torch.get_default_dtype())
