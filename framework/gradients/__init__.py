@@ -6,5 +6,16 @@ from framework.gradients.combiner import (
     GradientFacts,
     WeightedSum,
 )
+from framework.gradients.exact_pareto import EPO
+from framework.gradients.held_out_lp import HeldOutGuidedLP
+from framework.gradients.torch_jd import TorchJD
 
-__all__ = ["Combination", "GradientCombiner", "GradientFacts", "WeightedSum"]
+__all__ = [
+    "EPO",
+    "Combination",
+    "GradientCombiner",
+    "GradientFacts",
+    "HeldOutGuidedLP",
+    "TorchJD",
+    "WeightedSum",
+]

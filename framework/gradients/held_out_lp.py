@@ -1,0 +1,215 @@
+"""Gradients weighed by a linear programme that the loss on held-out data steers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from framework.gradients.combiner import Combination, GradientCombiner, GradientFacts, Scope
+from framework.gradients.pareto_lp import Array, Solution, descent, equal, guidance
+
+Mode = Literal["descent", "guidance", "auto"]
+
+
+@dataclass(frozen=True)
+class GuidedWeights:
+    """What :meth:`HeldOutGuidedLP.solve` found.
+
+    Args:
+        weights: (m,) float64, not negative and of sum 1.
+        mode: which linear programme it was.
+        feasible: it had a solution.
+        fallback: what the weights are otherwise; 0 for nothing, 1 for the descent programme without
+            the constraint on the guide, 2 for the shortest weighted mean, 3 for equal weights.
+    """
+
+    weights: Tensor
+    mode: Literal["descent", "guidance"]
+    feasible: bool
+    fallback: int
+
+
+class HeldOutGuidedLP(GradientCombiner):
+    r"""Weighs the gradients of m terms by a linear programme, steered by a held-out loss.
+
+    With C the inner products of the terms' gradients, and a those with the gradient of the guide,
+    the loss on held-out data, :math:`J = \{j: a_j > 0\}` are the terms that help the guide and
+    :math:`J^*` the one that helps most. The weights w, not negative and of sum 1, are the solution
+    of
+
+    ========== ================= ==================================================================
+    mode       maximises         subject to
+    ========== ================= ==================================================================
+    descent    :math:`1^T C w`   :math:`C w \ge 0`: to first order no term rises; and with
+                                 ``heldout_constraint`` :math:`a^T w \ge \min(\max_j a_j, 0)`: the
+                                 guide rises no more than it must
+    guidance   :math:`a^T w`     :math:`(C w)_j \ge 0` for :math:`J^*`, :math:`(C w)_j \ge a_j`
+                                 outside J, nothing for the rest of J, which **may rise**; where J
+                                 is empty, :math:`C w \ge 0`
+    auto       that of guidance while the guide's value is above ``epsilon``, else that of descent
+    ========== ================= ==================================================================
+
+    The descent programme may have no solution together with its constraint on the guide. Then it is
+    solved without; should rounding hide that solution too, the weights are those of the shortest
+    weighted mean of the gradients (MGDA). A guide that is missing in a step, or not finite, counts
+    as none, and the descent programme is solved without it. Where a term's gradient is NaN or
+    infinite, weights are equal: the step is the plain sum's, no less spoilt than without a
+    combiner. Gradients that are all 0 weigh equally, and a single term weighs 1.
+
+    Of several best weights those nearest to equal ones are taken for up to 4 terms, and beyond the
+    vertex that HiGHS finds, the same for the same input.
+
+    The programmes do not change when all terms and the guide are scaled alike, while guidance does
+    when the guide alone is.
+
+    Logs: ``mode`` (0 descent, 1 guidance), ``feasible`` (0 or 1), ``fallback`` (0 none, 1 without
+    the guide, 2 shortest mean, 3 equal weights) and ``vertex`` (1 where one term has all weight).
+
+    Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137; its programmes are
+    those of Exact Pareto Optimal search, Mahapatra and Rajan, ICML 2020. Both the paper and its
+    code choose the mode by a guide whose value is never positive, so that the code always takes
+    the descent programme, with the constraint, which the paper does not have. This is the default
+    here. ``auto`` is what the paper says, for a guide whose least value is 0. Beware that guidance
+    mostly gives all weight to the term that resembles the guide, and is unstable: ``mix`` tempers
+    it. Where its programme has no solution, the code takes equal weights.
+
+    Args:
+        mode: see above.
+        epsilon: of ``auto``.
+        heldout_constraint: of the descent programme.
+        mix: this share of the weight is spread equally, in [0, 1]. Above 0 the constraints hold no
+            more.
+        rescale: multiply by m, as the code does, so that equal weights are the plain sum; False:
+            a weighted mean, as in the paper.
+        scope: see :class:`~framework.gradients.combiner.GradientCombiner`; ``representation`` with
+            ``descent`` only. There C is of gradients of the features and a of their sums over the
+            rows, and the descent programme alone does not depend on the size of a.
+        every_n_steps: likewise.
+
+    Raises:
+        ValueError: an argument out of its range, or ``representation`` with another mode.
+
+    Example:
+        >>> import torch
+        >>> from framework.gradients import HeldOutGuidedLP
+        >>> gradients = torch.tensor([[1.0, 0.0], [-0.5, 1.0], [0.2, 0.3]], dtype=torch.float64)
+        >>> gram, guide = gradients @ gradients.T, gradients @ gradients.new_tensor([0.3, 1.0])
+        >>> HeldOutGuidedLP().weights(gram, guide)
+        tensor([0.3333, 0.6667, 0.0000], dtype=torch.float64)
+        >>> HeldOutGuidedLP(mode="guidance").weights(gram, guide)
+        tensor([0., 1., 0.], dtype=torch.float64)
+    """
+
+    guided = True
+
+    def __init__(
+        self,
+        mode: Mode = "descent",
+        epsilon: float = 1e-3,
+        heldout_constraint: bool = True,
+        mix: float = 0.0,
+        rescale: bool = True,
+        scope: Scope = "exact",
+        every_n_steps: int = 1,
+    ) -> None:
+        super().__init__(scope, every_n_steps)
+        if mode not in get_args(Mode):
+            raise ValueError(
+                f"HeldOutGuidedLP: mode must be one of {', '.join(get_args(Mode))}, got {mode!r}."
+            )
+        if not 0 <= epsilon < math.inf:
+            raise ValueError(
+                f"HeldOutGuidedLP: epsilon must be a finite number of at least 0, got {epsilon}."
+            )
+        if not 0 <= mix <= 1:
+            raise ValueError(f"HeldOutGuidedLP: mix must be in [0, 1], got {mix}.")
+        if scope == "representation" and mode != "descent":
+            raise ValueError(
+                f"HeldOutGuidedLP: mode {mode!r} compares the size of the guide's gradient with "
+                "those of the terms, which scope 'representation' does not know; take mode "
+                "'descent' or scope 'exact'."
+            )
+        self.mode: Mode = mode
+        self.epsilon = epsilon
+        self.heldout_constraint = heldout_constraint
+        self.mix = mix
+        self.rescale = rescale
+
+    def combination(self, facts: GradientFacts) -> Combination:
+        """Return the solution of the linear programme."""
+        solution = self.solve(facts.gram, facts.guide, facts.guide_loss)
+        weights = solution.weights
+        logs = {
+            "mode": float(solution.mode == "guidance"),
+            "feasible": float(solution.feasible),
+            "fallback": float(solution.fallback),
+            "vertex": float(weights.max() > 1 - 1e-6),
+        }
+        return Combination(weights, float(len(weights)) if self.rescale else 1.0, logs)
+
+    def weights(
+        self, gram: Tensor, guide: Tensor | None = None, guide_loss: float | None = None
+    ) -> Tensor:
+        """Return the weights alone, (m,) float64; see :meth:`solve`."""
+        return self.solve(gram, guide, guide_loss).weights
+
+    def solve(
+        self, gram: Tensor, guide: Tensor | None = None, guide_loss: float | None = None
+    ) -> GuidedWeights:
+        """Return the weights and how they were found.
+
+        Args:
+            gram: (m, m) inner products of the terms' gradients.
+            guide: (m,) those with the guide's gradient; None: there is no guide in this step.
+            guide_loss: the guide's value, which mode ``auto`` asks for.
+
+        Raises:
+            ValueError: shapes that do not fit, or ``auto`` with a guide but no value of it.
+        """
+        terms = len(gram)
+        if gram.shape != (terms, terms) or (guide is not None and guide.shape != (terms,)):
+            given = "none" if guide is None else tuple(guide.shape)
+            raise ValueError(
+                f"HeldOutGuidedLP takes a gram (m, m) and a guide (m,), got {tuple(gram.shape)} "
+                f"and {given}."
+            )
+        if self.mode == "auto" and guide is not None and guide_loss is None:
+            raise ValueError("HeldOutGuidedLP: mode 'auto' needs guide_loss.")
+        pull = _usable(guide, guide_loss)
+        mode = self._mode_of_step(pull, guide_loss)
+        solution = self._solve(gram.detach().cpu().double().numpy(), pull, mode)
+        weights = (1 - self.mix) * torch.from_numpy(solution.weights) + self.mix / terms
+        return GuidedWeights(weights, mode, solution.fallback == 0, solution.fallback)
+
+    def _mode_of_step(
+        self, pull: Array | None, guide_loss: float | None
+    ) -> Literal["descent", "guidance"]:
+        if pull is None or self.mode == "descent":
+            return "descent"
+        below = guide_loss is not None and guide_loss <= self.epsilon
+        return "descent" if self.mode == "auto" and below else "guidance"
+
+    def _solve(self, gram: Array, pull: Array | None, mode: str) -> Solution:
+        if len(gram) == 1:
+            return Solution(np.ones(1))
+        if not np.isfinite(gram).all():
+            return equal(len(gram))
+        if pull is None:
+            wanted = self.mode != "descent" or self.heldout_constraint
+            solution = descent(gram)
+            return replace(solution, fallback=max(solution.fallback, int(wanted)))
+        if mode == "guidance":
+            return guidance(gram, pull, pull == pull.max())
+        return descent(gram, pull if self.heldout_constraint else None)
+
+
+def _usable(guide: Tensor | None, guide_loss: float | None) -> Array | None:
+    """Return the guide's products; None if there are none or something is NaN or infinite."""
+    if guide is None or not (guide.isfinite().all() and math.isfinite(guide_loss or 0)):
+        return None
+    return guide.detach().cpu().double().numpy()
