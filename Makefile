@@ -39,6 +39,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.csib
 	$(BIN)/python -m benchmarks.clustering
 	$(BIN)/python -m benchmarks.detection
+	$(BIN)/python -m benchmarks.preference
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -82,8 +82,10 @@ def _path(
     outline = np.vstack([corners, corners[:1]])
     axes.plot(*outline.T, color="0.6", linewidth=1.0, zorder=1)
     axes.plot(*points.T, color="0.75", linewidth=0.6, zorder=2)
-    drawn = axes.scatter(*points.T, c=steps, cmap="viridis", s=12, zorder=3)
-    axes.scatter(*corners.mean(0), marker="+", s=60, color="0.3", zorder=4)
+    x, y = points.T
+    drawn = axes.scatter(x, y, c=steps, cmap="viridis", s=12, zorder=3)
+    x, y = corners.mean(0)
+    axes.scatter(x, y, marker="+", s=60, color="0.3", zorder=4)
     for corner, name, colour in zip(corners, names, colours, strict=True):
         axes.annotate(name, 1.22 * corner, color=colour, weight="bold", ha="center", va="center")
     axes.set_aspect("equal")
