@@ -43,7 +43,7 @@ class DomainAdaptation(DomainEvaluation):
         and the bottleneck alone,
     ``discriminators``
         the loss of one discriminator of the domains per class, on features without gradient, so
-        that they alone learn it.
+        that they alone learn it; as in the released code it weighs 1 / 2K.
 
     Without ``gradient_combiner`` these are added up: DANN, CDAN and MDD have ``mimicking: 0``, and
     with ``alignment: null`` besides only the source is learned. Pareto domain adaptation is this
@@ -236,7 +236,8 @@ class DomainAdaptation(DomainEvaluation):
         self._add_coupled(objectives, "mimicking", value, self.mimicking)
         if of_target is not None:
             loss = class_discriminator_loss(of_target, batch["label"], batch["domain"], refined)
-            self._add_coupled(objectives, "discriminators", loss, 1.0)
+            # with one optimizer for all, the released code's constants are a weight
+            self._add_coupled(objectives, "discriminators", loss, 1 / (2 * self.num_classes))
 
     @staticmethod
     def _add_coupled(objectives: Objectives, name: str, value: Tensor, weight: float) -> None:
