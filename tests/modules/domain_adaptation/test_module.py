@@ -97,7 +97,7 @@ def test_a_combiner_changes_body_and_bottleneck_alone(tmp_path: Path) -> None:
     fit(tmp_path, seen, module=module, max_steps=1, precision="64-true")
     objectives = seen.module.objectives(seen.batch)
     terms = terms_of(seen.module, objectives)
-    plain = {"classification": 1.0, "alignment": 0.7, "mimicking": 1.3, "discriminators": 1.0}
+    plain = {"classification": 1.0, "alignment": 0.7, "mimicking": 1.3, "discriminators": 1 / 6}
     combined = {"classification": 1.0, "alignment": -0.5 * 0.7, "mimicking": 1.5 * 1.3}
     shared = {id(p) for p in seen.module.shared_parameters()}
     for name, parameter in seen.module.named_parameters():
@@ -233,6 +233,16 @@ def test_mimicking_is_the_refined_loss_of_the_target_rows() -> None:
     torch.testing.assert_close(found, gradient, rtol=1e-9, atol=1e-12)
 
 
+def test_the_discriminators_learn_labels_of_the_source_and_guesses_of_the_target() -> None:
+    module, rows = double(), batch(5, 6)
+    objectives = module.objectives(rows)
+    refined, of_target = module.network.refined(objectives.features)
+    q, rho, source = of_target.sigmoid(), refined.exp(), rows["domain"] == 0
+    own = q[source].gather(1, rows["label"][source][:, None])
+    expected = -(1 - own).log().mean() - (rho * q.log())[~source].sum(1).mean()
+    torch.testing.assert_close(objectives.terms["discriminators"], expected)
+
+
 def test_without_refinement_there_are_no_discriminators_of_classes() -> None:
     module, rows = double(refine=False), batch(5, 6)
     assert module.network.class_discriminators is None
@@ -350,6 +360,11 @@ def test_the_bottleneck_is_optional() -> None:
         nn.BatchNorm1d,
         nn.ReLU,
     ]
+
+
+def test_every_class_has_a_discriminator_of_two_hidden_layers() -> None:
+    weights = DomainAdaptation(num_classes=12).network.class_discriminators.weights
+    assert [tuple(w.shape) for w in weights] == [(12, 256, 1024), (12, 1024, 1024), (12, 1024, 1)]
 
 
 def test_the_default_alignment_is_not_shared() -> None:
