@@ -1,4 +1,4 @@
-"""Two domains of 8 x 8 noise around the middles of three classes, and a network to match."""
+"""Two domains of 4 x 4 noise around the middles of three classes, and a network to match."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from torch.optim import SGD
 from torch.utils.data import Subset
 
 from framework.data import ArrayDataset, Batch, DataModule
+from framework.layers import ReversalSchedule
 from modules import DomainAdaptation
 from tests.tiny import tiny_trainer
 
 CLASSES = ("circle", "square", "triangle")
 SHAPE = (1, 4, 4)
+HALF = ReversalSchedule(low=0.5, high=0.5)
+SHARED = {"network.body", "network.bottleneck"}
 
 
 def images(label: Tensor, domain: Tensor, seed: int) -> Tensor:
@@ -101,3 +104,16 @@ def fit(
     trainer = tiny_trainer(folder, list(callbacks), loggers, **settings)
     trainer.fit(module, TwoDomains() if data is None else data)
     return module, trainer
+
+
+def double(**kwargs: Any) -> DomainAdaptation:
+    """Return a model in float64 whose gradient reversal is on from the start."""
+    return model(**{"reversal": HALF, **kwargs}).double()
+
+
+def reached(module: DomainAdaptation, term: Tensor) -> set[str]:
+    """Return the parts of the module that a term has a gradient for."""
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+    found = {n for n, g in zip(names, gradients, strict=True) if g is not None and g.any()}
+    return {".".join(name.split(".")[: 2 if name.startswith("network") else 1]) for name in found}

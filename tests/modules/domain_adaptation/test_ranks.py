@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from framework.distributed import all_reduce_sum, rank, world_size
 from framework.evaluation_mode import evaluation_mode
-from framework.layers import ReversalSchedule, convert_sync_batchnorm
+from framework.layers import convert_sync_batchnorm
 from framework.reduction import reduce_objectives
 from modules import DomainAdaptation
 from modules.domain_adaptation.cdan import CDAN
 from modules.domain_adaptation.mdd import MDD
-from tests.modules.domain_adaptation.small import TwoDomains, batch, fit, model, part
+from tests.modules.domain_adaptation.small import HALF, TwoDomains, batch, fit, model, part
 
-HALF = ReversalSchedule(low=0.5, high=0.5)
 VARIANTS: dict[str, dict[str, Any]] = {
     "everything": {},
     "cdan, bottleneck off": {"alignment": CDAN(entropy=True), "bottleneck": None},
