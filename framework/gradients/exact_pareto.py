@@ -53,14 +53,16 @@ class EPO(GradientCombiner):
     count in the bounds :math:`(C a)_j`; r is divided by its sum, as in their runs with many losses.
 
     Args:
-        preference: r, one positive number per term, in the order in which the module's terms stand.
+        preference: r, a positive number of each term by its name, or one for each term that has a
+            gradient on shared parameters, in the order in which the module's terms stand. A term
+            that pulls at some steps only needs a name.
         epsilon: the non-uniformity up to which losses count as balanced.
         scope: see :class:`~framework.gradients.combiner.GradientCombiner`.
         every_n_steps: likewise.
 
     Raises:
-        ValueError: an argument out of its range; in a step: another number of terms than of
-            preferences, or a negative loss.
+        ValueError: an argument out of its range; in a step: a term without a preference, another
+            number of terms than of preferences, or a negative loss.
 
     Example:
         >>> import torch
@@ -75,19 +77,22 @@ class EPO(GradientCombiner):
 
     def __init__(
         self,
-        preference: Sequence[float],
+        preference: dict[str, float] | Sequence[float],
         epsilon: float = 1e-4,
         scope: Scope = "exact",
         every_n_steps: int = 1,
     ) -> None:
         super().__init__(scope, every_n_steps)
-        if len(preference) == 0 or not all(0 < r < math.inf for r in preference):
+        numbers = list(preference.values() if isinstance(preference, dict) else preference)
+        if not numbers or not all(0 < r < math.inf for r in numbers):
             raise ValueError(
-                f"EPO: preference must be positive numbers, one per term, got {list(preference)}."
+                f"EPO: preference must be positive numbers, one per term, got {numbers}."
             )
         if not 0 <= epsilon < math.inf:
             raise ValueError(f"EPO: epsilon must be a finite number of at least 0, got {epsilon}.")
-        self.preference = tuple(float(r) for r in preference)
+        self.preference: dict[str, float] | tuple[float, ...] = tuple(float(r) for r in numbers)
+        if isinstance(preference, dict):
+            self.preference = dict(zip(preference, self.preference, strict=True))
         self.epsilon = epsilon
 
     def combination(self, facts: GradientFacts) -> Combination:
@@ -95,11 +100,7 @@ class EPO(GradientCombiner):
         terms = len(facts.names)
         if terms == 1:
             return Combination(torch.ones(1, dtype=torch.float64))
-        if terms != len(self.preference):
-            raise ValueError(
-                f"EPO: preference has {len(self.preference)} numbers, but this step has {terms} "
-                f"terms with a gradient on shared parameters: {', '.join(facts.names)}."
-            )
+        r = self._of(facts.names)
         gram = facts.gram.detach().cpu().double().numpy()
         losses = facts.losses.detach().cpu().double().numpy()
         logs = {"mode": 0.0, "nonuniformity": math.nan}
@@ -110,15 +111,32 @@ class EPO(GradientCombiner):
                     f"EPO: losses must not be negative, but {facts.names[lowest]!r} is "
                     f"{losses[lowest]:.6g}."
                 )
-            solution, logs = self._solve(gram, losses)
+            solution, logs = self._solve(r, gram, losses)
         else:
             solution = equal(terms)
         logs |= {"feasible": float(solution.fallback == 0), "fallback": float(solution.fallback)}
         return Combination(torch.from_numpy(solution.weights), float(terms), logs)
 
-    def _solve(self, gram: Array, losses: Array) -> tuple[Solution, dict[str, float]]:
-        r = np.array(self.preference)
-        r /= r.sum()
+    def _of(self, names: tuple[str, ...]) -> Array:
+        """Return the preferences of these terms."""
+        if isinstance(self.preference, dict):
+            missing = [name for name in names if name not in self.preference]
+            if missing:
+                raise ValueError(
+                    f"EPO: preference has no number for the term {missing[0]!r}; this step has "
+                    f"{', '.join(names)}."
+                )
+            return np.array([self.preference[name] for name in names])
+        if len(names) != len(self.preference):
+            raise ValueError(
+                f"EPO: preference has {len(self.preference)} numbers, but this step has "
+                f"{len(names)} terms with a gradient on shared parameters: {', '.join(names)}; "
+                "give the numbers by name."
+            )
+        return np.array(self.preference)
+
+    def _solve(self, r: Array, gram: Array, losses: Array) -> tuple[Solution, dict[str, float]]:
+        r = r / r.sum()
         weighted = r * losses
         total = weighted.sum()
         share = weighted / total if total > 0 else np.full(len(r), 1 / len(r))

@@ -239,3 +239,17 @@ def test_the_example_runs() -> None:
     result = doctest.testmod(exact_pareto)
     assert result.attempted
     assert not result.failed
+
+
+def test_preferences_by_name_go_with_the_terms_that_pull():
+    rows, losses = gradients(3, 4, 0), [2.0, 1.0, 0.5]
+    by_place = EPO([3.0, 1.0, 2.0]).combination(facts(rows, losses))
+    names = facts(rows, losses).names
+    combiner = EPO(dict(zip(reversed(names), [2.0, 1.0, 3.0], strict=True)))
+    by_name = combiner.combination(facts(rows, losses))
+    assert torch.equal(by_name.weights, by_place.weights)
+    two = combiner.combination(facts(rows[:2], losses[:2]))
+    expected = EPO([3.0, 1.0]).combination(facts(rows[:2], losses[:2]))
+    assert torch.equal(two.weights, expected.weights)
+    with pytest.raises(ValueError, match=f"no number for the term {names[0]!r}"):
+        EPO({"other": 1.0}).combination(facts(rows, losses))
