@@ -26,10 +26,10 @@ class DynamicPreference(Callback):
     trained. The guide's batches are a stream of their own, in random order and without
     augmentation, seen in evaluation mode: batch norm keeps its statistics.
 
-    At every logged step the run has ``train/preference/weight/<term>``, ``cosine/<a>/<b>`` and
-    ``gram/<a>/<b>``, the products with the guide, ``guide/<term>``, its value ``guide_loss``, and
-    what the combiner adds; the latter are missing at steps between two decisions, which have
-    ``factor/<term>``.
+    At every logged step the run has, of the latest decision, ``train/preference/weight/<term>``,
+    ``factor/<term>``, by which the gradient of the weighted term is multiplied,
+    ``cosine/<a>/<b>`` and ``gram/<a>/<b>``, the products with the guide, ``guide/<term>``, its
+    value ``guide_loss``, and what the combiner adds.
 
     Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137. As in the released
     code heads and discriminators keep the gradient of the plain sum; unlike there, one forward pass
@@ -67,7 +67,7 @@ class DynamicPreference(Callback):
         self._loader: ElasticLoader | None = None
         self._batches: Iterator[Batch] | None = None
         self._drawn = 0
-        self._whole: tuple[Any, Any, Any] | None = None
+        self._before: tuple[Any, Any, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fill the module's slot and hold data out."""
@@ -87,17 +87,16 @@ class DynamicPreference(Callback):
                 f"{type(self.combiner).__name__} is guided by held-out training data, which only "
                 "a framework.data.DataModule can give."
             )
-        self._whole = data.train_set, data.plain_train_set, data.guide_set
+        self._before = data.train_set, data.plain_train_set, data.guide_set
         if data.guide_set is None:
             data.hold_out(self.held_out)
-        self._drawn, self._batches, self._loader = 0, None, None
-        pl_module.guide_batch = lambda: self._next(trainer, data)
+        self._drawn, self._batches = 0, None
+        self._loader = data.guide_dataloader(self.batch_size or data.batch_size, self._place)
+        pl_module.guide_batch = lambda: self._next(trainer)
 
-    def _next(self, trainer: Trainer, data: DataModule) -> Batch:
+    def _next(self, trainer: Trainer) -> Batch:
         """Return this rank's part of the next guide batch, on the device."""
-        if self._loader is None:
-            size = self.batch_size or data.batch_size
-            self._loader = data.guide_dataloader(size, self._place)
+        assert self._loader is not None
         batch = None if self._batches is None else next(self._batches, None)
         if batch is None:
             self._batches = iter(self._loader)
@@ -112,14 +111,20 @@ class DynamicPreference(Callback):
         return divmod(self._drawn, len(self._loader))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give back what was held out."""
+        """Empty the module's slot and give back what was held out."""
         self._batches = self._loader = None
-        if isinstance(pl_module, TrainingModule):
-            pl_module.guide_batch = None
-        if self._whole is not None:
+        if isinstance(pl_module, TrainingModule) and pl_module.gradient_combiner is self.combiner:
+            pl_module.gradient_combiner = pl_module.guide_batch = None
+        if self._before is not None:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            data.train_set, data.plain_train_set, data.guide_set = self._whole
-            self._whole = None
+            data.train_set, data.plain_train_set, data.guide_set = self._before
+            self._before = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Do the same after an error, where Lightning tears no callback down."""
+        self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many batches the guide has drawn."""

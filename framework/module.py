@@ -246,10 +246,16 @@ class TrainingModule(Evaluation):
         except ValueError as error:
             if "per-parameter options" not in str(error):
                 raise
+            if any("lr_scale" in group for group in groups):
+                raise compatibility.IncompatibleError(
+                    f"{type(self).__name__} has groups with learning rates of their own, and this "
+                    f"optimizer takes one group: {error}"
+                ) from None
             # LBFGS takes one group
             optimizer = self.optimizer([p for group in groups for p in group["params"]])
         for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
+            if "lr_scale" in group:
+                group["lr"] = group["lr"] * group["lr_scale"]
         compatibility.check_optimizer(optimizer, self.trainer)
         if self.lr_scheduler is None:
             return optimizer

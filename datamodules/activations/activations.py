@@ -266,7 +266,7 @@ class Activations(ActivationData):
             # a buffer of its own, so that the guide does not empty that of training
             guide_table = self._buffered(self._forward_pass, self._widths)
             guide_table.normalizations = self.normalizations
-            self._tables = [*self._tables, guide_table]
+            self._tables = [*self._tables[:3], guide_table]
         self.guide_set = Subset(guide_table, range(kept, rows))
         self.train_set = Subset(table, range(kept))
 

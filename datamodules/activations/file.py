@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from datamodules.activations.base import ActivationData, ActivationRows, split_sizes
-from framework.data import root_and_rows
+from framework.data import check_share, root_and_rows
 from framework.ops.normalization import Mode
 
 SCAN_ROWS = 1 << 14
@@ -181,6 +181,11 @@ class ActivationFile(ActivationData):
         self.test_set = Subset(table, range(train + val, train + val + test)) if test else None
         self.predict_set = self.test_set or self.val_set
         self._fit_normalization()
+
+    def _held_and_kept(self, share: float, rows: int) -> tuple[range, range]:
+        """Hold out the last rows, as neighbours in a text should stay on one side."""
+        kept = rows - check_share(share, rows)
+        return range(kept, rows), range(kept)
 
     def sample(self, rows: int) -> dict[str, Tensor]:
         """Return activations spread evenly over the training part, the same on every rank.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,11 @@ SEPARATION = 1e-3
 
 
 @dataclass
-class _Step:
+class _Terms:
     """The terms of a step and what they may depend on."""
 
     names: tuple[str, ...]
-    terms: list[Tensor]
+    values: list[Tensor]
     weights: Tensor
     total: Tensor
     features: Tensor | None
@@ -43,6 +43,10 @@ class _Step:
     def weighted(self, rows: Sequence[Gradients]) -> Gradients:
         """Return the sum of the terms' gradients, each with its weight in the plain sum."""
         return _combined(self.weights.tolist(), rows)
+
+    def factors(self, factors: Sequence[float]) -> Tensor:
+        """Return by what the gradients without weights are multiplied."""
+        return torch.tensor(factors, dtype=torch.float64) * self.weights
 
 
 class CombinedStep:
@@ -60,9 +64,11 @@ class CombinedStep:
     def __init__(self, combiner: GradientCombiner) -> None:
         self.combiner = combiner
         self.logs: dict[str, float] = {}
-        """What is known of the latest step, by name."""
+        """What is known of the latest decision, by name."""
         self._latest: dict[str, float] = {}
-        self._separated = False
+        self._decided_at: int | None = None
+        self._checked = False
+        self._separated: set[str] = set()
 
     def __call__(
         self,
@@ -86,9 +92,10 @@ class CombinedStep:
         Raises:
             IncompatibleError: the scope of the representation, where there is no such thing.
         """
+        self._check(reduced, objectives, shared)
         weights = [float(objectives.weights.get(name, 1.0)) for name in reduced.terms]
         known = {id(parameter) for parameter in shared}
-        this = _Step(
+        terms = _Terms(
             tuple(reduced.terms),
             list(reduced.terms.values()),
             torch.tensor(weights, dtype=torch.float64),
@@ -97,84 +104,111 @@ class CombinedStep:
             list(shared),
             [parameter for parameter in parameters if id(parameter) not in known],
         )
-        names = {name for name, weight in zip(this.names, weights, strict=True) if weight != 0}
-        if step % self.combiner.every_n_steps and names == set(self._latest):
-            below, above = self._as_before(this)
-        elif self.combiner.scope == "exact":
-            below, above = self._exact(this, step, guide)
-        else:
-            below, above = self._at_the_features(this, step, guide)
-        pairs = zip([*this.shared, *this.others], [*below, *above], strict=True)
+        names = {name for name, weight in zip(terms.names, weights, strict=True) if weight != 0}
+        # an optimizer may evaluate a step several times, which must be one function
+        rests = step % self.combiner.every_n_steps or step == self._decided_at
+        decides = not rests or names != set(self._latest)
+        held_out, objective = None, None
+        if decides and guide is not None and self.combiner.guided:
+            held_out = guide()
+            objective = reduce_objectives(held_out).total
+        # what is left is linear algebra, which autocast would round to half precision
+        with torch.autocast(reduced.total.device.type, enabled=False):
+            if not decides:
+                for_shared, for_others = self._as_before(terms)
+            elif self.combiner.scope == "exact":
+                for_shared, for_others = self._exact(terms, step, objective)
+            else:
+                there = None if held_out is None else _features(held_out.features)
+                for_shared, for_others = self._at_the_features(terms, step, objective, there)
+        if decides:
+            self._decided_at = step
+        pairs = zip([*terms.shared, *terms.others], [*for_shared, *for_others], strict=True)
         reached = [(p, g) for p, g in pairs if g is not None]
         return with_gradients(reduced.total, [p for p, _ in reached], [g for _, g in reached])
 
-    def _as_before(self, this: _Step) -> tuple[Gradients, Gradients]:
-        factors = [self._latest.get(name, 0.0) for name in this.names]
-        self.logs = _weight_logs(dict(zip(this.names, factors, strict=True)))
-        value = torch.stack(this.terms) @ (self._factors(this, factors)).to(this.terms[0])
-        return gradients_of(value, this.shared), gradients_of(this.total, this.others)
+    def _check(self, reduced: Reduced, objectives: Objectives, shared: Sequence[Parameter]) -> None:
+        """Refuse what would be trained wrongly without a word."""
+        name = type(self.combiner).__name__
+        for term, weight in objectives.weights.items():
+            if isinstance(weight, Tensor) and weight.requires_grad:
+                raise IncompatibleError(
+                    f"{name} weighs terms itself, so that the weight of {term!r} cannot be learned."
+                )
+        if self._checked:
+            return
+        if any(parameter.is_complex() for parameter in shared):
+            raise IncompatibleError(f"{name} compares real gradients; a parameter is complex.")
+        if _has_reentrant_checkpoint(reduced.total):
+            raise IncompatibleError(
+                f"{name} asks for the gradient of each term, which torch.utils.checkpoint gives "
+                "with use_reentrant=False only."
+            )
+        self._checked = True
 
-    def _exact(
-        self, this: _Step, step: int, guide: Callable[[], Objectives] | None
-    ) -> tuple[Gradients, Gradients]:
-        found = [gradients_of(term, [*this.shared, *this.others]) for term in this.terms]
-        size = len(this.shared)
-        rows, values = [row[:size] for row in found], list(this.terms)
-        if guide is not None and self.combiner.guided:
-            objective = reduce_objectives(guide()).total
-            rows.append(gradients_of(objective, this.shared))
-            values.append(objective)
-        matrix, means = global_rows(rows, values, this.shared)
-        count = len(this.terms)
-        gram = gram_matrix(matrix)
-        losses = means.double().cpu()
-        guided = len(rows) > count
+    def _as_before(self, terms: _Terms) -> tuple[Gradients, Gradients]:
+        factors = [self._latest.get(name, 0.0) for name in terms.names]
+        parts = zip(terms.factors(factors).tolist(), terms.values, strict=True)
+        value = torch.stack([factor * term for factor, term in parts]).sum()
+        return gradients_of(value, terms.shared), gradients_of(terms.total, terms.others)
+
+    def _exact(self, terms: _Terms, step: int, guide: Tensor | None) -> tuple[Gradients, Gradients]:
+        count, size = len(terms.values), len(terms.shared)
+        for_others: Gradients = [None] * len(terms.others)
+
+        def rows() -> Iterator[Gradients]:
+            for weight, term in zip(terms.weights.tolist(), terms.values, strict=True):
+                found = gradients_of(term, [*terms.shared, *terms.others])
+                for_others[:] = _combined((1.0, weight), (for_others, found[size:]))
+                yield found[:size]
+            if guide is not None:
+                yield gradients_of(guide, terms.shared)
+
+        values = terms.values if guide is None else [*terms.values, guide]
+        matrix, means, reached = global_rows(rows(), values, terms.shared)
+        gram, losses = gram_matrix(matrix), means.double().cpu()
+        guided = guide is not None
         factors = self._decide(
-            this,
+            terms,
             step,
             gram[:count, :count],
             losses[:count],
             gram[:count, count] if guided else None,
             float(losses[count]) if guided else None,
         )
-        combined = self._factors(this, factors).to(matrix) @ matrix[:count]
-        below: Gradients = []
-        start = 0
-        for position, parameter in enumerate(this.shared):
-            end = start + parameter.numel()
-            part = combined[start:end].view_as(parameter).to(parameter.dtype)
-            start = end
-            # an optimizer would decay what no term depends on
-            idle = all(row[position] is None for row in rows[:count])
-            below.append(None if idle else part)
-        return below, this.weighted([row[size:] for row in found])
+        combined = terms.factors(factors).to(matrix) @ matrix[:count]
+        parts = combined.split([parameter.numel() for parameter in terms.shared])
+        # an optimizer would decay what no term depends on
+        depended = reached[:count].any(0).tolist()
+        for_shared: Gradients = [
+            part.view_as(parameter).to(parameter.dtype) if some else None
+            for part, parameter, some in zip(parts, terms.shared, depended, strict=True)
+        ]
+        return for_shared, for_others
 
     def _at_the_features(
-        self, this: _Step, step: int, guide: Callable[[], Objectives] | None
+        self, terms: _Terms, step: int, guide: Tensor | None, there: Tensor | None
     ) -> tuple[Gradients, Gradients]:
-        features = _features(this.features)
-        found = [gradients_of(term, [features, *this.others]) for term in this.terms]
-        self._check_separation(this, features, [row[:1] for row in found])
-        rows, values = [row[0] for row in found], list(this.terms)
+        features = _features(terms.features)
+        found = [gradients_of(term, [features, *terms.others]) for term in terms.values]
+        self._check_separation(terms, features, [row[:1] for row in found])
+        rows, values = [row[0] for row in found], list(terms.values)
         shift = None
-        if guide is not None and self.combiner.guided:
-            held_out = guide()
-            objective = reduce_objectives(held_out).total
-            values.append(objective)
-            there = _features(held_out.features)
-            (shift,) = gradients_of(objective, [there])
+        if guide is not None and there is not None:
+            values.append(guide)
+            (shift,) = gradients_of(guide, [there])
             shift = torch.zeros_like(there) if shift is None else shift
         gram, products, losses = feature_products(rows, shift, values, features)
-        count = len(this.terms)
+        count = len(terms.values)
         guide_loss = float(losses[count]) if shift is not None else None
-        factors = self._decide(this, step, gram, losses[:count], products, guide_loss)
-        (combined,) = _combined(self._factors(this, factors).tolist(), [[row] for row in rows])
-        below = _pulled_back(features, combined, this.shared)
-        return below, this.weighted([row[1:] for row in found])
+        factors = self._decide(terms, step, gram, losses[:count], products, guide_loss)
+        (combined,) = _combined(terms.factors(factors).tolist(), [[row] for row in rows])
+        for_shared = _pulled_back(features, combined, terms.shared)
+        return for_shared, terms.weighted([row[1:] for row in found])
 
     def _decide(
         self,
-        this: _Step,
+        terms: _Terms,
         step: int,
         gram: Tensor,
         losses: Tensor,
@@ -182,12 +216,12 @@ class CombinedStep:
         guide_loss: float | None,
     ) -> list[float]:
         """Return by what each weighted term's gradient is multiplied."""
-        weights = this.weights
+        weights = terms.weights
         gram = gram * weights[:, None] * weights
         # a term that does not pull is no objective: it would take weight from the others
         active = (gram.diagonal() != 0).nonzero().flatten()
         factors = torch.zeros(len(weights), dtype=torch.float64)
-        names = tuple(this.names[place] for place in active.tolist())
+        names = tuple(terms.names[place] for place in active.tolist())
         if not names or not gram.isfinite().all():
             # the loss is NaN too, which ends the run
             self._latest, self.logs = {}, {"preference/finite": 0.0} if names else {}
@@ -202,22 +236,20 @@ class CombinedStep:
         )
         answer = self.combiner.combination(facts)
         factors[active] = answer.scale * answer.weights
-        known = zip(this.names, weights.tolist(), factors.tolist(), strict=True)
+        known = zip(terms.names, weights.tolist(), factors.tolist(), strict=True)
         self._latest = {name: factor for name, weight, factor in known if weight != 0}
-        self.logs = _logs(facts, answer)
+        self.logs = _logs(facts, answer) | {
+            f"preference/factor/{name}": factor for name, factor in self._latest.items()
+        }
         return factors.tolist()
 
-    @staticmethod
-    def _factors(this: _Step, factors: Sequence[float]) -> Tensor:
-        return torch.tensor(factors, dtype=torch.float64) * this.weights
-
-    def _check_separation(self, this: _Step, features: Tensor, rows: Sequence[Gradients]) -> None:
-        """Compare, once, the gradient through the features with the whole one."""
-        if self._separated:
+    def _check_separation(self, terms: _Terms, features: Tensor, rows: Sequence[Gradients]) -> None:
+        """Compare the gradient through the features with the whole one, once for each term."""
+        if self._separated >= set(terms.names):
             return
-        (plain,) = this.weighted(rows)
-        through = _pulled_back(features, plain, this.shared)
-        whole = gradients_of(this.total, this.shared)
+        (plain,) = terms.weighted(rows)
+        through = _pulled_back(features, plain, terms.shared)
+        whole = gradients_of(terms.total, terms.shared)
         gap, size = features.new_zeros(2, dtype=torch.float64)
         for a, b in zip(through, whole, strict=True):
             like = a if a is not None else b
@@ -226,20 +258,26 @@ class CombinedStep:
                 gap += (left - right).double().square().sum()
                 size += right.double().square().sum()
         gap, size = all_reduce_sum(torch.stack([gap, size]))
+        if not (gap + size).isfinite():
+            return  # the loss is not finite either, which ends the run
         if gap > SEPARATION**2 * size:
             raise IncompatibleError(
                 "scope='representation' needs terms that reach the shared parameters through "
                 "`features` alone, and these reach them by another way too: use scope='exact'."
             )
-        self._separated = True
+        self._separated |= set(terms.names)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the latest decision and the combiner's own state."""
-        return {"latest": dict(self._latest), "combiner": self.combiner.state_dict()}
+        return {
+            "latest": dict(self._latest),
+            "logs": dict(self.logs),
+            "combiner": self.combiner.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self._latest = dict(state_dict["latest"])
+        self._latest, self.logs = dict(state_dict["latest"]), dict(state_dict["logs"])
         self.combiner.load_state_dict(state_dict["combiner"])
 
 
@@ -250,6 +288,19 @@ def _features(features: Tensor | None) -> Tensor:
             "not have: use scope='exact'."
         )
     return features
+
+
+def _has_reentrant_checkpoint(value: Tensor) -> bool:
+    waiting, seen = [value.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        waiting.extend(above for above, _ in node.next_functions)
+    return False
 
 
 def _combined(factors: Sequence[float], rows: Sequence[Gradients]) -> Gradients:
@@ -275,10 +326,6 @@ def _pulled_back(
         features, parameters, gradient, retain_graph=True, allow_unused=True
     )
     return list(found)
-
-
-def _weight_logs(weights: dict[str, float]) -> dict[str, float]:
-    return {f"preference/factor/{name}": value for name, value in weights.items()}
 
 
 def _logs(facts: GradientFacts, answer: Combination) -> dict[str, float]:

@@ -16,13 +16,13 @@ Scope = Literal["exact", "representation"]
 class GradientFacts:
     """What a combiner may know of a step, the same on every rank; tensors are float64 on the CPU.
 
-    Terms come with their weight in the plain sum. Those that reach no shared parameter and those of
-    weight 0 are not among the T.
+    Terms come with their weight in the plain sum. Those that reach no shared parameter, have a
+    gradient of 0 or weigh 0 are not among the T.
 
     Args:
         names: of the T terms.
         gram: (T, T) inner products of the terms' gradients.
-        losses: (T,) values of the terms.
+        losses: (T,) values of the weighted terms.
         step: optimizer steps taken before this one.
         guide: (T,) inner products of the terms' gradients with that of the guide.
         guide_loss: the value of the guide.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -26,32 +26,38 @@ def gradients_of(value: Tensor, inputs: Sequence[Tensor]) -> Gradients:
 
 
 def global_rows(
-    rows: Sequence[Gradients], values: Sequence[Tensor], parameters: Sequence[Parameter]
-) -> tuple[Tensor, Tensor]:
-    """Return the global gradients (T, P), flattened over ``parameters``, and the values (T,).
+    rows: Iterable[Gradients], values: Sequence[Tensor], parameters: Sequence[Parameter]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the global gradients (T, P), flattened over ``parameters``, and what belongs to them.
 
     Every rank gets the same, by one all-reduce.
 
     Args:
-        rows: T gradients of terms that :func:`framework.reduction.reduce_objectives` reduced.
+        rows: T gradients of terms that :func:`framework.reduction.reduce_objectives` reduced; they
+            are asked for one after the other, so that no two need be in memory.
         values: T terms.
         parameters: with P elements in all; a gradient that is missing counts as zero.
+
+    Returns:
+        Beside the gradients the values (T,), and (T, parameters) bool, whether a term reaches a
+        parameter on any rank.
     """
     size = sum(p.numel() for p in parameters)
     like = at_least_float32(torch.stack([value.detach() for value in values]))
-    matrix = like.new_zeros(len(rows), size + 1)
+    matrix = like.new_zeros(len(values), size + 1 + len(parameters))
     for row, found, value in zip(matrix, rows, like, strict=True):
         start = 0
-        for gradient, parameter in zip(found, parameters, strict=True):
+        for place, (gradient, parameter) in enumerate(zip(found, parameters, strict=True)):
             end = start + parameter.numel()
             if gradient is not None:
                 row[start:end] = gradient.flatten()
+                row[size + 1 + place] = 1
             start = end
         row[size] = value
     if world_size() > 1:
         dist.all_reduce(matrix)
         matrix /= world_size()
-    return matrix[:, :size], matrix[:, size]
+    return matrix[:, :size], matrix[:, size], matrix[:, size + 1 :] > 0
 
 
 def gram_matrix(rows: Tensor) -> Tensor:

@@ -77,10 +77,13 @@ class TargetClassificationMimicking(Loss):
         log_p = F.log_softmax(predictions, dim=1)
         p = log_p.exp()
         rows = p.new_full((1,), len(p))
-        sums = all_reduce_sum_with_grad(torch.cat([p.sum(0), (p * log_p).sum()[None], rows]))
+        # 0 times the logarithm of 0 is 0, also where it is differentiated
+        negative_entropy = (p * torch.where(p > 0, log_p, 0)).sum()
+        sums = all_reduce_sum_with_grad(torch.cat([p.sum(0), negative_entropy[None], rows]))
         mean = sums[:-1] / sums[-1].clamp(min=1)
         marginal = mean[:classes]
         # the logarithm of a class that nobody is in would have an infinite slope
         log_marginal = marginal.clamp(min=torch.finfo(marginal.dtype).tiny).log()
         value = (marginal * log_marginal).sum() - mean[classes]
-        return value + math.log(classes) * (sums[-1] > 0) if self.shifted else value
+        shift = math.log(classes) if self.shifted else 0.0
+        return value + shift * (sums[-1] > 0).to(value.dtype)

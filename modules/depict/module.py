@@ -437,10 +437,15 @@ class DEPICT(ClusterEvaluation):
             assignment = self.assign(batch["image"])
         if self.part.name == "head":
             return self._objectives(batch, assignment.argmax(1))
-        assert self.assignments is not None
-        known = self.assignments.read(self._index)
-        together = torch.cat([known, assignment.to(known)])
-        return self._objectives(batch, dec_target_distribution(together, self._kind)[len(known) :])
+        if self._kind == "exact":
+            # the same q for the same p as among the samples that are trained
+            balanced = assignment / self.targets.read(self._index).mean(0).clamp(min=1e-8)
+            targets = balanced / balanced.sum(1, keepdim=True)
+        else:
+            assert self.assignments is not None
+            frequencies = self.assignments.read(self._index).sum(0)
+            targets = dec_target_distribution(assignment, self._kind, frequencies)
+        return self._objectives(batch, targets)
 
     def _objectives(self, batch: Batch, targets: Tensor | None) -> Objectives:
         layers, logits = self.network(batch["image"])

@@ -174,6 +174,12 @@ class DomainAdaptation(DomainEvaluation):
                 "DomainAdaptation learns from labels of the source alone and cannot be combined "
                 f"with mixup; switch {name}'s mixup off."
             )
+        classes = getattr(data, "num_classes", None)
+        if self.mimicking and classes is not None and classes < self.num_classes:
+            raise IncompatibleError(
+                f"{name} has {classes} classes and the model {self.num_classes}, over all of which "
+                f"mimicking would spread the target: set model.num_classes to {classes}."
+            )
         super().setup(stage)
 
     def shared_parameters(self) -> list[Parameter]:

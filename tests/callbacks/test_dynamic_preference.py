@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,65 @@ def test_what_does_not_fit_is_refused(tmp_path):
     trainer = tiny_trainer(tmp_path, [], False)
     with pytest.raises(IncompatibleError, match="the callback DynamicPreference"):
         trainer.fit(module, datamodule=TinyData())
+
+
+def test_a_second_fit_begins_anew(tmp_path):
+    module, data = Seen(), TinyData()
+    fit(tmp_path, Watched(), module=module, data=data, limit_val_batches=0)
+    assert module.gradient_combiner is None
+    first = module.guided
+    module.guided, module.trained = [], []
+    fit(tmp_path, Watched(), module=module, data=data, limit_val_batches=0)
+    assert module.guided == first
+    module.trained = []
+    torch.manual_seed(0)
+    tiny_trainer(tmp_path, [], False, limit_val_batches=0).fit(module, datamodule=data)
+    assert sorted({i for rows in module.trained for i in rows}) == list(range(24))
+
+
+class Failing(Callback):
+    def on_train_batch_end(self, *args: Any) -> None:
+        raise RuntimeError("broken off")
+
+
+def test_what_was_held_out_is_given_back_after_an_error(tmp_path):
+    module, data = Seen(), TinyData()
+    whole = data.train_set
+    with pytest.raises(RuntimeError, match="broken off"):
+        fit(tmp_path, Watched(), Failing(), module=module, data=data)
+    assert data.train_set is whole
+    assert data.guide_set is None
+    assert module.gradient_combiner is None
+
+
+def test_copies_of_a_module_share_the_guide(tmp_path):
+    class Copy(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args: Any) -> None:
+            assert deepcopy(pl_module).guide_batch is pl_module.guide_batch
+
+    fit(tmp_path, Watched(), Copy(), max_steps=1)
+
+
+def guided_rows(folder: Path) -> list[list[int]]:
+    module = fit(folder, Watched(), limit_val_batches=0, devices=2, strategy="ddp", max_steps=2)
+    return module.guided
+
+
+def test_ranks_share_the_batches_of_the_guide(tmp_path, two_ranks):
+    alone = fit(tmp_path, Watched(), limit_val_batches=0, max_steps=2).guided
+    first, second = two_ranks(guided_rows, tmp_path)
+    assert [a + b for a, b in zip(first, second, strict=True)] == alone
+
+
+def test_a_learning_rate_may_be_scaled_by_group(tmp_path):
+    class Scaled(TinyModule):
+        def parameter_groups(self):
+            groups = super().parameter_groups()
+            groups[0]["lr_scale"] = 0.1
+            return groups
+
+    module = Scaled()
+    module.optimizer = lambda groups: torch.optim.SGD(groups, lr=0.5)
+    trainer = tiny_trainer(tmp_path, [], False, max_steps=1)
+    trainer.fit(module, datamodule=TinyData())
+    assert [group["lr"] for group in trainer.optimizers[0].param_groups] == [0.05, 0.5]

@@ -105,6 +105,29 @@ def test_the_end_of_the_text_is_held_out_in_whole_contexts_that_take_turns(model
     assert data.predict_set is data.test_set
 
 
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("shards", [None, 2])
+def test_the_last_groups_are_held_out_for_a_guide(models, tmp_path, cached, shards):
+    settings = {"shards": shards, "normalization": "constant"}
+    settings |= {"cache_dir": str(tmp_path)} if cached else {}
+    data, whole = ready(models, **settings), ready(models, **settings)
+    values, index = all_rows(whole)
+    known = dict(zip(index.tolist(), values, strict=True))
+    data.hold_out(0.2)
+    trained = torch.cat([batch["index"] for batch in data.train_dataloader()]).tolist()
+    loader = data.guide_dataloader(24, lambda: (0, 0))
+    batches = list(loader)
+    guided = torch.cat([batch["index"] for batch in batches]).tolist()
+    # 15 groups of 32 rows, the last of 24: three groups are a fifth
+    assert sorted(guided) == list(range(384, 472))
+    assert sorted(trained) == list(range(384))
+    rows = torch.cat([batch["activation"] for batch in batches])
+    torch.testing.assert_close(rows, torch.stack([known[i] for i in guided]))
+    assert max(data.sample(10_000)["index"].tolist()) < 384
+    data.load_state_dict(whole.state_dict())
+    assert data.guide_set.dataset.normalizations is data.normalizations
+
+
 @pytest.mark.parametrize(
     ("val", "test", "turns"), [(8, 24, "tttv"), (24, 16, "tvtvv"), (16, 0, "vv"), (0, 16, "tt")]
 )

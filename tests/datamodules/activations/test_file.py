@@ -96,6 +96,18 @@ def test_a_sample_is_spread_over_the_training_part(tmp_path) -> None:
     assert len(data.sample(1000)["index"]) == 30
 
 
+def test_the_last_rows_are_held_out_for_a_guide(tmp_path) -> None:
+    save(torch.randn(40, 3), tmp_path / "rows.npy")
+    data = ActivationFile(str(tmp_path / "rows.npy"), val_size=4, test_size=4, batch_size=8)
+    data.setup()
+    data.hold_out(0.25)
+    guided = torch.cat([b["index"] for b in data.guide_dataloader(5, lambda: (0, 0))])
+    assert sorted(guided.tolist()) == list(range(24, 32))
+    trained = torch.cat([b["index"] for b in data.train_dataloader()])
+    assert sorted(trained.tolist()) == list(range(24))
+    assert data.sample(100)["index"].tolist() == list(range(24))
+
+
 def test_the_common_size_is_in_the_state(tmp_path) -> None:
     save(X, tmp_path / "x.npy")
     save(2 * X, tmp_path / "z.npy")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from framework.compatibility import IncompatibleError
 from framework.distributed import rank, world_size
@@ -125,6 +126,9 @@ def test_exact_facts_are_those_of_the_shared_parameters():
     assert facts.names == ("error", "size")
     torch.testing.assert_close(facts.gram, rows @ rows.T)
     torch.testing.assert_close(facts.guide, rows @ guide)
+    plain_terms = Net().objectives(INPUT, TARGET).per_sample
+    means = [float(plain_terms[name].mean().detach()) for name in ("error", "size")]
+    assert facts.losses.tolist() == pytest.approx([means[0], 0.3 * means[1]])
     assert facts.guide_loss == pytest.approx(
         float(Net().guide(GUIDE).per_sample["spread"].mean().detach())
     )
@@ -261,3 +265,121 @@ def test_what_is_not_finite_leaves_the_plain_sum_to_be_reported():
     assert combiner.facts == []
     assert combined.logs == {"preference/finite": 0.0}
     assert value.isnan()
+
+
+def test_a_term_that_joins_is_decided_anew_and_checked_anew():
+    net = Net()
+    combined = CombinedStep(combiner := Fixed([1.0], scope="representation", every_n_steps=3))
+
+    def take(number: int, leak: float, drop: bool) -> None:
+        objectives = net.objectives(INPUT, TARGET, leak)
+        if drop:
+            objectives.per_sample.pop("size")
+            combiner.given = torch.ones(1, dtype=torch.float64)
+        else:
+            combiner.given = torch.full((2,), 0.5, dtype=torch.float64)
+        parameters, shared = list(net.parameters()), list(net.body.parameters())
+        combined(reduce_objectives(objectives), objectives, parameters, shared, number)
+
+    take(3, leak=0.01, drop=True)
+    take(4, leak=0.0, drop=True)
+    assert len(combiner.facts) == 1
+    with pytest.raises(IncompatibleError, match="use scope='exact'"):
+        take(5, leak=0.01, drop=False)
+    take(5, leak=0.0, drop=False)
+    assert combiner.facts[-1].names == ("error", "size")
+
+
+def test_a_step_that_is_evaluated_again_keeps_its_weights():
+    combiner = Fixed([0.25, 0.75])
+    _, combined, _ = step(combiner, 7)
+    step(combiner, 7, combined=combined)
+    assert len(combiner.facts) == 1
+    step(combiner, 8, combined=combined)
+    assert len(combiner.facts) == 2
+
+
+def test_the_logs_are_those_of_the_latest_decision():
+    combiner = Fixed([0.25, 0.75], every_n_steps=2)
+    _, combined, _ = step(combiner, 2)
+    logs = dict(combined.logs)
+    assert logs["preference/factor/size"] == 1.5
+    step(combiner, 3, combined=combined)
+    assert combined.logs == logs
+
+
+def test_autocast_does_not_round_what_is_combined():
+    net, combined = Net().float(), CombinedStep(Fixed([0.3, 0.7]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        objectives = net.objectives(INPUT.float(), TARGET.float())
+        reduced = reduce_objectives(objectives)
+        shared = list(net.body.parameters())
+        value = combined(reduced, objectives, list(net.parameters()), shared, 0)
+    factors = {"error": 2 * 0.3, "size": 2 * 0.7 * 0.3}
+    rows = [torch.autograd.grad(reduced.terms[n], shared, retain_graph=True) for n in factors]
+    value.backward()
+    for parameter, *parts in zip(shared, *rows, strict=True):
+        expected = sum(f * part for f, part in zip(factors.values(), parts, strict=True))
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-6, atol=1e-8)
+        assert not torch.equal(parameter.grad.bfloat16().float(), parameter.grad)
+
+
+def reached_by_one_rank() -> Tensor:
+    """Return the gradient of a parameter that only the last row reaches, averaged over ranks."""
+    weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    branch = nn.Parameter(torch.ones((), dtype=torch.float64))
+    rows = own(INPUT[:, :2])
+    value = (rows @ weight).square()
+    if world_size() == 1 or rank() == 1:
+        value = torch.cat([value[:-1], value[-1:] * branch])
+    objectives = Objectives(per_sample={"a": value, "b": (rows @ weight).abs()})
+    total = CombinedStep(WeightedSum())(
+        reduce_objectives(objectives), objectives, [weight, branch], [weight, branch], 0
+    )
+    total.backward()
+    if world_size() > 1:
+        torch.distributed.all_reduce(branch.grad)
+        branch.grad /= world_size()
+    return branch.grad
+
+
+def test_a_parameter_that_one_rank_reaches_has_its_whole_gradient(two_ranks):
+    expected = reached_by_one_rank()
+    for found in two_ranks(reached_by_one_rank):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_a_parameter_that_no_term_reaches_has_no_gradient():
+    idle = nn.Parameter(torch.ones(2))
+    weight = nn.Parameter(torch.ones(2))
+    value = (INPUT[:, :2].float() @ weight).square()
+    objectives = Objectives(per_sample={"a": value, "b": value.abs().sqrt()})
+    reduced = reduce_objectives(objectives)
+    both = [weight, idle]
+    CombinedStep(WeightedSum())(reduced, objectives, both, both, 0).backward()
+    assert weight.grad is not None
+    assert idle.grad is None
+
+
+def test_what_would_be_trained_wrongly_is_refused():
+    def take(value: Tensor, parameters: list[nn.Parameter], **kwargs: Any) -> None:
+        objectives = Objectives(per_sample={"a": value, "b": value.square()}, **kwargs)
+        reduced = reduce_objectives(objectives)
+        CombinedStep(WeightedSum())(reduced, objectives, parameters, parameters, 0)
+
+    weight = nn.Parameter(torch.ones(4, dtype=torch.float64))
+    learned = nn.Parameter(torch.ones((), dtype=torch.float64))
+    with pytest.raises(IncompatibleError, match="the weight of 'b' cannot be learned"):
+        take(INPUT @ weight, [weight], weights={"b": learned.exp()})
+    complex_one = nn.Parameter(torch.ones(4, dtype=torch.complex128))
+    with pytest.raises(IncompatibleError, match="a parameter is complex"):
+        take((INPUT * complex_one).abs().sum(1), [complex_one])
+
+    def block(x: Tensor) -> Tensor:
+        return x @ weight
+
+    inputs = INPUT.clone().requires_grad_()
+    hidden = checkpoint(block, inputs, use_reentrant=True)
+    with pytest.raises(IncompatibleError, match="use_reentrant=False only"):
+        take(hidden, [weight])
+    take(checkpoint(block, inputs, use_reentrant=False), [weight])

@@ -186,3 +186,11 @@ def test_equal_weights() -> None:
     assert equal(4).weights.tolist() == [0.25] * 4
     assert equal(4).fallback == EQUAL
     assert Solution(np.ones(1)).fallback == 0
+
+
+def test_a_term_that_neither_helps_nor_hurts_is_held_to_its_bound() -> None:
+    rows = np.array([[1.0, 0.0], [-1.0, 1.0]])
+    pull = rows @ np.ones(2)
+    assert pull.tolist() == [1.0, 0.0]
+    solution = guidance(rows @ rows.T, pull, pull == pull.max())
+    assert solution.weights == pytest.approx([2 / 3, 1 / 3], abs=1e-9)

@@ -43,7 +43,7 @@ def own(rows: Tensor) -> Tensor:
     return rows if world_size() == 1 else (rows[:3], rows[3:])[rank()]
 
 
-def matrix() -> tuple[Tensor, Tensor]:
+def matrix() -> tuple[Tensor, Tensor, Tensor]:
     parameters = model()
     values = list(parameters.values())
     terms = terms_of(own(INPUTS) @ parameters["both"], parameters)
@@ -52,7 +52,7 @@ def matrix() -> tuple[Tensor, Tensor]:
 
 
 def test_each_row_is_the_gradient_of_a_term() -> None:
-    rows, values = matrix()
+    rows, values, reached = matrix()
     assert rows.shape == (3, 9)
     for number, name in enumerate(("a", "b")):
         parameters = model()
@@ -62,6 +62,8 @@ def test_each_row_is_the_gradient_of_a_term() -> None:
         torch.testing.assert_close(rows[number], torch.cat([g.flatten() for g in grads]))
         torch.testing.assert_close(values[number], term.detach())
     assert not rows[2].any()
+    assert list(model()) == ["both", "none", "one"]
+    assert reached.tolist() == [[True, False, False], [True, False, True], [False] * 3]
 
 
 def test_every_rank_has_the_matrix_of_the_global_batch(two_ranks) -> None:

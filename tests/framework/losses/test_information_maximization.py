@@ -195,3 +195,21 @@ def test_the_example_runs() -> None:
     result = doctest.testmod(information_maximization)
     assert result.attempted
     assert not result.failed
+
+
+def test_a_class_that_is_ruled_out_counts_as_no_probability() -> None:
+    logits = torch.tensor([[0.0, -torch.inf], [-1.0, -1.0]], dtype=torch.float64)
+    logits.requires_grad_()
+    p = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)
+    marginal = p.mean(0)
+    expected = (marginal * marginal.log()).sum() - torch.tensor(0.5).double() * math.log(0.5)
+    value = TargetClassificationMimicking(shifted=False)(logits)
+    assert float(value.detach()) == pytest.approx(float(expected), abs=1e-15)
+    value.backward()
+    assert logits.grad[1].isfinite().all()
+
+
+def test_the_shift_keeps_the_digits_of_double_precision() -> None:
+    logits = torch.zeros(3, 3, dtype=torch.float64)
+    value = TargetClassificationMimicking()(logits)
+    assert float(value) == pytest.approx(math.log(3), abs=1e-15)
