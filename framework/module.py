@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -208,6 +209,16 @@ class TrainingModule(Evaluation):
         trainer = self.trainer
         if self.gradient_combiner is not None:
             name = type(self.gradient_combiner).__name__
+            scheduled = any(
+                isinstance(callback, GradientAccumulationScheduler)
+                and callback.going_to_accumulate_grad_batches()
+                for callback in trainer.callbacks  # type: ignore[attr-defined]
+            )
+            if scheduled:
+                raise compatibility.IncompatibleError(
+                    f"{name} combines the gradients of one batch; it cannot be used with a "
+                    "GradientAccumulationScheduler."
+                )
             if trainer.accumulate_grad_batches > 1:
                 raise compatibility.IncompatibleError(
                     f"{name} combines the gradients of one batch; it cannot be used with "

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch.optim import SGD
 
@@ -359,9 +360,22 @@ def test_a_combiner_and_accumulation_are_refused(tmp_path):
         fit(module, tmp_path, accumulate_grad_batches=2)
 
 
+def test_a_combiner_and_scheduled_accumulation_are_refused(tmp_path):
+    module = build(TwoHeads, gradient_combiner=WeightedSum())
+    with pytest.raises(IncompatibleError, match="a GradientAccumulationScheduler"):
+        fit(module, tmp_path, GradientAccumulationScheduler({0: 1, 1: 2}))
+
+
+def test_a_combiner_and_manual_optimization_are_refused(tmp_path):
+    module = build(TwoHeads, gradient_combiner=WeightedSum())
+    module.automatic_optimization = False
+    with pytest.raises(IncompatibleError, match="needs automatic optimization"):
+        fit(module, tmp_path)
+
+
 def test_a_combiner_and_fp16_are_refused():
     module = build(TwoHeads, gradient_combiner=WeightedSum())
-    trainer: Any = SimpleNamespace(accumulate_grad_batches=1, precision="16-mixed")
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=1, precision="16-mixed", callbacks=[])
     module._trainer = trainer
     with pytest.raises(IncompatibleError, match="use bf16-mixed"):
         module._check_trainer()
