@@ -69,15 +69,20 @@ def arguments(system: str, *overlays: str, data: Path | None = None) -> list[str
     args = [f"--config={file}" for file in files if file.is_file()]
     text = (CONFIGS / f"{system}.yaml").read_text()
     if data is not None:
-        config = yaml.safe_load(text).get("data", {})
-        args += [f"--{place}={data}" for place in _roots("data", config.get("init_args", {}))]
+        config = yaml.safe_load(text).get("data", {}).get("init_args", {})
+        small = SHRINK / f"{system}.yaml"
+        shrunk = yaml.safe_load(small.read_text()) if small.is_file() else None
+        shrunk = (shrunk or {}).get("data", {}).get("init_args", {})
+        args += [f"--{place}={data}" for place in _roots("data", config, shrunk)]
     return args
 
 
-def _roots(place: str, arguments: dict) -> Iterator[str]:
-    """Yield where in a datamodule's arguments a root folder stands."""
+def _roots(place: str, arguments: dict, shrunk: dict) -> Iterator[str]:
+    """Yield where in a datamodule's arguments a root folder stands, but of what is replaced."""
     for name, value in arguments.items():
+        new = shrunk.get(name) or {}
         if name == "root":
             yield f"{place}.root"
-        elif isinstance(value, dict):
-            yield from _roots(f"{place}.{name}", value.get("init_args", {}))
+        elif isinstance(value, dict) and "class_path" not in new:
+            inner, smaller = value.get("init_args", {}), new.get("init_args", {})
+            yield from _roots(f"{place}.{name}", inner, smaller)

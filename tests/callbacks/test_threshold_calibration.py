@@ -25,6 +25,8 @@ class Look(Callback):
     """Remembers what validation found."""
 
     def on_validation_end(self, trainer, pl_module):
+        if trainer.sanity_checking:
+            return  # logs nothing
         self.l0 = float(trainer.callback_metrics["val/l0"])
         self.rule = "val/fvu_batch_rule" in trainer.callback_metrics
 
