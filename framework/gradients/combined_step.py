@@ -159,7 +159,7 @@ class CombinedStep:
         def rows() -> Iterator[Gradients]:
             for weight, term in zip(terms.weights.tolist(), terms.values, strict=True):
                 found = gradients_of(term, [*terms.shared, *terms.others])
-                for_others[:] = _combined((1.0, weight), (for_others, found[size:]))
+                _accumulate(for_others, weight, found[size:])
                 yield found[:size]
             if guide is not None:
                 yield gradients_of(guide, terms.shared)
@@ -305,15 +305,20 @@ def _has_reentrant_checkpoint(value: Tensor) -> bool:
 
 def _combined(factors: Sequence[float], rows: Sequence[Gradients]) -> Gradients:
     """Return the sum of factor times gradient, per parameter, None where there is no gradient."""
-    sums: Gradients = []
-    for column in zip(*rows, strict=True):
-        total = None
-        for factor, gradient in zip(factors, column, strict=True):
-            if gradient is not None:
-                part = factor * gradient
-                total = part if total is None else total + part
-        sums.append(total)
+    sums: Gradients = [None] * len(rows[0])
+    for factor, row in zip(factors, rows, strict=True):
+        _accumulate(sums, factor, row)
     return sums
+
+
+def _accumulate(sums: Gradients, factor: float, row: Gradients) -> None:
+    """Add factor times gradient to each sum."""
+    for place, gradient in enumerate(row):
+        if gradient is not None:
+            # discriminators can be larger than all else: no pass over them that is not needed
+            part = gradient if factor == 1 else factor * gradient
+            total = sums[place]
+            sums[place] = part if total is None else total + part
 
 
 def _pulled_back(
