@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.distributed import draw_for_global_batch
+from framework.evaluation_mode import evaluation_mode
 from framework.precision import at_least_float32
 
 Forward = Callable[[Tensor], Any]
@@ -33,21 +34,13 @@ def under_attack(forward: Forward, device: torch.device) -> Iterator[None]:
         device: of the inputs.
     """
     owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
-    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        # not by train(): it would set all submodules alike, and may be overridden
-        for module in modules:
-            module.training = False
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(device_type=device.type, enabled=False),
-        ):
-            yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+    with (
+        evaluation_mode(owner) if isinstance(owner, nn.Module) else nullcontext(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device_type=device.type, enabled=False),
+    ):
+        yield
 
 
 class Attack:

@@ -13,8 +13,10 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Put a module into evaluation mode, and every part of it back into its own afterwards."""
     # of every part: one may be in evaluation mode for good
     modes = {part: part.training for part in module.modules()}
-    module.eval()
     try:
+        # not by eval(), which may be overridden
+        for part in modes:
+            part.training = False
         yield
     finally:
         for part, mode in modes.items():

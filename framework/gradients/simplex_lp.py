@@ -8,9 +8,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from framework.gradients.min_norm import min_norm_weights
-
-Array = npt.NDArray[np.float64]
+from framework.gradients.min_norm import Array, min_norm_weights
 
 LARGEST_ENUMERATED = 4
 FEASIBLE = 1e-9

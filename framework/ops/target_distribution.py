@@ -72,6 +72,25 @@ def dec_target_distribution(
     return _normalised(p / f.sqrt() if kind == "sqrt" else p.square() / f)
 
 
+def unseen_target_distribution(p: Tensor, known: Tensor, kind: TargetKind = "sqrt") -> Tensor:
+    """Return the targets of samples that were not among those whose clusters are balanced.
+
+    They are what :func:`dec_target_distribution` would give a known sample with the same
+    assignments, as the frequencies of the clusters are those of the known samples.
+
+    Args:
+        p: (B, K) assignments of the samples.
+        known: (N, K) those of the known samples; with ``exact`` their targets.
+        kind: as in :func:`dec_target_distribution`.
+
+    Returns:
+        (B, K).
+    """
+    if kind != "exact":
+        return dec_target_distribution(p, kind, known.sum(0))
+    return _normalised(p / known.mean(0).clamp(min=SMALLEST_FREQUENCY))
+
+
 def _normalised(q: Tensor) -> Tensor:
     return q / q.sum(1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
 

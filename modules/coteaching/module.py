@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MetricCollection
 
 from framework.compatibility import IncompatibleError
 from framework.data import Batch
 from framework.distributed import all_reduce_sum, rank, rows_per_rank
+from framework.evaluation_mode import evaluation_mode
 from framework.gradients.combiner import GradientCombiner
 from framework.metrics.prefix_accuracy import PrefixAccuracy
 from framework.objectives import Objectives
@@ -260,7 +260,7 @@ class CoTeaching(NestedClassifier):
     def _select(self, network: NestedNetwork, batch: Batch, rows: Tensor) -> Tensor:
         """Return which of ``rows``, (B,) bool, have a small loss under ``network``."""
         label = batch["label"][rows]
-        with _evaluation_mode(network):
+        with evaluation_mode(network):
             logits = at_least_float32(network(batch["image"][rows])[0])
         losses = F.cross_entropy(logits, label, reduction="none")
         everywhere = losses.new_zeros(len(rows)).masked_scatter(rows, losses)
@@ -351,15 +351,3 @@ class CoTeaching(NestedClassifier):
         names = {"both networks": "", "network 1": "_1", "network 2": "_2"}
         curves = {name: values[f"prefix_accuracy{end}"].cpu() for name, end in names.items()}
         return {"prefix_accuracy": prefix_accuracy_curves(curves, self.eval_k)}
-
-
-@contextmanager
-def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Switch to evaluation inside the block, and each layer back to its own mode after it."""
-    modes = [(layer, layer.training) for layer in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for layer, mode in modes:
-            layer.training = mode

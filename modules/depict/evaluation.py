@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -14,6 +15,7 @@ from framework.gradients.combiner import GradientCombiner
 from framework.module import TrainingModule
 from framework.objectives import Objectives
 from framework.ops.reconstruction import layerwise_reconstruction_error
+from framework.sweep import sweep
 from modules.depict.network import DEPICTNetwork
 from modules.depict.phases import Phase
 from modules.depict.scores import cluster_metrics, measure
@@ -80,6 +82,15 @@ class ClusterEvaluation(TrainingModule):
     def assign(self, image: Tensor) -> Tensor:
         """Return the clean soft assignments, (B, K) float32."""
         return self(image).float().softmax(1)
+
+    def _sweep(self, compute: Any, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Return what ``compute`` makes of the images of all samples, and their labels."""
+        keep = ("label",) if self.labelled else ()
+
+        def with_labels(batch: Batch) -> dict[str, Tensor]:
+            return {**compute(batch["image"]), **{name: batch[name] for name in keep}}
+
+        return sweep(self, with_labels, rows)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reconstruction error without noise, (B,), and the clean code."""

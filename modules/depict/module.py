@@ -16,10 +16,13 @@ from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import ClassificationLoss
 from framework.objectives import Objectives
 from framework.ops.reconstruction import layerwise_reconstruction_error
-from framework.ops.target_distribution import TargetKind, dec_target_distribution
+from framework.ops.target_distribution import (
+    TargetKind,
+    dec_target_distribution,
+    unseen_target_distribution,
+)
 from framework.randomness import global_seed, stable_seed
 from framework.sample_state import SampleState
-from framework.sweep import sweep
 from modules.depict.evaluation import ClusterEvaluation, logger
 from modules.depict.initial_clusters import (
     InitKind,
@@ -360,15 +363,6 @@ class DEPICT(ClusterEvaluation):
             plain = initial_clusters(pixels, clusters, "kmeans", seed, **options)
             self.stages["kmeans_pixels"] = stage_scores(plain, label, clusters)
 
-    def _sweep(self, compute: Any, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """Return what ``compute`` makes of the images of all samples, and their labels."""
-        keep = ("label",) if self.labelled else ()
-
-        def with_labels(batch: Batch) -> dict[str, Tensor]:
-            return {**compute(batch["image"]), **{name: batch[name] for name in keep}}
-
-        return sweep(self, with_labels, rows)
-
     def _score(self, stage: str) -> None:
         if self.labelled:
             found = self._sweep(lambda image: {"cluster": self.assign(image).argmax(1)})
@@ -416,11 +410,9 @@ class DEPICT(ClusterEvaluation):
     def objectives(self, batch: Batch) -> Objectives:
         """Return the term ``reconstruction`` and, once there are clusters, ``clustering``."""
         index = batch["index"]
-        known = None
-        if self.clusters_exist:
-            states = self.first_label if self.part.name == "head" else self.targets
-            known = states.read(index)
-        objectives = self._objectives(batch, known)
+        known = self.first_label if self.part.name == "head" else self.targets
+        targets = known.read(index) if self.clusters_exist else None
+        objectives = self._objectives(batch, targets)
         if self.part.name in ("autoencoder", "head"):
             objectives.sample_weight = (~self._held_out[index]).float()
         return objectives
@@ -434,18 +426,12 @@ class DEPICT(ClusterEvaluation):
         if not self.clusters_exist:
             return self._objectives(batch, None)
         with torch.no_grad():
-            assignment = self.assign(batch["image"])
+            p = self.assign(batch["image"])
         if self.part.name == "head":
-            return self._objectives(batch, assignment.argmax(1))
-        if self._kind == "exact":
-            # the same q for the same p as among the samples that are trained
-            balanced = assignment / self.targets.read(self._index).mean(0).clamp(min=1e-8)
-            targets = balanced / balanced.sum(1, keepdim=True)
-        else:
-            assert self.assignments is not None
-            frequencies = self.assignments.read(self._index).sum(0)
-            targets = dec_target_distribution(assignment, self._kind, frequencies)
-        return self._objectives(batch, targets)
+            return self._objectives(batch, p.argmax(1))
+        assert self.assignments is not None
+        known = (self.targets if self._kind == "exact" else self.assignments).read(self._index)
+        return self._objectives(batch, unseen_target_distribution(p, known, self._kind))
 
     def _objectives(self, batch: Batch, targets: Tensor | None) -> Objectives:
         layers, logits = self.network(batch["image"])
