@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from framework.class_paths import TRUSTED
 
 COMMANDS = ("fit", "validate", "test", "predict")
+ROOMS = ("framework", "modules", "datamodules", "callbacks")
 EXAMPLE = "trimtab fit --config configs/classifier.yaml"
 # what jsonargparse says of every type that a value is not
 _NO_CAUSE = re.compile(
@@ -134,6 +136,10 @@ def _classes() -> Iterator[type]:
 
     from framework.ops.selection import Selection
 
+    # what else our rooms export, such as the alignments of a module
+    rooms = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in ROOMS]
+    exported = [getattr(room, name) for room in rooms for name in getattr(room, "__all__", ())]
+    yield from (kind for kind in exported if isinstance(kind, type))
     pending: list[type] = [
         LightningModule,
         LightningDataModule,

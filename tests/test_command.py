@@ -19,7 +19,7 @@ import trimtab
 from framework.data import DataModule
 from framework.losses import LDRLoss
 from tests.configs import arguments
-from tests.runs import QUIET
+from tests.runs import CONFIGS, QUIET
 
 BASE = arguments("classifier")
 TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", *QUIET]
@@ -413,3 +413,16 @@ def test_an_error_of_a_loading_process_is_one_sentence(workers, capsys):
     args += [f"--data.num_workers={workers}", "--trainer.limit_val_batches=0", *QUIET]
     said = refused(["fit", *BASE, *args], capsys)
     assert re.fullmatch(r"row \d is bad\.", said)
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("--model.alignment=DAN", "DANN"),
+        ("--trainer.callbacks.combiner=HeldOutLP", "HeldOutGuidedLP"),
+    ],
+)
+def test_the_nearest_class_may_be_one_that_only_a_module_or_callback_takes(flag, nearest, capsys):
+    with pytest.raises(SystemExit):
+        trimtab.main(["fit", f"--config={CONFIGS / 'paretoda.yaml'}", flag])
+    assert f"the nearest are {nearest}," in capsys.readouterr().err
