@@ -1,39 +1,56 @@
-"""The command ``trimtab``: sees every room, so that class names resolve, and hands over."""
+"""Published training methods for PyTorch Lightning, each of them one line of YAML.
+
+Every public name is here, and is imported when it is first used: ``trimtab.SAF``,
+``trimtab.CompSumLoss``, ``trimtab.rotated_nms``.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+_CONFIGURABLE = (
+    "modules",
+    "modules.domain_adaptation",
+    "modules.sae",
+    "datamodules",
+    "callbacks",
+    "framework.losses",
+    "framework.optim",
+    "framework.schedules",
+    "framework.gradients",
+    "framework.layers",
+    "framework.attacks",
+    "framework.sparse_coding.selection",
+    "framework.runs.csv_logger",
+    "framework.runs.wandb_logger",
+)
+"""Packages whose classes a config may name."""
 
 
-def import_rooms() -> None:
+def import_public_names() -> None:
     """Import what configs name, so that short class names resolve."""
-    import callbacks  # noqa: F401
-    import datamodules  # noqa: F401
-    import framework.attacks
-    import framework.losses
-    import framework.ops.selection
-    import framework.optim
-    import framework.run_logger
-    import framework.schedules
-    import framework.wandb_logger  # noqa: F401
-    import modules  # noqa: F401
+    for name in _CONFIGURABLE:
+        package = import_module(name)
+        for public in getattr(package, "__all__", ()):
+            getattr(package, public)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``trimtab fit|validate|test|predict ...`` or ``trimtab report RUN``."""
     arguments = list(sys.argv[1:] if args is None else args)
-    from framework import cli
+    from framework.command import cli
 
     if not arguments:
         arguments = ["--help"]
     if arguments[:1] == ["report"]:
-        from framework import report
+        from framework.command import report
 
         with cli.one_sentence():
             report.main(arguments[1:])
         return
-    import_rooms()
+    import_public_names()
     from callbacks import for_every_run
 
     cli.main(arguments, for_every_run())

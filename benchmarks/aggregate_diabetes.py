@@ -2,7 +2,7 @@
 
     python -m benchmarks.aggregate_diabetes [--seeds 50] [--trained 5]
 
-Prints three tables of the squared error of individual held-out targets, standardised, of a linear
+Prints three tables of the squared error of individual held-out targets, standardized, of a linear
 model on scikit-learn's 442 x 10 diabetes data: 352 rows in bags, 90 held out, splits and bags drawn
 anew for every seed. First the closed form for every bag size k and rho, then a few cells of it
 beside models trained by the command, then private releases (Laplace noise) beside the exact risk
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.experiment import mean_and_sd, parser, run_arm
 from datamodules import Bags, Tabular
-from framework.privacy import MeanRelease
+from framework.data.privacy import MeanRelease
 from framework.solvers import AggregateRidge, bag_size_risks
 
 Fields = dict[str, NDArray]
@@ -34,7 +34,7 @@ REFERENCE = {
     20: (1.371, 0.794, 0.733, 0.777, 0.868, 0.943),
 }
 TRAINED = ((2, 0.0), (5, 1.0), (10, 0.03), (20, 0.1))
-CLIP = 2.5  # no standardised target lies beyond
+CLIP = 2.5  # no standardized target lies beyond
 EPSILONS = (None, 10.0, 3.0, 2.0, 1.0)
 BAG_SIZES = (1, 2, 3, 5, 10, 20)
 
@@ -104,12 +104,12 @@ def predictions(seed: int, epsilon: float | None, rho: float) -> list[float]:
     rows = bagged(seed, 1)[0]["input"]
     # white inputs, for which the error is sigma^2 plus the risk of the coefficients; a linear
     # model's predictions do not depend on the choice
-    centre, whiten = inputs.mean(0), np.linalg.inv(np.linalg.cholesky(np.cov(inputs.T))).T
-    white = np.column_stack([np.ones(len(inputs)), (inputs - centre) @ whiten])
+    center, whiten = inputs.mean(0), np.linalg.inv(np.linalg.cholesky(np.cov(inputs.T))).T
+    white = np.column_stack([np.ones(len(inputs)), (inputs - center) @ whiten])
     theta, residual, *_ = np.linalg.lstsq(white, targets, rcond=None)
     variance = float(residual[0]) / (len(white) - white.shape[1])
     risks = bag_size_risks(
-        np.column_stack([np.ones(len(rows)), (rows - centre) @ whiten]),
+        np.column_stack([np.ones(len(rows)), (rows - center) @ whiten]),
         sigma=variance**0.5,
         theta=theta,
         rho=rho,

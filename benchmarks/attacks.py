@@ -24,7 +24,7 @@ def make_arms(device: str) -> tuple[dict[str, Callable[[], object]], dict[str, A
     import torch
     import torch.nn.functional as F
 
-    from framework.attacks import PGDAttack
+    from framework.attacks.pgd import PGDAttack
     from framework.losses import SmoothAdversarialCompSumLoss
 
     torch.manual_seed(0)

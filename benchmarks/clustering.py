@@ -28,7 +28,8 @@ def make_epoch(device: str, phase: str, refresh: str = "running") -> Callable[[]
     import torch
     from lightning.pytorch import Trainer
 
-    from framework.data import ArrayDataset, DataModule
+    from framework.data.datamodule import DataModule
+    from framework.data.datasets import ArrayDataset
     from modules import DEPICT
     from modules.depict.phases import Phase
 
@@ -84,7 +85,7 @@ def print_targets(device: str, rounds: int) -> None:
     """Print the time of each kind of target for 70,000 samples."""
     import torch
 
-    from framework.ops.target_distribution import dec_target_distribution
+    from framework.clustering.target_distribution import dec_target_distribution
 
     p = torch.randn(70_000, CLUSTERS, device=device).softmax(1)
     arms: dict[str, Callable[[], object]] = {

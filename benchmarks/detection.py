@@ -4,7 +4,7 @@
 
 On a CPU everything runs on one thread.
 
-Non-maximum suppression: exact and vectorised, against torchvision's IoU of oriented boxes and the
+Non-maximum suppression: exact and vectorized, against torchvision's IoU of oriented boxes and the
 sequential loop, at 300 and 2,000 boxes of dense scenes, threshold 0.3. Goal: at most 0.25 at 2,000,
 and the kept boxes are those of the loop on exact polygons; the loop on torchvision's IoU may keep
 others.
@@ -71,7 +71,7 @@ def print_nms(device: str, rounds: int) -> None:
     """Print the times at 300 and 2,000 boxes, and whether the kept boxes are the exact ones."""
     from torchvision.ops import box_iou
 
-    from framework.ops.rotated import cxcywhr_to_torchvision, rotated_iou, rotated_nms
+    from framework.detection.rotated import cxcywhr_to_torchvision, rotated_iou, rotated_nms
 
     for count in (300, 2_000):
         boxes, scores = dense_scene(count, device)
@@ -103,7 +103,7 @@ def random_objects(images: int, objects: int, size: int, device: str) -> tuple[A
     """Return quads (B, M, 4, 2), labels of 15 classes and weights."""
     import torch
 
-    from framework.ops.rotated import cxcywhr_to_quad
+    from framework.detection.rotated import cxcywhr_to_quad
 
     u = torch.rand(images, objects, 5, generator=torch.Generator().manual_seed(0))
     long = 12 * (size / 60) ** u[..., 2]
@@ -140,17 +140,17 @@ def assign_with_arrays(quads: Any, labels: list[int], size: int) -> list[Any]:
         for level, stride in enumerate((8, 16, 32)):
             if not ranges[level][0] < (high - low).max() <= ranges[level][1]:
                 continue
-            centre = np.floor(quad.mean(0) / stride).astype(int)
+            center = np.floor(quad.mean(0) / stride).astype(int)
             sigma = (sides / (2 * stride)) ** 0.7 / 2
             precision = turn.T @ np.diag(1 / sigma**2) @ turn
             reach = np.clip((high - low) / (2 * stride), 1, 4 - level).astype(int) + 1
-            for j in range(centre[1] - reach[1], centre[1] + reach[1] + 1):
-                for i in range(centre[0] - reach[0], centre[0] + reach[0] + 1):
+            for j in range(center[1] - reach[1], center[1] + reach[1] + 1):
+                for i in range(center[0] - reach[0], center[0] + reach[0] + 1):
                     if not (0 <= i < size // stride and 0 <= j < size // stride):
                         continue
                     place = (np.array([i, j]) + 0.5) * stride
                     distances = np.concatenate([place - low, high - place])
-                    offset = np.array([i, j]) - centre
+                    offset = np.array([i, j]) - center
                     g = np.exp(-0.5 * offset @ precision @ offset)
                     cell = targets[level][j, i]
                     if g > 0.05 and distances.min() > 0 and g > cell[16 + label]:
@@ -211,11 +211,11 @@ def print_assignment(device: str, rounds: int) -> None:
     arms: dict[str, Callable[[], object]] = {
         "loop with NumPy": lambda: assign_with_arrays(arrays, plain_labels, size),
         "loop with floats, owners alone": lambda: assign_in_a_loop(plain, plain_labels, size),
-        "vectorised": lambda: assigner(quads, label, weight, (size, size), 15),
+        "vectorized": lambda: assigner(quads, label, weight, (size, size), 15),
     }
     medians = interleaved_medians(arms, rounds)
     title = f"Assignment of 200 objects, median of {rounds} rounds"
-    print_ratios(title, medians, "loop with NumPy", {"vectorised": 0.02})
+    print_ratios(title, medians, "loop with NumPy", {"vectorized": 0.02})
     cells = len(assign_in_a_loop(plain, plain_labels, size))
     found = len(assigner(quads, label, weight, (size, size), 15).cell)
     print(f"  positive cells: {found}; loop: {cells}")

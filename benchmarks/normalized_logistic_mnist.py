@@ -1,9 +1,9 @@
-"""In how many steps normalised logistic regression separates MNIST's 3 from its 5.
+"""In how many steps normalized logistic regression separates MNIST's 3 from its 5.
 
     python -m benchmarks.normalized_logistic_mnist --data FOLDER
 
 FOLDER holds ``mnist/MNIST/raw``. Prints the iterations to zero training errors, of gradient
-descent on the logistic loss, normalised or not, by step size (``inf`` is the batch perceptron), on
+descent on the logistic loss, normalized or not, by step size (``inf`` is the batch perceptron), on
 the first 450 digits 3 and the first 450 or 30 digits 5 of the file; pixels in [0, 1], no intercept.
 The reference is a run of the same protocol on another choice of digits.
 """
@@ -59,7 +59,7 @@ def main() -> None:
                 model.fit(X, y)
                 solved = model.score(X, y) == 1.0
                 counts.append(f"{model.n_iter_}" if solved else f"> {MAX_ITER}")
-            name = "normalised" if normalize else "plain"
+            name = "normalized" if normalize else "plain"
             line = " / ".join(counts)
             print(
                 f"| 450 + {fives} | {name} | {line} | {REFERENCE[fives, normalize]} |", flush=True

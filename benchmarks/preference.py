@@ -5,7 +5,7 @@
 Domain adaptation with three terms on the shared part, 32 source, 32 target and 32 held-out images,
 31 classes: the step of the held-out LP in both scopes against the plain sum (goals: 3.5 and 1.2);
 that of TorchJD's UPGrad without a guide against TorchJD's own ``mtl_backward`` (goal: 1.0); and the
-time to solve the linear programme for 3 to 8 terms, beside scipy's ``linprog``. Arms take turns
+time to solve the linear program for 3 to 8 terms, beside scipy's ``linprog``. Arms take turns
 step by step; each has a network of its own and SGD.
 """
 
@@ -94,7 +94,7 @@ def make_step(
     from torchjd.aggregation import UPGrad
     from torchjd.autojac import jac_to_grad, mtl_backward
 
-    from framework.reduction import reduce_objectives
+    from framework.objectives.reduction import reduce_objectives
 
     aggregator, shared = UPGrad(), list(module.shared_parameters())
 
@@ -121,17 +121,15 @@ def ten(step: Callable[[], None]) -> Callable[[], None]:
     return steps
 
 
-def linear_programmes(rounds: int) -> None:
-    """Print how long a linear programme takes."""
+def linear_programs(rounds: int) -> None:
+    """Print how long a linear program takes."""
     import torch
     from scipy.optimize import linprog
 
     from framework.gradients import HeldOutGuidedLP
 
     solver = HeldOutGuidedLP()
-    print(
-        "\nThe linear programme of a step, median milliseconds (scipy.optimize.linprog beside it)"
-    )
+    print("\nThe linear program of a step, median milliseconds (scipy.optimize.linprog beside it)")
     for terms in range(3, 9):
         generator = torch.Generator().manual_seed(terms)
         gradients = torch.randn(terms, 20, generator=generator, dtype=torch.float64)
@@ -191,7 +189,7 @@ def main() -> None:
     }
     medians = interleaved_medians(arms, arguments.rounds)
     print_ratios(f"Against TorchJD: {shape}", medians, "mtl_backward, UPGrad", JD_GOALS)
-    linear_programmes(arguments.rounds)
+    linear_programs(arguments.rounds)
 
 
 if __name__ == "__main__":

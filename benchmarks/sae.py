@@ -3,7 +3,7 @@
     python -m benchmarks.sae [--device cuda] [--rounds 12]
 
 Steps on 512 activations of size 384, 3,072 features, k = 32, float32, the same data and Adam for
-all: ours with clocks, projection, clipping and renormalised directions, a bare dense PyTorch step
+all: ours with clocks, projection, clipping and renormalized directions, a bare dense PyTorch step
 without any of these, and those of ``sae-lens`` and ``dictionary-learning`` where these packages can
 be imported. Goal: at most 1 / 1.5 of the time of the fastest of them. Then peak memory of a step,
 the selection alone for 4,096 tokens and 24,576 features, and sparse against dense decode.
@@ -45,7 +45,7 @@ def our_step(selection: Any, x: Any) -> Step:
         sae.project_gradient()
         torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
         optimizer.step()
-        sae.normalise_decoder()
+        sae.normalize_decoder()
 
     return step
 
@@ -59,14 +59,14 @@ def dense_step(x: Any) -> Step:
     decoder = torch.nn.Parameter(normalize(torch.randn(FEATURES, D, device=x.device), dim=1))
     encoder = torch.nn.Parameter(decoder.detach().clone())
     bias = torch.nn.Parameter(torch.zeros(FEATURES, device=x.device))
-    centre = torch.nn.Parameter(torch.zeros(D, device=x.device))
-    optimizer = torch.optim.Adam([encoder, decoder, bias, centre], lr=LR, fused=True)
+    center = torch.nn.Parameter(torch.zeros(D, device=x.device))
+    optimizer = torch.optim.Adam([encoder, decoder, bias, center], lr=LR, fused=True)
 
     def step() -> None:
-        pre_acts = (x - centre) @ encoder.T + bias
+        pre_acts = (x - center) @ encoder.T + bias
         values, places = pre_acts.topk(K, dim=1)
         code = torch.zeros_like(pre_acts).scatter(1, places, values.relu())
-        error = x - (code @ decoder + centre)
+        error = x - (code @ decoder + center)
         loss = error.square().sum() / (x - x.mean(0)).square().sum()
         optimizer.zero_grad()
         loss.backward()
@@ -158,7 +158,7 @@ def compare_steps(device: str, rounds: int) -> None:
     """Print time and memory of the steps."""
     import torch
 
-    from framework.ops.selection import FeatureChoice, MutualChoice, TokenChoice
+    from framework.sparse_coding.selection import FeatureChoice, MutualChoice, TokenChoice
 
     x = torch.randn(TOKENS, D, generator=torch.Generator().manual_seed(0)).to(device)
     rules = (TokenChoice(K), MutualChoice(K), FeatureChoice(K, alpha=1.0, beta=30.0))
@@ -180,8 +180,8 @@ def compare_parts(device: str, rounds: int) -> None:
     """Print the time of the selection, and of a decode."""
     import torch
 
-    from framework.ops.sparse_code import decode
-    from framework.ops.topk import top_overall, top_per_column, top_per_row
+    from framework.sparse_coding.sparse_code import decode
+    from framework.sparse_coding.topk import top_overall, top_per_column, top_per_row
 
     tokens, features = 4096, 24576
     scores = torch.randn(tokens, features, device=device)
@@ -200,7 +200,7 @@ def compare_parts(device: str, rounds: int) -> None:
         "torch.topk, flattened",
         {"mutual choice": 1.0},
     )
-    from framework.ops.selection import TokenChoice
+    from framework.sparse_coding.selection import TokenChoice
 
     code = TokenChoice(K).select_sparse(torch.randn(TOKENS, FEATURES, device=device))
     dense, weight = code.dense(), torch.randn(FEATURES, D, device=device)

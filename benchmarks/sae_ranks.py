@@ -3,7 +3,7 @@
     python -m benchmarks.sae_ranks [--tokens 4096] [--features 24576] [--rounds 8]
 
 Two processes on this machine, joined by gloo, hold half of the tokens each, one thread each. With
-synchronisation they choose from all tokens, without it from their own. Bytes are what one rank
+synchronization they choose from all tokens, without it from their own. Bytes are what one rank
 hands to collectives in one selection.
 """
 
@@ -53,7 +53,7 @@ def work(rank: int, folder: str, tokens: int, features: int, rounds: int) -> Non
     import torch
     import torch.distributed as dist
 
-    from framework.ops.selection import FeatureChoice, MutualChoice
+    from framework.sparse_coding.selection import FeatureChoice, MutualChoice
 
     torch.set_num_threads(1)
     dist.init_process_group(

@@ -18,12 +18,12 @@ HEADS = ["fvu", "l0", "sd of l0", "dead share"]
 def fit(args: Sequence[str], seed: int) -> Any:
     """Run the command and return it, with the weights of its end."""
     import trimtab
-    from framework import cli
+    from framework.command import cli
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as sink:
         out = [f"--trainer.default_root_dir={folder}", f"--seed_everything={seed}", *QUIET]
         with redirect_stdout(sink), redirect_stderr(sink):
-            trimtab.import_rooms()
+            trimtab.import_public_names()
             return cli.run(["fit", *args, *out])
 
 
@@ -68,7 +68,7 @@ def one_by_one(model: Any) -> Encode:
 
 
 def calibrated(model: Any, data: Any, folds: Sequence[Any]) -> list[float]:
-    """Return :func:`measure` of both folds, each with thresholds that were set on the other."""
+    """Return ``measure`` of both folds, each with thresholds that were set on the other."""
     table = data.val_set.dataset
     batches = [table.batch(rows) for rows in folds]
     results = []
@@ -85,7 +85,7 @@ def calibrated(model: Any, data: Any, folds: Sequence[Any]) -> list[float]:
 
 
 def by_the_batch(model: Any, x: Any, size: int) -> list[float]:
-    """Return :func:`measure` with the selection of training, over consecutive batches."""
+    """Return ``measure`` with the selection of training, over consecutive batches."""
 
     def encode(x: Any) -> tuple[Any, Any]:
         code = model.sae.encode_batch(x).code

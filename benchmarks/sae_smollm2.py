@@ -53,7 +53,7 @@ def run(args: list[str], seed: int) -> list[float]:
     """Return what is reached on the test part, every token encoded on its own."""
     from lightning.pytorch import Trainer
 
-    from callbacks import SpliceEvaluation
+    from callbacks import LossRecoveredEvaluation
 
     command = sae_runs.fit(args, seed)
     model, data = command.model, command.datamodule
@@ -67,7 +67,7 @@ def run(args: list[str], seed: int) -> list[float]:
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[SpliceEvaluation(max_contexts=16)],
+        callbacks=[LossRecoveredEvaluation(max_contexts=16)],
     )
     (losses,) = trainer.test(model, data, verbose=False)
     return [*found, *(losses[f"test/{name}"] for name in LOSSES)]

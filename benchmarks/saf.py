@@ -27,7 +27,8 @@ def make_step(device: str, callback: Any = None, sam: bool = False) -> Callable[
     from lightning.pytorch import Trainer
 
     from callbacks import SAF
-    from framework.data import ArrayDataset, DataModule
+    from framework.data.datamodule import DataModule
+    from framework.data.datasets import ArrayDataset
     from modules import Classifier
 
     class Images(DataModule):

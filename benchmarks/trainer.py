@@ -28,7 +28,8 @@ GOAL_EXTRA = 150
 def make_data(shape: tuple[int, ...], rows: int, batch_size: int) -> Any:
     import torch
 
-    from framework.data import ArrayDataset, DataModule
+    from framework.data.datamodule import DataModule
+    from framework.data.datasets import ArrayDataset
 
     class RandomImages(DataModule):
         num_classes = 10
@@ -51,7 +52,7 @@ def make_arms(name: str, device: str) -> dict[str, Callable[[int], float]]:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from torch.nn import functional as F
 
-    from framework.run_logger import RunLogger
+    from framework.runs.csv_logger import RunLogger
     from modules import Classifier
 
     tiny = name == "mlp"

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from framework.compatibility import IncompatibleError
+from framework.objectives.errors import IncompatibleError
 from framework.optim import LionK
 from framework.optim.kappa import make_kappa
 from framework.optim.lion import has_gradient

@@ -7,11 +7,13 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from framework.compatibility import IncompatibleError
-from framework.data import Batch, DataModule, ElasticLoader
+from framework.data.datamodule import DataModule
+from framework.data.datasets import Batch
+from framework.data.loader import ElasticDataLoader
+from framework.data.samplers import SampleKey
 from framework.gradients import GradientCombiner, HeldOutGuidedLP
-from framework.module import TrainingModule
-from framework.sampling import Key
+from framework.objectives.errors import IncompatibleError
+from framework.training.module import TrainingModule
 
 
 class DynamicPreference(Callback):
@@ -20,9 +22,9 @@ class DynamicPreference(Callback):
     The shared parameters get ``scale * sum_j w_j g_j`` instead of the sum of the gradients g_j, of
     the terms with their weights; all other parameters get the gradient of the plain sum. The
     combiner finds w from the inner products of the g_j and, where it is guided, from those with the
-    gradient of :meth:`~framework.module.TrainingModule.guide_objectives` on a held-out batch. What
+    gradient of ``guide_objectives`` on a held-out batch. What
     is held out is the datamodule's ``guide_set``, such as the held-out part of the target in
-    :class:`~datamodules.DomainPair`, or else a share of the training set, which is then not
+    ``DomainPair``, or else a share of the training set, which is then not
     trained. The guide's batches are a stream of their own, in random order and without
     augmentation, seen in evaluation mode: batch norm keeps its statistics.
 
@@ -36,13 +38,13 @@ class DynamicPreference(Callback):
     does, and the held-out batch leaves the statistics of batch norm alone.
 
     Args:
-        combiner: of the gradients; default :class:`~framework.gradients.HeldOutGuidedLP`.
+        combiner: of the gradients; default ``HeldOutGuidedLP``.
         held_out: share of the training set for the guide, where the data holds nothing out itself.
         batch_size: rows of a global batch of the guide; default that of training.
 
     Raises:
-        ValueError: an argument out of its range, or a share that leaves nothing (at :meth:`setup`).
-        IncompatibleError: another module than a :class:`~framework.module.TrainingModule`, one that
+        ValueError: an argument out of its range, or a share that leaves nothing (at ``setup``).
+        IncompatibleError: another module than a ``TrainingModule``, one that
             has a combiner, or data of which nothing can be held out.
 
     Example:
@@ -64,7 +66,7 @@ class DynamicPreference(Callback):
         self.combiner = HeldOutGuidedLP() if combiner is None else combiner
         self.held_out = held_out
         self.batch_size = batch_size
-        self._loader: ElasticLoader | None = None
+        self._loader: ElasticDataLoader | None = None
         self._batches: Iterator[Batch] | None = None
         self._drawn = 0
         self._before: tuple[Any, Any, Any] | None = None
@@ -75,7 +77,7 @@ class DynamicPreference(Callback):
             return
         if not isinstance(pl_module, TrainingModule):
             raise IncompatibleError(
-                "DynamicPreference weighs the terms of a framework.module.TrainingModule, which "
+                "DynamicPreference weighs the terms of a TrainingModule, which "
                 f"{type(pl_module).__name__} is not."
             )
         pl_module.gradient_combiner = self.combiner
@@ -85,7 +87,7 @@ class DynamicPreference(Callback):
         if not isinstance(data, DataModule):
             raise IncompatibleError(
                 f"{type(self.combiner).__name__} is guided by held-out training data, which only "
-                "a framework.data.DataModule can give."
+                "a trimtab DataModule can give."
             )
         self._before = data.train_set, data.plain_train_set, data.guide_set
         if data.guide_set is None:
@@ -105,7 +107,7 @@ class DynamicPreference(Callback):
         batch = trainer.precision_plugin.convert_input(batch)
         return trainer.strategy.batch_to_device(batch)
 
-    def _place(self) -> Key:
+    def _place(self) -> SampleKey:
         """Return where the stream of the guide stands: (pass, batches of it that were drawn)."""
         assert self._loader is not None
         return divmod(self._drawn, len(self._loader))

@@ -9,16 +9,17 @@ from typing import Any, Literal, get_args
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from framework.compatibility import IncompatibleError
-from framework.data import Batch
+from framework.data.datasets import Batch
 from framework.losses.trajectory import check_logits, trajectory_divergence
-from framework.module import Dynamics, TrainingModule
-from framework.objectives import Objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.training.module import TrainingModule
+from framework.training.objectives_callback import ObjectivesCallback
 
 Buffers = Literal["ema", "copy"]
 
 
-class MESA(Dynamics):
+class MESA(ObjectivesCallback):
     """Adds ``weight * temperature**2 * KL(average || now)`` against an average of the weights.
 
     The target are the outputs of an exponential moving average of the weights (EMA) on the same
@@ -91,8 +92,7 @@ class MESA(Dynamics):
         """Refuse a module whose predictions are no logits."""
         if not isinstance(pl_module, TrainingModule):
             raise IncompatibleError(
-                f"MESA adds a term to a framework.module.TrainingModule, which "
-                f"{type(pl_module).__name__} is not."
+                f"MESA adds a term to a TrainingModule, which {type(pl_module).__name__} is not."
             )
         if stage == "fit" and pl_module.prediction_shape is not None:
             check_logits(pl_module.prediction_shape)

@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from framework.attacks import Attack
-from framework.compatibility import IncompatibleError
-from framework.data import Batch
-from framework.distributed import all_reduce_sum, shared_generator
-from framework.module import TrainingModule
-from framework.randomness import global_seed
+from framework.attacks.attack import Attack
+from framework.data.datasets import Batch
+from framework.distributed.collectives import all_reduce_sum, shared_generator
+from framework.objectives.errors import IncompatibleError
+from framework.training.module import TrainingModule
+from framework.utilities.randomness import global_seed
 
 
 class RobustAccuracy(Callback):
     """Logs ``val/robust_accuracy`` and ``test/robust_accuracy``, the accuracy under attack.
 
     Every row of an evaluation is attacked by ascending its cross-entropy. The attack sees the
-    inputs in units of pixels: where the datamodule normalises, its mean and standard deviation are
+    inputs in units of pixels: where the datamodule normalizes, its mean and standard deviation are
     handed to the attack. The same starts are drawn in every epoch and on any number of ranks, and
     a checkpoint may monitor the metric.
 
@@ -37,7 +37,7 @@ class RobustAccuracy(Callback):
         IncompatibleError: predictions that are not class logits, or a second RobustAccuracy.
 
     Example:
-        >>> from framework.attacks import PGDAttack
+        >>> from framework.attacks.pgd import PGDAttack
         >>> RobustAccuracy(PGDAttack(eps=0.1, steps=20)).attack.steps
         20
     """
@@ -60,7 +60,7 @@ class RobustAccuracy(Callback):
         self._correct_and_rows = torch.zeros(2, dtype=torch.int64)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what has no accuracy; learn how inputs are normalised."""
+        """Refuse what has no accuracy; learn how inputs are normalized."""
         others = [c for c in trainer.callbacks if isinstance(c, RobustAccuracy)]  # type: ignore[attr-defined]
         if len(others) > 1:
             raise IncompatibleError(

@@ -1,4 +1,4 @@
-"""Sharpness-aware training for free (SAF): penalise the drop of the loss along the run."""
+"""Sharpness-aware training for free (SAF): penalize the drop of the loss along the run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import IterableDataset
 
-from framework.compatibility import IncompatibleError, check_needs
-from framework.data import Batch, DataModule
-from framework.distributed import barrier
+from framework.data.datamodule import DataModule
+from framework.data.datasets import Batch
+from framework.distributed.collectives import barrier
+from framework.distributed.sample_state import SampleState
 from framework.losses.trajectory import check_logits, trajectory_divergence
-from framework.module import Dynamics, TrainingModule
-from framework.objectives import Objectives
-from framework.sample_state import SampleState
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.training.compatibility import check_needs
+from framework.training.module import TrainingModule
+from framework.training.objectives_callback import ObjectivesCallback
 
 Storage = Literal["auto", "device", "cpu", "memmap", "exchange"]
 Precision = Literal["float16", "float32", "float64"]
 Saved = Literal["sharded", "none"]
 
 
-class SAF(Dynamics):
+class SAF(ObjectivesCallback):
     """Adds ``weight * temperature**2 * KL(past || now)`` between a sample's outputs of two epochs.
 
     The network's outputs of each training sample are remembered; those of ``lag_epochs`` epochs ago
@@ -142,8 +145,7 @@ class SAF(Dynamics):
         """Return the data and the shape of a prediction, or refuse them."""
         if not isinstance(module, TrainingModule):
             raise IncompatibleError(
-                f"SAF adds a term to a framework.module.TrainingModule, which "
-                f"{type(module).__name__} is not."
+                f"SAF adds a term to a TrainingModule, which {type(module).__name__} is not."
             )
         if any(isinstance(other, SAF) and other is not self for other in module.dynamics):
             raise IncompatibleError("SAF is given twice, but there can be one in a run.")
@@ -151,7 +153,7 @@ class SAF(Dynamics):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, DataModule) or isinstance(data.train_set, IterableDataset):
             raise IncompatibleError(
-                "SAF remembers every training sample and needs a framework.data.DataModule with a "
+                "SAF remembers every training sample and needs a trimtab DataModule with a "
                 "map-style data set; MESA works with any data."
             )
         if data.mixes_samples:

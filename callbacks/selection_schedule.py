@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from framework.compatibility import IncompatibleError
-from framework.ops.selection import Selection
+from framework.objectives.errors import IncompatibleError
+from framework.sparse_coding.selection import Selection
 
 
 @dataclass
@@ -54,7 +54,7 @@ class SelectionSchedule(Callback):
         IncompatibleError: a module without selections, or a run without a known length.
 
     Example:
-        >>> from framework.ops.selection import FeatureChoice
+        >>> from framework.sparse_coding.selection import FeatureChoice
         >>> schedule = SelectionSchedule([SelectionPhase(0.5, FeatureChoice(k=32))])
         >>> [schedule.phase_at(step, total=100) for step in (0, 49, 50)]
         [0, 0, 1]

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from framework.compatibility import IncompatibleError
+from framework.objectives.errors import IncompatibleError
 
 
 @runtime_checkable
@@ -15,7 +15,7 @@ class Calibrating(Protocol):
     """What the callback asks of a module."""
 
     def prepare_calibration(self) -> None:
-        """Read what :meth:`calibrate` needs beside these batches; collective."""
+        """Read what ``calibrate`` needs beside these batches; collective."""
 
     def calibrate(self, batches: Iterable[dict[str, Any]]) -> None:
         """Set the thresholds to what the selection would keep on these batches; collective."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from framework.data import Sample
+from framework.data.datasets import Sample
 
 
 class Normalize:
@@ -32,12 +32,12 @@ class Normalize:
         self.std = torch.tensor(std).view(-1, 1, 1)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Return the normalised image (..., C, H, W)."""
+        """Return the normalized image (..., C, H, W)."""
         return (image - self.mean) / self.std
 
 
 class Augmentation:
-    """Transforms a training image, normalises it, and mixes it with another one.
+    """Transforms a training image, normalizes it, and mixes it with another one.
 
     Mixup is that of Zhang et al. 2018, arXiv 1710.09412: the image and the one-hot label become
     λ x_i + (1 - λ) x_j and λ y_i + (1 - λ) y_j, λ ~ Beta(α, α). The authors' code draws one λ per
@@ -48,7 +48,7 @@ class Augmentation:
         transforms: modules from image to image, such as those of ``torchvision.transforms.v2``.
         normalize: applied after them.
         mixup: α; 0 for none.
-        partners: what x_j is drawn from, not yet normalised.
+        partners: what x_j is drawn from, not yet normalized.
         num_classes: K of the soft label (K,) float32 that mixup makes.
     """
 

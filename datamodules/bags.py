@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from framework.data import ArrayDataset, Batch, DataModule, Sample, root_and_rows
-from framework.losses.aggregate import bag_means
-from framework.privacy import (
+from framework.data.bag_sampling import BagSampler, assign_bags
+from framework.data.datamodule import DataModule
+from framework.data.datasets import ArrayDataset, Batch, Sample, root_and_rows
+from framework.data.privacy import (
     MeanRelease,
     project_to_simplex,
     proportion_sensitivity,
     response_sensitivity,
 )
-from framework.randomness import stable_seed
-from framework.sampling import BagSampler, assign_bags
+from framework.losses.aggregate import bag_means
+from framework.utilities.randomness import stable_seed
 
 RESPONSES = ("label", "clean_label", "target")
 # what modules and callbacks read off a datamodule, known at the latest after its setup
@@ -45,19 +46,19 @@ class Bags(DataModule):
     row, and the bag's mean response: ``target`` (B,) or (B, T) float32, or of class labels the
     proportions, ``label`` (B, K) float32. Individual responses are in no training batch; validation
     and test batches are those of the wrapped data. Losses for such batches need ``group``, as
-    :class:`~framework.losses.AggregateResponseLoss` does.
+    ``AggregateResponseLoss`` does.
 
-    The n training rows are assigned once, by :func:`framework.sampling.assign_bags`, to
+    The n training rows are assigned once, by ``assign_bags``, to
     n // ``bag_size`` bags; rows left over make some of them larger, none is smaller.
 
     With ``epsilon`` the means are released once with noise on each, drawn before training and the
-    same in every epoch, see :class:`~framework.privacy.MeanRelease`; they are then private in the
+    same in every epoch, see ``MeanRelease``; they are then private in the
     responses, not in the inputs. Replacing one target in [-C, C] by another moves the mean of k by
     2 C / k at most, so that Laplace noise has the scale 2 C / (k epsilon); replacing one label
     moves proportions by 2 / k in L1 and sqrt(2) / k in L2 norm. Noisy proportions are projected to
     the nearest probability vectors. Not covered: whoever knows ``bag_seed`` can subtract the noise;
     validation and test responses stay exact, and so do the mean and the deviation by which
-    ``Tabular`` standardises targets.
+    ``Tabular`` standardizes targets.
 
     Paper: Javanmard et al., *Learning from Aggregate Responses*, ICLR 2024, arXiv:2401.11081.
 
@@ -77,7 +78,7 @@ class Bags(DataModule):
     Raises:
         ValueError: data with mixup, ``shards``, ``drop_last`` or bags of its own; an argument out
             of its range or without meaning; a ``bag_size`` above the number of training rows.
-        TypeError: a training set that is no :class:`framework.data.ArrayDataset`.
+        TypeError: a training set that is no ``ArrayDataset``.
 
     Example:
         >>> from datamodules import Tabular

@@ -14,7 +14,7 @@ from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
 from datamodules.label_noise import LabelNoise
 from datamodules.labels import check_labels
-from framework.restricted_pickle import load_pickle
+from framework.data.restricted_pickle import load_pickle
 
 
 class _Layout(NamedTuple):
@@ -44,21 +44,21 @@ _LAYOUTS = {
 
 
 class CIFAR(ClassificationData):
-    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels.
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 color images of 32x32 pixels.
 
     Reads the "python version" from ``root`` or ``root/cifar-10-batches-py`` (``cifar-100-python``)
     by a reader that cannot run code. The training batches in order are the full training set, in
     the order of the CIFAR-N labels, from which ``val_size`` images are held out.
 
     The remaining arguments are those of
-    :class:`~datamodules.classification.ClassificationData`.
+    ``ClassificationData``.
 
     Args:
         root: folder of the files.
         name: ``cifar10``, or ``cifar100`` with its 100 fine labels.
 
     Raises:
-        FileNotFoundError: a file is missing (at :meth:`setup`).
+        FileNotFoundError: a file is missing (at ``setup``).
         ValueError: a file that is damaged, lacks a field or holds anything but arrays and
             containers, or a label outside the classes, by file and position.
 

@@ -1,4 +1,4 @@
-"""What the datamodules of labelled images share: splits, label noise, augmentation, mixup."""
+"""What the datamodules of labeled images share: splits, label noise, augmentation, mixup."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch.utils.data import Subset
 from datamodules.augmentation import Augmentation
 from datamodules.image_data import ImageData
 from datamodules.label_noise import LabelNoise
-from framework.randomness import stable_seed
+from framework.utilities.randomness import stable_seed
 
 
 class ClassificationData(ImageData):
-    """Base of the datamodules of labelled images.
+    """Base of the datamodules of labeled images.
 
-    Batches hold ``image`` (B, C, H, W) float32 in [0, 1] unless normalised, ``label`` (B,) int64,
+    Batches hold ``image`` (B, C, H, W) float32 in [0, 1] unless normalized, ``label`` (B,) int64,
     or (B, K) float32 in training with mixup, and ``index`` (B,) int64, the row of the full training
     set (of the evaluated set outside training). With label noise, training batches also hold
     ``clean_label`` (B,) int64; validation and test labels stay clean. A subclass sets
-    ``num_classes`` and ``input_shape`` and implements :meth:`read`.
+    ``num_classes`` and ``input_shape`` and implements ``read``.
 
     Args:
         batch_size: rows of a *global* batch, over all ranks.
         num_workers: loading processes per rank; results do not depend on it.
         eval_batch_size: rows of a global batch outside training; default ``batch_size``.
         drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
         val_size: rows of the training set to hold out for validation, as a number (int) or as a
             share (float); not used where the data set has a validation part of its own.
         split_seed: of the permutation whose first rows are held out; not the seed of the run.
         label_noise: of the training labels.
         augment: transforms of a training image in [0, 1], such as those of
             ``torchvision.transforms.v2``.
-        mixup: α of mixup, see :class:`datamodules.augmentation.Augmentation`; 0 for none.
-        mean: per channel; images are normalised after augmentation. Together with ``std``.
+        mixup: α of mixup, see ``Augmentation``; 0 for none.
+        mean: per channel; images are normalized after augmentation. Together with ``std``.
         std: per channel.
 
     Raises:
@@ -78,9 +78,7 @@ class ClassificationData(ImageData):
         clean, val, test = self.read_normalized()
         given = copy(clean)
         if self.label_noise is not None:
-            given = clean.relabelled(
-                self.label_noise.apply(clean.fields["label"], self.num_classes)
-            )
+            given = clean.relabeled(self.label_noise.apply(clean.fields["label"], self.num_classes))
         if val is not None:
             self.train_set, self.val_set = given, val
         else:

@@ -9,11 +9,11 @@ from datamodules.classification import ClassificationData
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
 from datamodules.label_noise import LabelNoise
-from framework.randomness import stable_seed
+from framework.utilities.randomness import stable_seed
 
 
 class Digits(ClassificationData):
-    """1,797 handwritten digits of 8x8 pixels in 16 grey levels, scaled to [0, 1].
+    """1,797 handwritten digits of 8x8 pixels in 16 gray levels, scaled to [0, 1].
 
     They are the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and
     Kaynak 1998). A permutation fixed by ``split_seed`` puts the last ``test_size`` rows aside for
@@ -21,7 +21,7 @@ class Digits(ClassificationData):
     default 1,437 train, 180 validate and 180 test.
 
     The remaining arguments are those of
-    :class:`~datamodules.classification.ClassificationData`.
+    ``ClassificationData``.
 
     Args:
         test_size: rows of the test set.

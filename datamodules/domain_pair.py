@@ -1,4 +1,4 @@
-"""A labelled source and an unlabelled target, for domain adaptation."""
+"""A labeled source and an unlabeled target, for domain adaptation."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
 from datamodules.image_set import ImageSet
 from datamodules.joined_images import JoinedImages
-from framework.data import DataModule, Sample, check_share
-from framework.paired_sampling import PairedBatches
-from framework.randomness import stable_seed
+from framework.adaptation.paired_sampling import PairedBatchSampler
+from framework.data.datamodule import DataModule, check_share
+from framework.data.datasets import Sample
+from framework.utilities.randomness import stable_seed
 
 
 class DomainPair(DataModule):
-    """Serves labelled images of a source together with unlabelled images of a target.
+    """Serves labeled images of a source together with unlabeled images of a target.
 
     Both domains are the training parts of the wrapped data. Training batches hold ``image``
     (B, C, H, W), ``domain`` (B,) int64, 0 for the source and 1 for the target in turn, ``label``
     (B,) int64, which is -1 for the target, and ``index`` (B,) int64, the position among all images
     of the source and then all of the target. An epoch is the larger domain once, see
-    :class:`framework.paired_sampling.PairedBatches`.
+    ``PairedBatchSampler``.
 
     A share of the target is held out for a guide: it is not trained, and is in ``guide_set``, as in
     training, but without augmentation.
@@ -35,11 +36,11 @@ class DomainPair(DataModule):
     the target, its labels being for metrics alone. The test set, which is also predicted, is the
     target's test part, and without one all of the target; ``index`` is then the row of that part.
 
-    Images of one channel are repeated where the other domain has three. Each domain is normalised
+    Images of one channel are repeated where the other domain has three. Each domain is normalized
     by its own ``mean`` and ``std``, after augmentation.
 
     Args:
-        source: any datamodule of labelled images; with label noise, training batches also hold
+        source: any datamodule of labeled images; with label noise, training batches also hold
             ``clean_label`` (B,). Its validation and test parts, ``batch_size``,
             ``eval_batch_size``, ``num_workers``, ``val_size`` and ``split_seed`` are not used.
         target: likewise, of the same classes; it may lack labels, and its test part is used.
@@ -48,7 +49,7 @@ class DomainPair(DataModule):
             domains differ.
         augment: transforms of a training image of either domain in [0, 1], such as those of
             ``torchvision.transforms.v2``.
-        crop: without augmentation the centre is cropped to a square of this size; it is the size
+        crop: without augmentation the center is cropped to a square of this size; it is the size
             that ``augment`` makes.
         source_eval: images of the source in the validation set, at most.
         split_seed: of the permutations that choose them and the held-out share; not the seed of the
@@ -61,7 +62,7 @@ class DomainPair(DataModule):
     Raises:
         TypeError: data that are no images.
         ValueError: wrapped data with augmentation, mixup, ``drop_last`` or ``shards`` of its own, a
-            target with label noise, an argument out of its range; or (at :meth:`setup`) domains
+            target with label noise, an argument out of its range; or (at ``setup``) domains
             that are empty or differ in classes, channels or size, or a source without labels.
 
     Example:
@@ -75,7 +76,7 @@ class DomainPair(DataModule):
 
     has_domains = True
     input_shape: tuple[int, int, int]
-    """(C, H, W) of an image, known after :meth:`setup`."""
+    """(C, H, W) of an image, known after ``setup``."""
 
     def __init__(
         self,
@@ -139,7 +140,7 @@ class DomainPair(DataModule):
             self.hold_out(self.held_out)
 
     def hold_out(self, share: float) -> None:
-        """Move a share of the target's images to :attr:`guide_set`, where they are not trained.
+        """Move a share of the target's images to ``guide_set``, where they are not trained.
 
         Raises:
             ValueError: a share that leaves none on either side.
@@ -157,9 +158,9 @@ class DomainPair(DataModule):
         if self.transforms:
             self.plain_train_set = Subset(self._plain, trained)
 
-    def train_sampler(self) -> PairedBatches:
+    def train_sampler(self) -> PairedBatchSampler:
         """Return the stream of batches of both domains."""
-        return PairedBatches(
+        return PairedBatchSampler(
             self._first_target,
             len(self.train_set) - self._first_target,  # type: ignore[arg-type]
             self.batch_size,
@@ -192,7 +193,7 @@ class DomainPair(DataModule):
         self._plain = JoinedImages(domains, fields, self._shape, self.crop)
         self.train_set = self._trained = self._plain
         if self.transforms:
-            # the augmentation crops, and normalises last
+            # the augmentation crops, and normalizes last
             self._trained = JoinedImages(domains, fields, self._shape, normalize=False)
             self.train_set, self.plain_train_set = self._trained, self._plain
             normalize = [images.normalize for images in domains]
@@ -243,7 +244,7 @@ class DomainPair(DataModule):
 
 
 class DomainAugmentation:
-    """Transforms a training image, and normalises it as its domain is.
+    """Transforms a training image, and normalizes it as its domain is.
 
     Args:
         transforms: modules from image to image.

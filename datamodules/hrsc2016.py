@@ -10,9 +10,9 @@ import torch
 
 from datamodules.dota.tile_set import Tile, TileSet, Tiling
 from datamodules.oriented import ObjectTransform, OrientedData
+from framework.data.image_files import image_size
 from framework.detection.objects import Objects
-from framework.images import image_size
-from framework.ops.rotated import cxcywhr_to_quad
+from framework.detection.rotated import cxcywhr_to_quad
 
 _BOX = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
 
@@ -22,12 +22,12 @@ class HRSC2016(OrientedData):
 
     The parts are those of ``root/ImageSets/<part>.txt``, one name per line; images lie in
     ``root/FullDataSet/AllImages`` and their labels in ``root/FullDataSet/Annotations``. An image is
-    resized so that its longer side is S, and filled up with grey at the right or below. All kinds
+    resized so that its longer side is S, and filled up with gray at the right or below. All kinds
     of ships are one class, as in the publications on oriented detection.
 
-    Batches hold what :class:`~datamodules.oriented.OrientedData` says, in pixels of the resized
+    Batches hold what ``OrientedData`` says, in pixels of the resized
     image, and outside training the fields of the whole image that
-    :class:`~datamodules.dota.tiled.TiledData` describes: an image is one tile.
+    ``TiledData`` describes: an image is one tile.
 
     Paper: Liu et al., A High Resolution Optical Satellite Image Dataset for Ship Recognition and
     Some New Baselines, ICPRAM 2017.
@@ -40,7 +40,7 @@ class HRSC2016(OrientedData):
         test: part to test on and to predict, or None.
 
     Raises:
-        FileNotFoundError: a file is not there, by name (at :meth:`setup`).
+        FileNotFoundError: a file is not there, by name (at ``setup``).
         ValueError: an argument out of its range; a label file that is no XML, or an object in it
             without a box of finite numbers and positive sides; or an image that cannot be decoded.
     """

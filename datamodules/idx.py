@@ -78,10 +78,10 @@ class IDXImages(ClassificationData):
     The four files ``{train,t10k}-{images-idx3,labels-idx1}-ubyte``, each plain or ``.gz``, are
     looked for in ``root``, ``root/raw`` and ``root/MNIST/raw``. The 60,000 training images are the
     full training set, from which ``val_size`` are held out. ``input_shape`` is (1, 28, 28) until
-    :meth:`setup` has read another size from the files.
+    ``setup`` has read another size from the files.
 
     The remaining arguments are those of
-    :class:`~datamodules.classification.ClassificationData`.
+    ``ClassificationData``.
 
     Args:
         root: folder of the files.
@@ -89,7 +89,7 @@ class IDXImages(ClassificationData):
         class_names: default the numbers of the classes.
 
     Raises:
-        FileNotFoundError: a file is missing (at :meth:`setup`).
+        FileNotFoundError: a file is missing (at ``setup``).
         ValueError: a damaged file or a label outside the classes, by file and position.
 
     Example:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from datamodules.augmentation import Normalize
 from datamodules.image_set import ImageSet
-from framework.data import DataModule
+from framework.data.datamodule import DataModule
 
 
 class Splits(NamedTuple):
@@ -23,17 +23,17 @@ class Splits(NamedTuple):
 class ImageData(DataModule):
     """Base of the datamodules of images.
 
-    Batches hold ``image`` (B, C, H, W) float32 in [0, 1] unless normalised. A subclass sets
-    ``input_shape`` and, where there are labels, ``num_classes``, implements :meth:`read`, and
-    serves in ``setup`` what :meth:`read_normalized` returns.
+    Batches hold ``image`` (B, C, H, W) float32 in [0, 1] unless normalized. A subclass sets
+    ``input_shape`` and, where there are labels, ``num_classes``, implements ``read``, and
+    serves in ``setup`` what ``read_normalized`` returns.
 
     Args:
         batch_size: rows of a *global* batch, over all ranks.
         num_workers: loading processes per rank; results do not depend on it.
         eval_batch_size: rows of a global batch outside training; default ``batch_size``.
         drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
-        mean: per channel; images are normalised after everything else. Together with ``std``: one
+        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
+        mean: per channel; images are normalized after everything else. Together with ``std``: one
             half each scales images to [-1, 1].
         std: per channel.
 
@@ -70,7 +70,7 @@ class ImageData(DataModule):
         raise NotImplementedError
 
     def read_normalized(self) -> Splits:
-        """Return what :meth:`read` does, with ``mean`` and ``std`` applied."""
+        """Return what ``read`` does, with ``mean`` and ``std`` applied."""
         parts = self.read()
         if self.normalize is not None and len(self.normalize.mean) not in (1, self.in_channels):
             raise ValueError(

@@ -13,7 +13,7 @@ from datamodules.classification import ClassificationData
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
 from datamodules.label_noise import LabelNoise
-from framework.data import Batch
+from framework.data.datasets import Batch
 
 
 class ImageFiles(ImageSet):
@@ -22,8 +22,8 @@ class ImageFiles(ImageSet):
     Args:
         paths: of the N files.
         label: (N,) int64, or None where the images have none.
-        image_size: the centre is cropped to a square of this size.
-        channels: 3 for RGB, 1 for grey.
+        image_size: the center is cropped to a square of this size.
+        channels: 3 for RGB, 1 for gray.
         resize: the shorter side is resized to it before; default ``image_size``.
     """
 
@@ -79,15 +79,15 @@ class ImageFolder(ClassificationData):
     The layout is ``root/<class>/...`` or ``root/{train,val,test}/<class>/...``. Without a ``val``
     folder, ``val_size`` of the training images are held out; without a ``test`` folder there is no
     test set. Classes are numbered in the order of their names; files are found, but not opened, at
-    :meth:`setup`.
+    ``setup``.
 
     The remaining arguments are those of
-    :class:`~datamodules.classification.ClassificationData`.
+    ``ClassificationData``.
 
     Args:
         root: folder of the classes or of the parts.
-        image_size: the shorter side is resized to it, then the centre is cropped to a square.
-        channels: 3 for RGB, 1 for grey.
+        image_size: the shorter side is resized to it, then the center is cropped to a square.
+        channels: 3 for RGB, 1 for gray.
         resize: what the shorter side is resized to instead, at least ``image_size``.
 
     Raises:

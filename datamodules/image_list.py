@@ -11,33 +11,33 @@ from torch import Tensor
 
 from datamodules.image_data import ImageData, Splits
 from datamodules.image_folder import ImageFiles
-from framework.images import find_images
+from framework.data.image_files import find_images
 
 
 class ImageList(ImageData):
     r"""All images below a folder, decoded when they are needed; they need no labels.
 
     The images of all subfolders, in the order of their paths, are the training set and what is
-    predicted; :class:`~datamodules.whole_set.WholeSet` serves them for validation and testing too.
-    Batches hold ``image`` (B, C, S, S) float32 in [0, 1] unless normalised, ``index`` (B,) int64
+    predicted; ``WholeSet`` serves them for validation and testing too.
+    Batches hold ``image`` (B, C, S, S) float32 in [0, 1] unless normalized, ``index`` (B,) int64
     and, with ``label_pattern``, ``label`` (B,) int64. Files are found, but not opened, at
-    :meth:`setup`.
+    ``setup``.
 
     Without a pattern ``num_classes`` and ``class_names`` are None. With one they are known after
-    :meth:`setup`: a class is what the pattern's group finds, and classes are numbered in the order
+    ``setup``: a class is what the pattern's group finds, and classes are numbered in the order
     1, 2, ..., 10, 11.
 
-    The remaining arguments are those of :class:`~datamodules.image_data.ImageData`.
+    The remaining arguments are those of ``ImageData``.
 
     Args:
         root: the folder.
-        image_size: S; the shorter side is resized to it, then the centre is cropped to a square.
-        channels: 3 for RGB, 1 for grey.
+        image_size: S; the shorter side is resized to it, then the center is cropped to a square.
+        channels: 3 for RGB, 1 for gray.
         label_pattern: regular expression with one group, searched in each file's name, such as
             ``obj(\d+)__`` for COIL-20.
 
     Raises:
-        FileNotFoundError: no such folder, or no image in it (at :meth:`setup`).
+        FileNotFoundError: no such folder, or no image in it (at ``setup``).
         ValueError: an argument out of its range, no regular expression with one group, a file whose
             name it does not match, or an image that cannot be decoded (when it is read), by name.
 

@@ -1,4 +1,4 @@
-"""Labelled images that are read a whole batch at a time."""
+"""Labeled images that are read a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from framework.data import ArrayDataset, Batch, Sample
+from framework.data.datasets import ArrayDataset, Batch, Sample
 
 
 class ImageSet(ArrayDataset):
     """Images in memory, yielded as ``image`` (C, H, W) float32 with the other fields.
 
     Takes ``image`` (N, C, H, W), uint8 or float32 in [0, 1], and ``label`` (N,) int64. A subclass
-    that reads its images from elsewhere overrides :meth:`read` and :meth:`followed_by`.
+    that reads its images from elsewhere overrides ``read`` and ``followed_by``.
 
     Example:
         >>> image = torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)
@@ -29,7 +29,7 @@ class ImageSet(ArrayDataset):
     """Applied to the (B, C, H, W) images of every batch."""
 
     def read(self, rows: Tensor) -> Batch:
-        """Return the rows with ``image`` in [0, 1], not normalised."""
+        """Return the rows with ``image`` in [0, 1], not normalized."""
         return super().batch(rows)
 
     def batch(self, rows: Sequence[int] | Tensor) -> Batch:
@@ -42,7 +42,7 @@ class ImageSet(ArrayDataset):
     def __getitem__(self, row: int) -> Sample:
         return {name: value[0] for name, value in self.batch([row]).items()}
 
-    def relabelled(self, label: Tensor) -> ImageSet:
+    def relabeled(self, label: Tensor) -> ImageSet:
         """Return the same images under other labels, the present ones as ``clean_label``."""
         other = copy(self)
         other.fields = {**self.fields, "label": label, "clean_label": self.fields["label"]}

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from datamodules.image_set import ImageSet
-from framework.data import Batch, BatchedDataset
+from framework.data.datasets import Batch, BatchedDataset
 
 
 class JoinedImages(BatchedDataset):
     """The images of several sets, one after another, under fields of their own.
 
-    Grey images are repeated to as many channels as there are, images of another size are resized by
-    antialiased bilinear interpolation, then the centre is cropped, then each set's normalisation is
+    Gray images are repeated to as many channels as there are, images of another size are resized by
+    antialiased bilinear interpolation, then the center is cropped, then each set's normalization is
     applied. Images on files are decoded when they are read.
 
     Args:
@@ -23,12 +23,12 @@ class JoinedImages(BatchedDataset):
         fields: tensors of length N, such as ``label`` (N,).
         shape: (C, H, W) that images are brought to, before the crop.
         crop: size of the square that is cropped; default none.
-        normalize: whether the normalisation is applied.
+        normalize: whether the normalization is applied.
 
     Example:
-        >>> grey = ImageSet(image=torch.ones(2, 1, 4, 4), label=torch.arange(2))
-        >>> colour = ImageSet(image=torch.zeros(3, 3, 8, 8), label=torch.arange(3))
-        >>> images = JoinedImages([grey, colour], {"label": torch.arange(5)}, (3, 4, 4))
+        >>> gray = ImageSet(image=torch.ones(2, 1, 4, 4), label=torch.arange(2))
+        >>> color = ImageSet(image=torch.zeros(3, 3, 8, 8), label=torch.arange(3))
+        >>> images = JoinedImages([gray, color], {"label": torch.arange(5)}, (3, 4, 4))
         >>> batch = images.batch([4, 0])
         >>> batch["image"].shape, batch["image"].mean((1, 2, 3)), batch["label"]
         (torch.Size([2, 3, 4, 4]), tensor([0., 1.]), tensor([4, 0]))
@@ -60,7 +60,7 @@ class JoinedImages(BatchedDataset):
         first = 0
         for part in self.parts:
             mine = (rows >= first) & (rows < first + len(part))
-            image[mine] = self._view(part, rows[mine] - first)  # grey goes to every channel
+            image[mine] = self._view(part, rows[mine] - first)  # gray goes to every channel
             first += len(part)
         return {"image": image, **{name: value[rows] for name, value in self.fields.items()}}
 

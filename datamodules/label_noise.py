@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.labels import check_labels, read_labels
-from framework.randomness import stable_seed
+from framework.utilities.randomness import stable_seed
 
 Kind = Literal["symmetric", "pair", "class_dependent", "file"]
 
@@ -33,7 +33,7 @@ class LabelNoise:
         redraw_true: whether a symmetric draw may give the true class again.
         flips: class -> class; a class not named keeps its labels.
         transition: (K, K), rows sum to 1; replaces ``rate`` and ``flips``.
-        path: label file of the *full* training set, see :func:`datamodules.labels.read_labels`.
+        path: label file of the *full* training set, see ``read_labels``.
         key: its column, such as ``worse_label`` of CIFAR-10N.
 
     Raises:
@@ -82,7 +82,7 @@ class LabelNoise:
         self.key = key
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return T (K, K) float64, T[y, j] the probability that true class y is labelled j.
+        """Return T (K, K) float64, T[y, j] the probability that true class y is labeled j.
 
         Raises:
             ValueError: kind ``file``, which has none, or a matrix or a flip that does not fit.

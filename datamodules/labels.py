@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.restricted_pickle import load_torch
+from framework.data.restricted_pickle import load_torch
 
 
 def check_labels(labels: Tensor, num_classes: int, source: str | Path) -> None:

@@ -23,10 +23,10 @@ class MatFeatures(ClassificationData):
     numbers, from 1 to K or from 0 to K - 1; which of the two and K follow from the smallest and the
     largest. Labels are 0 to K - 1. Batches hold ``image`` (B, D, 1, 1) float32, of any range, and
     the whole file is the full training set. ``num_classes`` and ``input_shape`` are known after
-    :meth:`setup`. Objects and cells are refused, and nothing is unpickled.
+    ``setup``. Objects and cells are refused, and nothing is unpickled.
 
     The remaining arguments are those of
-    :class:`~datamodules.classification.ClassificationData`.
+    ``ClassificationData``.
 
     Args:
         path: the file.
@@ -38,9 +38,9 @@ class MatFeatures(ClassificationData):
             deviation; a constant feature becomes 0.
 
     Raises:
-        FileNotFoundError: there is no such file (at :meth:`setup`).
+        FileNotFoundError: there is no such file (at ``setup``).
         ValueError: a ``shape`` that is none; a damaged file, one of version 7.3, or a variable that
-            is missing or holds something else, by name (at :meth:`setup`).
+            is missing or holds something else, by name (at ``setup``).
 
     Example:
         >>> data = MatFeatures("data/MNIST_vs_USPS.mat", "X_src", "Y_src", True, [1, 16, 16])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from framework.data import Batch, DataModule, Sample
+from framework.data.datamodule import DataModule
+from framework.data.datasets import Batch, Sample
 from framework.detection.objects import ObjectTable, pad_objects
 
 Draw = Callable[[], Sample]
@@ -98,7 +99,7 @@ class OrientedData(DataModule):
         num_workers: loading processes per rank; results do not depend on it.
         eval_batch_size: rows of a global batch outside training; default ``batch_size``.
         drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
         augment: transforms of a training image and its objects, in this order.
     """
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.oriented import Draw, ObjectTransform
-from framework.data import Sample
+from framework.data.datasets import Sample
 from framework.detection.objects import PADDING
+from framework.detection.rotated import rotated_iou
 from framework.detection.tiles import VISIBLE
-from framework.ops.rotated import rotated_iou
 
-GREY = 0.5
+GRAY = 0.5
 """Of what an image shows where there was nothing, as in the tiles of large pictures."""
 
 
@@ -196,7 +196,7 @@ class Mosaic(ObjectTransform):
     """Shows parts of four images that meet at a random place.
 
     The image at hand is the upper left one, and the others are drawn. Each touches the meeting
-    point with the corner that is nearest to its neighbours, at its own scale. It is the mosaic of
+    point with the corner that is nearest to its neighbors, at its own scale. It is the mosaic of
     YOLOv4 (Bochkovskiy et al. 2020, arXiv 2004.10934) as YOLOv5 crops it back to the size of an
     image. Objects of which 0.7 or less are shown are left out.
 
@@ -252,10 +252,10 @@ class Mixup(ObjectTransform):
         ValueError: an argument out of its range, or images of two sizes (when they are mixed).
 
     Example:
-        >>> def grey(value):
+        >>> def gray(value):
         ...     objects = {"quads": torch.zeros(1, 4, 2), "object_weight": torch.ones(1)}
         ...     return {"image": torch.full((3, 2, 2), value), **objects}
-        >>> mixed = Mixup(p=1.0)(grey(1.0), draw=lambda: grey(0.0))
+        >>> mixed = Mixup(p=1.0)(gray(1.0), draw=lambda: gray(0.0))
         >>> bool(mixed["image"][0, 0, 0].isclose(mixed["object_weight"][0]))
         True
     """
@@ -286,7 +286,7 @@ class Mixup(ObjectTransform):
 
 
 class PixelTransform(ObjectTransform):
-    """Changes the colours of an image and leaves its objects where they are.
+    """Changes the colors of an image and leaves its objects where they are.
 
     Args:
         transform: from image to image, such as ``torchvision.transforms.v2.ColorJitter``; one that
@@ -304,12 +304,12 @@ class PixelTransform(ObjectTransform):
         self.transform = transform
 
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
-        """Return the sample with other colours."""
+        """Return the sample with other colors."""
         return {**sample, "image": self.transform(sample["image"])}
 
 
 def warp(sample: Sample, matrix: Tensor, size: tuple[int, int] | None = None) -> Sample:
-    """Return a sample under an affine map of its pixels, grey where nothing was.
+    """Return a sample under an affine map of its pixels, gray where nothing was.
 
     Objects of which 0.7 or less are shown are left out.
 
@@ -330,8 +330,8 @@ def warp(sample: Sample, matrix: Tensor, size: tuple[int, int] | None = None) ->
         ],
         dim=-1,
     )
-    # the difference to grey is 0 outside
-    picture = F.grid_sample((image - GREY)[None], grid[None].float(), align_corners=False)[0] + GREY
+    # the difference to gray is 0 outside
+    picture = F.grid_sample((image - GRAY)[None], grid[None].float(), align_corners=False)[0] + GRAY
     moved = {**sample, "image": picture, "quads": _mapped(sample["quads"], matrix)}
     return _keep(moved, _shown(moved["quads"], 0, 0, width, height))
 

@@ -10,19 +10,19 @@ from datamodules.dota.labels import write_labels
 from datamodules.oriented import ObjectImages, ObjectTransform, OrientedData
 from datamodules.scene_rendering import CLASS_NAMES, render_scene
 from framework.detection.objects import ObjectTable
-from framework.randomness import stable_seed
+from framework.utilities.randomness import stable_seed
 
 
 class RenderedScenes(OrientedData):
     """Drawn scenes with ships (rectangles), planes (trapezoids) and vehicles (rectangles).
 
-    What a scene shows is described at :func:`~datamodules.scene_rendering.render_scene`. A scene
+    What a scene shows is described at ``render_scene``. A scene
     depends on (``scene_seed``, part, number in the part) alone: more scenes leave the first ones as
-    they are, and no scene of one part is one of another. All are drawn at :meth:`setup`, some
+    they are, and no scene of one part is one of another. All are drawn at ``setup``, some
     milliseconds each, and kept as bytes.
 
     The remaining arguments and what batches hold are described at
-    :class:`~datamodules.oriented.OrientedData`; scenes are tested and predicted on the test part.
+    ``OrientedData``; scenes are tested and predicted on the test part.
 
     Args:
         num_train: scenes to train on.
@@ -105,7 +105,7 @@ class RenderedScenes(OrientedData):
         return ObjectImages(image, ObjectTable(objects))
 
     def write_dota(self, root: str | Path) -> None:
-        """Write all parts as a data set that :class:`~datamodules.dota.DOTA` reads.
+        """Write all parts as a data set that ``DOTA`` reads.
 
         Args:
             root: folder of the parts, each with ``images`` and ``labelTxt``.

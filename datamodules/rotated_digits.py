@@ -16,16 +16,16 @@ FIRST_ROWS = 900
 
 
 class RotatedDigits(ClassificationData):
-    """A half of the digits of :class:`~datamodules.digits.Digits`, each turned by the same angle.
+    """A half of the digits of ``Digits``, each turned by the same angle.
 
     The halves share no digit: they are the first 900 and the other 897 of the 1,797 in the random
-    order that ``Digits`` has by default. Images keep 8x8 pixels: they are turned about their centre
+    order that ``Digits`` has by default. Images keep 8x8 pixels: they are turned about their center
     and interpolated bilinearly, and what comes in from outside is 0. In
-    :class:`~datamodules.domain_pair.DomainPair` the first half as it is and the second half turned
-    by 25 degrees are two domains: an MLP that learns the first recognises about half of the second.
+    ``DomainPair`` the first half as it is and the second half turned
+    by 25 degrees are two domains: an MLP that learns the first recognizes about half of the second.
 
     The remaining arguments are those of
-    :class:`~datamodules.classification.ClassificationData`.
+    ``ClassificationData``.
 
     Args:
         half: ``first`` or ``second``.

@@ -16,7 +16,7 @@ Points = tuple[tuple[float, float], ...]
 
 RECTANGLE: Points = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 CONTRAST = 40.0
-"""Least difference, in grey levels of 0 to 255, of an object that is not difficult."""
+"""Least difference, in gray levels of 0 to 255, of an object that is not difficult."""
 FAINT = (10.0, 25.0)
 """Range of that difference for a difficult object."""
 SHARE_OF_DIFFICULT = 0.05
@@ -77,13 +77,13 @@ CLASS_NAMES = tuple(SHAPES)
 
 class _Placed(NamedTuple):
     label: int
-    centre: np.ndarray
+    center: np.ndarray
     axes: np.ndarray
     """(2, 2): half the long and half the short side as vectors."""
 
     def corners(self, points: Points) -> np.ndarray:
         """Return points of the shape in pixels of the picture."""
-        return self.centre + np.asarray(points, dtype=np.float64) @ self.axes
+        return self.center + np.asarray(points, dtype=np.float64) @ self.axes
 
 
 def render_scene(
@@ -97,8 +97,8 @@ def render_scene(
 
     The ground is smooth clutter with noise; three pictures in ten also show thin lines and
     triangles that are no objects. An object has any direction, lies inside the picture, and its
-    upright box reaches at most 2 pixels into that of another. Its colour does not depend on its
-    class and differs by at least 40 grey levels from the ground below it, except one in twenty: it
+    upright box reaches at most 2 pixels into that of another. Its color does not depend on its
+    class and differs by at least 40 gray levels from the ground below it, except one in twenty: it
     differs by 10 to 25 and is difficult. Where a place is not found, there are fewer objects.
 
     Args:
@@ -130,12 +130,12 @@ def render_scene(
     placed = _place(rng, width, height, int(rng.integers(*objects, endpoint=True)), long_side)
     difficult = rng.random(len(placed)) < SHARE_OF_DIFFICULT
     for item, faint in zip(placed, difficult.tolist(), strict=True):
-        colour = _colour(rng, _grey_below(ground, item.corners(RECTANGLE)), faint)
+        color = _color(rng, _gray_below(ground, item.corners(RECTANGLE)), faint)
         shape = SHAPES[CLASS_NAMES[item.label]]
         for points in shape.parts:
-            _fill(pen, item.corners(points), colour)
+            _fill(pen, item.corners(points), color)
         for points in shape.details:
-            _fill(pen, item.corners(points), 0.6 * colour)
+            _fill(pen, item.corners(points), 0.6 * color)
     quads = [item.corners(SHAPES[CLASS_NAMES[item.label]].quad) for item in placed]
     return np.array(picture.reduce(SUPERSAMPLING)), Objects(
         torch.from_numpy(np.array(quads, dtype=np.float32).reshape(-1, 4, 2)),
@@ -184,8 +184,8 @@ def _random_object(
     angle = rng.uniform(0, 2 * np.pi)
     forward = np.array([np.cos(angle), np.sin(angle)])
     sideways = np.array([-np.sin(angle), np.cos(angle)])
-    centre = rng.uniform((0, 0), (width, height))
-    return _Placed(label, centre, np.stack([length / 2 * forward, breadth / 2 * sideways]))
+    center = rng.uniform((0, 0), (width, height))
+    return _Placed(label, center, np.stack([length / 2 * forward, breadth / 2 * sideways]))
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -193,35 +193,35 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float((np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).min())
 
 
-def _grey_below(ground: np.ndarray, corners: np.ndarray) -> float:
+def _gray_below(ground: np.ndarray, corners: np.ndarray) -> float:
     left, top = np.floor(corners.min(0)).astype(int)
     right, bottom = np.ceil(corners.max(0)).astype(int)
-    return _grey(ground[top:bottom, left:right].mean((0, 1)))
+    return _gray(ground[top:bottom, left:right].mean((0, 1)))
 
 
-def _grey(colour: np.ndarray) -> float:
-    return float(colour @ np.array([0.299, 0.587, 0.114]))
+def _gray(color: np.ndarray) -> float:
+    return float(color @ np.array([0.299, 0.587, 0.114]))
 
 
-def _colour(rng: np.random.Generator, ground: float, faint: bool) -> np.ndarray:
+def _color(rng: np.random.Generator, ground: float, faint: bool) -> np.ndarray:
     low, high = FAINT if faint else (CONTRAST, 256.0)
-    while True:  # at any ground more than one colour in twenty fits
-        colour = rng.uniform(0, 255, 3)
-        if low <= abs(_grey(colour) - ground) < high:
-            return colour
+    while True:  # at any ground more than one color in twenty fits
+        color = rng.uniform(0, 255, 3)
+        if low <= abs(_gray(color) - ground) < high:
+            return color
 
 
 def _draw_distractors(pen: Pen, rng: np.random.Generator, width: int, height: int) -> None:
     for _ in range(int(rng.integers(1, 4))):
         start, end = rng.uniform((0, 0), (width, height), (2, 2))
-        colour = rng.uniform(0, 255, 3)
-        _fill(pen, np.stack([start, end, end + 1, start + 1]), colour)
+        color = rng.uniform(0, 255, 3)
+        _fill(pen, np.stack([start, end, end + 1, start + 1]), color)
     for _ in range(int(rng.integers(0, 3))):
         corner = rng.uniform((0, 0), (width, height))
         _fill(pen, corner + rng.uniform(-12, 12, (3, 2)), rng.uniform(0, 255, 3))
 
 
-def _fill(pen: Pen, corners: np.ndarray, colour: np.ndarray) -> None:
-    # a pixel is filled if its centre lies inside
+def _fill(pen: Pen, corners: np.ndarray, color: np.ndarray) -> None:
+    # a pixel is filled if its center lies inside
     points = [(float(x), float(y)) for x, y in SUPERSAMPLING * corners - 0.5]
-    pen.polygon(points, fill=tuple(int(value) for value in colour))
+    pen.polygon(points, fill=tuple(int(value) for value in color))

@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from datamodules.table import Table, read_table
-from framework.data import ArrayDataset, DataModule
-from framework.randomness import stable_seed
+from framework.data.datamodule import DataModule
+from framework.data.datasets import ArrayDataset
+from framework.utilities.randomness import stable_seed
 
 BUNDLED = ("diabetes", "linnerud")
 
 
 class Tabular(DataModule):
-    """Rows of numbers with one or several real-valued targets, standardised on the training rows.
+    """Rows of numbers with one or several real-valued targets, standardized on the training rows.
 
     Batches hold ``input`` (B, D) float32, ``target`` (B,) float32, or (B, T) where ``target`` is a
     list, and ``index`` (B,) int64, the row of the table, counted from 0. A permutation fixed by
@@ -32,8 +33,8 @@ class Tabular(DataModule):
         num_workers: loading processes per rank; results do not depend on it.
         eval_batch_size: rows of a global batch outside training; default ``batch_size``.
         drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
-        source: a ``.csv``, ``.txt`` or ``.parquet`` file, see :func:`datamodules.table.read_table`,
+        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
+        source: a ``.csv``, ``.txt`` or ``.parquet`` file, see ``read_table``,
             or a set that comes with scikit-learn: ``diabetes`` (442 rows, 10 inputs, 1 target) or
             ``linnerud`` (20 rows, 3 inputs, 3 targets).
         target: the target's column, by name or number (negative from the end), or a list of them.
@@ -64,12 +65,12 @@ class Tabular(DataModule):
 
     num_classes = None
     input_size: int
-    """D; known after :meth:`setup`, as the following are."""
+    """D; known after ``setup``, as the following are."""
     num_targets: int
     feature_names: list[str]
     target_names: list[str]
     target_mean: Tensor
-    """Of one row of ``target``, in its own unit: () or (T,); 0 without standardisation."""
+    """Of one row of ``target``, in its own unit: () or (T,); 0 without standardization."""
     target_std: Tensor
     """The unit in which the batches' targets are given: () or (T,)."""
 

@@ -23,14 +23,14 @@ class USPS(ClassificationData):
     ``val_size`` are held out; 2,007 are for testing. Needs ``h5py``, the extra ``trimtab[hdf5]``.
 
     The remaining arguments are those of
-    :class:`~datamodules.classification.ClassificationData`.
+    ``ClassificationData``.
 
     Args:
         root: folder of the file.
 
     Raises:
-        FileNotFoundError: there is no such file (at :meth:`setup`).
-        ModuleNotFoundError: ``h5py`` is not installed (at :meth:`setup`).
+        FileNotFoundError: there is no such file (at ``setup``).
+        ModuleNotFoundError: ``h5py`` is not installed (at ``setup``).
         ValueError: a damaged file, or values of another shape, type or range; the sentence names
             the file and the data set in it.
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
-from framework.data import DataModule
+from framework.data.datamodule import DataModule
 
 # what modules and callbacks read off a datamodule, known at the latest after its setup
 FACTS = ("num_classes", "class_names", "input_shape", "normalize")
@@ -34,12 +34,12 @@ class WholeSet(DataModule):
         num_workers: loading processes per rank; results do not depend on it.
         eval_batch_size: rows of a global batch outside training; default ``batch_size``.
         drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
 
     Raises:
         TypeError: data that are no images.
         ValueError: data with label noise, mixup, augmentation, ``drop_last`` or ``shards`` of its
-            own; unknown or repeated parts; a part that is missing or empty (at :meth:`setup`).
+            own; unknown or repeated parts; a part that is missing or empty (at ``setup``).
 
     Example:
         >>> from datamodules import Digits

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import framework.losses
+from framework.distributed.sample_state import SampleState
 from framework.losses import ClassificationLoss, Loss, RegressionLoss
-from framework.sample_state import SampleState
 
 PAGE = Path(__file__).with_suffix(".md")
 BASES = (Loss, ClassificationLoss, RegressionLoss)

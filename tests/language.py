@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import Activations
-from framework.data import Batch
-from framework.language_model import LanguageModel
-from framework.module import TrainingModule
-from framework.objectives import Objectives
+from framework.data.datasets import Batch
+from framework.language.language_model import LanguageModel
+from framework.objectives.objectives import Objectives
+from framework.training.module import TrainingModule
 
 LETTERS = string.ascii_lowercase + " .\n"
 

@@ -44,7 +44,7 @@ class TwoRanks:
         timeout: seconds that a call may take.
 
     Example:
-        >>> from framework.distributed import rank
+        >>> from framework.distributed.collectives import rank
         >>> from tests.ranks import TwoRanks
         >>> two_ranks = TwoRanks()
         >>> two_ranks(rank)  # doctest: +SKIP

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from framework import cli
-from framework.preemption import Interrupted
+from framework.command import cli
+from framework.runs.preemption import Interrupted
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -110,7 +110,7 @@ def fit(args: list[str], extra: Sequence[Callback] = (), **recorder: Any) -> Rec
     """Fit in this process (or on this rank) with further callbacks and return what happened."""
     import trimtab
 
-    trimtab.import_rooms()
+    trimtab.import_public_names()
     torch.set_num_threads(1)
     watcher = Recorder(**recorder)
     cli.run(["fit", *args, *QUIET], [*extra, watcher])

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import trimtab
-from framework.data import DataModule
+from framework.data.datamodule import DataModule
 from framework.losses import LDRLoss
 from tests.configs import arguments
 from tests.runs import CONFIGS, QUIET

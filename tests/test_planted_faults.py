@@ -6,18 +6,18 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-import framework.data
-import framework.module
-import framework.resume
-from framework.module import Dynamics
-from framework.reduction import Reduced
+import framework.data.datamodule
+import framework.runs.resume
+import framework.training.module
+from framework.objectives.reduction import ReducedObjectives
+from framework.training.objectives_callback import ObjectivesCallback
 from tests import runs
 from tests.configs import arguments
 from tests.test_parity import FLOAT64, PLAIN_SGD, compare
 from tests.test_resume import assert_same_bits, kill_and_resume
 
 
-class Jitter(Dynamics):
+class Jitter(ObjectivesCallback):
     """Scales each sample's loss by a number from the global generator, as many methods would."""
 
     needs = ("per_sample",)
@@ -31,17 +31,19 @@ def plain_mean(objectives):
     """A mean over this rank's rows, which DDP then averages over ranks: wrong if they differ."""
     terms = {name: values.mean() for name, values in objectives.per_sample.items()}
     total = sum(terms.values())
-    return Reduced(terms, total, torch.tensor(objectives.rows), torch.zeros(len(terms)).bool())
+    return ReducedObjectives(
+        terms, total, torch.tensor(objectives.rows), torch.zeros(len(terms)).bool()
+    )
 
 
 def fit_with_plain_mean(args, **recorder):
-    framework.module.reduce_objectives = plain_mean
+    framework.training.module.reduce_objectives = plain_mean
     try:
         return runs.fit_on_two_ranks(args, **recorder)
     finally:
-        from framework import reduction
+        from framework.objectives.objectives import reduction
 
-        framework.module.reduce_objectives = reduction.reduce_objectives
+        framework.training.module.reduce_objectives = reduction.reduce_objectives
 
 
 def test_parity_catches_a_mean_per_rank(tmp_path, two_ranks):
@@ -65,28 +67,30 @@ def test_resume_needs_the_generators(tmp_path, monkeypatch):
 def test_resume_catches_a_forgotten_generator(tmp_path, monkeypatch):
     fit = runs.fit
     monkeypatch.setattr(runs, "fit", lambda args, **r: fit(args, extra=[Jitter()], **r))
-    monkeypatch.setattr(framework.resume, "restore_rng", lambda state: None)
+    monkeypatch.setattr(framework.runs.resume, "restore_rng", lambda state: None)
     with pytest.raises(AssertionError):
         assert_same_bits(*kill_and_resume(arguments("classifier"), tmp_path, kill_at=7))
 
 
 def test_resume_catches_a_stale_epoch(tmp_path, monkeypatch):
-    true_progress = framework.data.progress
-    monkeypatch.setattr(framework.data, "progress", lambda t: (0, true_progress(t)[1]))
+    true_progress = framework.data.datamodule.progress
+    monkeypatch.setattr(framework.data.datamodule, "progress", lambda t: (0, true_progress(t)[1]))
     with pytest.raises(AssertionError):
         assert_same_bits(*kill_and_resume(arguments("classifier"), tmp_path, kill_at=7))
 
 
 def test_resume_catches_a_lost_position(tmp_path, monkeypatch):
-    monkeypatch.setattr(framework.data.DataModule, "load_state_dict", lambda self, state: None)
-    true_progress = framework.data.progress
-    monkeypatch.setattr(framework.data, "progress", lambda t: (true_progress(t)[0], 0))
+    monkeypatch.setattr(
+        framework.data.datamodule.DataModule, "load_state_dict", lambda self, state: None
+    )
+    true_progress = framework.data.datamodule.progress
+    monkeypatch.setattr(framework.data.datamodule, "progress", lambda t: (true_progress(t)[0], 0))
     with pytest.raises(AssertionError):
         assert_same_bits(*kill_and_resume(arguments("classifier"), tmp_path, kill_at=7))
 
 
 def test_a_stale_epoch_is_not_only_caught_on_resume(tmp_path, monkeypatch):
-    monkeypatch.setattr(framework.data, "progress", lambda t: (0, 0))
+    monkeypatch.setattr(framework.data.datamodule, "progress", lambda t: (0, 0))
     record = runs.fit([*arguments("classifier"), f"--trainer.default_root_dir={tmp_path}"])
     first, second = record.steps[:4], record.steps[4:8]
     assert [s["index"] for s in first] == [s["index"] for s in second], "the fault was not planted"

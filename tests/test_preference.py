@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from framework.gradients import HeldOutGuidedLP
-from framework.module import Dynamics
-from framework.reduction import reduce_objectives
-from framework.run_logger import read_metrics
+from framework.objectives.reduction import reduce_objectives
+from framework.runs.csv_logger import read_metrics
+from framework.training.objectives_callback import ObjectivesCallback
 from tests.configs import arguments
 from tests.runs import fit
 
@@ -28,7 +28,7 @@ SYSTEMS = {
 MORE = {"sae": ["--model.selection.k=1", "--model.dead_tokens=30"]}
 
 
-class Checker(Dynamics):
+class Checker(ObjectivesCallback):
     """Computes every term's gradient anew and compares what the shared parameters get."""
 
     def __init__(self) -> None:

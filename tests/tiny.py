@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from framework.data import ArrayDataset, Batch, DataModule
-from framework.module import TrainingModule
-from framework.objectives import Objectives
+from framework.data.datamodule import DataModule
+from framework.data.datasets import ArrayDataset, Batch
+from framework.objectives.objectives import Objectives
+from framework.training.module import TrainingModule
 
 CLASSES = ("circle", "square", "triangle")
 
@@ -75,7 +76,7 @@ class TinyModule(TrainingModule):
         return {"prediction": probability.argmax(-1), "probability": probability}
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
-        from framework.plots import confusion_matrix
+        from framework.figures.tables import confusion_matrix
 
         return {"confusion_matrix": confusion_matrix(values["confusion"], CLASSES)}
 

@@ -1,6 +1,5 @@
 """Activations inside a language model, computed as they are needed or read from files."""
 
-from datamodules.activations.activations import Activations
-from datamodules.activations.file import ActivationFile
+import lazy_loader
 
-__all__ = ["ActivationFile", "Activations"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

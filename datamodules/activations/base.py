@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.data import Batch, BatchedDataset, DataModule
-from framework.ops.normalization import Mode, Normalization
+from framework.data.datamodule import DataModule
+from framework.data.datasets import Batch, BatchedDataset
+from framework.sparse_coding.normalization import Mode, Normalization
 
 SCALE_TOKENS = 1 << 16
 """Activations whose mean norm sets the constant factor."""
@@ -55,13 +56,13 @@ class ActivationData(DataModule):
         drop_last: leave out the last training batch if it is smaller.
         shards: see the subclasses.
         normalization: ``constant`` multiplies all activations by the root of d over their mean norm
-            in a sample of 65,536 from the training part, ``layernorm`` standardises each,
+            in a sample of 65,536 from the training part, ``layernorm`` standardizes each,
             ``none`` leaves them as they are, see
-            :class:`framework.ops.normalization.Normalization`.
+            ``Normalization``.
     """
 
     input_size: int
-    """d; known after :meth:`setup`, as the following are."""
+    """d; known after ``setup``, as the following are."""
     target_size: int | None
     """d_out, None without targets."""
     normalizations: dict[str, Normalization]
@@ -118,7 +119,7 @@ class ActivationData(DataModule):
         """Continue the saved stream in the saved size.
 
         Raises:
-            RuntimeError: another normalisation, or see the base class.
+            RuntimeError: another normalization, or see the base class.
         """
         saved = {n: Normalization(*v) for n, v in state_dict["normalizations"].items()}
         other = {v.mode for v in saved.values()} - {self.normalization}

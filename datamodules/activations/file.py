@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from datamodules.activations.base import ActivationData, ActivationRows, split_sizes
-from framework.data import check_share, root_and_rows
-from framework.ops.normalization import Mode
+from framework.data.datamodule import check_share
+from framework.data.datasets import root_and_rows
+from framework.sparse_coding.normalization import Mode
 
 SCAN_ROWS = 1 << 14
 
@@ -106,11 +107,11 @@ class ActivationFile(ActivationData):
 
     Batches hold ``activation`` (B, d) float32, ``index`` (B,) int64, the row of the file, and with
     ``target_path`` also ``target`` (B, d_out) float32. The last rows are for testing and those
-    before them for validation, so that neighbours in a text stay on one side. The files are mapped
+    before them for validation, so that neighbors in a text stay on one side. The files are mapped
     into memory, which all processes of a machine share.
 
     Args:
-        path: see :func:`read_activations`.
+        path: see ``read_activations``.
         target_path: likewise, of what a transcoder predicts.
         key: of the tensor, in files that hold several.
         val_size: rows for validation, as a number (int) or as a share of all rows (float).
@@ -119,12 +120,12 @@ class ActivationFile(ActivationData):
         num_workers: loading processes per rank; results do not depend on it.
         eval_batch_size: activations of a global batch outside training; default ``batch_size``.
         drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
-        normalization: see :class:`ActivationData`.
+        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
+        normalization: see ``ActivationData``.
 
     Raises:
-        FileNotFoundError: no such file (at :meth:`setup`, as the following are).
-        ValueError: a file that :func:`read_activations` refuses, files of different lengths, or a
+        FileNotFoundError: no such file (at ``setup``, as the following are).
+        ValueError: a file that ``read_activations`` refuses, files of different lengths, or a
             split that leaves nothing for training.
 
     Example:
@@ -183,7 +184,7 @@ class ActivationFile(ActivationData):
         self._fit_normalization()
 
     def _held_and_kept(self, share: float, rows: int) -> tuple[range, range]:
-        """Hold out the last rows, as neighbours in a text should stay on one side."""
+        """Hold out the last rows, as neighbors in a text should stay on one side."""
         kept = rows - check_share(share, rows)
         return range(kept, rows), range(kept)
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from framework.randomness import stable_seed
-from framework.sampling import GlobalBatches, Key
+from framework.data.samplers import GlobalBatchSampler, SampleKey
+from framework.utilities.randomness import stable_seed
 
 
-class GroupBatches(GlobalBatches):
+class GroupBatchSampler(GlobalBatchSampler):
     """Yields this rank's slice of each global batch; rows come in groups that are made together.
 
     Groups are dealt out to shards, group g to shard ``g % S``. In each epoch every shard takes its
@@ -37,7 +37,7 @@ class GroupBatches(GlobalBatches):
         ValueError: ``shards`` does not divide the batch size, or exceeds the number of groups.
 
     Example:
-        >>> batches = GroupBatches(10, 4, group_rows=3, window_groups=2)
+        >>> batches = GroupBatchSampler(10, 4, group_rows=3, window_groups=2)
         >>> [len(batch) for batch in batches]
         [4, 4, 2]
     """
@@ -54,7 +54,7 @@ class GroupBatches(GlobalBatches):
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
-        start: Callable[[], Key] = lambda: (0, 0),
+        start: Callable[[], SampleKey] = lambda: (0, 0),
     ) -> None:
         super().__init__(
             num_samples,
@@ -92,11 +92,11 @@ class GroupBatches(GlobalBatches):
         sizes = [len(self._rows(groups[s :: self.num_shards])) for s in range(self.num_shards)]
         return min(sizes) // self.share if self.drop_last else -(-max(sizes) // self.share)
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         # `start` is read now and not at the first batch: workers prefetch as soon as they exist
         return self._batches(*self.start())
 
-    def _batches(self, epoch: int, skip: int) -> Iterator[list[Key]]:
+    def _batches(self, epoch: int, skip: int) -> Iterator[list[SampleKey]]:
         streams = [self._stream(epoch, shard, skip * self.share) for shard in self.own_shards]
         empty = torch.empty(0, dtype=torch.int64)
         for _ in range(skip, len(self)):

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.checkpoint import write_atomically
-from framework.distributed import barrier, rank, world_size
-from framework.language_model import LanguageModel
+from framework.distributed.collectives import barrier, rank, world_size
+from framework.language.language_model import LanguageModel
+from framework.utilities.files import write_atomically
 
 FILE_BYTES = 1 << 27
 """Size of a file of the cache: what a killed run computes again, at most."""
@@ -141,7 +141,7 @@ class Cache:
 
     The folder holds ``index.json``, which says what was computed, and per 128 MiB of a field one
     file ``<field>-00000.npy`` with the rows in order. A file is written whole or not at all: after
-    a kill, :meth:`fill` goes on with those that are missing. Rank r of W computes every W-th file,
+    a kill, ``fill`` goes on with those that are missing. Rank r of W computes every W-th file,
     in a folder that all ranks see.
 
     Args:

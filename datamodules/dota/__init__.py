@@ -1,6 +1,5 @@
 """DOTA, other data in its form, and large images without labels."""
 
-from datamodules.dota.dota import DOTA
-from datamodules.dota.image_tiles import ImageTiles
+import lazy_loader
 
-__all__ = ["DOTA", "ImageTiles"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.dota.classes import CLASS_NAMES
-from datamodules.dota.faults import Faults
+from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.labels import read_labels
 from datamodules.dota.tiled import TiledData, check_class_names
 from datamodules.oriented import ObjectTransform
+from framework.data.image_files import image_size
 from framework.detection.objects import Objects
-from framework.images import image_size
 
 
 class DOTA(TiledData):
@@ -24,11 +24,11 @@ class DOTA(TiledData):
     without labels, as DOTA's own, is only predicted.
 
     Tiles, and what they show of objects that their border cuts, follow the development kit (see
-    :func:`~framework.detection.tiles.tile_objects`). Difficult objects are trained on, those of
+    ``tile_objects``). Difficult objects are trained on, those of
     which a tile shows 0.7 or less are not.
 
     The remaining arguments and what batches hold are described at
-    :class:`~datamodules.dota.tiled.TiledData`.
+    ``TiledData``.
 
     Paper: Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, CVPR 2018,
     arXiv:1711.10398.
@@ -47,7 +47,7 @@ class DOTA(TiledData):
         empty_tiles: False leaves out training tiles without objects.
 
     Raises:
-        FileNotFoundError: a part is not there (at :meth:`setup`).
+        FileNotFoundError: a part is not there (at ``setup``).
         ValueError: an argument out of its range, or nothing to train on; or, by file and line
             unless ``strict`` is off, an unknown class, corners that are not those of a convex area,
             not finite or wholly outside the image, an image that cannot be decoded, an image
@@ -152,7 +152,7 @@ class DOTA(TiledData):
     def read(self, part: str) -> tuple[list[Path], list[Objects] | None]:
         """Return the images of a part and their objects, or None where it has no labels."""
         if part not in self._read:
-            faults = Faults(self.strict)
+            faults = LabelErrors(self.strict)
             images, labels = self._folders(part)
             paths = self.pictures(images, faults)
             self._read[part] = (paths, None)
@@ -169,7 +169,7 @@ class DOTA(TiledData):
 
 
 def _with_labels(
-    paths: list[Path], folder: Path, class_names: Sequence[str], faults: Faults
+    paths: list[Path], folder: Path, class_names: Sequence[str], faults: LabelErrors
 ) -> tuple[list[Path], list[Objects]]:
     files = {path.stem: path for path in sorted(folder.glob("*.txt"))}
     for path in paths:

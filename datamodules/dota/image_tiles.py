@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules.dota.faults import Faults
+from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.tiled import TiledData, check_class_names
 
 
@@ -12,7 +12,7 @@ class ImageTiles(TiledData):
     """All images below a folder, as overlapping tiles, to be predicted.
 
     There is nothing to train or test on. The remaining arguments and what batches hold are
-    described at :class:`~datamodules.dota.tiled.TiledData`.
+    described at ``TiledData``.
 
     Args:
         root: folder of the images.
@@ -20,7 +20,7 @@ class ImageTiles(TiledData):
         strict: False leaves out pictures that cannot be decoded, and says how many.
 
     Raises:
-        FileNotFoundError: no such folder, or no image in it (at :meth:`setup`).
+        FileNotFoundError: no such folder, or no image in it (at ``setup``).
         ValueError: an argument out of its range, a name with white space, or a ``cache_dir`` among
             the images; or, by name unless ``strict`` is off, an image that cannot be decoded, or
             two of one name.
@@ -74,7 +74,7 @@ class ImageTiles(TiledData):
     def read(self) -> list[Path]:
         """Return the images."""
         if self._paths is None:
-            faults = Faults(self.strict)
+            faults = LabelErrors(self.strict)
             self._paths = self.pictures(self.root, faults)
             faults.warn(self.root)
         return self._paths

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from datamodules.dota.faults import Faults
+from datamodules.dota.label_errors import LabelErrors
 from framework.detection.objects import Objects
-from framework.ops.rotated import is_convex
-from framework.ops.rotated.boxes import signed_area
+from framework.detection.rotated import is_convex
+from framework.detection.rotated.boxes import signed_area
 
 _HEADER = re.compile(r"[A-Za-z ]+:")
 """``imagesource:GoogleEarth``, ``gsd:0.146`` and the like."""
@@ -21,7 +21,7 @@ _HEADER = re.compile(r"[A-Za-z ]+:")
 def read_labels(
     path: str | Path,
     class_names: Sequence[str],
-    faults: Faults | None = None,
+    faults: LabelErrors | None = None,
     size: tuple[int, int] | None = None,
 ) -> Objects:
     r"""Return the objects of a label file.
@@ -117,14 +117,14 @@ def _parse(fields: list[str], numbers: dict[str, int]) -> tuple[list[float], int
     return corners, numbers[fields[8]], int(fields[9]) if fields[9:] else 0
 
 
-def _report(kind: str, sentence: str, faults: Faults | None) -> None:
+def _report(kind: str, sentence: str, faults: LabelErrors | None) -> None:
     if faults is None:
         raise ValueError(sentence)
     faults.add(kind, sentence)
 
 
 def write_labels(path: str | Path, objects: Objects, class_names: Sequence[str]) -> None:
-    r"""Write a label file from which :func:`read_labels` reads the same objects.
+    r"""Write a label file from which ``read_labels`` reads the same objects.
 
     Example:
         >>> import tempfile

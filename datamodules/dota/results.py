@@ -12,9 +12,9 @@ from torch import Tensor
 
 from datamodules.dota.classes import CLASS_NAMES
 from datamodules.dota.labels import read_labels
+from framework.detection.average_precision import Interpolation
 from framework.detection.result_files import read_results
-from framework.metrics.rotated_average_precision import RotatedMeanAveragePrecision
-from framework.ops.average_precision import Interpolation
+from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
 
 
 def evaluate_results(
@@ -32,7 +32,7 @@ def evaluate_results(
         interpolation: of ``map``, ``map_75`` and ``ap_50``.
 
     Returns:
-        What :class:`~framework.metrics.rotated_average_precision.RotatedMeanAveragePrecision` does.
+        What ``RotatedMeanAveragePrecision`` does.
 
     Raises:
         FileNotFoundError: no label file, or a class without a result file.

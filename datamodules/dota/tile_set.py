@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from framework.data import Sample
+from framework.data.datasets import Sample
+from framework.data.image_files import decode_image, image_size
 from framework.detection.objects import Objects, ObjectTable
 from framework.detection.tiles import tile_objects, tile_origins
-from framework.images import decode_image, image_size
 
 if TYPE_CHECKING:
     from PIL import Image
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 """Of what a tile shows beyond the picture's right and lower border."""
 
 
@@ -41,7 +41,7 @@ class Tiling:
 
     Args:
         window: width and height of a tile.
-        gap: by how much neighbours overlap at least.
+        gap: by how much neighbors overlap at least.
         rates: by which pictures are resized before, one set of tiles for each.
 
     Raises:
@@ -73,10 +73,10 @@ def resized(length: int, rate: float) -> int:
 
 
 def cut(picture: Image.Image, tile: Tile, window: int) -> Image.Image:
-    """Return a tile of a picture that was resized by its rate, grey beyond the border."""
+    """Return a tile of a picture that was resized by its rate, gray beyond the border."""
     from PIL import Image
 
-    canvas = Image.new("RGB", (window, window), GREY)
+    canvas = Image.new("RGB", (window, window), GRAY)
     right = min(tile.left + window, picture.width)
     bottom = min(tile.top + window, picture.height)
     canvas.paste(picture.crop((tile.left, tile.top, right, bottom)))
@@ -112,7 +112,7 @@ class TileCache:
         self.folder = folder
         self.tiling = tiling
         self.window = tiling.window
-        settings = {"window": tiling.window, "grey": list(GREY)}
+        settings = {"window": tiling.window, "gray": list(GRAY)}
         path = folder / "tiling.json"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.dota.faults import Faults
+from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.tile_set import TileCache, TileSet, Tiling
 from datamodules.oriented import ObjectTransform, OrientedData
+from framework.data.image_files import decode_image, find_images, image_size
 from framework.detection.objects import Objects
-from framework.images import decode_image, find_images, image_size
 
 
 class TiledData(OrientedData):
     """Base of the datamodules that serve large pictures as overlapping square tiles.
 
-    Batches hold what :class:`~datamodules.oriented.OrientedData` says, in pixels of the tile.
+    Batches hold what ``OrientedData`` says, in pixels of the tile.
     Outside training they also hold ``image_id`` (B,) int64, the number of the whole picture,
     ``tile_offset`` (B, 2) float32, left and top, and ``tile_scale`` (B,) float32, so that a place
     in the whole picture is (place in the tile + offset) / scale; ``tile_extent`` (B, 2) float32,
-    width and height of what a tile shows of the picture, beyond which it is grey; and, where there
+    width and height of what a tile shows of the picture, beyond which it is gray; and, where there
     are labels, ``image_quads`` (B, M', 4, 2), ``image_label`` (B, M') and ``image_difficult``
     (B, M'): the objects of the whole picture, in its first tile alone.
 
     Args:
-        image_size: S, width and height of a tile; a smaller picture is filled up with grey.
-        gap: by how many pixels neighbouring tiles overlap at least.
+        image_size: S, width and height of a tile; a smaller picture is filled up with gray.
+        gap: by how many pixels neighboring tiles overlap at least.
         rates: by which pictures are resized before they are cut, one set of tiles for each.
         cache_dir: folder where tiles are kept as PNG files, cut before the first run; without it a
             picture is decoded for each of its tiles. Labels are read anew in any case.
@@ -33,7 +33,7 @@ class TiledData(OrientedData):
         num_workers: loading processes per rank; results do not depend on it.
         eval_batch_size: rows of a global batch outside training; default ``batch_size``.
         drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see :class:`framework.data.GlobalBatches`.
+        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
         augment: transforms of a training tile and its objects, in this order.
 
     Raises:
@@ -60,8 +60,8 @@ class TiledData(OrientedData):
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.input_shape = (3, image_size, image_size)
 
-    def pictures(self, folder: Path, faults: Faults) -> list[Path]:
-        """Return the pictures below a folder that can be opened, see :func:`readable`.
+    def pictures(self, folder: Path, faults: LabelErrors) -> list[Path]:
+        """Return the pictures below a folder that can be opened, see ``readable``.
 
         Raises:
             FileNotFoundError: no such folder, or no picture below it.
@@ -111,7 +111,7 @@ class TiledData(OrientedData):
         self.image_names = [path.stem for path in paths]
 
 
-def readable(paths: Sequence[Path], faults: Faults) -> list[Path]:
+def readable(paths: Sequence[Path], faults: LabelErrors) -> list[Path]:
     """Return the pictures that can be opened, and whose names differ.
 
     Args:

@@ -1,1 +1,5 @@
-"""What detectors share: batches of objects, tiles, result files."""
+"""Object detection: boxes, oriented boxes, tiles, necks, metrics, pictures and result files."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

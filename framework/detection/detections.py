@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from framework.data import Batch
+from framework.data.datasets import Batch
 
 Detections = dict[str, Tensor]
 """``boxes`` (n, 4, 2) corners in pixels, ``scores`` (n,) descending and ``labels`` (n,) int64."""

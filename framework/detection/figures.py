@@ -14,23 +14,23 @@ from matplotlib.patches import Polygon
 from matplotlib.ticker import MultipleLocator
 from torch import Tensor
 
-from framework.metrics.detection_samples import KeptDetections
-from framework.plots import COLOURS, STYLE, WIDTH
+from framework.detection.detection_samples import KeptDetections
+from framework.figures.style import COLORS, STYLE, WIDTH
 
 # black is not seen on dark images
-CLASS_COLOURS = COLOURS[:-1]
+CLASS_COLORS = COLORS[:-1]
 SHOWN_SCORE = 0.3
 """Detections below this score are left out of pictures."""
 
 
-def class_colour(label: int) -> str:
-    """Return the colour of a class, the same on every picture."""
-    return CLASS_COLOURS[label % len(CLASS_COLOURS)]
+def class_color(label: int) -> str:
+    """Return the color of a class, the same on every picture."""
+    return CLASS_COLORS[label % len(CLASS_COLORS)]
 
 
 @rc_context(STYLE)
 def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure:
-    """Draw images with detections above :data:`SHOWN_SCORE` in colour over the true objects.
+    """Draw images with detections above ``SHOWN_SCORE`` in color over the true objects.
 
     Args:
         kept: images, detections and true objects.
@@ -57,7 +57,7 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
             if score < SHOWN_SCORE:
                 continue
             labels.add(int(label))
-            _outline(axes, box, class_colour(int(label)), 1.2, "-")
+            _outline(axes, box, class_color(int(label)), 1.2, "-")
             x, y = (float(v) for v in box[box[:, 1].argmin()])
             axes.text(
                 x,
@@ -67,22 +67,22 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
                 color="white",
                 va="bottom",
                 clip_on=True,
-                bbox={"facecolor": class_colour(int(label)), "pad": 0.6, "linewidth": 0},
+                bbox={"facecolor": class_color(int(label)), "pad": 0.6, "linewidth": 0},
             )
-    handles = [Line2D([], [], color=class_colour(k), label=class_names[k]) for k in sorted(labels)]
+    handles = [Line2D([], [], color=class_color(k), label=class_names[k]) for k in sorted(labels)]
     true_object = Line2D([], [], color="white", linewidth=2.5, label="true (dotted: difficult)")
     legend = figure.legend(
         handles=[true_object, *handles], loc="outside lower center", ncols=min(6, 1 + len(handles))
     )
-    # a white line is seen on grey only
+    # a white line is seen on gray only
     legend.set(frame_on=True)
     legend.get_frame().set(facecolor="0.75", linewidth=0)
     return figure
 
 
-def _outline(axes: Axes, box: Tensor, colour: str, width: float, style: str) -> None:
+def _outline(axes: Axes, box: Tensor, color: str, width: float, style: str) -> None:
     corners = box.cpu().numpy() - 0.5
-    axes.add_patch(Polygon(corners, fill=False, edgecolor=colour, linewidth=width, linestyle=style))
+    axes.add_patch(Polygon(corners, fill=False, edgecolor=color, linewidth=width, linestyle=style))
 
 
 @rc_context(STYLE)
@@ -106,8 +106,8 @@ def precision_recall(values: Mapping[str, Any], class_names: Sequence[str]) -> F
         axes.plot(
             recall[label],
             precision[label],
-            color=class_colour(label),
-            linestyle=styles[label // len(CLASS_COLOURS) % len(styles)],
+            color=class_color(label),
+            linestyle=styles[label // len(CLASS_COLORS) % len(styles)],
             label=f"{name}: {float(ap[label]):.3f}",
         )
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")

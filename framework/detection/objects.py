@@ -1,4 +1,4 @@
-"""The labelled objects of an image, and how many images' objects become one padded batch."""
+"""The labeled objects of an image, and how many images' objects become one padded batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from framework.data import Batch, Sample
+from framework.data.datasets import Batch, Sample
 
 PADDING = {"quads": 0, "label": -1, "difficult": False, "object_weight": 0}
 """What fills up each field of an image with fewer objects than another one of the batch."""

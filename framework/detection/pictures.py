@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from framework.checkpoint import write_atomically
+from framework.data.image_files import decode_image
 from framework.detection.detections import Detections
-from framework.detection.figures import class_colour
-from framework.images import decode_image
+from framework.detection.figures import class_color
+from framework.utilities.files import write_atomically
 
 MOST_NAMED = 60
 """More detections than these are drawn without names and scores, which would cover the image."""
@@ -29,9 +29,9 @@ def read_picture(path: str | Path) -> Tensor:
 
 
 def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]) -> Tensor:
-    """Return the image (3, H, W) uint8 with every box in the colour of its class.
+    """Return the image (3, H, W) uint8 with every box in the color of its class.
 
-    Class and score stand beside a box unless there are more than :data:`MOST_NAMED`.
+    Class and score stand beside a box unless there are more than ``MOST_NAMED``.
 
     Args:
         image: (3, H, W), uint8 or float in [0, 1].
@@ -62,7 +62,7 @@ def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]
         image,
         found["boxes"].flatten(1).round(),
         texts,
-        [class_colour(label) for label in labels],
+        [class_color(label) for label in labels],
         width=2 if min(image.shape[1:]) >= 400 else 1,
     )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from framework.detection.objects import Objects
-from framework.ops.rotated import quad_area, rotated_nms
+from framework.detection.rotated import quad_area, rotated_nms
 
 VISIBLE = 0.7
 """Share of an object's area that a tile has to show, or there is too little to learn from."""
@@ -22,7 +22,7 @@ def tile_origins(size: int, window: int, gap: int) -> list[int]:
     Args:
         size: length in pixels.
         window: length of a window.
-        gap: by how much neighbours overlap at least, smaller than a window.
+        gap: by how much neighbors overlap at least, smaller than a window.
 
     Raises:
         ValueError: an argument out of its range.
@@ -155,7 +155,7 @@ def merge_tiles(
         detections: of T tiles, each with ``boxes`` (n, 4, 2) in pixels of the tile, ``scores``
             (n,) and ``labels`` (n,) int64.
         image_id: (T,) int64, the whole image of each tile.
-        offset: (T, 2), see :func:`to_whole_image`.
+        offset: (T, 2), see ``to_whole_image``.
         scale: (T,).
         iou_threshold: 0.3 in the development kit of DOTA, 0.1 in mmrotate; to be named beside
             every result.

@@ -1,21 +1,5 @@
 """Combinations of the gradients of several terms."""
 
-from framework.gradients.combiner import (
-    Combination,
-    GradientCombiner,
-    GradientFacts,
-    WeightedSum,
-)
-from framework.gradients.exact_pareto import EPO
-from framework.gradients.held_out_lp import HeldOutGuidedLP
-from framework.gradients.torch_jd import TorchJD
+import lazy_loader
 
-__all__ = [
-    "EPO",
-    "Combination",
-    "GradientCombiner",
-    "GradientFacts",
-    "HeldOutGuidedLP",
-    "TorchJD",
-    "WeightedSum",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from framework.compatibility import IncompatibleError
-from framework.distributed import all_reduce_sum
+from framework.distributed.collectives import all_reduce_sum
 from framework.gradients.combiner import Combination, GradientCombiner, GradientFacts
-from framework.gradients.given import with_gradients
+from framework.gradients.inject_gradients import with_gradients
 from framework.gradients.per_term import (
     Gradients,
     feature_products,
@@ -21,8 +20,9 @@ from framework.gradients.per_term import (
     gradients_of,
     gram_matrix,
 )
-from framework.objectives import Objectives
-from framework.reduction import Reduced, reduce_objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import ReducedObjectives, reduce_objectives
 
 SEPARATION = 1e-3
 """Largest relative gap between the gradient through the features and the whole one."""
@@ -72,7 +72,7 @@ class CombinedStep:
 
     def __call__(
         self,
-        reduced: Reduced,
+        reduced: ReducedObjectives,
         objectives: Objectives,
         parameters: Sequence[Parameter],
         shared: Sequence[Parameter],
@@ -127,7 +127,9 @@ class CombinedStep:
         reached = [(p, g) for p, g in pairs if g is not None]
         return with_gradients(reduced.total, [p for p, _ in reached], [g for _, g in reached])
 
-    def _check(self, reduced: Reduced, objectives: Objectives, shared: Sequence[Parameter]) -> None:
+    def _check(
+        self, reduced: ReducedObjectives, objectives: Objectives, shared: Sequence[Parameter]
+    ) -> None:
         """Refuse what would be trained wrongly without a word."""
         name = type(self.combiner).__name__
         for term, weight in objectives.weights.items():
@@ -276,7 +278,7 @@ class CombinedStep:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what ``state_dict`` returned."""
         self._latest, self.logs = dict(state_dict["latest"]), dict(state_dict["logs"])
         self.combiner.load_state_dict(state_dict["combiner"])
 

@@ -58,7 +58,7 @@ class GradientCombiner(ABC):
     deterministic, so that every rank takes the same step.
 
     Class attributes:
-        guided: needs the gradient of a guide, which :class:`~callbacks.DynamicPreference` gives.
+        guided: needs the gradient of a guide, which ``DynamicPreference`` gives.
 
     Args:
         scope: whose gradients are compared. ``exact``: those of the shared parameters, of the
@@ -93,14 +93,14 @@ class GradientCombiner(ABC):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: B027  (optional)
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what ``state_dict`` returned."""
 
 
 class WeightedSum(GradientCombiner):
     """The plain sum of the weighted terms: what happens without a combiner, but watched.
 
     Args:
-        scope: see :class:`GradientCombiner`.
+        scope: see ``GradientCombiner``.
         every_n_steps: likewise.
     """
 

@@ -20,10 +20,10 @@ class EPO(GradientCombiner):
     non-uniformity :math:`\mu = \sum_j \hat l_j \log(m \hat l_j)` is 0 exactly there, and steps with
     the gradients weighed by :math:`a_j = r_j (\log(m \hat l_j) - \mu)` lower it. With C the inner
     products of the gradients and :math:`J = \{j: (C a)_j > 0\}`, the weights w, not negative and
-    of sum 1, are the solution of a linear programme:
+    of sum 1, are the solution of a linear program:
 
     ========= =========================== =======================================================
-    mode      maximises                   subject to
+    mode      maximizes                   subject to
     ========= =========================== =======================================================
     balance,  :math:`(C a)^T w`           :math:`(C w)_j \ge 0` for the j whose :math:`r_j l_j` is
     μ > ε                                 largest, and :math:`(C w)_j \ge (C a)_j` outside J; the
@@ -57,7 +57,7 @@ class EPO(GradientCombiner):
             gradient on shared parameters, in the order in which the module's terms stand. A term
             that pulls at some steps only needs a name.
         epsilon: the non-uniformity up to which losses count as balanced.
-        scope: see :class:`~framework.gradients.combiner.GradientCombiner`.
+        scope: see ``GradientCombiner``.
         every_n_steps: likewise.
 
     Raises:
@@ -96,7 +96,7 @@ class EPO(GradientCombiner):
         self.epsilon = epsilon
 
     def combination(self, facts: GradientFacts) -> Combination:
-        """Return the solution of the linear programme of this step."""
+        """Return the solution of the linear program of this step."""
         terms = len(facts.names)
         if terms == 1:
             return Combination(torch.ones(1, dtype=torch.float64))

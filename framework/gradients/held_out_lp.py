@@ -1,4 +1,4 @@
-"""Gradients weighed by a linear programme that the loss on held-out data steers."""
+"""Gradients weighed by a linear program that the loss on held-out data steers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Mode = Literal["descent", "guidance", "auto"]
 
 @dataclass(frozen=True)
 class GuidedWeights:
-    """What :meth:`HeldOutGuidedLP.solve` found.
+    """What ``HeldOutGuidedLP.solve`` found.
 
     Args:
         weights: (m,) float64, not negative and of sum 1.
-        mode: which linear programme it was.
+        mode: which linear program it was.
         feasible: it had a solution.
-        fallback: what the weights are otherwise; 0 for nothing, 1 for the descent programme without
+        fallback: what the weights are otherwise; 0 for nothing, 1 for the descent program without
             the constraint on the guide, 2 for the shortest weighted mean, 3 for equal weights.
     """
 
@@ -35,7 +35,7 @@ class GuidedWeights:
 
 
 class HeldOutGuidedLP(GradientCombiner):
-    r"""Weighs the gradients of m terms by a linear programme, steered by a held-out loss.
+    r"""Weighs the gradients of m terms by a linear program, steered by a held-out loss.
 
     With C the inner products of the terms' gradients, and a those with the gradient of the guide,
     the loss on held-out data, :math:`J = \{j: a_j > 0\}` are the terms that help the guide and
@@ -43,7 +43,7 @@ class HeldOutGuidedLP(GradientCombiner):
     of
 
     ========== ================= ==================================================================
-    mode       maximises         subject to
+    mode       maximizes         subject to
     ========== ================= ==================================================================
     descent    :math:`1^T C w`   :math:`C w \ge 0`: to first order no term rises; and with
                                  ``heldout_constraint`` :math:`a^T w \ge \min(\max_j a_j, 0)`: the
@@ -54,41 +54,41 @@ class HeldOutGuidedLP(GradientCombiner):
     auto       that of guidance while the guide's value is above ``epsilon``, else that of descent
     ========== ================= ==================================================================
 
-    The descent programme may have no solution together with its constraint on the guide. Then it is
+    The descent program may have no solution together with its constraint on the guide. Then it is
     solved without; should rounding hide that solution too, the weights are those of the shortest
     weighted mean of the gradients (MGDA). A guide that is missing in a step, or not finite, counts
-    as none, and the descent programme is solved without it. Where a term's gradient is NaN or
+    as none, and the descent program is solved without it. Where a term's gradient is NaN or
     infinite, weights are equal: the step is the plain sum's, no less spoilt than without a
     combiner. Gradients that are all 0 weigh equally, and a single term weighs 1.
 
     Of several best weights those nearest to equal ones are taken for up to 4 terms, and beyond the
     vertex that HiGHS finds, the same for the same input.
 
-    The programmes do not change when all terms and the guide are scaled alike, while guidance does
+    The programs do not change when all terms and the guide are scaled alike, while guidance does
     when the guide alone is.
 
     Logs: ``mode`` (0 descent, 1 guidance), ``feasible`` (0 or 1), ``fallback`` (0 none, 1 without
     the guide, 2 shortest mean, 3 equal weights) and ``vertex`` (1 where one term has all weight).
 
-    Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137; its programmes are
+    Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137; its programs are
     those of Exact Pareto Optimal search, Mahapatra and Rajan, ICML 2020. Both the paper and its
     code choose the mode by a guide whose value is never positive, so that the code always takes
-    the descent programme, with the constraint, which the paper does not have. This is the default
+    the descent program, with the constraint, which the paper does not have. This is the default
     here. ``auto`` is what the paper says, for a guide whose least value is 0. Beware that guidance
     mostly gives all weight to the term that resembles the guide, and is unstable: ``mix`` tempers
-    it. Where its programme has no solution, the code takes equal weights.
+    it. Where its program has no solution, the code takes equal weights.
 
     Args:
         mode: see above.
         epsilon: of ``auto``.
-        heldout_constraint: of the descent programme.
+        heldout_constraint: of the descent program.
         mix: this share of the weight is spread equally, in [0, 1]. Above 0 the constraints hold no
             more.
         rescale: multiply by m, as the code does, so that equal weights are the plain sum; False:
             a weighted mean, as in the paper.
-        scope: see :class:`~framework.gradients.combiner.GradientCombiner`; ``representation`` with
+        scope: see ``GradientCombiner``; ``representation`` with
             ``descent`` only. There C is of gradients of the features and a of their sums over the
-            rows, and the descent programme alone does not depend on the size of a.
+            rows, and the descent program alone does not depend on the size of a.
         every_n_steps: likewise.
 
     Raises:
@@ -141,7 +141,7 @@ class HeldOutGuidedLP(GradientCombiner):
         self.rescale = rescale
 
     def combination(self, facts: GradientFacts) -> Combination:
-        """Return the solution of the linear programme."""
+        """Return the solution of the linear program."""
         solution = self.solve(facts.gram, facts.guide, facts.guide_loss)
         weights = solution.weights
         logs = {
@@ -155,7 +155,7 @@ class HeldOutGuidedLP(GradientCombiner):
     def weights(
         self, gram: Tensor, guide: Tensor | None = None, guide_loss: float | None = None
     ) -> Tensor:
-        """Return the weights alone, (m,) float64; see :meth:`solve`."""
+        """Return the weights alone, (m,) float64; see ``solve``."""
         return self.solve(gram, guide, guide_loss).weights
 
     def solve(

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-from framework.distributed import all_reduce_sum, world_size
-from framework.precision import at_least_float32
+from framework.distributed.collectives import all_reduce_sum, world_size
+from framework.utilities.precision import at_least_float32
 
 Gradients = list[Tensor | None]
 """One per parameter, None for one that a term does not reach."""
@@ -33,7 +33,7 @@ def global_rows(
     Every rank gets the same, by one all-reduce.
 
     Args:
-        rows: T gradients of terms that :func:`framework.reduction.reduce_objectives` reduced; they
+        rows: T gradients of terms that ``reduce_objectives`` reduced; they
             are asked for one after the other, so that no two need be in memory.
         values: T terms.
         parameters: with P elements in all; a gradient that is missing counts as zero.

@@ -1,4 +1,4 @@
-"""Linear programmes over the simplex, small enough to be solved in every training step."""
+"""Linear programs over the simplex, small enough to be solved in every training step."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ TIE = 1e-9
 """Values that differ by less than this part of the sum of their parts' sizes are equal."""
 
 
-def maximise_on_simplex(objective: Array, rows: Array, bounds: Array) -> Array | None:
-    r"""Return the w that maximises :math:`c^T w` with w >= 0, sum w = 1 and :math:`A w \ge b`.
+def maximize_on_simplex(objective: Array, rows: Array, bounds: Array) -> Array | None:
+    r"""Return the w that maximizes :math:`c^T w` with w >= 0, sum w = 1 and :math:`A w \ge b`.
 
     Up to m = 4 all vertices are compared, in about 0.1 ms. Of several best w, that nearest to equal
     weights is returned, so that the order of the terms does not matter. Beyond, HiGHS solves the
@@ -36,9 +36,9 @@ def maximise_on_simplex(objective: Array, rows: Array, bounds: Array) -> Array |
 
     Example:
         >>> import numpy as np
-        >>> from framework.gradients.simplex_lp import maximise_on_simplex
+        >>> from framework.gradients.simplex_lp import maximize_on_simplex
         >>> rows, bounds = np.array([[1.0, -1.0, 0.0]]), np.array([0.0])
-        >>> maximise_on_simplex(np.array([0.0, 1.0, 0.2]), rows, bounds)
+        >>> maximize_on_simplex(np.array([0.0, 1.0, 0.2]), rows, bounds)
         array([0.5, 0.5, 0. ])
     """
     # of sum 1, w meets A w >= b where it meets (A - b) w >= 0, which may be scaled at will

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from framework.gradients.combiner import Combination, GradientCombiner, GradientFacts, Scope
-from framework.randomness import global_seed, seeded
+from framework.utilities.randomness import global_seed, seeded
 
 FROM_ROWS = ("Constant", "Mean", "NashMTL", "Random", "Sum")
 """Aggregators that are given gradients, but look at their number or inner products only."""
@@ -45,7 +45,7 @@ class TorchJD(GradientCombiner):
         aggregator: the name of a class of ``torchjd.aggregation``.
         options: its arguments, by name; a list of numbers stands for a tensor.
         scale: by which the combined gradient is multiplied.
-        scope: see :class:`~framework.gradients.combiner.GradientCombiner`.
+        scope: see ``GradientCombiner``.
         every_n_steps: likewise.
 
     Raises:
@@ -112,7 +112,7 @@ class TorchJD(GradientCombiner):
         return {"terms": self._terms, "values": values} if values else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what ``state_dict`` returned."""
         if state_dict:
             # what an aggregator builds at its first call, and no file can hold, it builds here
             self._terms = int(state_dict["terms"])

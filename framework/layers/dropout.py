@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.distributed import draw_for_global_batch, shared_generator
-from framework.randomness import global_seed
+from framework.distributed.collectives import draw_for_global_batch, shared_generator
+from framework.utilities.randomness import global_seed
 
 
 class GlobalDropout(nn.Module):
@@ -66,7 +66,7 @@ class GlobalDropout(nn.Module):
         return {"count": self.count}
 
     def set_extra_state(self, state: Any) -> None:
-        """Continue from :meth:`get_extra_state`."""
+        """Continue from ``get_extra_state``."""
         self.count = state["count"]
 
     def extra_repr(self) -> str:

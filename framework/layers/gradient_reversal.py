@@ -1,4 +1,4 @@
-"""Gradient reversal: what is minimised behind it is maximised before it."""
+"""Gradient reversal: what is minimized behind it is maximized before it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Reversal(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class ReversalSchedule:
-    r"""The coefficient of :func:`reverse_gradient` in the course of a run.
+    r"""The coefficient of ``reverse_gradient`` in the course of a run.
 
     After i optimizer steps it is
 

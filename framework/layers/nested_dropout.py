@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.distributed import shared_generator
-from framework.randomness import global_seed
+from framework.distributed.collectives import shared_generator
+from framework.utilities.randomness import global_seed
 
 
 class NestedDropout(nn.Module):
@@ -39,7 +39,7 @@ class NestedDropout(nn.Module):
     Args:
         dim: channels H.
         sigma: above 0; about H / 5. Too small a value starves the later channels.
-        mu: centre of the distribution.
+        mu: center of the distribution.
         eval_k: channels kept in evaluation; None keeps all.
         stream: layers of one stream draw the same k in the same forward. Give every such layer of a
             network a stream of its own, unless they are to be cut at the same channel.
@@ -117,7 +117,7 @@ class NestedDropout(nn.Module):
         return {"count": self.count, "eval_k": self.eval_k}
 
     def set_extra_state(self, state: Any) -> None:
-        """Continue from :meth:`get_extra_state`."""
+        """Continue from ``get_extra_state``."""
         self.count = state["count"]
         self.eval_k = state["eval_k"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from framework.distributed import gather_with_grad, world_size
+from framework.distributed.collectives import gather_with_grad, world_size
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -26,7 +26,7 @@ class SyncBatchNorm(_BatchNorm):
     Unlike ``torch.nn.SyncBatchNorm`` it runs on the CPU, takes empty slices and may be
     differentiated twice; it needs about twice the memory for activations.
 
-    Shapes: (B_r, C, *) to the same; half precision is normalised in float32.
+    Shapes: (B_r, C, *) to the same; half precision is normalized in float32.
 
     Paper: Ioffe and Szegedy, arXiv:1502.03167.
 
@@ -52,7 +52,7 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"SyncBatchNorm takes (B, C, *), got {input.dim()} dimensions.")
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
-        """Return the normalised input."""
+        """Return the normalized input."""
         uses_batch = self.training or self.running_mean is None
         if world_size() == 1 or not uses_batch:
             return super().forward(input)
@@ -71,8 +71,8 @@ class SyncBatchNorm(_BatchNorm):
             y = y + self.bias.view(column)
         return self._finish(y.to(input.dtype))
 
-    def _finish(self, normalised: Tensor) -> Tensor:
-        return normalised
+    def _finish(self, normalized: Tensor) -> Tensor:
+        return normalized
 
     @torch.no_grad()
     def _track(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
@@ -110,7 +110,7 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
-    """Turn every batch normalization in ``module`` into a :class:`SyncBatchNorm`, in place.
+    """Turn every batch normalization in ``module`` into a ``SyncBatchNorm``, in place.
 
     Each layer stays the same object, with its parameters, buffers, hooks and keys, and remains an
     instance of its class. Subclasses that do not change ``forward`` are converted too, and so are
@@ -123,7 +123,7 @@ def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
         ``module``.
 
     Raises:
-        TypeError: a layer whose own ``forward`` is unknown, or that is not initialised yet;
+        TypeError: a layer whose own ``forward`` is unknown, or that is not initialized yet;
             nothing has been converted.
 
     Example:
@@ -134,7 +134,7 @@ def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
         True
     """
     kinds = {
-        name: (layer, _synchronised(type(layer), name))
+        name: (layer, _synchronized(type(layer), name))
         for name, layer in module.named_modules()
         if isinstance(layer, _BatchNorm) and not isinstance(layer, SyncBatchNorm)
     }
@@ -143,11 +143,11 @@ def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
     return module
 
 
-def _synchronised(kind: Any, name: str) -> type[SyncBatchNorm]:
+def _synchronized(kind: Any, name: str) -> type[SyncBatchNorm]:
     if issubclass(kind, LazyModuleMixin):
         raise TypeError(
             f"The batch normalization {name!r} is a {kind.__name__} without a size: run one batch "
-            "through the network before it is synchronised."
+            "through the network before it is synchronized."
         )
     owner = next(c for c in kind.__mro__ if "forward" in vars(c))
     if owner in (_BatchNorm, nn.SyncBatchNorm):
@@ -156,7 +156,7 @@ def _synchronised(kind: Any, name: str) -> type[SyncBatchNorm]:
         return _subclass(kind, _drop_and_activate)
     raise TypeError(
         f"The batch normalization {name!r} is a {kind.__name__} with a `forward` of its own, which "
-        "cannot be synchronised: set sync_batchnorm to false, or use another layer."
+        "cannot be synchronized: set sync_batchnorm to false, or use another layer."
     )
 
 
@@ -168,5 +168,5 @@ def _subclass(kind: Any, finish: Any) -> type[SyncBatchNorm]:
     return type(f"Sync{kind.__name__.removeprefix('Sync')}", (SyncBatchNorm, kind), body)
 
 
-def _drop_and_activate(self: Any, normalised: Tensor) -> Tensor:
-    return self.act(self.drop(normalised))
+def _drop_and_activate(self: Any, normalized: Tensor) -> Tensor:
+    return self.act(self.drop(normalized))

@@ -28,7 +28,7 @@ class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
     may differ in size, each counts by its rows; a bag of one row gives the plain loss.
 
     Every row carries its bag's mean, and a batch holds whole bags, as
-    :class:`~framework.sampling.BagSampler` and the datamodule ``Bags`` see to; a bag that is split
+    ``BagSampler`` and the datamodule ``Bags`` see to; a bag that is split
     over batches or ranks counts as two. Neither is checked.
 
     Shapes: group (B,) int64, any number per bag; returns a scalar, or (B,). With ``'mse'``
@@ -129,7 +129,7 @@ def bag_means(values: Tensor, bag_of_row: Tensor, sizes: Tensor) -> Tensor:
 def log_bag_means(log_values: Tensor, bag_of_row: Tensor, sizes: Tensor) -> Tensor:
     """Return the logarithm of the mean of each bag's ``exp(log_values)``, without leaving logs.
 
-    Shapes as in :func:`bag_means`.
+    Shapes as in ``bag_means``.
     """
     detached = log_values.detach()
     where = bag_of_row.view(-1, *[1] * (log_values.ndim - 1)).expand_as(log_values)

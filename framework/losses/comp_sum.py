@@ -41,7 +41,7 @@ class CompSumLoss(ClassificationLoss):
     Args:
         tau: at least 0. 1 is cross-entropy; 1.7 is a good start under label noise.
         label_smoothing: in [0, 1]; the share of the label that is spread evenly over the K
-            classes, as in :class:`torch.nn.CrossEntropyLoss`.
+            classes, as in ``torch.nn.CrossEntropyLoss``.
         reduction: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
@@ -100,7 +100,7 @@ def h_consistency_transform(beta: Tensor | float, tau: float, num_classes: int) 
 
     .. math:: R_{01}(h) - R_{01}^* + M_{01} \le \mathcal T_\tau^{-1}(R_\tau(h) - R_\tau^* + M_\tau)
 
-    with R the risks of the error and of :class:`CompSumLoss`, stars their infima and M the
+    with R the risks of the error and of ``CompSumLoss``, stars their infima and M the
     minimizability gaps. The transform is increasing and convex in beta with value 0 at 0. For
     ``tau > 1`` it shrinks as :math:`K^{1-\tau}`, so that the guarantee fades with many classes.
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
-from framework.distributed import gather_with_grad, rows_per_rank
+from framework.distributed.collectives import gather_with_grad, rows_per_rank
 from framework.losses.loss import Loss, RegressionLoss
 from framework.ops.cauchy_schwarz import (
     Denominator,
@@ -52,7 +52,7 @@ class ConditionalCSDivergenceLoss(RegressionLoss):
     Use it for: regression on noisy targets, where it overfits less than squared error.
 
     Args:
-        sigma_x: the kernel's width on ``inputs``: a number, 1 for standardised columns as in the
+        sigma_x: the kernel's width on ``inputs``: a number, 1 for standardized columns as in the
             paper; ``'median'`` for the median distance in the batch; None for √d, which keeps the
             kernel from underflowing where d is above about 20.
         sigma_y: likewise on predictions and targets; ``'median'`` is that of the targets.
@@ -116,7 +116,7 @@ class CSQMI(Loss):
                       + \log \tfrac1{N^4} \sum_{ji} K_{ji} \sum_{ji} Q_{ji}
                       - 2 \log \tfrac1{N^3} \sum_j \sum_i K_{ji} \sum_k Q_{jk}
 
-    and normalised :math:`I(x; t) / \sqrt{I(x; x) I(t; t)}`. Both are 0 where t is constant.
+    and normalized :math:`I(x; t) / \sqrt{I(x; x) I(t; t)}`. Both are 0 where t is constant.
 
     Shapes: ``inputs`` (N, ...) and ``features`` (N, ...), flattened; of predictions only the number
     of rows matters; returns a scalar. One row or none gives 0 with a gradient path. The estimate is
@@ -124,7 +124,7 @@ class CSQMI(Loss):
     apply: every row of the batch counts.
 
     Paper: Yu, Yu, Løkse, Jenssen, Príncipe, *Cauchy-Schwarz Divergence Information Bottleneck for
-    Regression*, ICLR 2024, arXiv:2404.17951; its training uses the normalised form.
+    Regression*, ICLR 2024, arXiv:2404.17951; its training uses the normalized form.
 
     Cost: O(N²) time and memory for N rows of the global batch; no extra forward pass, no state.
 

@@ -31,8 +31,8 @@ class CSIBLoss(RegressionLoss):
 
     .. math:: \mathrm{CSIB} = D(p(y|x); q(\hat y|x)) + \beta\, I(x; t)
 
-    with the divergence D of :class:`ConditionalCSDivergenceLoss`, or the mean squared error in its
-    place, and the information I of :class:`CSQMI`. No Gaussian assumption and no variational bound
+    with the divergence D of ``ConditionalCSDivergenceLoss``, or the mean squared error in its
+    place, and the information I of ``CSQMI``. No Gaussian assumption and no variational bound
     is made, and the features are deterministic.
 
     Shapes: predictions and targets (N,) or (N, T); ``inputs`` (N, ...) and ``features`` (N, ...),
@@ -43,7 +43,7 @@ class CSIBLoss(RegressionLoss):
 
     Paper: Yu, Yu, Løkse, Jenssen, Príncipe, *Cauchy-Schwarz Divergence Information Bottleneck for
     Regression*, ICLR 2024, arXiv:2404.17951. Logarithms are natural; in the paper's code D has base
-    2, while the base cancels in the normalised I, so that its β times log 2 is our ``beta``.
+    2, while the base cancels in the normalized I, so that its β times log 2 is our ``beta``.
 
     Cost: O(N²) time and memory for N rows of the global batch; no extra forward pass, no state.
 
@@ -51,7 +51,7 @@ class CSIBLoss(RegressionLoss):
 
     Args:
         beta: weight of I, at least 0; between 1e-4 and 1, to be picked on validation data.
-        sigma_x: the kernel's width on ``inputs``: a number, 1 for standardised columns as in the
+        sigma_x: the kernel's width on ``inputs``: a number, 1 for standardized columns as in the
             paper, less where y has little noise; ``'median'`` for the median distance in the batch;
             None for √d, which keeps the kernel from underflowing where d is above about 20.
         sigma_y: likewise on predictions and targets.

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.distributed import draw_for_global_batch, gather, shared_generator
+from framework.distributed.collectives import draw_for_global_batch, gather, shared_generator
 from framework.losses.loss import (
     ClassificationLoss,
     check_labels,
     check_logits,
     two_class_logits,
 )
-from framework.randomness import global_seed
+from framework.utilities.randomness import global_seed
 
 LEAST_SLOPE = 1e-6  # a slope of zero would leave a drawn loss uncalibrated
 
@@ -184,7 +184,7 @@ def loss_slopes(margins: Tensor, draws: Tensor, lam: float, clip: float, tail: b
     Args:
         margins: (N,), or (N, C) with each column sorted for itself; equal ones keep their order.
         draws: standard normal, of the same shape; which margin they belong to does not matter.
-        lam: of :func:`boxcox_inverse`, which makes the draws positive.
+        lam: of ``boxcox_inverse``, which makes the draws positive.
         clip: steepest slope.
         tail: divide the slope at a margin z > 1 by z.
 

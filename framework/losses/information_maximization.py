@@ -1,4 +1,4 @@
-"""Information maximisation: predictions that are certain of every row and differ between rows."""
+"""Information maximization: predictions that are certain of every row and differ between rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.distributed import all_reduce_sum_with_grad
+from framework.distributed.collectives import all_reduce_sum_with_grad
 from framework.losses.loss import Loss, check_logits
 
 
@@ -28,19 +28,19 @@ class TargetClassificationMimicking(Loss):
     takes batches of several times K rows.
 
     Shapes: predictions (N, K) logits, or log-probabilities such as those of
-    :func:`~framework.ops.bayes_refinement.bayes_refine`; targets are not looked at and may be left
+    ``bayes_refine``; targets are not looked at and may be left
     out; returns a scalar. No row gives 0 with a gradient path. Sample weights do not apply: every
     row of the batch counts.
 
     Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137, the surrogate of
     the unavailable loss on target labels, without the shift. The paper, and its code, take the
     value as a loss that ends at 0, which only the shifted form is. The code adds 1e-6 or nothing
-    within the logarithm; here none is needed. The same loss is the information maximisation of
+    within the logarithm; here none is needed. The same loss is the information maximization of
     SHOT, arXiv:2002.08546.
 
     Cost: that of cross-entropy; with several ranks one all-reduce of K + 2 floats.
 
-    Use it for: unlabelled rows, of a target domain beside a loss on labelled source rows, or of a
+    Use it for: unlabeled rows, of a target domain beside a loss on labeled source rows, or of a
     held-out set as a guide.
 
     Args:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from framework.distributed.sample_state import SampleState
 from framework.losses.loss import ClassificationLoss, check_labels, check_logits
-from framework.sample_state import SampleState
 
 NORMALIZATIONS = ("softplus_mean", "l1", None)
 
@@ -23,7 +23,7 @@ class LDRLoss(ClassificationLoss):
     .. math:: \psi_\lambda(f, y) = \max_q \sum_k q_k \delta_k - \lambda\,\mathrm{KL}(q \| 1/K)
               = \lambda \log \tfrac1K \sum_k e^{\delta_k / \lambda}
 
-    At ``lam=1, margin=0`` and without normalisation it is cross-entropy minus log K, for small
+    At ``lam=1, margin=0`` and without normalization it is cross-entropy minus log K, for small
     ``lam`` the Crammer-Singer hinge max_k delta_k, for large ``lam`` the mean of delta_k, which
     label noise cannot mislead. Values may be negative.
 
@@ -31,7 +31,7 @@ class LDRLoss(ClassificationLoss):
     loss is not defined; returns a scalar, or (B,).
 
     Paper: Zhu, Ying, Yang, *Label Distributionally Robust Losses for Multi-class Classification*,
-    ICML 2023, arXiv:2112.14869. The normalisation is that of the official code
+    ICML 2023, arXiv:2112.14869. The normalization is that of the official code
     (Optimization-AI/ICML2023_LDR).
 
     Cost: a few more passes over the logits, no extra forward pass.
@@ -39,12 +39,12 @@ class LDRLoss(ClassificationLoss):
     Use it for: labels of which many are wrong (lam 10), also with hundreds of classes.
 
     Args:
-        lam: temperature, above 0. With normalised logits, which span 0..K, 10 resists 40 % wrong
+        lam: temperature, above 0. With normalized logits, which span 0..K, 10 resists 40 % wrong
             labels and 1 does not.
         margin: c, at least 0.
         normalize: what is first done to a row of logits. ``'softplus_mean'``: softplus, then
             divided by their mean; ``'l1'``: divided by the mean of their absolute values; ``None``:
-            nothing. The scale of normalised logits is free: predict with argmax, their softmax is
+            nothing. The scale of normalized logits is free: predict with argmax, their softmax is
             not calibrated. With ``'l1'`` do not start from a head whose weights are all zero,
             where the gradient is unbounded.
         reduction: ``'mean'``, ``'sum'`` or ``'none'``.
@@ -84,17 +84,17 @@ class LDRLoss(ClassificationLoss):
 class ALDRLoss(ClassificationLoss):
     r"""LDR whose temperature each training sample learns: low where the model is sure.
 
-    The temperature of sample i joins the maximisation, held near ``lam0`` by a quadratic,
+    The temperature of sample i joins the maximization, held near ``lam0`` by a quadratic,
 
     .. math:: \max_{q, \lambda} \sum_k q_k \delta_k - \lambda\,\mathrm{KL}(q \| 1/K)
               - \tfrac{\alpha \log K}{2 \lambda_0} (\lambda - \lambda_0)^2,
 
-    and every training step does one round of alternating maximisation: q from the stored
+    and every training step does one round of alternating maximization: q from the stored
     temperature, then :math:`\lambda_i = \lambda_0 (1 - \mathrm{KL}(q \| 1/K) / (\alpha \log K))`,
     which lies in [lam0 (1 - 1 / alpha), lam0]. It is stored, and constant for the gradient; the
     quadratic is part of the value only. As alpha grows the loss becomes ``LDRLoss(lam=lam0)``.
 
-    ``temperature`` is a :class:`~framework.sample_state.SampleState`, the same on every rank: in
+    ``temperature`` is a ``SampleState``, the same on every rank: in
     training mode all ranks must call the loss equally often, with an empty batch if need be. In
     evaluation mode, where ``index`` may belong to another data set, it is neither read nor
     written: the round starts from ``lam0``.
@@ -102,8 +102,8 @@ class ALDRLoss(ClassificationLoss):
     Shapes: predictions (B, K) logits, K >= 2; targets (B,) int64, no soft labels, for which the
     loss is not defined; index (B,) int64; returns a scalar, or (B,).
 
-    Paper: arXiv:2112.14869, as :class:`LDRLoss`. The official code leaves the margin out of q, as
-    ``margin_in_q=False`` does, though the maximiser contains it; the default follows the paper. It
+    Paper: arXiv:2112.14869, as ``LDRLoss``. The official code leaves the margin out of q, as
+    ``margin_in_q=False`` does, though the maximizer contains it; the default follows the paper. It
     also adds 1e-5 to q before the logarithm; here the KL divergence is exact.
 
     Cost: a second softmax over the logits, 4 bytes per training sample, one small gather per step.
@@ -114,14 +114,14 @@ class ALDRLoss(ClassificationLoss):
         lam0: largest and initial temperature, above 0; 10 under heavy label noise, as for LDR.
         alpha: above 1; the larger, the less the temperature moves.
         margin: c, at least 0.
-        normalize: as in :class:`LDRLoss`; the official code takes ``'l1'``, and
+        normalize: as in ``LDRLoss``; the official code takes ``'l1'``, and
             ``'softplus_mean'`` on CIFAR-100.
         margin_in_q: whether q, from which the temperature follows, sees the margin.
         reduction: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
         ValueError: an argument out of its range, or an input of another shape.
-        RuntimeError: called in training mode before :meth:`setup`.
+        RuntimeError: called in training mode before ``setup``.
 
     Example:
         >>> import torch
@@ -208,7 +208,7 @@ def tempered_scores(
     margin: float = 0.0,
     normalize: str | None = None,
 ) -> Tensor:
-    """Return (f_k - margin 1[k = y]) / temperature, f the normalised logits; shape (B, K).
+    """Return (f_k - margin 1[k = y]) / temperature, f the normalized logits; shape (B, K).
 
     Their softmax is the worst-case label distribution q.
 
@@ -217,7 +217,7 @@ def tempered_scores(
         targets: (B,) int64.
         temperature: a number or (B,).
         margin: c.
-        normalize: see :class:`LDRLoss`.
+        normalize: see ``LDRLoss``.
     """
     size: Tensor | float = temperature[:, None] if isinstance(temperature, Tensor) else temperature
     if normalize == "softplus_mean":

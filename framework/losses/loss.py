@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from framework.precision import at_least_float32
+from framework.utilities.precision import at_least_float32
 
 NEEDS = ("index", "group", "features", "inputs", "weight", "epoch", "step", "forward")
 """What a loss may ask for beside predictions and targets; each is passed as a keyword."""
@@ -18,7 +18,7 @@ NEEDS = ("index", "group", "features", "inputs", "weight", "epoch", "step", "for
 class Loss(_Loss):
     """A loss called as ``loss(predictions, targets, **needs)``.
 
-    A subclass writes :meth:`per_sample` (one value per row), or overrides :meth:`compute` where
+    A subclass writes ``per_sample`` (one value per row), or overrides ``compute`` where
     the loss is no sum over samples. Inputs in half precision are computed in float32.
 
     Class attributes:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.distributed import all_reduce_sum
+from framework.distributed.collectives import all_reduce_sum
 from framework.losses.loss import (
     ClassificationLoss,
     check_labels,

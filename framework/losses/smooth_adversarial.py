@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from framework.attacks import Attack, Forward, PGDAttack, under_attack
-from framework.distributed import shared_generator
+from framework.attacks.attack import Attack, Forward, under_attack
+from framework.attacks.pgd import PGDAttack
+from framework.distributed.collectives import shared_generator
 from framework.losses.comp_sum import CompSumLoss
 from framework.losses.loss import check_labels, check_logits
-from framework.precision import at_least_float32
-from framework.randomness import global_seed
+from framework.utilities.precision import at_least_float32
+from framework.utilities.randomness import global_seed
 
 CHECK_EVERY = 100  # steps between looks for a collapse: each look makes a GPU wait
 
@@ -39,7 +40,7 @@ class SmoothAdversarialCompSumLoss(CompSumLoss):
     .. math:: \ell_\tau(f / \rho, y) + \nu_t \sup_{\lVert x' - x \rVert \le \epsilon}
         \lVert \Delta(x', y) - \Delta(x, y) \rVert_2
 
-    with :math:`\ell_\tau` of :class:`CompSumLoss` and the margins
+    with :math:`\ell_\tau` of ``CompSumLoss`` and the margins
     :math:`\Delta = (f_y - f_{y'})_{y' \ne y}`. For :math:`\nu \ge \sqrt{K - 1} / \rho` it bounds
     the adversarial comp-sum :math:`\rho`-margin loss from above. The supremum is approached by
     ``attack``, which ascends the squared norm with the model in evaluation mode; the gradient goes
@@ -61,11 +62,11 @@ class SmoothAdversarialCompSumLoss(CompSumLoss):
     Use it for: classifiers that must withstand small perturbations of their inputs.
 
     Args:
-        tau: see :class:`CompSumLoss`.
+        tau: see ``CompSumLoss``.
         rho: the margin; divides the logits of the clean term.
         nu: weight of the penalty.
         nu_warmup_steps: the weight grows linearly from 0 over so many optimizer steps.
-        attack: default ``PGDAttack()``: l-infinity, 8/255, 10 steps. For normalised inputs it
+        attack: default ``PGDAttack()``: l-infinity, 8/255, 10 steps. For normalized inputs it
             needs their ``mean`` and ``std``.
         reduction: ``'mean'``, ``'sum'`` or ``'none'``.
 
@@ -75,7 +76,7 @@ class SmoothAdversarialCompSumLoss(CompSumLoss):
 
     Example:
         >>> import torch
-        >>> from framework.attacks import PGDAttack
+        >>> from framework.attacks.pgd import PGDAttack
         >>> from framework.losses import SmoothAdversarialCompSumLoss
         >>> model, image = torch.nn.Linear(4, 3), torch.rand(2, 4)
         >>> loss = SmoothAdversarialCompSumLoss(nu=0.3, attack=PGDAttack(eps=0.1, steps=5))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from framework.precision import at_least_float32
+from framework.utilities.precision import at_least_float32
 
 
 def check_logits(shape: Sequence[int]) -> None:

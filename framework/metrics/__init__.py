@@ -1,0 +1,5 @@
+"""Metrics that more than one domain uses, as ``torchmetrics.Metric``."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

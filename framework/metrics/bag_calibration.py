@@ -22,7 +22,7 @@ class BagCalibrationError(Metric):
     Args:
         num_bags: M; bags are numbered 0..M-1, and one without rows does not count.
         num_outputs: T.
-        **kwargs: of :class:`torchmetrics.Metric`.
+        **kwargs: of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: an argument below 1, or predictions and targets of other shapes.

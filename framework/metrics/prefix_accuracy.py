@@ -50,7 +50,7 @@ class PrefixAccuracy(Metric):
         """Count a batch.
 
         Args:
-            predictions: (H, B) int64, see :func:`framework.ops.prefix.prefix_predictions`.
+            predictions: (H, B) int64, see ``prefix_predictions``.
             target: (B,) int64.
         """
         expected = (len(self.correct), len(target))

@@ -17,7 +17,7 @@ class SamplePairs(Metric):
     Args:
         num_targets: T.
         limit: rows kept per rank.
-        **kwargs: of :class:`torchmetrics.Metric`.
+        **kwargs: of ``torchmetrics.Metric``.
 
     Example:
         >>> import torch

@@ -16,7 +16,7 @@ Width = float | Literal["median"] | None
 """A kernel's width: a number, the median distance in the batch, or None for √d."""
 Denominator = Literal["square_of_sum", "sum_of_squares"]
 EPSILON = 1e-12
-"""Under the root of the normalised information: a collapsed t then has 0 instead of 0 / 0."""
+"""Under the root of the normalized information: a collapsed t then has 0 instead of 0 / 0."""
 
 
 def conditional_cs_divergence(
@@ -30,7 +30,7 @@ def conditional_cs_divergence(
 ) -> Tensor:
     """Return the divergence of p(y|x) and q(ŷ|x), a scalar.
 
-    See :class:`framework.losses.ConditionalCSDivergenceLoss` for the equation and the arguments.
+    See ``ConditionalCSDivergenceLoss`` for the equation and the arguments.
 
     Args:
         x: (N, d) with N above 0.
@@ -70,7 +70,7 @@ def cs_mutual_information(
 ) -> Tensor:
     """Return the quadratic mutual information of x and t, a scalar.
 
-    See :class:`framework.losses.CSQMI` for the equation.
+    See ``CSQMI`` for the equation.
 
     Args:
         x: (N, d) with N above 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framework.precision import at_least_float32
+from framework.utilities.precision import at_least_float32
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def log_gaussian_gram(a: Tensor, b: Tensor, sigma: float | Tensor) -> Tensor:
-    r"""Return :math:`-\|a_i - b_j\|^2 / (2 \sigma^2)`, the logarithm of :func:`gaussian_gram`.
+    r"""Return :math:`-\|a_i - b_j\|^2 / (2 \sigma^2)`, the logarithm of ``gaussian_gram``.
 
     Args:
         a: (N, D); half precision is computed in float32.

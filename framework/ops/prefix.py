@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from framework.precision import at_least_float32
+from framework.utilities.precision import at_least_float32
 
 
 def prefix_logits(features: Tensor, weight: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def prefix_logits(features: Tensor, weight: Tensor) -> Tensor:
 
     Returns:
         (H, B, K); entry k-1 is ``features[:, :k] @ weight[:, :k].T``. It is large: to evaluate many
-        channels and classes, use :func:`prefix_predictions`.
+        channels and classes, use ``prefix_predictions``.
 
     Raises:
         ValueError: the channels differ.

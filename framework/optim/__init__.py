@@ -1,5 +1,5 @@
 """Optimizers: ``torch.optim.Optimizer`` subclasses, one file each."""
 
-from framework.optim.lion import LionK
+import lazy_loader
 
-__all__ = ["LionK"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

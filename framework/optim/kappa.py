@@ -50,7 +50,7 @@ class Kappa(ABC):
         return torch.where(self.gauge(y) <= 1 + 1e-6, self.penalty(y), math.inf)
 
     def support(self, weight_decay: float) -> float:
-        """Return the largest multiple r of the unit ball of :meth:`gauge` that weights can reach.
+        """Return the largest multiple r of the unit ball of ``gauge`` that weights can reach.
 
         It is ``1 / weight_decay``: weights end with ``gauge(x) <= r``.
         """

@@ -1,7 +1,5 @@
 """Learning-rate schedules that count optimizer steps."""
 
-from framework.schedules.cosine import WarmupCosine
-from framework.schedules.inverse_decay import InverseDecay
-from framework.schedules.trapezoid import WarmupStableDecay
+import lazy_loader
 
-__all__ = ["InverseDecay", "WarmupCosine", "WarmupStableDecay"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

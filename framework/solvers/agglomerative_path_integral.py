@@ -1,4 +1,4 @@
-"""Agglomerative clustering of a nearest neighbour graph by the paths that lead back to clusters."""
+"""Agglomerative clustering of a nearest neighbor graph by the paths that lead back to clusters."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class AgglomerativePathIntegral(ClusterMixin, BaseEstimator):
     The graph has an edge to each sample's ``n_neighbors`` nearest others, of weight
     :math:`\exp(-D / \sigma^2)` for a squared distance D, and one to itself of weight 1; W are these
     weights with rows that sum to 1. :math:`\sigma^2` is a times the mean D to the nearest
-    ``max(n_neighbors, 3)``, doubled while the weight of any sample's nearest neighbour is below
+    ``max(n_neighbors, 3)``, doubled while the weight of any sample's nearest neighbor is below
     1e-5. A path of k steps counts :math:`z^k` times its weights:
 
     .. math:: S(A) = \frac{1}{|A|^2} 1^\top (I - z W_A)^{-1} 1, \qquad
               S(A \mid A \cup B) = \frac{1}{|A|^2} 1_A^\top (I - z W_{A \cup B})^{-1} 1_A
 
-    From the connected components of the nearest neighbours (or, if these are fewer than
+    From the connected components of the nearest neighbors (or, if these are fewer than
     ``n_clusters``, from single samples), the pair is merged that has the largest affinity
     :math:`S(A | A \cup B) + S(B | A \cup B) - S(A) - S(B)`, until ``n_clusters`` are left. As
     :math:`z \to 0`, affinity over :math:`z^2` becomes that of graph degree linkage
     (arXiv:1208.5092).
 
     There is no randomness. Affinities that agree in 12 digits are a tie, which the pair with the
-    lowest samples wins. Duplicates are neighbours of weight 1; a sample with more of them than
-    ``n_neighbors`` is linked to some of them only, and if all neighbours of all samples are
+    lowest samples wins. Duplicates are neighbors of weight 1; a sample with more of them than
+    ``n_neighbors`` is linked to some of them only, and if all neighbors of all samples are
     duplicates, all weights are equal. A pair without a path out of one cluster through the other
-    and back has the affinity 0, as have outliers that are no other sample's neighbours and stay a
+    and back has the affinity 0, as have outliers that are no other sample's neighbors and stay a
     cluster of their own; if only such pairs are left, those with the lowest samples are merged,
     with a warning.
 
@@ -55,7 +55,7 @@ class AgglomerativePathIntegral(ClusterMixin, BaseEstimator):
 
     Paper: Zhang, Zhao and Wang, *Agglomerative Clustering via Maximum Incremental Path Integral*,
     Pattern Recognition 46(11), 2013. Followed is the authors' toolbox, as DEPICT (arXiv:1704.06327)
-    runs it; there the mean D is over all neighbours, in the paper over three. The toolbox refuses
+    runs it; there the mean D is over all neighbors, in the paper over three. The toolbox refuses
     fewer first clusters than ``n_clusters``.
 
     Cost: O(n n_neighbors) memory and seconds for 10,000 samples. Time grows as z nears 1, and with
@@ -125,15 +125,15 @@ class AgglomerativePathIntegral(ClusterMixin, BaseEstimator):
 
 
 def _graph(X: Array, n_neighbors: int, a: float) -> tuple[Array, csr_array]:  # noqa: N803
-    """Return the nearest neighbour of every sample, (n,), and W, (n, n)."""
+    """Return the nearest neighbor of every sample, (n,), and W, (n, n)."""
     n = len(X)
     X = X - X.mean(0)
     count = min(max(n_neighbors, 3), n - 1)
-    neighbours = NearestNeighbors(n_neighbors=count).fit(X).kneighbors(return_distance=False)
+    neighbors = NearestNeighbors(n_neighbors=count).fit(X).kneighbors(return_distance=False)
     # the search may round so that duplicates are apart
-    squared = np.stack([((X - X[column]) ** 2).sum(1) for column in neighbours.T], axis=1)
-    order = np.lexsort((neighbours, squared))
-    neighbours = np.take_along_axis(neighbours, order, axis=1)
+    squared = np.stack([((X - X[column]) ** 2).sum(1) for column in neighbors.T], axis=1)
+    order = np.lexsort((neighbors, squared))
+    neighbors = np.take_along_axis(neighbors, order, axis=1)
     squared = np.take_along_axis(squared, order, axis=1)
     # where all distances are 0 any variance gives the weight 1
     variance = a * squared.mean() or 1.0
@@ -141,15 +141,15 @@ def _graph(X: Array, n_neighbors: int, a: float) -> tuple[Array, csr_array]:  # 
         variance *= 2
     weights = np.column_stack([np.ones(n), np.exp(-squared[:, :n_neighbors] / variance)])
     weights /= weights.sum(1, keepdims=True)
-    ends = np.column_stack([np.arange(n), neighbours[:, :n_neighbors]])
+    ends = np.column_stack([np.arange(n), neighbors[:, :n_neighbors]])
     row_starts = np.arange(n + 1) * ends.shape[1]
     W = csr_array((weights.ravel(), ends.ravel(), row_starts), shape=(n, n))
     W.eliminate_zeros()
-    return neighbours[:, 0], W
+    return neighbors[:, 0], W
 
 
 def _lowest_connected(nearest: Array) -> Array:
-    """Return the lowest sample that each is connected to by nearest neighbours, (n,)."""
+    """Return the lowest sample that each is connected to by nearest neighbors, (n,)."""
     n = len(nearest)
     links = csr_array((np.ones(n), nearest, np.arange(n + 1)), shape=(n, n))
     component = connected_components(links, directed=False)[1]
@@ -159,7 +159,7 @@ def _lowest_connected(nearest: Array) -> Array:
 def _sum_over_paths(W: Any, x: Array, z: float) -> Array:  # noqa: N803
     """Return (I - zW)^-1 x, which is the sum of all (zW)^k x."""
     terms = math.ceil(math.log(TOLERANCE * (1 - z)) / math.log(z))
-    if terms > max(64, len(x)):  # a factorisation is quicker
+    if terms > max(64, len(x)):  # a factorization is quicker
         return splu(csc_array(eye_array(len(x)) - z * W)).solve(x)
     total = x
     for _ in range(terms):

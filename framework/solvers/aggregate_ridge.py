@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from framework.privacy import MeanRelease, response_sensitivity
-from framework.sampling import assign_bags
+from framework.data.bag_sampling import assign_bags
+from framework.data.privacy import MeanRelease, response_sensitivity
 
 Array = NDArray[Any]
 
@@ -19,14 +19,14 @@ Array = NDArray[Any]
 class AggregateRidge(RegressorMixin, BaseEstimator):
     r"""Fits a linear model to the mean responses of bags; what AggregateResponseLoss converges to.
 
-    With H the projector that replaces each row by the mean of its bag, the coefficients minimise
-    the squared :class:`~framework.losses.AggregateResponseLoss`,
+    With H the projector that replaces each row by the mean of its bag, the coefficients minimize
+    the squared ``AggregateResponseLoss``,
 
     .. math:: \hat\theta_\rho = A_\rho^{-1} X^\top H y, \qquad
               A_\rho = X^\top [(1 - \rho) H + \rho I] X,
 
     found as the least squares solution for :math:`[H + \sqrt\rho (I - H)] X`, whose square is
-    :math:`A_\rho`; of several solutions the one of least norm. The intercept is not penalised, as
+    :math:`A_\rho`; of several solutions the one of least norm. The intercept is not penalized, as
     a constant does not vary inside a bag.
 
     Shapes: X (n, d) numbers; y (n,) responses, of which only the bags' means are used, so that each
@@ -66,11 +66,11 @@ class AggregateRidge(RegressorMixin, BaseEstimator):
     def fit(self, X: Any, y: Any, bags: Any = None) -> AggregateRidge:  # noqa: N803
         """Fit to samples X (n, d) whose bags (n,) have the means of responses y (n,)."""
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        centre, level = (X.mean(0), y.mean()) if self.fit_intercept else (np.zeros(X.shape[1]), 0.0)
+        center, level = (X.mean(0), y.mean()) if self.fit_intercept else (np.zeros(X.shape[1]), 0.0)
         bags = np.arange(len(X)) if bags is None else bags
-        solution = _solution_map(X - centre, *_check_bags(X, bags, self.rho), self.rho)
+        solution = _solution_map(X - center, *_check_bags(X, bags, self.rho), self.rho)
         self.coef_ = solution @ (y - level)
-        self.intercept_ = float(level - centre @ self.coef_)
+        self.intercept_ = float(level - center @ self.coef_)
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
@@ -146,7 +146,7 @@ def bag_size_risks(
 ) -> dict[int, Risk]:
     """Return the exact risk at every bag size, averaged over random assignments to bags.
 
-    The rows are assigned by :func:`framework.sampling.assign_bags`. What clipping takes away from
+    The rows are assigned by ``assign_bags``. What clipping takes away from
     the responses is not counted.
 
     Args:
@@ -183,7 +183,7 @@ def bag_size_risks(
 
 
 def optimal_bag_size(X: Any, **arguments: Any) -> int:  # noqa: N803
-    r"""Return the bag size of least risk; arguments as those of :func:`bag_size_risks`.
+    r"""Return the bag size of least risk; arguments as those of ``bag_size_risks``.
 
     It is 1 without a private release, and also with one for the bag-level loss (``rho=0``): the
     noise on a mean falls with the bag size k, but so does the number of bags, and the risk of
@@ -193,7 +193,7 @@ def optimal_bag_size(X: Any, **arguments: Any) -> int:  # noqa: N803
 
     Example:
         >>> import numpy as np
-        >>> from framework.privacy import MeanRelease
+        >>> from framework.data.privacy import MeanRelease
         >>> from framework.solvers import optimal_bag_size
         >>> X = np.random.default_rng(0).standard_normal((300, 10))
         >>> facts = {"sigma": 0.7, "theta": 0.7, "rho": 0.1, "clip": 2.0}

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class NormalizedLogisticRegression(ClassifierMixin, BaseEstimator):
-    r"""Separates linearly separable classes by normalised logistic regression.
+    r"""Separates linearly separable classes by normalized logistic regression.
 
     Full-batch gradient descent from zero on the logistic loss, each step divided by the mean weight
     :math:`s_i = 1 - p_{y_i}` of the samples, which stops at the first step without a training
@@ -39,7 +39,7 @@ class NormalizedLogisticRegression(ClassifierMixin, BaseEstimator):
 
     Paper: Tyurin, *From Logistic Regression to the Perceptron Algorithm: Exploring Gradient Descent
     with Large Step Sizes*, AAAI 2025, arXiv:2412.08424. There is no official code. The same
-    gradient for networks: :class:`framework.losses.NormalizedLogisticLoss`.
+    gradient for networks: ``NormalizedLogisticLoss``.
 
     Cost: two products of X with the coefficients per step, as plain logistic regression.
     Use it for: linear probes on separable features, above all where classes are imbalanced.

@@ -1,1 +1,5 @@
 """Image classification with any backbone and any loss that fits."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

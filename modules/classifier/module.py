@@ -15,12 +15,13 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
-from framework.compatibility import IncompatibleError, check_input_shape
-from framework.data import Batch
+from framework.data.datasets import Batch
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import ClassificationLoss
-from framework.module import TrainingModule
-from framework.objectives import Objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.training.compatibility import check_input_shape
+from framework.training.module import TrainingModule
 from modules.classifier.network import build_network
 
 Criterion = nn.CrossEntropyLoss | nn.MultiMarginLoss | ClassificationLoss
@@ -47,7 +48,7 @@ class Classifier(TrainingModule):
 
     Raises:
         ValueError: unknown backbone, data of another shape or with more classes (at
-            :meth:`setup`), or labels outside 0..K-1.
+            ``setup``), or labels outside 0..K-1.
 
     Example:
         >>> import torch
@@ -153,7 +154,7 @@ class Classifier(TrainingModule):
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the confusion matrix."""
-        from framework.plots import confusion_matrix
+        from framework.figures.tables import confusion_matrix
 
         data = getattr(self.trainer, "datamodule", None)
         names = getattr(data, "class_names", None)

@@ -1,1 +1,5 @@
 """Two networks that select training samples for each other."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MetricCollection
 
-from framework.compatibility import IncompatibleError
-from framework.data import Batch
-from framework.distributed import all_reduce_sum, rank, rows_per_rank
-from framework.evaluation_mode import evaluation_mode
+from framework.data.datasets import Batch
+from framework.distributed.collectives import all_reduce_sum, rank, rows_per_rank
 from framework.gradients.combiner import GradientCombiner
 from framework.metrics.prefix_accuracy import PrefixAccuracy
-from framework.objectives import Objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
 from framework.ops.prefix import prefix_predictions
-from framework.precision import at_least_float32
-from framework.small_loss import Scope, SmallLossSelector
+from framework.utilities.evaluation_mode import evaluation_mode
+from framework.utilities.precision import at_least_float32
 from modules.classifier.module import Criterion
 from modules.classifier.network import build_network
+from modules.coteaching.small_loss import Scope, SmallLossSelector
 from modules.coteaching.stage_one import load_stage_one
 from modules.nested.module import NestedClassifier
 from modules.nested.network import NestedNetwork
@@ -56,7 +56,7 @@ class CoTeaching(NestedClassifier):
     Args:
         num_classes: K.
         input_shape: (C, H, W) of an image.
-        backbone: of both networks, see :class:`~modules.nested.module.NestedClassifier`.
+        backbone: of both networks, see ``NestedClassifier``.
         widths: as there.
         pretrained: as there; the heads differ all the same.
         sigma: of the nested dropout; None for plain co-teaching.
@@ -67,7 +67,7 @@ class CoTeaching(NestedClassifier):
         scope: whether rows are ranked over all ranks (``global``) or on each (``local``).
         halves: each network scores one half of the batch; otherwise both score all of it.
         freeze_batchnorm: keep the batch-norm statistics of stage 1 in stage 2.
-        checkpoints: of two stage-1 runs of :class:`~modules.nested.module.NestedClassifier`.
+        checkpoints: of two stage-1 runs of ``NestedClassifier``.
         warmup_epochs: length of stage 1 in this run.
         teaching_lr: learning rate of stage 2; default that of ``optimizer``.
         criterion: the loss that is trained; what scores is always cross-entropy.
@@ -79,8 +79,8 @@ class CoTeaching(NestedClassifier):
     Raises:
         ValueError: an argument out of range, other than two checkpoints, checkpoints together with
             a warm-up, a criterion that is no sum over samples, or see
-            :class:`~modules.classifier.module.Classifier`.
-        FileNotFoundError: there is no such checkpoint (at :meth:`setup`).
+            ``Classifier``.
+        FileNotFoundError: there is no such checkpoint (at ``setup``).
         IncompatibleError: a checkpoint of another network, or data that mixes samples (likewise).
 
     Example:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from framework.checkpoint import AtomicCheckpointIO
-from framework.compatibility import IncompatibleError
 from framework.layers.nested_dropout import NestedDropout
+from framework.objectives.errors import IncompatibleError
+from framework.runs.checkpoint_io import AtomicCheckpointIO
 from modules.nested.network import NestedNetwork
 
 PREFIX = "network."

@@ -10,12 +10,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from framework.data import Batch
+from framework.clustering.reconstruction import layerwise_reconstruction_error
+from framework.data.datasets import Batch
 from framework.gradients.combiner import GradientCombiner
-from framework.module import TrainingModule
-from framework.objectives import Objectives
-from framework.ops.reconstruction import layerwise_reconstruction_error
-from framework.sweep import sweep
+from framework.objectives.objectives import Objectives
+from framework.training.dataset_pass import sweep
+from framework.training.module import TrainingModule
 from modules.depict.network import DEPICTNetwork
 from modules.depict.phases import Phase
 from modules.depict.scores import cluster_metrics, measure
@@ -31,7 +31,7 @@ class ClusterEvaluation(TrainingModule):
         network: its head gives K logits.
         hidden_weight: of the hidden layers in the reconstruction.
         phase: the one that training begins with.
-        optimizer: see :class:`~framework.module.TrainingModule`.
+        optimizer: see ``TrainingModule``.
         lr_scheduler: likewise.
         gradient_combiner: likewise.
     """
@@ -58,7 +58,7 @@ class ClusterEvaluation(TrainingModule):
 
     @property
     def clusters_exist(self) -> bool:
-        """Whether the clusters have been initialised."""
+        """Whether the clusters have been initialized."""
         return self.part.name != "autoencoder"
 
     @property
@@ -67,7 +67,7 @@ class ClusterEvaluation(TrainingModule):
         return self.part.name in ("head", "joint")
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether the data has labels, which are for metrics alone."""
         return self._classes is not None
 
@@ -85,7 +85,7 @@ class ClusterEvaluation(TrainingModule):
 
     def _sweep(self, compute: Any, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Return what ``compute`` makes of the images of all samples, and their labels."""
-        keep = ("label",) if self.labelled else ()
+        keep = ("label",) if self.labeled else ()
 
         def with_labels(batch: Batch) -> dict[str, Tensor]:
             return {**compute(batch["image"]), **{name: batch[name] for name in keep}}

@@ -15,9 +15,10 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from framework.metrics.contingency_table import match_clusters
-from framework.plot_groups import MOST_NAMED, group_colours, name_groups
-from framework.plots import COLOURS, STYLE, WIDTH, count_matrix
+from framework.clustering.contingency_table import match_clusters
+from framework.figures.groups import MOST_NAMED, group_colors, name_groups
+from framework.figures.style import COLORS, STYLE, WIDTH
+from framework.figures.tables import count_matrix
 from modules.depict.snapshots import Snapshots
 
 MAX_PANELS = 8
@@ -48,7 +49,7 @@ def evaluation_figures(
     Those that compare with classes are missing where the data has no labels.
 
     Args:
-        values: of :func:`modules.depict.scores.cluster_metrics`.
+        values: of ``cluster_metrics``.
         stages: ``accuracy`` and ``nmi_geometric`` of every stage that is over.
         snapshots: of the codes; without any there is no figure of them.
         class_names: of the labels; default 0, 1, ...
@@ -67,11 +68,11 @@ def evaluation_figures(
             figures["stages"] = stage_comparison({**known, current: now})
     # one sample has no plane
     if snapshots is not None and snapshots.kept and len(snapshots.kept[-1][1].code) > 1:
-        coloured = [
+        colored = [
             (title, kept.code, kept.cluster if table is None else kept.label)
             for title, kept in snapshots.kept
         ]
-        figures["codes"] = code_projection(coloured, names)
+        figures["codes"] = code_projection(colored, names)
     return figures
 
 
@@ -90,7 +91,7 @@ def cluster_sheet(
 
     Args:
         images: (K, P, C, H, W) in [-1, 1], P of each cluster, the most certain first; three
-            channels are red, green and blue, the mean of any other number is drawn as grey.
+            channels are red, green and blue, the mean of any other number is drawn as gray.
         filled: (K, P) bool, which of them there are.
         sizes: (K,) samples in each cluster.
         table: (K, C) samples per cluster and class.
@@ -134,8 +135,8 @@ def cluster_sheet(
         shown = labels[part]
         step = len(sheet) / len(shown)
         # the gap below a row does not count
-        centres = step * np.arange(len(shown)) + (step - _gap(images.shape[-1])) / 2 - 0.5
-        axes.set_yticks(centres, shown, fontsize=fontsize)
+        centers = step * np.arange(len(shown)) + (step - _gap(images.shape[-1])) / 2 - 0.5
+        axes.set_yticks(centers, shown, fontsize=fontsize)
         axes.set_xticks([])
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -209,8 +210,8 @@ def code_projection(
     between them.
 
     Args:
-        snapshots: of each its title, codes (n, D) and the groups (n,) that colour them; negative
-            groups are grey.
+        snapshots: of each its title, codes (n, D) and the groups (n,) that color them; negative
+            groups are gray.
         class_names: of the groups, which then are classes; without names they are clusters.
 
     Raises:
@@ -232,7 +233,7 @@ def code_projection(
     points = [plane.transform(code) for code in codes]
     groups = [group.cpu().numpy() for _, _, group in panels]
     count = 1 + max(int(group.max(initial=-1)) for group in groups)
-    colours, names = group_colours(count), _names(class_names, count)
+    colors, names = group_colors(count), _names(class_names, count)
     lines = math.ceil(len(panels) / 4)
     columns = math.ceil(len(panels) / lines)
     every = np.concatenate(points)
@@ -246,7 +247,7 @@ def code_projection(
     share = np.nan_to_num(plane.explained_variance_ratio_).sum()
     figure.suptitle("Codes in the course of training", fontsize=12, x=0.01, ha="left")
     caption = (
-        f"Each point is an image, its colour the {what}. All panels show the plane of the first two"
+        f"Each point is an image, its color the {what}. All panels show the plane of the first two"
         f"\nprincipal components of the last one, which hold {share:.0%} of its variance."
     )
     for place, (title, _, _) in enumerate(panels):
@@ -257,7 +258,7 @@ def code_projection(
         axes.set_aspect("equal")
         axes.tick_params(labelbottom=False, labelleft=False, length=0)
         xy, group = points[place], groups[place]
-        shades = [colours[k] if k >= 0 else "0.75" for k in group]
+        shades = [colors[k] if k >= 0 else "0.75" for k in group]
         axes.scatter(xy[:, 0], xy[:, 1], s=6, c=shades, linewidths=0, alpha=0.7)
         if place % columns == 0:
             axes.set_ylabel("2nd component", fontsize=8)
@@ -265,8 +266,8 @@ def code_projection(
             axes.set_xlabel("1st principal component", fontsize=8)
     handles = []
     if count <= MOST_NAMED:
-        name_groups(axes, points[-1], groups[-1], names, colours)
-        handles = [Line2D([], [], marker="o", linestyle="none", color=c) for c in colours[:count]]
+        name_groups(axes, points[-1], groups[-1], names, colors)
+        handles = [Line2D([], [], marker="o", linestyle="none", color=c) for c in colors[:count]]
     legend = figure.legend(
         handles,
         names[: len(handles)],
@@ -307,7 +308,7 @@ def cluster_confusion(table: Tensor, class_names: Sequence[str] | None = None) -
     for row, column in pairs:
         corner = (column - 0.5, row - 0.5)
         outline = Rectangle(
-            corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=1.2, clip_on=False
+            corner, 1, 1, fill=False, edgecolor=COLORS[1], linewidth=1.2, clip_on=False
         )
         figure.axes[0].add_patch(outline)
     return figure
@@ -332,15 +333,15 @@ def stage_comparison(rows: Mapping[str, Mapping[str, float]]) -> Figure:
         low, high = min(known.values()), max(known.values())
         margin = 0.1 * (high - low) or 0.01
         for y, value in known.items():
-            colour = COLOURS[1] if value == high else COLOURS[0]
-            axes.plot([value], [y], marker="o", markersize=7, color=colour)
+            color = COLORS[1] if value == high else COLORS[0]
+            axes.plot([value], [y], marker="o", markersize=7, color=color)
             axes.annotate(
                 f"{value:.3f}",
                 (value, y),
                 xytext=(7, 0),
                 textcoords="offset points",
                 va="center_baseline",
-                color=colour,
+                color=color,
                 fontsize=8.5,
             )
         # the last number stands to the right of its point

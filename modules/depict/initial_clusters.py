@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.distributed import rank, world_size
-from framework.precision import at_least_float32
+from framework.distributed.collectives import rank, world_size
+from framework.utilities.precision import at_least_float32
 
 InitKind = Literal["kmeans", "acpic"]
 KMEANS = {"n_init": 40, "max_iter": 300}
@@ -29,7 +29,7 @@ def initial_clusters(
         x: (N, D), the same on every rank.
         num_clusters: K.
         kind: ``kmeans`` for scikit-learn's k-means++ with 40 starts, ``acpic`` for
-            :class:`framework.solvers.AgglomerativePathIntegral`.
+            ``AgglomerativePathIntegral``.
         seed: of k-means.
         **options: of the estimator, in place of the defaults.
 

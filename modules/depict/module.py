@@ -9,20 +9,22 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from framework.compatibility import IncompatibleError, check_input_shape
-from framework.data import Batch, DataModule, root_and_rows
-from framework.distributed import rank, world_size
-from framework.gradients.combiner import GradientCombiner
-from framework.losses.loss import ClassificationLoss
-from framework.objectives import Objectives
-from framework.ops.reconstruction import layerwise_reconstruction_error
-from framework.ops.target_distribution import (
+from framework.clustering.reconstruction import layerwise_reconstruction_error
+from framework.clustering.target_distribution import (
     TargetKind,
     dec_target_distribution,
     unseen_target_distribution,
 )
-from framework.randomness import global_seed, stable_seed
-from framework.sample_state import SampleState
+from framework.data.datamodule import DataModule
+from framework.data.datasets import Batch, root_and_rows
+from framework.distributed.collectives import rank, world_size
+from framework.distributed.sample_state import SampleState
+from framework.gradients.combiner import GradientCombiner
+from framework.losses.loss import ClassificationLoss
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.training.compatibility import check_input_shape
+from framework.utilities.randomness import global_seed, stable_seed
 from modules.depict.evaluation import ClusterEvaluation, logger
 from modules.depict.initial_clusters import (
     InitKind,
@@ -49,7 +51,7 @@ class DEPICT(ClusterEvaluation):
         the samples decides when to stop, and the best weights are kept.
     ``head``
         k-means or AC-PIC on the clean code of all samples gives first labels; the rows of the head
-        become the normalised centroids, and the head learns the labels. The agreement (NMI) with
+        become the normalized centroids, and the head learns the labels. The agreement (NMI) with
         the labels of the held-out part decides when to stop; the best weights are kept.
     ``baseline``
         only with ``baselines`` and labels: what DEC's target makes of the same start, without
@@ -107,7 +109,7 @@ class DEPICT(ClusterEvaluation):
     Raises:
         ValueError: an argument out of its range.
         IncompatibleError: data of another shape, with mixup or without positions, or a criterion
-            for hard labels only (at :meth:`setup`).
+            for hard labels only (at ``setup``).
 
     Example:
         >>> import torch
@@ -221,7 +223,7 @@ class DEPICT(ClusterEvaluation):
         if not isinstance(data, DataModule):
             raise IncompatibleError(
                 "DEPICT looks at all samples between epochs, which only a "
-                "framework.data.DataModule can give."
+                "framework.data.datamodule.DataModule can give."
             )
         # another fit of the same module starts anew; a checkpoint is restored only later
         self.phase = self._phase_start = 0
@@ -268,7 +270,7 @@ class DEPICT(ClusterEvaluation):
         if self.part.name == "head":
             self.part.restore_best(self.network)
             self._score("head")
-            if not (self.baselines and self.labelled):
+            if not (self.baselines and self.labeled):
                 return "joint"
             self._start = {n: p.detach().clone() for n, p in self.network.named_parameters()}
             return "baseline"
@@ -350,7 +352,7 @@ class DEPICT(ClusterEvaluation):
         self.network.place_clusters(centroids(code, first, clusters))
         codes = sample_codes(code, first, found["index"], found.get("label"))
         self.snapshots.add(f"epoch {self.current_epoch}: auto-encoder", codes)
-        if not self.labelled:
+        if not self.labeled:
             return
         label = found["label"]
         self.stages[f"{self.init}_code"] = stage_scores(first, label, clusters)
@@ -364,7 +366,7 @@ class DEPICT(ClusterEvaluation):
             self.stages["kmeans_pixels"] = stage_scores(plain, label, clusters)
 
     def _score(self, stage: str) -> None:
-        if self.labelled:
+        if self.labeled:
             found = self._sweep(lambda image: {"cluster": self.assign(image).argmax(1)})
             scores = stage_scores(found["cluster"], found["label"], self.num_clusters)
             self.stages[stage] = scores

@@ -15,7 +15,7 @@ SLOPE = 0.01
 
 
 class Layers(NamedTuple):
-    """What :class:`MultiLayerDenoisingAE` returns; all tensors are (B, ...).
+    """What ``MultiLayerDenoisingAE`` returns; all tensors are (B, ...).
 
     Args:
         clean: input x and the clean encoder's layers z_1, ..., z_L; the last is the code.

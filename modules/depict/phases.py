@@ -59,7 +59,7 @@ class Phase:
         return state | {"best_weights": {n: p.cpu() for n, p in self.best_weights.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
+        """Continue from ``state_dict``."""
         for name, value in state.items():
             setattr(self, name, value)
 

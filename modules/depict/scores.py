@@ -8,22 +8,22 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
-from framework.data import Batch
-from framework.metrics.cluster_accuracy import ClusterAccuracy, cluster_accuracy
-from framework.metrics.cluster_samples import ClusterSamples
-from framework.metrics.cluster_sizes import ClusterSizes, SmallestClusterFrequency
-from framework.metrics.clustering_scores import (
+from framework.clustering.cluster_accuracy import ClusterAccuracy, cluster_accuracy
+from framework.clustering.cluster_samples import ClusterSamples
+from framework.clustering.cluster_sizes import ClusterSizes, SmallestClusterFrequency
+from framework.clustering.clustering_scores import (
     AdjustedRandScore,
     NormalizedMutualInfoScore,
     normalized_mutual_info_score,
 )
-from framework.metrics.code_sample import CodeSample, KeptCodes
-from framework.metrics.contingency_table import ContingencyTable
-from framework.metrics.soft_frequency import SmallestSoftFrequency
+from framework.clustering.contingency_table import ContingencyTable
+from framework.clustering.soft_frequency import SmallestSoftFrequency
+from framework.data.datasets import Batch
+from framework.metrics.embedding_sample import EmbeddingSample, EmbeddingSnapshot
 
 CODES = 500
 # those that compare with labels
-LABELLED = ("accuracy", "nmi_geometric", "adjusted_rand", "confusion")
+LABELED = ("accuracy", "nmi_geometric", "adjusted_rand", "confusion")
 
 
 def cluster_metrics(
@@ -36,7 +36,7 @@ def cluster_metrics(
         "max_probability": MeanMetric(),
         "sizes": ClusterSizes(num_clusters),
         "samples": ClusterSamples(num_clusters, image_shape),
-        "codes": CodeSample(num_clusters, CODES),
+        "codes": EmbeddingSample(num_clusters, CODES),
     }
     if num_classes is not None:
         made = [
@@ -45,16 +45,16 @@ def cluster_metrics(
             AdjustedRandScore(num_clusters, num_classes),
             ContingencyTable(num_clusters, num_classes),
         ]
-        metrics = dict(zip(LABELLED, made, strict=True)) | metrics
+        metrics = dict(zip(LABELED, made, strict=True)) | metrics
     # groups would tie states of different metrics together and break their separate reset
     return MetricCollection(metrics, compute_groups=False)
 
 
 def measure(metrics: MetricCollection, batch: Batch, code: Tensor, assignment: Tensor) -> None:
-    """Update :func:`cluster_metrics` with a batch and its soft assignments, (B, K)."""
+    """Update ``cluster_metrics`` with a batch and its soft assignments, (B, K)."""
     probability, cluster = assignment.max(1)
     label = batch.get("label")
-    for name in LABELLED:
+    for name in LABELED:
         if name in metrics:
             metrics[name].update(cluster, label)
     metrics["smallest_frequency"].update(assignment)
@@ -65,9 +65,11 @@ def measure(metrics: MetricCollection, batch: Batch, code: Tensor, assignment: T
     metrics["codes"].update(code, cluster, batch["index"], label)
 
 
-def sample_codes(code: Tensor, cluster: Tensor, index: Tensor, label: Tensor | None) -> KeptCodes:
+def sample_codes(
+    code: Tensor, cluster: Tensor, index: Tensor, label: Tensor | None
+) -> EmbeddingSnapshot:
     """Return the codes of the samples that an evaluation keeps, from all that there are."""
-    sample = CodeSample(code.shape[1], CODES, sync_on_compute=False).to(code.device)
+    sample = EmbeddingSample(code.shape[1], CODES, sync_on_compute=False).to(code.device)
     sample.update(code, cluster, index, label)
     return sample.compute()
 

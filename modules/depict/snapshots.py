@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from framework.metrics.code_sample import KeptCodes
+from framework.metrics.embedding_sample import EmbeddingSnapshot
 
 PICTURES = 8
 
@@ -17,17 +17,17 @@ class Snapshots:
     """
 
     def __init__(self) -> None:
-        self.kept: list[tuple[str, KeptCodes]] = []
+        self.kept: list[tuple[str, EmbeddingSnapshot]] = []
         """Title and codes, the oldest first."""
         self._stride = 1
         self._seen = 0
 
-    def add(self, title: str, codes: KeptCodes) -> None:
+    def add(self, title: str, codes: EmbeddingSnapshot) -> None:
         """Keep a snapshot under the title that says when it was taken."""
         # the one before was kept only as the latest
         if self.kept and (self._seen - 1) % self._stride:
             self.kept.pop()
-        self.kept.append((title, KeptCodes(*(part.cpu() for part in codes))))
+        self.kept.append((title, EmbeddingSnapshot(*(part.cpu() for part in codes))))
         if len(self.kept) > PICTURES:
             self.kept = self.kept[::2]
             self._stride *= 2
@@ -39,6 +39,6 @@ class Snapshots:
         return {"kept": kept, "stride": self._stride, "seen": self._seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
-        self.kept = [(title, KeptCodes(*codes)) for title, codes in state["kept"]]
+        """Continue from ``state_dict``."""
+        self.kept = [(title, EmbeddingSnapshot(*codes)) for title, codes in state["kept"]]
         self._stride, self._seen = state["stride"], state["seen"]

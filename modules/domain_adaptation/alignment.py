@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.distributed import global_mean
-from framework.layers.grouped_mlp import GroupedMLP
-from framework.losses.class_discriminators import SOURCE, TARGET
-from framework.precision import at_least_float32
+from framework.adaptation.class_discriminators import SOURCE, TARGET
+from framework.adaptation.grouped_mlp import GroupedMLP
+from framework.distributed.collectives import global_mean
+from framework.utilities.precision import at_least_float32
 
 
 class Aligned(NamedTuple):
     """What an alignment says of a batch."""
 
     term: Tensor
-    """A scalar, to be minimised. Its average over ranks, and that of its gradient, is the term of
+    """A scalar, to be minimized. Its average over ranks, and that of its gradient, is the term of
     the global batch."""
     source_logit: Tensor | None = None
     """(B,) log-odds that a row is of the source, where a discriminator says so."""
@@ -31,7 +31,7 @@ class Aligned(NamedTuple):
 class Alignment(nn.Module, ABC):
     """A term that draws the features of two domains together, with the networks that it needs.
 
-    These are made by :meth:`build`, once the module that owns it knows the sizes. Each domain
+    These are made by ``build``, once the module that owns it knows the sizes. Each domain
     counts half, however many rows it has; without rows it gives 0 with a gradient path.
 
     Class attributes:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.layers.gradient_reversal import reverse_gradient
-from framework.precision import at_least_float32
+from framework.utilities.precision import at_least_float32
 from modules.domain_adaptation.alignment import (
     Aligned,
     Alignment,

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.data import Batch, DataModule
+from framework.adaptation.class_discriminators import SOURCE
+from framework.data.datamodule import DataModule
+from framework.data.datasets import Batch
 from framework.layers.gradient_reversal import ReversalSchedule
-from framework.losses.class_discriminators import SOURCE
-from framework.metrics.code_sample import CodeSample, KeptCodes
-from framework.objectives import Objectives
-from framework.sweep import visit
+from framework.metrics.embedding_sample import EmbeddingSample, EmbeddingSnapshot
+from framework.objectives.objectives import Objectives
+from framework.training.dataset_pass import visit
 from modules.classifier.module import Classifier
 from modules.domain_adaptation.alignment import Aligned, Alignment
 from modules.domain_adaptation.network import AdaptationNetwork
@@ -34,7 +35,7 @@ class DomainEvaluation(Classifier):
     network: AdaptationNetwork
     alignment: Alignment | None
     reversal: ReversalSchedule
-    before: list[KeptCodes] | None = None
+    before: list[EmbeddingSnapshot] | None = None
 
     def setup(self, stage: str) -> None:
         """Forget an earlier run; a checkpoint is restored only later."""
@@ -54,7 +55,7 @@ class DomainEvaluation(Classifier):
         if not min(batches, len(loader)):
             return
         samples = {
-            f"{name}_features": CodeSample(self.network.num_features, SAMPLES).to(self.device)
+            f"{name}_features": EmbeddingSample(self.network.num_features, SAMPLES).to(self.device)
             for name in DOMAINS
         }
 
@@ -137,7 +138,7 @@ class DomainEvaluation(Classifier):
             checkpoint["features_before"] = [[x.cpu() for x in codes] for codes in self.before]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what :meth:`on_save_checkpoint` added."""
+        """Restore what ``on_save_checkpoint`` added."""
         super().on_load_checkpoint(checkpoint)
         kept = checkpoint.get("features_before")
-        self.before = None if kept is None else [KeptCodes(*codes) for codes in kept]
+        self.before = None if kept is None else [EmbeddingSnapshot(*codes) for codes in kept]

@@ -10,9 +10,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from framework.metrics.code_sample import KeptCodes
-from framework.plot_groups import MOST_NAMED, group_colours, name_groups
-from framework.plots import STYLE, WIDTH, confusion_matrix
+from framework.figures.groups import MOST_NAMED, group_colors, name_groups
+from framework.figures.style import STYLE, WIDTH
+from framework.figures.tables import confusion_matrix
+from framework.metrics.embedding_sample import EmbeddingSnapshot
 
 # the source lies behind the target, whose labels are what is looked for
 MARKS: dict[str, dict[str, Any]] = {
@@ -21,20 +22,20 @@ MARKS: dict[str, dict[str, Any]] = {
 }
 UNKNOWN = "0.55"
 
-Panel = tuple[str, Sequence[KeptCodes]]
+Panel = tuple[str, Sequence[EmbeddingSnapshot]]
 """Title, and the features of the source and of the target."""
 
 
 def adaptation_figures(
     values: Mapping[str, Any],
-    before: Sequence[KeptCodes] | None,
+    before: Sequence[EmbeddingSnapshot] | None,
     title: str,
     class_names: Sequence[str] | None = None,
 ) -> dict[str, Figure]:
     """Return the figures of an evaluation, by name.
 
     Args:
-        values: of :class:`~modules.domain_adaptation.scores.DomainScores`.
+        values: of ``DomainScores``.
         before: features of source and target before training, if they are known.
         title: says when those of ``values`` were taken.
         class_names: of the labels; default 0, 1, ...
@@ -77,7 +78,7 @@ def feature_projection(panels: Sequence[Panel], class_names: Sequence[str] | Non
     labels = [kept.label.cpu().numpy() for _, both in panels for kept in both]
     count = 1 + max(int(label.max(initial=-1)) for label in labels)
     names = [str(k) for k in range(count)] if class_names is None else list(class_names)
-    colours = group_colours(count)
+    colors = group_colors(count)
     figure = Figure(figsize=(WIDTH, 1.5 + WIDTH / max(2, len(panels))), layout="constrained")
     figure.suptitle("Features of source and target", fontsize=12, x=0.01, ha="left")
     for place, (title, both) in enumerate(panels):
@@ -96,17 +97,17 @@ def feature_projection(panels: Sequence[Panel], class_names: Sequence[str] | Non
         points = [plane.transform(code) if len(code) else np.zeros((0, 2)) for code in codes]
         own = labels[2 * place : 2 * place + 2]
         for xy, label, mark in zip(points, own, MARKS.values(), strict=True):
-            shades = [colours[k] if k >= 0 else UNKNOWN for k in label]
+            shades = [colors[k] if k >= 0 else UNKNOWN for k in label]
             axes.scatter(xy[:, 0], xy[:, 1], c=shades, linewidths=0, **mark)
     if count <= MOST_NAMED:
-        name_groups(axes, np.concatenate(points), np.concatenate(own), names, colours)
+        name_groups(axes, np.concatenate(points), np.concatenate(own), names, colors)
     handles = [
         Line2D([], [], linestyle="none", color="0.3", marker=mark["marker"], alpha=mark["alpha"])
         for mark in MARKS.values()
     ]
-    caption = "Each point is an image, its colour the true class"
+    caption = "Each point is an image, its color the true class"
     if any((label < 0).any() for label in labels):
-        caption += ", grey where it is not known"
+        caption += ", gray where it is not known"
     caption += (
         ".\nEach panel shows the first two principal components of both domains' features together."
     )

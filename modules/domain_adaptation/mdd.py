@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.distributed import global_mean
+from framework.adaptation.class_discriminators import SOURCE, TARGET
+from framework.distributed.collectives import global_mean
 from framework.layers.gradient_reversal import reverse_gradient
-from framework.losses.class_discriminators import SOURCE, TARGET
-from framework.precision import at_least_float32
+from framework.utilities.precision import at_least_float32
 from modules.domain_adaptation.alignment import Aligned, Alignment
 
 
@@ -24,7 +24,7 @@ class MDD(Alignment):
     .. math:: -\frac{\gamma}{B_s} \sum_{i \in S} \log \sigma_{k_i}(x_i)
         - \frac1{B_t} \sum_{i \in T} \log(1 - \sigma_{k_i}(x_i)),
 
-    which the adversary minimises and the features, behind a gradient reversal, maximise. The
+    which the adversary minimizes and the features, behind a gradient reversal, maximize. The
     classifier gets no gradient.
 
     Paper: Zhang et al., *Bridging Theory and Algorithm for Domain Adaptation*, ICML 2019,

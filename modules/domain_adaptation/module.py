@@ -12,13 +12,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import Parameter
 
-from framework.compatibility import IncompatibleError
-from framework.data import Batch
+from framework.adaptation.class_discriminators import SOURCE, TARGET, class_discriminator_loss
+from framework.data.datasets import Batch
 from framework.gradients.combiner import GradientCombiner
 from framework.layers.gradient_reversal import ReversalSchedule
-from framework.losses.class_discriminators import SOURCE, TARGET, class_discriminator_loss
 from framework.losses.information_maximization import TargetClassificationMimicking
-from framework.objectives import Objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
 from modules.classifier.module import Criterion
 from modules.domain_adaptation.alignment import Alignment
 from modules.domain_adaptation.dann import DANN
@@ -38,7 +38,7 @@ class DomainAdaptation(DomainEvaluation):
     ``alignment``
         what draws the features of the domains together, against a network of its own,
     ``mimicking``
-        :class:`~framework.losses.TargetClassificationMimicking` on the target rows, whose
+        ``TargetClassificationMimicking`` on the target rows, whose
         probabilities are refined by Bayes' rule with the discriminators below; it reaches the body
         and the bottleneck alone,
     ``discriminators``
@@ -47,7 +47,7 @@ class DomainAdaptation(DomainEvaluation):
 
     Without ``gradient_combiner`` these are added up: DANN, CDAN and MDD have ``mimicking: 0``, and
     with ``alignment: null`` besides only the source is learned. Pareto domain adaptation is this
-    module under :class:`~callbacks.DynamicPreference`, which weighs the first three terms at every
+    module under ``DynamicPreference``, which weighs the first three terms at every
     step for body and bottleneck; head and discriminators keep the plain sum. Its guide is the
     mimicking loss on held-out target rows.
 
@@ -89,7 +89,7 @@ class DomainAdaptation(DomainEvaluation):
     Raises:
         ValueError: an argument out of its range.
         IncompatibleError: data of one domain, with mixup, of another shape or with more classes (at
-            :meth:`setup`).
+            ``setup``).
 
     Example:
         >>> import torch

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.layers.grouped_mlp import GroupedMLP
-from framework.ops.bayes_refinement import bayes_refine
-from framework.precision import at_least_float32
+from framework.adaptation.bayes_refinement import bayes_refine
+from framework.adaptation.grouped_mlp import GroupedMLP
+from framework.utilities.precision import at_least_float32
 from modules.classifier.network import ClassifierNetwork
 
 

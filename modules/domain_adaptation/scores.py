@@ -10,10 +10,10 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from framework.data import Batch
-from framework.losses.class_discriminators import SOURCE, TARGET
-from framework.metrics.code_sample import CodeSample
-from framework.metrics.mimicking_loss import MimickingLoss
+from framework.adaptation.class_discriminators import SOURCE, TARGET
+from framework.adaptation.mimicking_loss import MimickingLoss
+from framework.data.datasets import Batch
+from framework.metrics.embedding_sample import EmbeddingSample
 
 SAMPLES = 500
 DOMAINS = {"source": SOURCE, "target": TARGET}
@@ -25,7 +25,7 @@ class DomainScores(MetricCollection):
     ``confusion`` (K, K) and ``accuracy`` are of the target's rows with a label,
     ``accuracy_per_class`` is the mean of the accuracies of its classes, ``source_accuracy`` is of
     the source; ``discriminator_accuracy`` is the mean of its accuracies in both domains;
-    ``guide_loss`` is of the held-out rows, see :class:`~framework.metrics.mimicking_loss`, and
+    ``guide_loss`` is of the held-out rows, see ``mimicking_loss``, and
     ``source_features`` and ``target_features`` are up to 500 rows of each.
 
     Args:
@@ -39,8 +39,8 @@ class DomainScores(MetricCollection):
             "confusion": MulticlassConfusionMatrix(num_classes, ignore_index=-1),
             "source_confusion": MulticlassConfusionMatrix(num_classes, ignore_index=-1),
             "guide_loss": MimickingLoss(num_classes),
-            "source_features": CodeSample(num_features, SAMPLES),
-            "target_features": CodeSample(num_features, SAMPLES),
+            "source_features": EmbeddingSample(num_features, SAMPLES),
+            "target_features": EmbeddingSample(num_features, SAMPLES),
         }
         if discriminates:
             metrics["domain_confusion"] = MulticlassConfusionMatrix(2)

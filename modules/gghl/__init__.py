@@ -1,1 +1,5 @@
 """Oriented objects as Gaussians on feature levels: GGHL."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from framework.ops.rotated import quad_to_orc
-from framework.precision import at_least_float32
+from framework.detection.rotated import quad_to_orc
+from framework.utilities.precision import at_least_float32
 from modules.gghl.cells import Cells
 
 Sigma = Literal["code", "paper", "isotropic"]
@@ -24,7 +24,7 @@ class Assignment:
 
     Args:
         image: (P,) int64.
-        cell: (P,) int64, place in :class:`~modules.gghl.cells.Cells`.
+        cell: (P,) int64, place in ``Cells``.
         object: (P,) int64, place of the owner among the objects of its image.
         level: (P,) int64.
         heat: (P, C) value g of the Gaussian in the channel of the owner's class, else 0; with
@@ -35,7 +35,7 @@ class Assignment:
         box: (P, 4) left, top, right, bottom of the owner's horizontal box in pixels.
         s: (P, 4) gliding ratios.
         r: (P,) area of the object over that of its box.
-        distances: (P, 4) from the cell's centre to top, right, bottom and left in pixels.
+        distances: (P, 4) from the cell's center to top, right, bottom and left in pixels.
         positives: (B, K) int64, cells of mask 1 per image and level.
         level_weight: (B, K) λ of the last object on the level, 0 where there is none; what the
             authors' code multiplies the whole level with.
@@ -64,7 +64,7 @@ class _Objects(NamedTuple):
     object: Tensor
     label: Tensor
     weight: Tensor
-    centre: Tensor
+    center: Tensor
     long: Tensor
     short: Tensor
     direction: Tensor
@@ -103,7 +103,7 @@ def oriented_gaussian(offset: Tensor, direction: Tensor, sigma: Tensor) -> Tenso
     The peak is 1.
 
     Args:
-        offset: (..., 2) from the centre.
+        offset: (..., 2) from the center.
         direction: (..., 2) unit vector (cos θ, sin θ) of the long side; its sign does not matter.
         sigma: (..., 2) σ_w along the direction and σ_h across it, in the unit of ``offset``.
 
@@ -125,8 +125,8 @@ class OrientedGaussianAssigner(nn.Module):
     r"""Assigns objects to cells by oriented Gaussians (OLA); has no parameters.
 
     An object goes to the level, sometimes two, that fits the longer side of its horizontal box.
-    There a Gaussian along its own sides gives each cell near its centre a value g; cells above
-    ``heat_thr`` whose centre lies in the horizontal box are positive, and g is their prior weight.
+    There a Gaussian along its own sides gives each cell near its center a value g; cells above
+    ``heat_thr`` whose center lies in the horizontal box are positive, and g is their prior weight.
 
     Paper: Huang et al., *A General Gaussian Heatmap Label Assignment for Arbitrary-Oriented Object
     Detection*, TIP 2022, arXiv:2109.12848. Its code has two label files. ``sigma="code"`` follows
@@ -293,17 +293,17 @@ class OrientedGaussianAssigner(nn.Module):
         box, dtype = objects.box[owner], objects.box.dtype
         stride = box.new_tensor(self.strides)[level][:, None]
         grid = torch.tensor(cells.shapes, device=box.device).flip(1)
-        centre = (objects.centre[owner] / stride).floor()
+        center = (objects.center[owner] / stride).floor()
         lower = (box[:, :2] / stride).floor().clamp(min=0)
         upper = torch.minimum((box[:, 2:] / stride).floor(), (grid[level] - 1).to(dtype))
         caps = self.radius_cap - torch.arange(len(self.strides), device=box.device)
         radius = (objects.size[owner] / (2 * stride)).clamp(min=1)
         radius = torch.minimum(radius, caps[level][:, None].to(dtype)).floor()
         if self.sigma != "paper":
-            lower = torch.maximum(lower, centre - radius - 1)
-            upper = torch.minimum(upper, centre + radius + 1)
+            lower = torch.maximum(lower, center - radius - 1)
+            upper = torch.minimum(upper, center + radius + 1)
         pair, place = _grid_points(lower.long(), upper.long())
-        offset = place - centre[pair]
+        offset = place - center[pair]
         sigma = self._sigma(objects, owner, stride)
         g = oriented_gaussian(offset, objects.direction[owner][pair], sigma[pair])
         distances = _distances((place + 0.5) * stride[pair], box[pair])

@@ -13,7 +13,7 @@ class Cells:
     """The N cells of all levels, ordered by level, row and column.
 
     Args:
-        centre: (N, 2) x and y in pixels, float32.
+        center: (N, 2) x and y in pixels, float32.
         stride: (N,) pixels, float32.
         level: (N,) int64.
         shapes: rows and columns of each level.
@@ -21,7 +21,7 @@ class Cells:
         image_size: height and width of the image in pixels.
     """
 
-    centre: Tensor
+    center: Tensor
     stride: Tensor
     level: Tensor
     shapes: tuple[tuple[int, int], ...]
@@ -35,24 +35,24 @@ class Cells:
         strides: tuple[int, ...] = (8, 16, 32),
         device: torch.device | str | None = None,
     ) -> Cells:
-        """Return the cells of an image; column i, row j is centred at ((i + ½) s, (j + ½) s).
+        """Return the cells of an image; column i, row j is centerd at ((i + ½) s, (j + ½) s).
 
         Example:
             >>> from modules.gghl.cells import Cells
             >>> cells = Cells.of((64, 96))
             >>> cells.shapes
             ((8, 12), (4, 6), (2, 3))
-            >>> cells.centre[-1].tolist()
+            >>> cells.center[-1].tolist()
             [80.0, 48.0]
         """
         # a convolution of stride 2 keeps the last, incomplete cell
         shapes = tuple((-(-image_size[0] // s), -(-image_size[1] // s)) for s in strides)
-        centres = []
+        centers = []
         for (rows, columns), s in zip(shapes, strides, strict=True):
             y = (torch.arange(rows, device=device) + 0.5) * s
             x = (torch.arange(columns, device=device) + 0.5) * s
-            centres.append(torch.cartesian_prod(y, x).flip(1))
+            centers.append(torch.cartesian_prod(y, x).flip(1))
         sizes = torch.tensor([rows * columns for rows, columns in shapes], device=device)
         level = torch.arange(len(strides), device=device).repeat_interleave(sizes)
         stride = torch.tensor(strides, dtype=torch.float32, device=device)[level]
-        return cls(torch.cat(centres), stride, level, shapes, strides, image_size)
+        return cls(torch.cat(centers), stride, level, shapes, strides, image_size)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.ops.rotated import orc_to_quad, rotated_nms
-from framework.precision import at_least_float32
+from framework.detection.rotated import orc_to_quad, rotated_nms
+from framework.utilities.precision import at_least_float32
 from modules.gghl.cells import Cells
 
 ScoreMode = Literal["product", "sqrt"]
@@ -22,7 +22,7 @@ class Boxes(NamedTuple):
     """Boxes of cells.
 
     Args:
-        distances: (..., 4) from the cell's centre to top, right, bottom and left in pixels.
+        distances: (..., 4) from the cell's center to top, right, bottom and left in pixels.
         box: (..., 4) left, top, right, bottom in pixels.
         s: (..., 4) gliding ratios in [0, 1].
         r: (...) area ratio in [0, 1].
@@ -35,7 +35,7 @@ class Boxes(NamedTuple):
 
 
 def decode_boxes(
-    raw: Tensor, centre: Tensor, stride: Tensor, oriented: bool = True, horizontal: float = 0.9
+    raw: Tensor, center: Tensor, stride: Tensor, oriented: bool = True, horizontal: float = 0.9
 ) -> Boxes:
     """Return the boxes that raw output stands for.
 
@@ -44,7 +44,7 @@ def decode_boxes(
 
     Args:
         raw: (..., 10 + C) output of the head, float32 or float64.
-        centre: (..., 2) of the cells in pixels.
+        center: (..., 2) of the cells in pixels.
         stride: (...) of the cells in pixels.
         oriented: False takes every box as horizontal, s = 0 and r = 1.
         horizontal: see above.
@@ -64,7 +64,7 @@ def decode_boxes(
         s = torch.where((r > horizontal)[..., None], 0.0, s)
     else:
         s, r = torch.zeros_like(raw[..., 4:8]), torch.ones_like(raw[..., 8])
-    x, y = centre.unbind(-1)
+    x, y = center.unbind(-1)
     top, right, bottom, left = distances.unbind(-1)
     box = torch.stack([x - left, y - top, x + right, y + bottom], dim=-1)
     return Boxes(distances, box, s, r)
@@ -140,7 +140,7 @@ def decode(
         order = score[i, kept].argsort(descending=True, stable=True)
         kept = kept[order[:candidates]]
         boxes = decode_boxes(
-            raw[i, kept], cells.centre[kept], cells.stride[kept], oriented, horizontal
+            raw[i, kept], cells.center[kept], cells.stride[kept], oriented, horizontal
         )
         box = boxes.box.clamp(low, high[i])
         inside = (box[:, 2:] > box[:, :2]).all(dim=1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.precision import at_least_float32
+from framework.utilities.precision import at_least_float32
 from modules.gghl.assignment import Assignment
 from modules.gghl.cells import Cells
 from modules.gghl.decode import BOX_CHANNELS, OBJECTNESS, check_raw, decode_boxes
@@ -28,7 +28,7 @@ WEIGHTS = {
 
 
 class JointOptimizationLoss(nn.Module):
-    r"""Joint-optimisation loss (JOL): a positive cell is a joint event of object, class and place.
+    r"""Joint-optimization loss (JOL): a positive cell is a joint event of object, class and place.
 
     With E = E_iou + E_s + E_r, the errors of the horizontal box (β (1 - GIoU)), of the gliding
     ratios and of the area ratio, class c has the joint probability q_c = σ(z_c) exp(-E). The terms
@@ -41,7 +41,7 @@ class JointOptimizationLoss(nn.Module):
     - ``box``, ``vertices``, ``area``, ``distance``: E_iou, E_s, E_r and the smooth L1 error of the
       distances in strides, times ω = w_A (σ(z_c) + g) / 2.
 
-    Their sum, weighted by :attr:`weights`, is the loss of the image.
+    Their sum, weighted by ``weights``, is the loss of the image.
 
     Paper: Huang et al., *A General Gaussian Heatmap Label Assignment for Arbitrary-Oriented Object
     Detection*, TIP 2022, arXiv:2109.12848. Weights are those of the code. There ω is not detached,
@@ -153,7 +153,7 @@ class JointOptimizationLoss(nn.Module):
 
         rows, heat = raw[a.image, a.cell], a.heat.to(raw.dtype)
         stride = cells.stride[a.cell].to(raw.dtype)
-        found = decode_boxes(rows, cells.centre[a.cell], stride, self.oriented, self.horizontal)
+        found = decode_boxes(rows, cells.center[a.cell], stride, self.oriented, self.horizontal)
         box, s, r = a.box.to(raw.dtype), a.s.to(raw.dtype), a.r.to(raw.dtype)
         if not self.oriented:
             s, r = torch.zeros_like(s), torch.ones_like(r)

@@ -11,19 +11,19 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from framework.compatibility import IncompatibleError
-from framework.data import Batch
+from framework.data.datasets import Batch
+from framework.detection.average_precision import Interpolation
+from framework.detection.detection_samples import DetectionSamples
 from framework.detection.detections import Detections, names_of_classes, objects_of
+from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
 from framework.detection.tiles import to_whole_image
-from framework.distributed import shared_generator
+from framework.distributed.collectives import shared_generator
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import ClassificationLoss
-from framework.metrics.detection_samples import DetectionSamples
-from framework.metrics.rotated_average_precision import RotatedMeanAveragePrecision
-from framework.module import TrainingModule
-from framework.objectives import Objectives
-from framework.ops.average_precision import Interpolation
-from framework.randomness import global_seed
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.training.module import TrainingModule
+from framework.utilities.randomness import global_seed
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
 from modules.gghl.decode import BOX_CHANNELS, OBJECTNESS, ScoreMode, decode
@@ -42,14 +42,14 @@ class GGHL(TrainingModule):
     ``object_weight`` (B, M) float32 and ``index`` (B,). Tiles of larger images also hold
     ``image_id`` (B,), ``tile_offset`` (B, 2), ``tile_scale`` (B,), ``tile_extent`` (B, 2) and, to
     be evaluated on whole images, ``image_quads``, ``image_label`` and ``image_difficult``, see
-    :class:`datamodules.DOTA`.
+    ``DOTA``.
     ``predictions`` are the logits of every cell's objectness and classes, each beside a 0, so that
     the last axis is a distribution over "yes" and "no".
 
     Paper: Huang et al., *A General Gaussian Heatmap Label Assignment for Arbitrary-Oriented Object
     Detection*, TIP 2022, arXiv:2109.12848. Where its text and its code differ:
-    :class:`~modules.gghl.assignment.OrientedGaussianAssigner` and
-    :class:`~modules.gghl.loss.JointOptimizationLoss`.
+    ``OrientedGaussianAssigner`` and
+    ``JointOptimizationLoss``.
 
     Args:
         num_classes: C.
@@ -82,7 +82,7 @@ class GGHL(TrainingModule):
         gradient_combiner: how the gradients of several terms become one.
 
     Raises:
-        ValueError: an argument out of its range, or data with more classes (at :meth:`setup`).
+        ValueError: an argument out of its range, or data with more classes (at ``setup``).
 
     Example:
         >>> import torch
@@ -182,7 +182,7 @@ class GGHL(TrainingModule):
         return (self._resized(batch)[0],)
 
     def objectives(self, batch: Batch) -> Objectives:
-        """Return the terms of :class:`~modules.gghl.loss.JointOptimizationLoss`, per image."""
+        """Return the terms of ``JointOptimizationLoss``, per image."""
         return self._objectives(batch)[0]
 
     def _objectives(self, batch: Batch) -> tuple[Objectives, Tensor, Cells]:

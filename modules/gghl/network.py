@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from framework.layers.conv_block import SLOPE, conv_block
-from framework.layers.necks.top_down import TopDownNeck
+from framework.detection.conv_block import SLOPE, conv_block
+from framework.detection.top_down_neck import TopDownNeck
 from modules.gghl.decode import BOX_CHANNELS
 
 STRIDES = (8, 16, 32)
@@ -49,7 +49,7 @@ class TimmBackbone(nn.Module):
     """The maps at strides 8, 16 and 32 of any convolutional timm model.
 
     ``darknet53`` is given the slope of 0.1 that Darknet's leaky ReLU has. With pretrained weights
-    images are normalised as the model expects, otherwise they stay in [0, 1].
+    images are normalized as the model expects, otherwise they stay in [0, 1].
 
     Args:
         name: timm's.
@@ -120,7 +120,7 @@ class GGHLNetwork(nn.Module):
     """Predicts, for every cell of three levels, a box, how it is turned, and its class.
 
     Shapes: images (B, 3, H, W) in [0, 1], H and W at least 32, to (B, N, 10 + C) with the cells of
-    :class:`~modules.gghl.cells.Cells`: logarithms of four distances in units of the stride, four
+    ``Cells``: logarithms of four distances in units of the stride, four
     vertex ratios, the area ratio, the objectness and C classes, all before their activations.
 
     Paper: Huang et al., arXiv:2109.12848. With ``darknet53``, the neck ``top_down`` and 15 classes
@@ -182,7 +182,7 @@ class GGHLNetwork(nn.Module):
         self.boxes = nn.ModuleList(_head(width, BOX_CHANNELS) for width in channels)
         self.classes = nn.ModuleList(_head(width, num_classes) for width in channels)
         for part in (self.neck, self.boxes, self.classes):
-            part.apply(_initialise)
+            part.apply(_initialize)
         for head in self.boxes:
             last: nn.Conv2d = head.get_submodule("1")  # type: ignore[assignment]
             assert last.bias is not None
@@ -202,7 +202,7 @@ def _head(channels: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(conv_block(channels, 2 * channels, 3), nn.Conv2d(2 * channels, outputs, 1))
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, std=0.01)
         if module.bias is not None:

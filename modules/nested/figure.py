@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from framework.plots import COLOURS, STYLE, WIDTH
+from framework.figures.style import COLORS, STYLE, WIDTH
 
 
 @rc_context(STYLE)
@@ -30,10 +30,10 @@ def prefix_accuracy_curves(curves: Mapping[str, Tensor], chosen: int) -> Figure:
         fontsize=9,
         color="0.35",
     )
-    for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
-        axes.plot(range(1, len(curve) + 1), curve.tolist(), label=name, color=colour)
+    for (name, curve), color in zip(curves.items(), COLORS, strict=False):
+        axes.plot(range(1, len(curve) + 1), curve.tolist(), label=name, color=color)
     axes.axvline(chosen, color="0.6", linewidth=1.0, linestyle="--")
-    axes.plot([chosen], [at_chosen], marker="o", color=COLOURS[0])
+    axes.plot([chosen], [at_chosen], marker="o", color=COLORS[0])
     axes.set_xlim(0, len(first) + 1)
     axes.set_xlabel("channels used")
     axes.set_ylabel("accuracy")

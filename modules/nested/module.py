@@ -10,11 +10,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from framework.data import Batch
+from framework.data.datasets import Batch
 from framework.gradients.combiner import GradientCombiner
 from framework.layers.nested_dropout import NestedDropout
 from framework.metrics.prefix_accuracy import PrefixAccuracy, best_prefix
-from framework.objectives import Objectives
+from framework.objectives.objectives import Objectives
 from framework.ops.prefix import prefix_predictions
 from modules.classifier.module import Classifier, Criterion
 from modules.nested.network import NestedNetwork
@@ -23,7 +23,7 @@ from modules.nested.network import NestedNetwork
 class NestedClassifier(Classifier):
     """A classifier that trains random prefixes of its features and predicts from the best one.
 
-    Wrong labels are memorised in features that nothing else needs. Nested dropout orders the
+    Wrong labels are memorized in features that nothing else needs. Nested dropout orders the
     channels by importance; each validation measures the accuracy of every prefix in one sweep and
     keeps the best, k*, for testing, for prediction and in the checkpoint. With wrong labels in
     the validation set too, k* is still right for symmetric noise, and biased for asymmetric noise.
@@ -45,7 +45,7 @@ class NestedClassifier(Classifier):
         pretrained: load timm's weights.
         sigma: of the nested dropout, about a fifth of the features' number; None for none, and
             then always all features are used.
-        mu: centre of the nested dropout's distribution.
+        mu: center of the nested dropout's distribution.
         dropout: probability of ordinary dropout instead, as a baseline; needs ``sigma: null``.
         criterion: the loss on the logits.
         optimizer: from parameter groups to an optimizer.
@@ -55,7 +55,7 @@ class NestedClassifier(Classifier):
 
     Raises:
         ValueError: both kinds of dropout, a probability outside [0, 1), or see
-            :class:`~modules.classifier.module.Classifier`.
+            ``Classifier``.
 
     Example:
         >>> import torch

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
-from framework.compatibility import IncompatibleError
-from framework.data import Batch
+from framework.data.datasets import Batch
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import RegressionLoss
 from framework.metrics.sample_pairs import SamplePairs
-from framework.module import TrainingModule
-from framework.objectives import Objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.training.module import TrainingModule
 from modules.regressor.network import RegressorNetwork
 
 Criterion = nn.MSELoss | nn.L1Loss | nn.SmoothL1Loss | nn.HuberLoss | RegressionLoss
@@ -47,7 +47,7 @@ class Regressor(TrainingModule):
         gradient_combiner: how the gradients of several terms become one.
 
     Raises:
-        ValueError: data with another number of inputs or targets (at :meth:`setup`), or a batch
+        ValueError: data with another number of inputs or targets (at ``setup``), or a batch
             whose targets have another shape than the predictions.
 
     Example:
@@ -155,7 +155,7 @@ class Regressor(TrainingModule):
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the predicted against the true values of each target, of four at most."""
-        from framework.plots import predicted_against_true
+        from framework.figures.scatter import predicted_against_true
 
         data = getattr(self.trainer, "datamodule", None)
         names = getattr(data, "target_names", None) or [f"target_{t}" for t in range(4)]

@@ -1,1 +1,5 @@
 """Sparse autoencoders: activations as sparse sums of learned directions."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,23 +1,27 @@
 """Activations that decide entry by entry, and the penalties that make them sparse.
 
-Unlike the rules of :mod:`framework.ops.selection` they fix no number of entries: how many stay
+Unlike the rules of ``selection`` they fix no number of entries: how many stay
 follows from the weight of the penalty.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from modules.sae.network import SparseAutoencoder
-
-
 _LARGEST_LOG = 88.0
 """Of a threshold in float32 whose logarithm is taken."""
+
+
+class Dictionary(Protocol):
+    """What a penalty reads of an autoencoder: decoder (F, D), biases (F,) and (D,)."""
+
+    W_dec: nn.Parameter
+    b_enc: nn.Parameter
+    b_dec: nn.Parameter
 
 
 class Activation(nn.Module):
@@ -59,7 +63,7 @@ class Activation(nn.Module):
         raise NotImplementedError
 
     def penalties(
-        self, sae: SparseAutoencoder, x: Tensor, pre_acts: Tensor, code: Tensor
+        self, sae: Dictionary, x: Tensor, pre_acts: Tensor, code: Tensor
     ) -> dict[str, Tensor]:
         """Return the penalty ``sparsity``, and further terms, of every token, (B,) each.
 
@@ -113,7 +117,7 @@ class ReLUWithL1(Activation):
         return pre_acts.relu()
 
     def penalties(
-        self, sae: SparseAutoencoder, x: Tensor, pre_acts: Tensor, code: Tensor
+        self, sae: Dictionary, x: Tensor, pre_acts: Tensor, code: Tensor
     ) -> dict[str, Tensor]:
         """Return the weighted sum of the code."""
         return {"sparsity": code @ sae.W_dec.norm(dim=1).to(code.dtype)}
@@ -178,7 +182,7 @@ class JumpReLU(Activation):
         return _Jump.apply(pre_acts, self.threshold.to(pre_acts.dtype), self.bandwidth)
 
     def penalties(
-        self, sae: SparseAutoencoder, x: Tensor, pre_acts: Tensor, code: Tensor
+        self, sae: Dictionary, x: Tensor, pre_acts: Tensor, code: Tensor
     ) -> dict[str, Tensor]:
         """Return the number of active features."""
         threshold = self.threshold.to(pre_acts.dtype)
@@ -237,7 +241,7 @@ class GatedReLU(Activation):
         return torch.where(self._gate(pre_acts, bias) > 0, magnitude.relu(), 0.0)
 
     def penalties(
-        self, sae: SparseAutoencoder, x: Tensor, pre_acts: Tensor, code: Tensor
+        self, sae: Dictionary, x: Tensor, pre_acts: Tensor, code: Tensor
     ) -> dict[str, Tensor]:
         """Return the sum of the positive gates, and the error of the reconstruction from them."""
         gate = self._gate(pre_acts, sae.b_enc.to(pre_acts.dtype)).relu()

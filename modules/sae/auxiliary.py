@@ -13,13 +13,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from framework.ops.sparse_code import SparseCode
-from framework.ops.topk import top_per_row
-from framework.ops.zipf import FEWEST_TO_FIT, fit_zipf, zipf_density
+from framework.sparse_coding.sparse_code import SparseCode
+from framework.sparse_coding.topk import top_per_row
+from framework.sparse_coding.zipf import FEWEST_TO_FIT, fit_zipf, zipf_density
 from modules.sae.network import Encoding, SparseAutoencoder
 from modules.sae.statistics import FiringStatistics
 
-Normaliser = Literal["residual", "input"]
+Normalizer = Literal["residual", "input"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AuxiliaryLoss:
     Args:
         weight: α.
         auxk: None is half the activation's size.
-        normaliser: ``residual`` divides by the variance of the residual over the batch, ``input``
+        normalizer: ``residual`` divides by the variance of the residual over the batch, ``input``
             by that of the activations.
         scale_by_count: multiply by ``min(features / auxk, 1)``, so that two features are not pulled
             as hard as a hundred.
@@ -58,7 +58,7 @@ class AuxiliaryLoss:
         self,
         weight: float = 1 / 32,
         auxk: int | None = None,
-        normaliser: Normaliser = "residual",
+        normalizer: Normalizer = "residual",
         scale_by_count: bool = True,
     ) -> None:
         name = type(self).__name__
@@ -66,13 +66,13 @@ class AuxiliaryLoss:
             raise ValueError(f"{name}: weight must not be negative, got {weight}.")
         if auxk is not None and auxk < 1:
             raise ValueError(f"{name}: auxk must be at least 1, got {auxk}.")
-        if normaliser not in get_args(Normaliser):
+        if normalizer not in get_args(Normalizer):
             raise ValueError(
-                f"{name}: normaliser must be one of {get_args(Normaliser)}, got {normaliser!r}."
+                f"{name}: normalizer must be one of {get_args(Normalizer)}, got {normalizer!r}."
             )
         self.weight = weight
         self.auxk = auxk
-        self.normaliser = normaliser
+        self.normalizer = normalizer
         self.scale_by_count = scale_by_count
 
     def candidates(self, statistics: FiringStatistics, k: float, dead_tokens: int) -> Tensor:
@@ -111,8 +111,8 @@ class DeadLatentAuxLoss(AuxiliaryLoss):
     Args:
         weight: α.
         auxk: features per token; None is half the activation's size.
-        normaliser: see :class:`AuxiliaryLoss`.
-        scale_by_count: see :class:`AuxiliaryLoss`.
+        normalizer: see ``AuxiliaryLoss``.
+        scale_by_count: see ``AuxiliaryLoss``.
 
     Raises:
         ValueError: an argument out of its range.
@@ -147,8 +147,8 @@ class ZipfAuxLoss(AuxiliaryLoss):
         beta: shift of the law, for a given ``alpha``.
         weight: α.
         auxk: features per token; None is half the activation's size.
-        normaliser: see :class:`AuxiliaryLoss`.
-        scale_by_count: see :class:`AuxiliaryLoss`.
+        normalizer: see ``AuxiliaryLoss``.
+        scale_by_count: see ``AuxiliaryLoss``.
 
     Raises:
         ValueError: an argument out of its range.
@@ -172,10 +172,10 @@ class ZipfAuxLoss(AuxiliaryLoss):
         beta: float = 0.0,
         weight: float = 1 / 32,
         auxk: int | None = None,
-        normaliser: Normaliser = "residual",
+        normalizer: Normalizer = "residual",
         scale_by_count: bool = True,
     ) -> None:
-        super().__init__(weight, auxk, normaliser, scale_by_count)
+        super().__init__(weight, auxk, normalizer, scale_by_count)
         if not 0 < phi <= 1:
             raise ValueError(f"ZipfAuxLoss: phi must be in (0, 1], got {phi}.")
         if alpha is not None:

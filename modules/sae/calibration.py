@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from framework.distributed import all_reduce_sum
-from framework.ops.quantiles import PositiveHistogram
-from framework.ops.selection import FeatureChoice, Selection
+from framework.distributed.collectives import all_reduce_sum
+from framework.sparse_coding.quantiles import PositiveHistogram
+from framework.sparse_coding.selection import FeatureChoice, Selection
 from modules.sae.network import SparseAutoencoder
 
 _BITS_OF_ONE, _BITS_OF_EACH = 12, 6
@@ -25,7 +25,7 @@ def calibrated_thresholds(sae: SparseAutoencoder, inputs: Iterable[Tensor]) -> T
     one per feature, above which its own share of them lies. A feature that is above 0 less often
     than its share gets a threshold of 0, and what it leaves goes to the others in proportion; one
     that never is gets an infinite one. Shares are right for tokens mixed as in training only: on
-    other text, go on with :func:`scaled_thresholds`. A collective call.
+    other text, go on with ``scaled_thresholds``. A collective call.
 
     Args:
         sae: with a selection that looks across tokens.

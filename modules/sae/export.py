@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.checkpoint import write_atomically
-from framework.ops.selection import BatchTopK, Selection, TokenChoice
+from framework.sparse_coding.selection import BatchTopK, Selection, TokenChoice
+from framework.utilities.files import write_atomically
 from modules.sae.activations import Activation, GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.network import SparseAutoencoder
 
@@ -24,8 +24,8 @@ WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 LAYOUT_VERSION = "6.0.0"
 """Of SAELens, which takes files that name none for older ones, and drops their metadata."""
 NO_TOPK_TRANSCODER = "SAELens has no TopK transcoder; train one with BatchTopK instead."
-NO_STANDARDISED_SKIP = (
-    "SAELens puts the linear part of a transcoder on activations that are not standardised; train "
+NO_STANDARDIZED_SKIP = (
+    "SAELens puts the linear part of a transcoder on activations that are not standardized; train "
     "with another normalization than layernorm, or without skip."
 )
 
@@ -61,8 +61,8 @@ def fold(sae: SparseAutoencoder) -> FoldedAutoencoder:
     """Return weights for activations in their own size, with everything as thresholds.
 
     With activations s x in the common size, biases and thresholds are divided by s; codes then are
-    in the activations' own size too. Standardised activations have no common factor, and the
-    weights remain those for standardised ones.
+    in the activations' own size too. Standardized activations have no common factor, and the
+    weights remain those for standardized ones.
 
     Example:
         >>> import torch
@@ -109,7 +109,7 @@ def save_autoencoder(
 
     Raises:
         ModuleNotFoundError: ``safetensors`` is missing.
-        ValueError: a TopK transcoder, or one with a linear part on standardised activations, which
+        ValueError: a TopK transcoder, or one with a linear part on standardized activations, which
             SAELens does not know.
     """
     from safetensors.torch import save
@@ -118,7 +118,7 @@ def save_autoencoder(
     if sae.transcoder and folded.k is not None:
         raise ValueError(NO_TOPK_TRANSCODER)
     if sae.layernorm and sae.W_skip is not None:
-        raise ValueError(NO_STANDARDISED_SKIP)
+        raise ValueError(NO_STANDARDIZED_SKIP)
     tensors = {
         "W_enc": folded.W_enc.T,
         "b_enc": folded.b_enc,
@@ -157,10 +157,10 @@ def save_autoencoder(
 
 
 def load_autoencoder(path: str | Path) -> SparseAutoencoder:
-    """Return an autoencoder that SAELens, dictionary_learning or :func:`save_autoencoder` wrote.
+    """Return an autoencoder that SAELens, dictionary_learning or ``save_autoencoder`` wrote.
 
-    It takes activations in their own size or, where its ``layernorm`` is set, standardised ones,
-    see :class:`framework.ops.normalization.Normalization`.
+    It takes activations in their own size or, where its ``layernorm`` is set, standardized ones,
+    see ``Normalization``.
 
     Args:
         path: a folder with ``cfg.json`` and ``sae_weights.safetensors``, or with ``ae.pt`` and
@@ -230,15 +230,15 @@ def _from_saelens(path: Path) -> SparseAutoencoder:
     if base == "gated":
         parts["b_enc"] = _tensor(parts, "b_mag", path, 1)
     transcoder = "transcoder" in kind
-    centred = transcoder or bool(config.get("apply_b_dec_to_input", True))
+    centerd = transcoder or bool(config.get("apply_b_dec_to_input", True))
     weight = _tensor(parts, "W_enc", path, 2).T
-    sae = _build(path, selection, weight, parts, transcoder, centred)
+    sae = _build(path, selection, weight, parts, transcoder, centerd)
     sae.layernorm = config.get("normalize_activations") == "layer_norm"
     if base == "topk" and config.get("rescale_acts_by_decoder_norm"):
         lengths = sae.W_dec.norm(dim=1)
         sae.W_enc.mul_(lengths[:, None])
         sae.b_enc.mul_(lengths)
-        sae.normalise_decoder()
+        sae.normalize_decoder()
     return sae
 
 
@@ -286,8 +286,8 @@ def _from_dictionary_learning(path: Path) -> SparseAutoencoder:
     else:
         weight = _tensor(parts, "W_enc", path, 2).T
     # the encoders of two classes take the input as it is
-    centred = kind not in ("AutoEncoderNew", "JumpReluAutoEncoder")
-    sae = _build(path, selection, weight, parts, transcoder=False, centred=centred)
+    centerd = kind not in ("AutoEncoderNew", "JumpReluAutoEncoder")
+    sae = _build(path, selection, weight, parts, transcoder=False, centerd=centerd)
     if isinstance(selection, BatchTopK):
         threshold = _tensor(parts, "threshold", path, 0)
         sae.thresholds.calibrate(threshold.clamp(min=0).expand(sae.d_sae))
@@ -314,7 +314,7 @@ def _build(
     weight: Tensor,
     parts: dict[str, Tensor],
     transcoder: bool,
-    centred: bool,
+    centerd: bool,
 ) -> SparseAutoencoder:
     features, d_in = weight.shape
     decoder = _tensor(parts, "W_dec", path, 2)
@@ -342,7 +342,7 @@ def _build(
                 f"{tuple(parameter.shape)} as the others make it."
             )
         parameter.copy_(value)
-    if not centred:
+    if not centerd:
         # our encoder takes the decoder's bias off first
         sae.b_enc.add_(weight @ sae.b_dec)
     return sae

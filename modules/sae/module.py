@@ -13,31 +13,31 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
-from framework.compatibility import IncompatibleError
-from framework.data import Batch
-from framework.distributed import all_reduce_sum, rank, world_size
+from framework.data.datasets import Batch
+from framework.distributed.collectives import all_reduce_sum, rank, world_size
 from framework.gradients.combiner import GradientCombiner
-from framework.metrics.feature_density import FeatureDensity
-from framework.metrics.fvu import FractionVarianceUnexplained
-from framework.metrics.l0 import L0
-from framework.metrics.nmse import NMSEOpenAI, NMSERatio
-from framework.metrics.shrinkage import (
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.sparse_coding.decoder_overlap import duplicate_share
+from framework.sparse_coding.feature_density import FeatureDensity
+from framework.sparse_coding.fvu import FractionVarianceUnexplained
+from framework.sparse_coding.l0 import L0
+from framework.sparse_coding.nmse import NMSEOpenAI, NMSERatio
+from framework.sparse_coding.normalization import Normalization
+from framework.sparse_coding.selection import Selection, TokenChoice
+from framework.sparse_coding.shrinkage import (
     L2Ratio,
     ReconstructionCosine,
     RelativeReconstructionBias,
 )
-from framework.module import TrainingModule
-from framework.objectives import Objectives
-from framework.ops.decoder_overlap import duplicate_share
-from framework.ops.normalization import Normalization
-from framework.ops.selection import Selection, TokenChoice
-from framework.ops.sparse_code import SparseCode
-from framework.ops.zipf import fit_zipf
-from framework.precision import at_least_float32
+from framework.sparse_coding.sparse_code import SparseCode
+from framework.sparse_coding.zipf import fit_zipf
+from framework.training.module import TrainingModule
+from framework.utilities.precision import at_least_float32
 from modules.sae.activations import Activation
 from modules.sae.auxiliary import AuxiliaryLoss
 from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
-from modules.sae.export import NO_STANDARDISED_SKIP, NO_TOPK_TRANSCODER, save_autoencoder
+from modules.sae.export import NO_STANDARDIZED_SKIP, NO_TOPK_TRANSCODER, save_autoencoder
 from modules.sae.network import (
     Encoding,
     SparseAutoencoder,
@@ -73,8 +73,8 @@ class SparseAutoencoderModule(TrainingModule):
     Args:
         d_in: d.
         d_sae: F, number of features.
-        selection: a rule of :mod:`framework.ops.selection`, or an activation of
-            :mod:`modules.sae.activations`; default ``TokenChoice(32)``.
+        selection: a rule of ``selection``, or an activation of
+            ``activations``; default ``TokenChoice(32)``.
         d_out: size of a transcoder's target; None for an autoencoder.
         skip: whether a transcoder has a linear map beside the features.
         groups: shares of nested groups of features (Matryoshka), with sum 1.
@@ -89,7 +89,7 @@ class SparseAutoencoderModule(TrainingModule):
 
     Raises:
         ValueError: an argument out of its range.
-        IncompatibleError: data of another size, or a transcoder without targets (at :meth:`setup`).
+        IncompatibleError: data of another size, or a transcoder without targets (at ``setup``).
 
     Example:
         >>> import torch
@@ -283,7 +283,7 @@ class SparseAutoencoderModule(TrainingModule):
         assert isinstance(selection, Selection)
         chosen = auxiliary.candidates(self.sae.statistics, selection.k, self.dead_tokens)
         term = auxiliary.term(self.sae, encoding, chosen)
-        if auxiliary.normaliser == "residual":
+        if auxiliary.normalizer == "residual":
             spread = (residual - mean).square().sum(1)
         objectives.per_sample["auxiliary"] = (residual - term.reconstruction).square().sum(1)
         objectives.count["auxiliary"] = spread
@@ -314,12 +314,12 @@ class SparseAutoencoderModule(TrainingModule):
     ) -> None:
         """Step, and set the directions' lengths to 1."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.sae.normalise_decoder()
+        self.sae.normalize_decoder()
 
     # ---- what callbacks ask for -----------------------------------------------------------------
 
     def add_selection(self, selection: Selection) -> None:
-        """Add a rule that :meth:`switch_selection` may change to."""
+        """Add a rule that ``switch_selection`` may change to."""
         self.sae.add_selection(selection)
 
     def switch_selection(self, number: int) -> None:
@@ -328,7 +328,7 @@ class SparseAutoencoderModule(TrainingModule):
             self.sae.switch(number)
 
     def prepare_calibration(self) -> None:
-        """Read the sample of training activations that :meth:`calibrate` needs; collective.
+        """Read the sample of training activations that ``calibrate`` needs; collective.
 
         Once and before training, as reading it takes the place of what a buffer holds. Every rank
         keeps its part in main memory.
@@ -345,7 +345,7 @@ class SparseAutoencoderModule(TrainingModule):
         Held-out tokens are often one piece of text, where features must not be forced to the shares
         that they have in training. So with feature choice a sample of the training data gives the
         thresholds of the features relative to one another, and these batches a common factor. Call
-        :meth:`prepare_calibration` before, or these batches give both.
+        ``prepare_calibration`` before, or these batches give both.
         """
         if not self.sae.across_tokens:
             return
@@ -359,20 +359,20 @@ class SparseAutoencoderModule(TrainingModule):
         self.sae.thresholds.calibrate(thresholds)
 
     def check_export(self) -> None:
-        """Refuse, before training, what :meth:`export` could not write.
+        """Refuse, before training, what ``export`` could not write.
 
         Raises:
             IncompatibleError: a transcoder that ends with TopK, or one with a linear part on
-                standardised activations.
+                standardized activations.
         """
         if self.sae.transcoder and isinstance(self.sae.selections[-1], TokenChoice):
             raise IncompatibleError(NO_TOPK_TRANSCODER)
         data = getattr(self._trainer, "datamodule", None)
         if self.sae.W_skip is not None and getattr(data, "normalization", None) == "layernorm":
-            raise IncompatibleError(NO_STANDARDISED_SKIP)
+            raise IncompatibleError(NO_STANDARDIZED_SKIP)
 
     def export(self, folder: str | Path, metadata: dict[str, Any]) -> None:
-        """Write the autoencoder for other tools, see :mod:`modules.sae.export`."""
+        """Write the autoencoder for other tools, see ``export``."""
         save_autoencoder(self.sae, folder, metadata)
 
     # ---- evaluation ---------------------------------------------------------------------------
@@ -426,7 +426,7 @@ class SparseAutoencoderModule(TrainingModule):
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return how often features are active, and how many are active at once."""
-        from framework.feature_plots import active_features, feature_density
+        from framework.sparse_coding.figures import active_features, feature_density
 
         density = values["density"].cpu()
         known = "zipf_alpha" in values

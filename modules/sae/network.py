@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.ops.selection import FeatureChoice, Selection, TokenChoice
-from framework.ops.sparse_code import SparseCode, decode, encode_at
-from framework.precision import at_least_float32
+from framework.sparse_coding.selection import FeatureChoice, Selection, TokenChoice
+from framework.sparse_coding.sparse_code import SparseCode, decode, encode_at
+from framework.utilities.precision import at_least_float32
 from modules.sae.activations import Activation, GatedReLU
 from modules.sae.statistics import FiringStatistics, Thresholds
 
@@ -25,12 +25,12 @@ class Encoding:
 
     Args:
         code: (B, F), sparse or dense.
-        centred: (B, d), the encoder's input.
+        centerd: (B, d), the encoder's input.
         pre_acts: (B, F); without gradient where the code is sparse.
     """
 
     code: Code
-    centred: Tensor
+    centerd: Tensor
     pre_acts: Tensor
 
 
@@ -60,7 +60,7 @@ class SparseAutoencoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> from framework.ops.selection import MutualChoice
+        >>> from framework.sparse_coding.selection import MutualChoice
         >>> from modules.sae.network import SparseAutoencoder
         >>> sae = SparseAutoencoder(d_in=8, d_sae=32, selection=MutualChoice(k=4))
         >>> code = sae.encode_batch(torch.randn(16, 8)).code
@@ -124,7 +124,7 @@ class SparseAutoencoder(nn.Module):
         return self.selections[self.active]  # type: ignore[return-value]
 
     def add_selection(self, selection: Selection | Activation) -> None:
-        """Add a rule that :meth:`switch` may change to."""
+        """Add a rule that ``switch`` may change to."""
         selection.setup(self.d_sae)
         self.selections.append(selection)
 
@@ -136,11 +136,11 @@ class SparseAutoencoder(nn.Module):
         self.thresholds.reset()
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return which rule is in use, and whether inputs are standardised."""
+        """Return which rule is in use, and whether inputs are standardized."""
         return {"active": self.active, "layernorm": int(self.layernorm)}
 
     def set_extra_state(self, state: Any) -> None:
-        """Continue from :meth:`get_extra_state`."""
+        """Continue from ``get_extra_state``."""
         self.active = state["active"]
         self.layernorm = bool(state["layernorm"])
 
@@ -176,7 +176,7 @@ class SparseAutoencoder(nn.Module):
         return self._encode_at(x, self._above_thresholds).code
 
     def encode_dense(self, x: Tensor) -> Tensor:
-        """Return :meth:`encode` as a matrix, (B, F)."""
+        """Return ``encode`` as a matrix, (B, F)."""
         code = self.encode(x)
         return code.dense() if isinstance(code, SparseCode) else code
 
@@ -195,7 +195,7 @@ class SparseAutoencoder(nn.Module):
 
         Args:
             code: (B, F).
-            x: as in :meth:`decode`.
+            x: as in ``decode``.
         """
         if len(self.group_ends) == 1:
             return self.decode(code, x)[None]
@@ -216,7 +216,7 @@ class SparseAutoencoder(nn.Module):
             positions: (n,) positions in the flattened pre-activations, grouped by token.
         """
         weight, bias = at_least_float32(self.W_enc), at_least_float32(self.b_enc)
-        return encode_at(encoding.centred, weight, bias, encoding.pre_acts, positions)
+        return encode_at(encoding.centerd, weight, bias, encoding.pre_acts, positions)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction of every token on its own."""
@@ -226,26 +226,26 @@ class SparseAutoencoder(nn.Module):
         """Return ``z'``, (B, F), before anything is selected."""
         with _full_precision(self.W_enc):
             weight, bias = at_least_float32(self.W_enc), at_least_float32(self.b_enc)
-            return F.linear(self._centred(x), weight, bias)
+            return F.linear(self._centerd(x), weight, bias)
 
-    def _centred(self, x: Tensor) -> Tensor:
+    def _centerd(self, x: Tensor) -> Tensor:
         x = at_least_float32(x)
         return x if self.transcoder else x - at_least_float32(self.b_dec)
 
     def _encode_at(self, x: Tensor, choose: Any) -> Encoding:
         with _full_precision(self.W_enc):
-            centred = self._centred(x)
+            centerd = self._centerd(x)
             weight, bias = at_least_float32(self.W_enc), at_least_float32(self.b_enc)
             with torch.no_grad():
-                pre_acts = F.linear(centred, weight, bias)
-            code = encode_at(centred, weight, bias, pre_acts, choose(pre_acts))
-        return Encoding(code, centred, pre_acts)
+                pre_acts = F.linear(centerd, weight, bias)
+            code = encode_at(centerd, weight, bias, pre_acts, choose(pre_acts))
+        return Encoding(code, centerd, pre_acts)
 
     def _encode_densely(self, x: Tensor, activation: Activation) -> Encoding:
         with _full_precision(self.W_enc):
-            centred, bias = self._centred(x), at_least_float32(self.b_enc)
-            pre_acts = F.linear(centred, at_least_float32(self.W_enc), bias)
-            return Encoding(activation(pre_acts, bias), centred, pre_acts)
+            centerd, bias = self._centerd(x), at_least_float32(self.b_enc)
+            pre_acts = F.linear(centerd, at_least_float32(self.W_enc), bias)
+            return Encoding(activation(pre_acts, bias), centerd, pre_acts)
 
     def _above_thresholds(self, pre_acts: Tensor) -> Tensor:
         return (pre_acts > self.thresholds.values()).flatten().nonzero().squeeze(1)
@@ -275,7 +275,7 @@ class SparseAutoencoder(nn.Module):
             gradient.addcmul_(self.W_dec, -(gradient * self.W_dec).sum(1, keepdim=True))
 
     @torch.no_grad()
-    def normalise_decoder(self) -> None:
+    def normalize_decoder(self) -> None:
         """Set the length of every direction to 1, after an optimizer step."""
         if self.unit_norm:
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))

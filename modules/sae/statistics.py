@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from framework.distributed import gather
-from framework.ops.sparse_code import SparsePattern
+from framework.distributed.collectives import gather
+from framework.sparse_coding.sparse_code import SparsePattern
 
 
 class FiringStatistics(nn.Module):
@@ -74,7 +74,7 @@ class Thresholds(nn.Module):
     """Above which pre-activation a feature counts, where a token is encoded on its own.
 
     In training a running mean of the smallest value that was kept; its horizon grows with the run,
-    to about a tenth of it and at most 1,000 steps. After :meth:`calibrate` what that gave. A value
+    to about a tenth of it and at most 1,000 steps. After ``calibrate`` what that gave. A value
     is active if it is *above* the threshold; a running mean is therefore taken one bit lower, so
     that the smallest value itself stays.
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks import ConstraintMonitor
-from framework.compatibility import IncompatibleError
+from framework.objectives.errors import IncompatibleError
 from framework.optim import LionK
 from tests.tiny import tiny_trainer
 

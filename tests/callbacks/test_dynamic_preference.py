@@ -12,9 +12,9 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from callbacks import DynamicPreference
-from framework.compatibility import IncompatibleError
 from framework.gradients import Combination, GradientCombiner, GradientFacts, HeldOutGuidedLP
-from framework.run_checkpoint import RunCheckpoint
+from framework.objectives.errors import IncompatibleError
+from framework.runs.run_checkpoint import RunCheckpoint
 from tests.tiny import TinyData, TinyModule, tiny_trainer
 
 

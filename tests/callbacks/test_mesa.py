@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.mesa import MESA
-from framework.compatibility import IncompatibleError
-from framework.module import Dynamics
+from framework.objectives.errors import IncompatibleError
+from framework.training.objectives_callback import ObjectivesCallback
 from tests.configs import arguments
 from tests.runs import differences, fit, terms
 from tests.test_parity import FLOAT64, PLAIN_SGD, compare
@@ -39,7 +39,7 @@ def snapshot(module):
     return {n: v.detach().clone() for n, v in module.state_dict().items()}
 
 
-class Watch(Dynamics):
+class Watch(ObjectivesCallback):
     """Remembers weights, the average and MESA's term, and checks the term by hand."""
 
     def __init__(self, mesa: MESA) -> None:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from callbacks.robust_accuracy import RobustAccuracy
 from datamodules.augmentation import Normalize
-from framework.attacks import PGDAttack
-from framework.compatibility import IncompatibleError
-from framework.distributed import shared_generator
-from framework.randomness import global_seed
+from framework.attacks.pgd import PGDAttack
+from framework.distributed.collectives import shared_generator
+from framework.objectives.errors import IncompatibleError
+from framework.utilities.randomness import global_seed
 from tests.configs import arguments
 from tests.runs import differences, fit, fit_on_two_ranks
 from tests.tiny import TinyData, TinyModule, tiny_trainer
@@ -35,7 +35,7 @@ class Module(TinyModule):
 
 
 class Data(TinyData):
-    """Labels are the largest of the first three inputs; inputs are normalised where asked."""
+    """Labels are the largest of the first three inputs; inputs are normalized where asked."""
 
     def __init__(self, normalize: Normalize | None = None) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def test_limits_the_batches(tmp_path):
     assert value != pytest.approx(by_hand(data.test_set, ATTACK))
 
 
-def test_the_attack_learns_how_the_data_is_normalised(tmp_path):
+def test_the_attack_learns_how_the_data_is_normalized(tmp_path):
     data, callback = Data(Normalize([0.5], [0.25])), RobustAccuracy(ATTACK)
     value = evaluate(tmp_path, callback, data, "test")
     # this model's classes do not depend on the scale of its inputs

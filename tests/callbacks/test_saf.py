@@ -10,10 +10,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.saf import SAF
-from framework.compatibility import IncompatibleError
-from framework.module import Dynamics
-from framework.randomness import stable_seed
-from framework.sampling import GlobalBatches
+from framework.data.samplers import GlobalBatchSampler
+from framework.objectives.errors import IncompatibleError
+from framework.training.objectives_callback import ObjectivesCallback
+from framework.utilities.randomness import stable_seed
 from tests.tiny import TinyData, TinyModule, tiny_trainer
 
 STORAGES = ["memmap", "exchange", "cpu", "device"]
@@ -32,7 +32,7 @@ class Module(TinyModule):
             self.network.reset_parameters()
 
 
-class Watch(Dynamics):
+class Watch(ObjectivesCallback):
     """Remembers every step's outputs and what stands in the objectives after SAF."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ def test_rows_without_a_past_count_as_zero_in_the_mean(tmp_path):
 def test_gradient_of_a_row_without_a_past_is_zero(tmp_path):
     gradients = []
 
-    class Gradients(Dynamics):
+    class Gradients(ObjectivesCallback):
         def on_objectives(self, trainer, module, objectives, batch):
             if "saf" in objectives.per_sample:
                 term, logits = objectives.per_sample["saf"].sum(), objectives.predictions
@@ -235,7 +235,7 @@ def with_duplicates(self, epoch, name, rows):
 
 
 def test_both_visits_of_a_sample_read_the_same_past(tmp_path, monkeypatch):
-    monkeypatch.setattr(GlobalBatches, "_order", with_duplicates)
+    monkeypatch.setattr(GlobalBatchSampler, "_order", with_duplicates)
     saf = SAF(lag_epochs=1, start_epoch=0, dtype="float64")
     steps, _ = tiny_fit(tmp_path, saf)
     assert any(len(s["index"].unique()) < len(s["index"]) for s in steps)
@@ -294,8 +294,12 @@ class Stranger(LightningModule):
     ("module", "data", "sentence"),
     [
         (Module, Mixed, "cannot be combined with mixup"),
-        (Module, StreamData, "needs a framework.data.DataModule with a map-style data set"),
-        (Module, Foreign, "needs a framework.data.DataModule with a map-style data set"),
+        (
+            Module,
+            StreamData,
+            "needs a trimtab DataModule with a map-style data set",
+        ),
+        (Module, Foreign, "needs a trimtab DataModule with a map-style data set"),
         (Silent, TinyData, "needs `predictions`, which Silent does not provide"),
         (NoIndex, TinyData, "needs `index`, which NoIndex does not provide"),
         (Detector, TinyData, "predictions of one fixed shape, which Detector does not have"),

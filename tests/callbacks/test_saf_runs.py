@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from framework.compatibility import IncompatibleError
-from framework.randomness import stable_seed
-from framework.sampling import GlobalBatches
+from framework.data.samplers import GlobalBatchSampler
+from framework.objectives.errors import IncompatibleError
+from framework.utilities.randomness import stable_seed
 from tests.configs import arguments
 from tests.runs import DDP, differences, fit, fit_in_child, fit_on_two_ranks, terms
 from tests.test_parity import FLOAT64, PLAIN_SGD, assert_parity, compare
@@ -68,11 +68,11 @@ def with_duplicates(self, epoch, name, rows):
 
 
 def fit_with_duplicates(args, fit=fit, **recorder):
-    order, GlobalBatches._order = GlobalBatches._order, with_duplicates
+    order, GlobalBatchSampler._order = GlobalBatchSampler._order, with_duplicates
     try:
         return fit(args, **recorder)
     finally:
-        GlobalBatches._order = order
+        GlobalBatchSampler._order = order
 
 
 def fit_with_duplicates_on_two_ranks(args, **recorder):

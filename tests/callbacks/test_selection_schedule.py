@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 
 from callbacks import selection_schedule
 from callbacks.selection_schedule import SelectionPhase, SelectionSchedule
-from framework.compatibility import IncompatibleError
-from framework.ops.selection import FeatureChoice, MutualChoice
+from framework.objectives.errors import IncompatibleError
+from framework.sparse_coding.selection import FeatureChoice, MutualChoice
 from tests.configs import arguments
 from tests.runs import fit
 from tests.tiny import TinyData, TinyModule, tiny_trainer

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
-from callbacks import autoencoder_export, threshold_calibration
-from callbacks.autoencoder_export import AutoencoderExport
+from callbacks import sae_lens_export as autoencoder_export
+from callbacks import threshold_calibration
+from callbacks.sae_lens_export import SAELensExport
 from callbacks.threshold_calibration import ThresholdCalibration
 from datamodules.activations.file import ActivationFile
-from framework.compatibility import IncompatibleError
+from framework.objectives.errors import IncompatibleError
 from tests.configs import arguments
 from tests.runs import fit, fit_on_two_ranks
 from tests.tiny import TinyData, TinyModule, tiny_trainer
@@ -83,7 +84,7 @@ def test_two_ranks_calibrate_as_one_process(tmp_path: Path, two_ranks) -> None:
 def test_a_run_exports_its_autoencoder(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     args = [*arguments("sae_mutual"), "--trainer.logger=false", "--trainer.max_steps=2"]
-    fit([*args, f"--trainer.default_root_dir={tmp_path}"], [AutoencoderExport()])
+    fit([*args, f"--trainer.default_root_dir={tmp_path}"], [SAELensExport()])
     assert sorted(p.name for p in (tmp_path / "sae").iterdir()) == [
         "cfg.json",
         "sae_weights.safetensors",
@@ -95,16 +96,16 @@ def test_refuses_before_training_what_cannot_be_exported(tmp_path: Path) -> None
     args = [*args, f"--trainer.default_root_dir={tmp_path}"]
     look = Look()
     with pytest.raises(IncompatibleError, match="no TopK transcoder"):
-        fit(args, [AutoencoderExport(), look])
+        fit(args, [SAELensExport(), look])
     assert not hasattr(look, "l0")
     assert not (tmp_path / "checkpoints").exists()
     # an overlay changes the rule, and it is written
     args = [*arguments("sae", "with/sae_transcoder", "with/sae_batchtopk"), *args[-2:]]
-    fit([*args, "--trainer.max_steps=2"], [AutoencoderExport()])
+    fit([*args, "--trainer.max_steps=2"], [SAELensExport()])
     assert (tmp_path / "sae" / "cfg.json").is_file()
 
 
-@pytest.mark.parametrize("callback", [ThresholdCalibration(), AutoencoderExport()])
+@pytest.mark.parametrize("callback", [ThresholdCalibration(), SAELensExport()])
 def test_refuses_a_module_of_another_kind(callback: Callback, tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError, match="TinyModule"):
         tiny_trainer(tmp_path, [callback], False).fit(TinyModule(), datamodule=TinyData())

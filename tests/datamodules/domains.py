@@ -55,7 +55,7 @@ def write_domain(folder, first, suffix, mode, count=6):
     for number, name in enumerate(("bike", "mug")):
         (folder / name).mkdir(parents=True)
         for k in range(count):
-            colour = first + 10 * number + k
-            picture = Image.new(mode, (8, 6 + k), colour if mode == "L" else (colour,) * 3)
+            color = first + 10 * number + k
+            picture = Image.new(mode, (8, 6 + k), color if mode == "L" else (color,) * 3)
             picture.save(folder / name / f"frame_{k:04}.{suffix}")
     return str(folder)

@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from datamodules import Bags, Digits, LabelNoise, Tabular, bags
-from framework.data import DataModule
-from framework.privacy import MeanRelease, response_sensitivity
+from framework.data.datamodule import DataModule
+from framework.data.privacy import MeanRelease, response_sensitivity
 
 
 def ready(data, **kwargs):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datamodules import Bags, Tabular
-from framework.compatibility import IncompatibleError
+from framework.objectives.errors import IncompatibleError
 from framework.solvers import AggregateRidge
 from tests.configs import arguments
 from tests.runs import CONFIGS, fit

@@ -103,7 +103,7 @@ def test_noise_of_a_sample_does_not_depend_on_the_split():
 
 
 @pytest.mark.parametrize("augment", [None, [torch.nn.Identity()]])
-def test_normalisation_is_the_same_with_and_without_augmentation(augment):
+def test_normalization_is_the_same_with_and_without_augmentation(augment):
     data = ready(val_size=4, mean=[0.5, 0.25], std=[0.5, 2.0], augment=augment)
     for batch in (train_rows(data), next(iter(data.val_dataloader()))):
         raw = (batch["index"] / 255).view(-1, 1, 1)
@@ -129,7 +129,7 @@ def test_an_augmentation_in_place_does_not_change_the_data():
 @pytest.mark.parametrize(
     "arguments", [{}, {"augment": [v2.RandomInvert(p=1.0)]}, {"mixup": 1.0, "batch_size": 7}]
 )
-def test_the_ordered_training_set_is_normalised_and_nothing_else(val_size, arguments):
+def test_the_ordered_training_set_is_normalized_and_nothing_else(val_size, arguments):
     noise = LabelNoise("pair", rate=1.0)
     data = ready(mean=[0.5], std=[0.5], val_size=val_size, label_noise=noise, **arguments)
     batches = list(data.ordered_train_dataloader())

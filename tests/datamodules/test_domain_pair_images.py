@@ -29,12 +29,12 @@ def test_domains_of_other_channels_and_sizes_are_brought_together():
         guide(data),
     ):
         value = (batch["index"] / 255)[:, None]
-        normalised = torch.where(
+        normalized = torch.where(
             batch["domain"][:, None] == 0,
             ((value - 0.5) / 0.25).expand(-1, 3),
             (value - torch.tensor([[0.0, 0.1, 0.2]])) / 0.5,
         )
-        expected = normalised[:, :, None, None].expand(-1, 3, 2, 2)
+        expected = normalized[:, :, None, None].expand(-1, 3, 2, 2)
         torch.testing.assert_close(batch["image"], expected)
 
 
@@ -51,11 +51,11 @@ def test_augmentation_sees_images_in_0_1_of_the_full_size_in_training_alone():
     train = joined(data.train_dataloader())
     assert shapes == {(1, 4, 4)}
 
-    def normalised(value, batch):
+    def normalized(value, batch):
         return torch.where(batch["domain"] == 0, (value - 0.5) / 0.5, (value - 0.25) / 2)
 
     raw = train["index"] / 255
-    torch.testing.assert_close(train["image"][:, 0, 2, 2], normalised(1 - raw, train))
+    torch.testing.assert_close(train["image"][:, 0, 2, 2], normalized(1 - raw, train))
     assert train["image"].shape[1:] == data.input_shape == (1, 3, 3)
     assert train["label"][1::2].eq(-1).all()
     for batch in (
@@ -65,7 +65,7 @@ def test_augmentation_sees_images_in_0_1_of_the_full_size_in_training_alone():
     ):
         assert batch["image"].shape[1:] == (1, 3, 3)
         torch.testing.assert_close(
-            batch["image"][:, 0, 0, 0], normalised(batch["index"] / 255, batch)
+            batch["image"][:, 0, 0, 0], normalized(batch["index"] / 255, batch)
         )
     assert sorted(joined(data.ordered_train_dataloader())["index"].tolist()) == sorted(
         train["index"].unique().tolist()
@@ -130,10 +130,10 @@ def test_any_two_folders_of_classes_are_domains_and_files_stay_closed(tmp_path, 
     next(iter(data.train_dataloader()))
     assert len(decoded) == 4
     val = joined(data.val_dataloader())
-    grey = val["image"].mul(255).round().int()
-    assert grey.flatten(1).unique(dim=1).shape[1] == 1, "of one colour"
+    gray = val["image"].mul(255).round().int()
+    assert gray.flatten(1).unique(dim=1).shape[1] == 1, "of one color"
     expected = [*range(6), *range(10, 16), *range(100, 105), *range(110, 115)]
-    assert grey[:, 0, 0, 0].tolist() == expected
+    assert gray[:, 0, 0, 0].tolist() == expected
     assert val["label"].tolist() == [0] * 6 + [1] * 6 + [0] * 5 + [1] * 5
 
 

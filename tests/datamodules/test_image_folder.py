@@ -3,18 +3,18 @@ import torch
 from PIL import Image
 
 from datamodules import ImageFolder
-from framework.data import KeyedDataset
-from framework.sampling import GlobalBatches
+from framework.data.datasets import IndexedDataset
+from framework.data.samplers import GlobalBatchSampler
 from tests.data import shared_data
 
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 
-def write_classes(folder, count=4, names=COLOURS):
+def write_classes(folder, count=4, names=COLORS):
     for name in names:
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            Image.new("RGB", (12, 9 + number), COLOURS[name]).save(folder / name / f"{number}.png")
+            Image.new("RGB", (12, 9 + number), COLORS[name]).save(folder / name / f"{number}.png")
 
 
 def ready(root, **arguments):
@@ -55,7 +55,7 @@ def test_validation_is_split_off_where_it_has_no_folder(tmp_path):
     assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [9, 3, 12]
 
 
-def test_resize_then_crop_the_centre(tmp_path):
+def test_resize_then_crop_the_center(tmp_path):
     (tmp_path / "a").mkdir()
     picture = Image.new("RGB", (30, 10), (255, 0, 0))
     picture.paste((0, 0, 255), (10, 0, 20, 10))
@@ -80,11 +80,11 @@ def test_resize_is_apart_from_the_crop(tmp_path):
 
 def test_a_rank_without_rows_has_images_of_the_right_shape(tmp_path):
     write_classes(tmp_path)
-    (batch,) = GlobalBatches(1, 4, shuffle=False, rank=1, world_size=2)
+    (batch,) = GlobalBatchSampler(1, 4, shuffle=False, rank=1, world_size=2)
     assert batch == [], "the last of one row on the second of two ranks"
     for channels in (1, 3):
         data = ready(tmp_path, channels=channels)
-        found = KeyedDataset(data.val_set).__getitems__(batch)
+        found = IndexedDataset(data.val_set).__getitems__(batch)
         assert found["image"].shape == (0, channels, 6, 6)
         assert found["image"].dtype == torch.float32
         assert found["label"].shape == found["index"].shape == (0,)
@@ -100,7 +100,7 @@ def test_images_are_float32_in_a_run_of_double_precision(tmp_path):
         torch.set_default_dtype(torch.float32)
 
 
-def test_grey_images(tmp_path):
+def test_gray_images(tmp_path):
     write_classes(tmp_path)
     data = ready(tmp_path, channels=1)
     assert data.input_shape == (1, 6, 6)
@@ -151,7 +151,7 @@ def test_real_faces():
     row = data.class_names.index("s11") * 10
     sample = data.train_set.dataset[row]
     with Image.open(shared_data("orl_faces", "s11", "1.pgm")) as file:
-        centre = torch.frombuffer(bytearray(file.tobytes()), dtype=torch.uint8).view(112, 92)[
+        center = torch.frombuffer(bytearray(file.tobytes()), dtype=torch.uint8).view(112, 92)[
             10:102
         ]
-    torch.testing.assert_close(sample["image"][0], centre / 255)
+    torch.testing.assert_close(sample["image"][0], center / 255)

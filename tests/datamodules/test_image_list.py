@@ -8,12 +8,12 @@ from datamodules import ImageList, WholeSet, image_list
 from tests.data import shared_data
 
 
-def write(folder, **greys):
-    """Write grey images by the names of their files; ``__`` stands for a subfolder."""
-    for name, grey in greys.items():
+def write(folder, **grays):
+    """Write gray images by the names of their files; ``__`` stands for a subfolder."""
+    for name, gray in grays.items():
         path = folder.joinpath(*name.split("__")).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 6), grey).save(path)
+        Image.new("L", (8, 6), gray).save(path)
 
 
 def ready(root, **arguments):
@@ -35,9 +35,9 @@ def test_all_images_below_a_folder_without_labels(tmp_path):
     batch = predicted(data)
     assert sorted(batch) == ["image", "index"]
     assert batch["index"].tolist() == [0, 1, 2, 3, 4]
-    grey = batch["image"].mul(255).round()
+    gray = batch["image"].mul(255).round()
     # sorted by path: a/deep/y, a/z, b, c, d
-    assert torch.equal(grey, torch.tensor([3.0, 2, 1, 4, 5]).view(5, 1, 1, 1).expand(5, 1, 4, 4))
+    assert torch.equal(gray, torch.tensor([3.0, 2, 1, 4, 5]).view(5, 1, 1, 1).expand(5, 1, 4, 4))
     assert (data.num_classes, data.class_names) == (None, None)
     assert sorted(next(iter(data.train_dataloader()))["index"].tolist()) == [0, 1, 2, 3, 4]
     assert data.val_dataloader() == data.test_dataloader() == []

@@ -53,11 +53,11 @@ def test_images_are_float32_in_a_run_of_double_precision():
     assert found == [torch.float32, torch.float32]
 
 
-def test_grey_is_repeated_and_colour_is_not():
-    grey, colour = random_images(2, 1, 4, 4), random_images(3, 3, 4, 4)
-    image = JoinedImages([grey, colour], {}, (3, 4, 4)).batch(range(5))["image"]
-    assert torch.equal(image[:2], grey.fields["image"].expand(-1, 3, -1, -1))
-    assert torch.equal(image[2:], colour.fields["image"])
+def test_gray_is_repeated_and_color_is_not():
+    gray, color = random_images(2, 1, 4, 4), random_images(3, 3, 4, 4)
+    image = JoinedImages([gray, color], {}, (3, 4, 4)).batch(range(5))["image"]
+    assert torch.equal(image[:2], gray.fields["image"].expand(-1, 3, -1, -1))
+    assert torch.equal(image[2:], color.fields["image"])
 
 
 def test_images_of_another_size_are_resized_alone():
@@ -75,7 +75,7 @@ def test_images_of_another_size_are_resized_alone():
     assert torch.equal(image, torch.cat(one_by_one)), "in any batch"
 
 
-def test_the_centre_is_cropped_after_resizing():
+def test_the_center_is_cropped_after_resizing():
     part = random_images(2, 1, 10, 10)
     image = JoinedImages([part], {}, (1, 10, 10), crop=6).batch([0, 1])["image"]
     assert torch.equal(image, part.fields["image"][:, :, 2:8, 2:8])
@@ -84,7 +84,7 @@ def test_the_centre_is_cropped_after_resizing():
     torch.testing.assert_close(image, expected[:, :, 7:13, 7:13])
 
 
-def test_each_set_is_normalised_by_its_own():
+def test_each_set_is_normalized_by_its_own():
     first, second, third = random_images(1, 1, 4, 4), random_images(2, 1, 4, 4), images(1, 1, 4)
     first.normalize = lambda image: image - 5
     second.normalize = lambda image: image * 2

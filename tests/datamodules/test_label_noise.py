@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.label_noise import LabelNoise
-from framework.restricted_pickle import load_torch
+from framework.data.restricted_pickle import load_torch
 from tests.data import shared_data
 
 CLEAN = torch.arange(10).repeat(2000)

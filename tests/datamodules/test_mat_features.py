@@ -62,7 +62,7 @@ def test_any_real_numbers(tmp_path, dtype):
     assert data.num_classes == 2, "from 0"
 
 
-def test_standardised_features(tmp_path):
+def test_standardized_features(tmp_path):
     values = FEATURES.copy()
     values[:, 2] = 7.5
     image = read(write(tmp_path, fts=values), standardize=True)[1]["image"].flatten(1)

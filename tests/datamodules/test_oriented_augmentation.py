@@ -18,8 +18,8 @@ from datamodules.oriented_augmentation import (
     RandomTranslation,
 )
 from datamodules.rendered_scenes import RenderedScenes
-from framework.data import ArrayDataset
-from framework.ops.rotated.boxes import signed_area
+from framework.data.datasets import ArrayDataset
+from framework.detection.rotated.boxes import signed_area
 
 SIZE = 96
 
@@ -41,14 +41,14 @@ def inside(quad, height=SIZE, width=SIZE):
 def a_quad(angle=0.4, x=50.0, y=40.0, length=40.0, width=16.0):
     along = torch.tensor([math.cos(angle), math.sin(angle)]) * length / 2
     across = torch.tensor([-math.sin(angle), math.cos(angle)]) * width / 2
-    centre = torch.tensor([x, y])
+    center = torch.tensor([x, y])
     # a trapezoid: the right side is shorter
     return torch.stack(
         [
-            centre - along - across,
-            centre + along - across / 2,
-            centre + along + across / 2,
-            centre - along + across,
+            center - along - across,
+            center + along - across / 2,
+            center + along + across / 2,
+            center - along + across,
         ]
     )
 
@@ -140,7 +140,7 @@ def test_interpolated_pixels_follow_the_corners(transform):
     )
     corners = set()
     for moved in results(transform, sample=sample):
-        known = moved["image"][2] > 0.9999  # not mixed with the grey outside
+        known = moved["image"][2] > 0.9999  # not mixed with the gray outside
         row, column = known.nonzero().double().add(0.5).unbind(1)
         source = moved["image"][:2, known].double().T * SIZE
         ones = torch.ones(len(source), 1, dtype=torch.float64)
@@ -245,7 +245,7 @@ def test_how_often_something_is_done():
         assert transform(one, none_drawn) is one
 
 
-def test_colours_change_and_corners_stay():
+def test_colors_change_and_corners_stay():
     sample = a_sample()
     (changed,) = results(PixelTransform(ColorJitter(brightness=(0.5, 0.5))), 1, sample)
     assert torch.allclose(changed["image"], sample["image"] / 2)

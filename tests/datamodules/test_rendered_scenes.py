@@ -100,28 +100,28 @@ def test_only_difficult_objects_are_faint(scenes):
     share = torch.cat([objects.difficult for _, objects in scenes]).float().mean()
     assert 0.02 < share < 0.09
     for picture, objects in scenes[:60]:
-        grey = picture @ np.array([0.299, 0.587, 0.114])
+        gray = picture @ np.array([0.299, 0.587, 0.114])
         for quad, difficult in zip(objects.quads, objects.difficult, strict=True):
             column, row = quad.mean(0).int().tolist()
-            middle = np.median(grey[row - 1 : row + 2, column - 1 : column + 2])
+            middle = np.median(gray[row - 1 : row + 2, column - 1 : column + 2])
             low, high = quad.amin(0).int().tolist(), quad.amax(0).ceil().int().tolist()
-            box = grey[low[1] : high[1], low[0] : high[0]]
-            mask = np.abs(box - middle) > 2  # not of the object's own colour
+            box = gray[low[1] : high[1], low[0] : high[0]]
+            mask = np.abs(box - middle) > 2  # not of the object's own color
             if difficult:
                 assert abs(box[mask].mean() - middle) < 60
             else:
                 assert abs(box[mask].mean() - middle) > 15
 
 
-def test_classes_do_not_show_in_the_colour():
-    """One colour stream serves all classes, so the brightest colours are spread over them."""
-    colours = {0: [], 1: [], 2: []}
+def test_classes_do_not_show_in_the_color():
+    """One color stream serves all classes, so the brightest colors are spread over them."""
+    colors = {0: [], 1: [], 2: []}
     for seed in range(150):
         picture, objects = render_scene(seed, 160, 160)
         for quad, label in zip(objects.quads, objects.label.tolist(), strict=True):
             column, row = quad.mean(0).int().tolist()
-            colours[label].append(picture[row, column].mean())
-    means = [float(np.mean(values)) for values in colours.values()]
+            colors[label].append(picture[row, column].mean())
+    means = [float(np.mean(values)) for values in colors.values()]
     assert max(means) - min(means) < 25
 
 

@@ -30,7 +30,7 @@ def test_a_quarter_turn_is_exact_and_anticlockwise():
 def test_a_turn_is_bilinear_with_zeros_outside():
     plain, turned = half("first")["image"].double(), half("first", 25)["image"].double()
     angle = torch.tensor(25.0, dtype=torch.float64).deg2rad()
-    # where the pixel in row 2, column 5 comes from; the centre is at 3.5, 3.5
+    # where the pixel in row 2, column 5 comes from; the center is at 3.5, 3.5
     down, right = -1.5, 1.5
     x = 3.5 + right * angle.cos() - down * angle.sin()
     y = 3.5 + right * angle.sin() + down * angle.cos()

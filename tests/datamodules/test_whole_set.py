@@ -164,13 +164,13 @@ def test_files_are_joined_too(tmp_path):
         for name in names:
             (tmp_path / part / name).mkdir(parents=True)
             for number in range(2):
-                grey = 100 * (part == "test") + 20 * number + ord(name) - ord("a")
+                gray = 100 * (part == "test") + 20 * number + ord(name) - ord("a")
                 path = tmp_path / part / name / f"{number}.png"
-                Image.new("L", (3, 3), grey).save(path)
+                Image.new("L", (3, 3), gray).save(path)
     data = ready(ImageFolder(str(tmp_path), image_size=2, channels=1))
     found = joined(data.val_dataloader())
-    grey = found["image"][:, 0, 0, 0].mul(255).round().int()
-    assert grey.tolist() == [0, 20, 1, 21, 101, 121]
+    gray = found["image"][:, 0, 0, 0].mul(255).round().int()
+    assert gray.tolist() == [0, 20, 1, 21, 101, 121]
     assert found["label"].tolist() == [0, 0, 1, 1, 1, 1]
     assert data.class_names == ["a", "b"]
 

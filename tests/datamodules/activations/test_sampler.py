@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.activations import sampler
-from datamodules.activations.sampler import GroupBatches
+from datamodules.activations.sampler import GroupBatchSampler
 
 
-def rows(batches: GroupBatches) -> list[list[int]]:
+def rows(batches: GroupBatchSampler) -> list[list[int]]:
     return [[row for _, row in batch] for batch in batches]
 
 
@@ -32,7 +32,7 @@ def test_every_row_comes_once_and_ranks_and_restarts_change_nothing(
         return
 
     def make(rank=0, world_size=1, epoch=3, start=0):
-        return GroupBatches(
+        return GroupBatchSampler(
             num_samples,
             share * shards,
             group_rows=group_rows,
@@ -59,7 +59,7 @@ def test_every_row_comes_once_and_ranks_and_restarts_change_nothing(
 
 
 def test_only_the_groups_of_a_window_are_mixed() -> None:
-    batches = GroupBatches(120, 10, group_rows=10, window_groups=3, seed=1)
+    batches = GroupBatchSampler(120, 10, group_rows=10, window_groups=3, seed=1)
     stream = [row for batch in rows(batches) for row in batch]
     for start in range(0, 120, 30):
         assert len({row // 10 for row in stream[start : start + 30]}) == 3
@@ -69,7 +69,7 @@ def test_only_the_groups_of_a_window_are_mixed() -> None:
 
 def test_epochs_and_seeds_differ() -> None:
     def order(seed, epoch):
-        batches = GroupBatches(
+        batches = GroupBatchSampler(
             60, 60, group_rows=5, window_groups=4, seed=seed, start=lambda: (epoch, 0)
         )
         return tuple(rows(batches)[0])
@@ -79,16 +79,16 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_the_last_batches_may_be_left_out() -> None:
-    batches = GroupBatches(55, 8, group_rows=5, window_groups=2, shards=2, drop_last=True)
+    batches = GroupBatchSampler(55, 8, group_rows=5, window_groups=2, shards=2, drop_last=True)
     # 11 groups: shard 1 has 25 rows, which are 6 whole parts of 4
     assert [len(batch) for batch in rows(batches)] == [8] * 6
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="shards=3 must divide batch_size=8"):
-        GroupBatches(100, 8, group_rows=5, window_groups=2, shards=3)
+        GroupBatchSampler(100, 8, group_rows=5, window_groups=2, shards=3)
     with pytest.raises(ValueError, match="shards=4 are more than the 2 groups of 5 rows"):
-        GroupBatches(10, 8, group_rows=5, window_groups=2, shards=4)
+        GroupBatchSampler(10, 8, group_rows=5, window_groups=2, shards=4)
 
 
 def test_example() -> None:

@@ -94,7 +94,7 @@ def test_training_leaves_out_what_a_tile_hardly_shows(scenes):
     assert (evaluated.objects.objects.difficult == 2).any()
 
 
-def test_a_small_image_is_filled_up_with_grey(scenes):
+def test_a_small_image_is_filled_up_with_gray(scenes):
     (batch,) = ready(scenes, "validate").val_dataloader()
     assert batch["tile_extent"].tolist() == [[90, 70]]
     image = batch["image"][0].mul(255).round()

@@ -5,7 +5,7 @@ import torch
 
 from datamodules.dota import labels
 from datamodules.dota.classes import CLASS_NAMES
-from datamodules.dota.faults import Faults
+from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.labels import read_labels, write_labels
 from tests.data import shared_data
 
@@ -76,25 +76,25 @@ def test_a_wrong_line_is_named_or_counted(tmp_path, line, message):
     path = written(tmp_path, "gsd:0.1", f"{SQUARE} harbor 1", line, f"{SQUARE} ship 0")
     with pytest.raises(ValueError, match=f"P0001.txt, line 3: {message}"):
         read_labels(path, ["ship", "harbor"])
-    faults = Faults(strict=False)
+    faults = LabelErrors(strict=False)
     objects = read_labels(path, ["ship", "harbor"], faults)
     assert objects.label.tolist() == [1, 0]
     assert faults.kinds.total() == 1
     assert "line 3" in faults.first
     with pytest.raises(ValueError, match=r"line 3: .*[^.]; strict: false leaves it out\.$"):
-        read_labels(path, ["ship", "harbor"], Faults(strict=True))
+        read_labels(path, ["ship", "harbor"], LabelErrors(strict=True))
 
 
 def test_objects_wholly_outside_the_image_are_faults(tmp_path):
     lines = [f"{left} 0 {left + 9} 0 {left + 9} 9 {left} 9 ship 0" for left in (-9, -8, 49, 50)]
     path = written(tmp_path, *lines)
     assert len(read_labels(path, ["ship"])) == 4, "of an image of unknown size"
-    faults = Faults(strict=False)
+    faults = LabelErrors(strict=False)
     objects = read_labels(path, ["ship"], faults, size=(50, 20))
     assert objects.quads[:, 0, 0].tolist() == [-8, 49]
     assert faults.kinds == {"outside the image": 2}
     with pytest.raises(ValueError, match=r"line 1: .* lies outside the image, 50 x 20; strict"):
-        read_labels(path, ["ship"], Faults(strict=True), size=(50, 20))
+        read_labels(path, ["ship"], LabelErrors(strict=True), size=(50, 20))
 
 
 def test_bytes_that_are_no_text(tmp_path):
@@ -102,7 +102,7 @@ def test_bytes_that_are_no_text(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"P0001.txt is not a text file in UTF-8"):
         read_labels(path, ["ship"])
-    assert len(read_labels(path, ["ship"], Faults(strict=False))) == 0
+    assert len(read_labels(path, ["ship"], LabelErrors(strict=False))) == 0
 
 
 def test_what_is_written_is_read(tmp_path):

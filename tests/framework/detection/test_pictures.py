@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from framework.detection import detections, figures, pictures
-from framework.metrics.detection_samples import KeptDetections, object_rows
+from framework.detection.detection_samples import KeptDetections, object_rows
 
 BOX = torch.tensor([[[2.0, 3], [12, 3], [12, 9], [2, 9]]])
 
@@ -26,11 +26,11 @@ def found(score=0.8, label=1):
     }
 
 
-def test_the_outline_has_the_colour_of_the_class():
+def test_the_outline_has_the_color_of_the_class():
     image = torch.zeros(3, 20, 20)
     drawn = pictures.draw_detections(image, found(), ["a", "b"])
-    colour = figures.class_colour(1).lstrip("#")
-    rgb = torch.tensor([int(colour[k : k + 2], 16) for k in (0, 2, 4)], dtype=torch.uint8)
+    color = figures.class_color(1).lstrip("#")
+    rgb = torch.tensor([int(color[k : k + 2], 16) for k in (0, 2, 4)], dtype=torch.uint8)
     for x, y in ((2, 6), (12, 6), (7, 9)):
         assert torch.equal(drawn[:, y, x], rgb), (x, y)
     assert not drawn[:, 15:].any()
@@ -78,7 +78,7 @@ def test_panels_show_truth_and_certain_detections():
     assert len(second.patches) == 2
     assert not second.texts
     assert [t.get_text() for t in figure.legends[0].texts][1:] == ["b"]
-    # a corner at pixel coordinate 2 is the left edge of column 2, which imshow centres at 2
+    # a corner at pixel coordinate 2 is the left edge of column 2, which imshow centers at 2
     assert first.patches[0].get_xy()[0].tolist() == [1.5, 2.5]
 
 

@@ -136,14 +136,14 @@ def test_the_first_corner_stays_the_head(first):
 def test_what_is_shown_lies_in_the_tile_and_the_object(angle, x, y, length, width):
     along = torch.tensor([math.cos(angle), math.sin(angle)]) * length / 2
     across = torch.tensor([-math.sin(angle), math.cos(angle)]) * width / 2
-    centre = torch.tensor([x, y])
+    center = torch.tensor([x, y])
     corners = [-along - across, along - across, along + across, across - along]
-    quad = torch.stack([centre + corner for corner in corners])
+    quad = torch.stack([center + corner for corner in corners])
     part = tile_objects(an_object(quad.tolist()), 0, 0, 100)
     if len(part):
         assert part.quads.min() >= 0
         assert part.quads.max() <= 100
-        offset = part.quads[0] - centre
+        offset = part.quads[0] - center
         assert (offset @ along).abs().max() <= (length / 2) ** 2 + 1e-2
         assert (offset @ across).abs().max() <= (width / 2) ** 2 + 1e-2
         x0, y0 = part.quads[0].unbind(-1)

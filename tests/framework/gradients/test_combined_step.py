@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from framework.compatibility import IncompatibleError
-from framework.distributed import rank, world_size
+from framework.distributed.collectives import rank, world_size
 from framework.gradients import Combination, GradientCombiner, GradientFacts, WeightedSum
 from framework.gradients.combined_step import CombinedStep
-from framework.objectives import Objectives
-from framework.reduction import reduce_objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import reduce_objectives
 
 
 def draw(*shape: int, seed: int) -> Tensor:

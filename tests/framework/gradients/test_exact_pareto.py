@@ -38,7 +38,7 @@ def test_the_non_uniformity_by_hand() -> None:
         assert found.logs["mode"] == 1
 
 
-def test_the_balance_programme_by_hand() -> None:
+def test_the_balance_program_by_hand() -> None:
     """Losses (4, 1): a is (0.138629, -0.554518), half of (log 1.6, log 0.4) - 0.192745.
 
     The first term must not rise, the second may, by as much as along a.
@@ -106,22 +106,22 @@ def test_descent_keeps_the_balance_where_it_can() -> None:
 
 
 def descend(
-    preference: list[float], centres: Tensor, epsilon: float, steps: int
+    preference: list[float], centers: Tensor, epsilon: float, steps: int
 ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Combination]]]:
-    """Descend on the mean squared distances to ``centres`` with shrinking steps.
+    """Descend on the mean squared distances to ``centers`` with shrinking steps.
 
     Returns the point, the losses there and what each step saw and did.
     """
     combiner, history = EPO(preference, epsilon=epsilon), []
-    x = torch.linspace(-0.9, 2, centres.shape[1], dtype=torch.float64)
+    x = torch.linspace(-0.9, 2, centers.shape[1], dtype=torch.float64)
     for step in range(steps):
-        difference = x - centres
+        difference = x - centers
         rows = 2 * difference / len(x)
         given_facts = facts(rows, difference.square().mean(1))
         found = combiner.combination(given_facts)
         history.append((given_facts.gram, found))
         x = x - 0.3 / (1 + 0.01 * step) * found.scale * (found.weights @ rows)
-    return x, (x - centres).square().mean(1), history
+    return x, (x - centers).square().mean(1), history
 
 
 @pytest.mark.parametrize("preference", [[1.0, 1.0], [1.0, 4.0], [3.0, 1.0], [1.0, 25.0]])
@@ -142,8 +142,8 @@ def test_two_losses_end_on_the_front_in_the_proportion_asked_for(preference: lis
 @pytest.mark.parametrize("preference", [[1.0, 1.0, 1.0], [2.0, 1.0, 1.0], [1.0, 2.0, 3.0]])
 def test_three_losses_end_on_the_front_in_the_proportion_asked_for(preference: list[float]) -> None:
     """Distances to the corners of a triangle, in whose hull the front is."""
-    centres = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], dtype=torch.float64)
-    x, losses, _ = descend(preference, centres, epsilon=1e-11, steps=1000)
+    centers = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], dtype=torch.float64)
+    x, losses, _ = descend(preference, centers, epsilon=1e-11, steps=1000)
     weighted = torch.tensor(preference) * losses
     assert float(weighted.max() / weighted.min()) == pytest.approx(1, abs=2e-5)
     assert float(x[:3].sum()) == pytest.approx(1, abs=1e-12)

@@ -1,4 +1,4 @@
-"""The programme steered by held-out data: the spec's worked cases, invariances and fallbacks."""
+"""The program steered by held-out data: the spec's worked cases, invariances and fallbacks."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_constraint_on_the_guide_changes_the_weights() -> None:
     assert HeldOutGuidedLP().weights(gram, a).tolist() == pytest.approx([0, 1, 0], abs=1e-9)
 
 
-# ---- which programme ----------------------------------------------------------------------------
+# ---- which program ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the programmes of Exact Pareto Optimal search promise, on random gradients."""
+"""What the programs of Exact Pareto Optimal search promise, on random gradients."""
 
 from __future__ import annotations
 

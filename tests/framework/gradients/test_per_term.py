@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from framework.distributed import rank, world_size
-from framework.gradients.given import with_gradients
+from framework.distributed.collectives import rank, world_size
+from framework.gradients.inject_gradients import with_gradients
 from framework.gradients.per_term import (
     feature_products,
     global_rows,

@@ -1,4 +1,4 @@
-"""Linear programmes over the simplex: as another solver finds, and what is best of several."""
+"""Linear programs over the simplex: as another solver finds, and what is best of several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from framework.gradients import simplex_lp
-from framework.gradients.simplex_lp import LARGEST_ENUMERATED, Array, maximise_on_simplex
+from framework.gradients.simplex_lp import LARGEST_ENUMERATED, Array, maximize_on_simplex
 
 
 def problem(variables: int, constraints: int, seed: int) -> tuple[Array, Array, Array]:
@@ -39,7 +39,7 @@ def reference(c: Array, rows: Array, bounds: Array) -> float | None:
 @given(st.integers(1, 6), st.integers(0, 7), st.integers(0, 9999))
 def test_the_optimum_is_that_of_linprog(variables: int, constraints: int, seed: int) -> None:
     c, rows, bounds = problem(variables, constraints, seed)
-    w, optimum = maximise_on_simplex(c, rows, bounds), reference(c, rows, bounds)
+    w, optimum = maximize_on_simplex(c, rows, bounds), reference(c, rows, bounds)
     assert (w is None) == (optimum is None)
     if w is not None:
         assert c @ w == pytest.approx(optimum, abs=1e-7)
@@ -57,7 +57,7 @@ def test_both_outcomes_occur_above() -> None:
 def test_without_constraints_the_largest_entry_wins() -> None:
     for m in (1, 3, 6):
         c = np.arange(m, dtype=float)
-        w = maximise_on_simplex(c, np.zeros((0, m)), np.zeros(0))
+        w = maximize_on_simplex(c, np.zeros((0, m)), np.zeros(0))
         assert w is not None
         assert w.tolist() == [0.0] * (m - 1) + [1.0]
 
@@ -65,11 +65,11 @@ def test_without_constraints_the_largest_entry_wins() -> None:
 def test_a_constraint_that_no_weights_meet() -> None:
     for m in (1, 2, 6):
         row = np.ones((1, m))
-        assert maximise_on_simplex(np.ones(m), row, np.array([1.01])) is None
-        assert maximise_on_simplex(np.ones(m), 0 * row, np.array([1e-6])) is None
+        assert maximize_on_simplex(np.ones(m), row, np.array([1.01])) is None
+        assert maximize_on_simplex(np.ones(m), 0 * row, np.array([1e-6])) is None
         # met by all, with nothing to spare
         for bound in (row, 0 * row):
-            assert maximise_on_simplex(np.ones(m), bound, bound[:, 0]) is not None
+            assert maximize_on_simplex(np.ones(m), bound, bound[:, 0]) is not None
 
 
 def test_of_several_best_the_nearest_to_equal_ones() -> None:
@@ -79,12 +79,12 @@ def test_of_several_best_the_nearest_to_equal_ones() -> None:
         ([5.0, 5.0, 5.0], [1 / 3, 1 / 3, 1 / 3]),
         ([5.0, 4.0, 5.0], [0.5, 0.0, 0.5]),
     ):
-        w = maximise_on_simplex(np.array(c), none, np.zeros(0))
+        w = maximize_on_simplex(np.array(c), none, np.zeros(0))
         assert w == pytest.approx(expected, abs=1e-12)
     # on the edge from (1, 0, 0) to (1/4, 3/4, 0), of which half and half is a part
-    w = maximise_on_simplex(np.array([1.0, 1, 0]), np.array([[3.0, -1, 0]]), np.zeros(1))
+    w = maximize_on_simplex(np.array([1.0, 1, 0]), np.array([[3.0, -1, 0]]), np.zeros(1))
     assert w == pytest.approx([0.5, 0.5, 0], abs=1e-12)
-    w = maximise_on_simplex(np.array([1.0, 1, 0]), np.array([[1.0, -2, 0]]), np.zeros(1))
+    w = maximize_on_simplex(np.array([1.0, 1, 0]), np.array([[1.0, -2, 0]]), np.zeros(1))
     assert w == pytest.approx([2 / 3, 1 / 3, 0], abs=1e-12)
 
 
@@ -98,10 +98,10 @@ def test_the_order_does_not_matter(
     c = rng.integers(-1, 2, variables).astype(float)
     rows = rng.integers(-2, 3, (constraints, variables)).astype(float)
     rows = np.concatenate([rows, -rows[:1]])
-    w = maximise_on_simplex(c, rows, np.zeros(len(rows)))
+    w = maximize_on_simplex(c, rows, np.zeros(len(rows)))
     order = data.draw(st.permutations(range(variables)))
     other = data.draw(st.permutations(range(len(rows))))
-    moved = maximise_on_simplex(c[order], rows[other][:, order], np.zeros(len(rows)))
+    moved = maximize_on_simplex(c[order], rows[other][:, order], np.zeros(len(rows)))
     assert (w is None) == (moved is None)
     if w is not None and moved is not None:
         assert moved == pytest.approx(w[order], abs=1e-7)
@@ -113,9 +113,9 @@ def test_neither_the_size_of_the_objective_nor_of_a_row_counts(
     variables: int, constraints: int, seed: int
 ) -> None:
     c, rows, bounds = problem(variables, constraints, seed)
-    w = maximise_on_simplex(c, rows, bounds)
+    w = maximize_on_simplex(c, rows, bounds)
     factor = 2.0 ** np.random.default_rng(seed).integers(-40, 40, constraints)
-    scaled = maximise_on_simplex(2.0**30 * c, factor[:, None] * rows, factor * bounds)
+    scaled = maximize_on_simplex(2.0**30 * c, factor[:, None] * rows, factor * bounds)
     assert (w is None) == (scaled is None)
     if w is not None and scaled is not None:
         assert np.array_equal(w, scaled)
@@ -124,7 +124,7 @@ def test_neither_the_size_of_the_objective_nor_of_a_row_counts(
 @pytest.mark.parametrize("ratio", [1e-9, 1e-3, 1e3, 1e9])
 def test_coefficients_of_very_different_size(ratio: float) -> None:
     """As of gradients of very different length, w1 at least half of w2 times the ratio."""
-    w = maximise_on_simplex(np.array([0.0, 1.0]), np.array([[1.0, -ratio / 2]]), np.zeros(1))
+    w = maximize_on_simplex(np.array([0.0, 1.0]), np.array([[1.0, -ratio / 2]]), np.zeros(1))
     expected = np.array([ratio / 2, 1]) / (1 + ratio / 2)
     np.testing.assert_allclose(w, expected, rtol=1e-9)
 
@@ -133,7 +133,7 @@ def test_coefficients_of_very_different_size(ratio: float) -> None:
 def test_constraints_that_are_nearly_parallel(gap: float) -> None:
     """The difference of the first weight and the others is between 0 and gap (2 w2 - w1)."""
     rows = np.array([[1.0, -1.0, -1.0], [-1.0 - gap, 1.0 + 2 * gap, 1.0]])
-    w = maximise_on_simplex(np.array([0.0, 0.0, 1.0]), rows, np.zeros(2))
+    w = maximize_on_simplex(np.array([0.0, 0.0, 1.0]), rows, np.zeros(2))
     np.testing.assert_allclose(w, [0.5, 0.25, 0.25], rtol=1e-8)
 
 

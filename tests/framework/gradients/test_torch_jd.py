@@ -18,7 +18,7 @@ from torch import Tensor
 from torchjd.aggregation import Aggregator, GramianWeightedAggregator, WeightedAggregator
 
 from framework.gradients import GradientFacts, TorchJD, torch_jd
-from framework.randomness import global_seed, seeded
+from framework.utilities.randomness import global_seed, seeded
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "AlignedMTL": {"pref_vector": [1.0, 2.0, 1.0]},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from framework.distributed import rank
+from framework.distributed.collectives import rank
 from framework.layers import GlobalDropout, dropout
 
 SHAPE = (7, 3, 5)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from framework.distributed import (
+from framework.distributed.collectives import (
     all_reduce_sum,
     all_reduce_sum_with_grad,
     gather_with_grad,
@@ -94,7 +94,7 @@ def replicated(x):
     return all_reduce_sum_with_grad(x) / world_size()
 
 
-def normalise_slices(x, weight, bias):
+def normalize_slices(x, weight, bias):
     layer = SyncBatchNorm(2, track_running_stats=False, dtype=torch.float64)
     parameters = {"weight": replicated(weight), "bias": replicated(bias)}
     y = torch.func.functional_call(layer, parameters, mine(replicated(x), [3, 1]))
@@ -108,7 +108,7 @@ def check_gradients():
         torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
         for shape in shapes
     ]
-    return gradcheck(normalise_slices, inputs) and gradgradcheck(normalise_slices, inputs)
+    return gradcheck(normalize_slices, inputs) and gradgradcheck(normalize_slices, inputs)
 
 
 def test_gradcheck_twice(two_ranks):
@@ -135,7 +135,7 @@ def half_precision():
     return y.float()
 
 
-def test_half_precision_is_normalised_in_float32(two_ranks):
+def test_half_precision_is_normalized_in_float32(two_ranks):
     y = torch.cat(two_ranks(half_precision))
     x = torch.randn(8, 3, 5, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     torch.testing.assert_close(y, nn.BatchNorm1d(3)(x.float()), rtol=1e-2, atol=1e-2)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from framework.losses import AggregateResponseLoss, ClassificationLoss, RegressionLoss, aggregate
-from framework.objectives import Objectives
-from framework.reduction import reduce_objectives
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import reduce_objectives
 
 every_base = pytest.mark.parametrize("base", ["mse", "bce", "ce"])
 PLAIN = {

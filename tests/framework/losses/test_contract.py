@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import framework.losses
-from framework.attacks import PGDAttack
+from framework.attacks.pgd import PGDAttack
 from framework.losses import (
     AggregateResponseLoss,
     ALDRLoss,
@@ -22,8 +22,8 @@ from framework.losses import (
     NormalizedLogisticLoss,
     SmoothAdversarialCompSumLoss,
 )
-from framework.objectives import Objectives
-from framework.reduction import reduce_objectives
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import reduce_objectives
 
 ATTACK = PGDAttack(eps=0.1, steps=2, clamp=None)
 BUILD: dict[str, Callable[..., ClassificationLoss]] = {

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from framework.losses import CSQMI, ConditionalCSDivergenceLoss, CSIBLoss, cs_divergence, csib
-from framework.objectives import Objectives
-from framework.reduction import reduce_objectives
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import reduce_objectives
 
 DENOMINATORS = ("square_of_sum", "sum_of_squares")
 X = torch.tensor([[0.0], [0.5], [2.0]], dtype=torch.float64)

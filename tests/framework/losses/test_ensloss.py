@@ -11,10 +11,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 import trimtab
-from framework.distributed import shared_generator
+from framework.distributed.collectives import shared_generator
 from framework.losses import EnsLoss
 from framework.losses.ensloss import boxcox_inverse, loss_slopes
-from framework.randomness import global_seed
+from framework.utilities.randomness import global_seed
 from tests.configs import arguments
 from tests.runs import QUIET
 

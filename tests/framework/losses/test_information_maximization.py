@@ -1,4 +1,4 @@
-"""Information maximisation: the spec's numbers, its extremes, and the global batch."""
+"""Information maximization: the spec's numbers, its extremes, and the global batch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from framework.distributed import rank, world_size
+from framework.adaptation.bayes_refinement import bayes_refine
+from framework.distributed.collectives import rank, world_size
 from framework.losses import (
     ClassificationLoss,
     RegressionLoss,
     TargetClassificationMimicking,
     information_maximization,
 )
-from framework.losses.apply import add_term
-from framework.objectives import Objectives
-from framework.ops.bayes_refinement import bayes_refine
-from framework.reduction import reduce_objectives
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import reduce_objectives
+from framework.training.terms import add_term
 
 P = torch.tensor(
     [[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.2, 0.2, 0.6], [0.5, 0.25, 0.25]], dtype=torch.float64

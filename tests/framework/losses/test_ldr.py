@@ -115,7 +115,7 @@ def test_ldr_is_convex(seed: int, lam: float, share: float) -> None:
     assert (between < chord - 1e-9).any()
 
 
-def test_a_constant_added_to_the_logits_changes_nothing_unless_they_are_normalised() -> None:
+def test_a_constant_added_to_the_logits_changes_nothing_unless_they_are_normalized() -> None:
     logits, labels = random_logits(2), torch.arange(16) % 5
     for loss in (LDRLoss(normalize=None), ALDRLoss(normalize=None).eval()):
         shifted, plain = (loss(f, labels, index=labels) for f in (logits + 12.5, logits))
@@ -125,7 +125,7 @@ def test_a_constant_added_to_the_logits_changes_nothing_unless_they_are_normalis
         assert (shifted - plain).abs() > 1e-3
 
 
-def test_normalisation() -> None:
+def test_normalization() -> None:
     expected = [[1.714286, -0.857143, 0.428571], [1.5, 0.5, -1.0]]
     actual = normalize_logits(LOGITS, "l1")
     torch.testing.assert_close(actual, torch.tensor(expected).double(), atol=6e-7, rtol=1e-7)

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from framework.attacks import Attack, PGDAttack
+from framework.attacks.attack import Attack
+from framework.attacks.pgd import PGDAttack
 from framework.losses import CompSumLoss, SmoothAdversarialCompSumLoss, smooth_adversarial
 from framework.losses.smooth_adversarial import margin_shift
-from framework.objectives import Objectives
-from framework.reduction import reduce_objectives
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import reduce_objectives
 from tests.configs import arguments
 from tests.runs import CONFIGS, fit
 

@@ -31,7 +31,7 @@ def test_every_prefix_has_the_accuracy_that_torchmetrics_gives() -> None:
 
 def accuracy_of(counts: list[int]) -> torch.Tensor:
     """Return the metric of this rank's slice of the example."""
-    from framework.distributed import rank
+    from framework.distributed.collectives import rank
 
     predictions, target = example()
     start = sum(counts[: rank()])

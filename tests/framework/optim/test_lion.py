@@ -77,7 +77,7 @@ def quadratic(x: torch.Tensor) -> torch.Tensor:
 
 
 def constrained_minimum() -> torch.Tensor:
-    """Minimise the quadratic + 0.05 |x|^2 on |x| <= 2 by projected gradient descent."""
+    """Minimize the quadratic + 0.05 |x|^2 on |x| <= 2 by projected gradient descent."""
     x = torch.zeros(3, dtype=torch.float64)
     for _ in range(2000):
         x = (x - 0.3 * (Q @ x - B + 0.1 * x)).clamp(-2, 2)

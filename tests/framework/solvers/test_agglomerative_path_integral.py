@@ -33,7 +33,7 @@ def numbered(partition) -> np.ndarray:
 
 
 def dense_graph(X, n_neighbors, a=1.0):  # noqa: N803
-    """Return W and the clusters of nearest neighbours, by the definition."""
+    """Return W and the clusters of nearest neighbors, by the definition."""
     n = len(X)
     D = cdist(X, X, "sqeuclidean")
     np.fill_diagonal(D, -1)
@@ -103,7 +103,7 @@ def test_every_merge_is_the_one_of_a_dense_brute_force(seed, z):
 
 
 @pytest.mark.parametrize("z", [0.01, 0.9])
-def test_more_clusters_than_nearest_neighbours_give_start_from_single_samples(z):
+def test_more_clusters_than_nearest_neighbors_give_start_from_single_samples(z):
     X = np.random.default_rng(3).standard_normal((16, 3))
     W, first = dense_graph(X, n_neighbors=4)
     expected = dense_partitions(W, [[i] for i in range(16)], z)
@@ -276,7 +276,7 @@ def test_samples_that_are_all_the_same():
         assert np.unique(found).tolist() == list(range(n_clusters))
 
 
-def test_fewer_samples_than_neighbours():
+def test_fewer_samples_than_neighbors():
     X = np.random.default_rng(7).standard_normal((9, 2))
     W, first = dense_graph(X, n_neighbors=8)
     for n_clusters, partition in dense_partitions(W, first, z=0.01).items():

@@ -6,9 +6,9 @@ import pytest
 import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from framework.data.bag_sampling import assign_bags
+from framework.data.privacy import MeanRelease
 from framework.losses import AggregateResponseLoss
-from framework.privacy import MeanRelease
-from framework.sampling import assign_bags
 from framework.solvers import (
     AggregateRidge,
     aggregate_ridge,

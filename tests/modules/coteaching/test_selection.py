@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.losses import CompSumLoss
-from framework.objectives import Objectives
-from framework.reduction import reduce_objectives
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import reduce_objectives
 from modules import CoTeaching
 
 

@@ -14,9 +14,9 @@ from matplotlib.image import AxesImage
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from framework.metrics.cluster_samples import KeptSamples
-from framework.metrics.code_sample import KeptCodes
-from framework.plots import COLOURS
+from framework.clustering.cluster_samples import KeptSamples
+from framework.figures.style import COLORS
+from framework.metrics.embedding_sample import EmbeddingSnapshot
 from modules.depict.figures import (
     cluster_confusion,
     cluster_sheet,
@@ -79,13 +79,13 @@ def test_without_classes_rows_are_in_the_order_of_the_clusters() -> None:
     assert "atched" not in figure.get_supxlabel()
 
 
-def test_colour_and_missing_images() -> None:
+def test_color_and_missing_images() -> None:
     images = torch.tensor([1.0, -1.0, 0.0]).view(1, 1, 3, 1, 1).expand(1, 2, 3, 4, 4)
     sheet = pixels(cluster_sheet(images, torch.tensor([[True, False]]), torch.ones(1)).axes[0])
     assert sheet[0, 0].tolist() == [1, 0, 0.5]
     assert sheet[0, 4].tolist() == [1, 1, 1]
     assert sheet[0, 5].tolist() == pytest.approx([0.95] * 3)
-    # two channels have no colours, and values outside are those at the edge
+    # two channels have no colors, and values outside are those at the edge
     images = torch.tensor([5.0, 5.0]).view(1, 1, 2, 1, 1).expand(1, 1, 2, 4, 4)
     sheet = pixels(cluster_sheet(images, torch.tensor([[True]]), torch.ones(1)).axes[0])
     assert sheet[0, 0].tolist() == [1, 1, 1]
@@ -156,20 +156,20 @@ def test_all_panels_show_the_plane_of_the_last() -> None:
     assert [text.get_text() for text in legend.get_texts()] == list("0123456789")
     share = plane.explained_variance_ratio_.sum()
     assert f"hold {share:.0%} of its variance" in legend.get_title().get_text()
-    assert "colour the true class" in legend.get_title().get_text()
+    assert "color the true class" in legend.get_title().get_text()
     # names stand in the last panel
     assert [len(axes.texts) for axes in figure.axes] == [0, 10]
 
 
-def test_colours_tell_groups_apart() -> None:
+def test_colors_tell_groups_apart() -> None:
     codes, _ = digits_codes()
     group = torch.arange(120) % 3
     group[0] = -1
     figure = code_projection([("now", codes, group)])
-    colours = [to_hex(c) for c in figure.axes[0].collections[0].get_facecolors()]
-    assert colours[0] == to_hex("0.75")
-    assert colours[1:4] == [COLOURS[1].lower(), COLOURS[2].lower(), COLOURS[0].lower()]
-    assert "colour the cluster" in figure.legends[0].get_title().get_text()
+    colors = [to_hex(c) for c in figure.axes[0].collections[0].get_facecolors()]
+    assert colors[0] == to_hex("0.75")
+    assert colors[1:4] == [COLORS[1].lower(), COLORS[2].lower(), COLORS[0].lower()]
+    assert "color the cluster" in figure.legends[0].get_title().get_text()
     for groups in (10, 20, 68):
         many = code_projection([("now", codes, torch.arange(120) % groups)])
         shades = {to_hex(c) for c in many.axes[0].collections[0].get_facecolors()}
@@ -247,8 +247,8 @@ def test_every_stage_stands_in_its_row() -> None:
         drawn = [(*line.get_xdata(), *line.get_ydata()) for line in axes.lines]
         assert drawn == points
         assert [text.get_text() for text in axes.texts] == [f"{x:.3f}" for x, _ in points]
-        colours = [line.get_color() for line in axes.lines]
-        assert colours == [COLOURS[0]] * (len(points) - 1) + [COLOURS[1]]
+        colors = [line.get_color() for line in axes.lines]
+        assert colors == [COLORS[0]] * (len(points) - 1) + [COLORS[1]]
     assert "the best of each is orange" in figure.get_supxlabel()
 
 
@@ -258,10 +258,10 @@ def test_one_stage_alone_is_drawn() -> None:
     assert axes.get_xlim()[0] < 0.5 < axes.get_xlim()[1]
 
 
-def evaluation(labelled: bool) -> tuple[dict[str, Any], Snapshots]:
+def evaluation(labeled: bool) -> tuple[dict[str, Any], Snapshots]:
     codes, label = digits_codes()
-    group = label % 3 if labelled else torch.full_like(label, -1)
-    kept = KeptCodes(codes, torch.arange(120) % 4, group)
+    group = label % 3 if labeled else torch.full_like(label, -1)
+    kept = EmbeddingSnapshot(codes, torch.arange(120) % 4, group)
     snapshots = Snapshots()
     snapshots.add("epoch 1", kept)
     values = {
@@ -269,7 +269,7 @@ def evaluation(labelled: bool) -> tuple[dict[str, Any], Snapshots]:
         "sizes": TABLE.sum(1),
         "codes": kept,
     }
-    if labelled:
+    if labeled:
         values |= {
             "confusion": TABLE,
             "accuracy": torch.tensor(0.6),
@@ -278,8 +278,8 @@ def evaluation(labelled: bool) -> tuple[dict[str, Any], Snapshots]:
     return values, snapshots
 
 
-def test_all_figures_of_labelled_data() -> None:
-    values, snapshots = evaluation(labelled=True)
+def test_all_figures_of_labeled_data() -> None:
+    values, snapshots = evaluation(labeled=True)
     scores = {"accuracy": 0.5, "nmi_geometric": 0.4}
     stages = {"head": scores, "kmeans_code": scores, "kmeans_pixels": scores}
     figures = evaluation_figures(values, stages, snapshots)
@@ -299,10 +299,10 @@ def test_all_figures_of_labelled_data() -> None:
 
 
 def test_figures_of_data_without_labels() -> None:
-    values, snapshots = evaluation(labelled=False)
+    values, snapshots = evaluation(labeled=False)
     figures = evaluation_figures(values, {}, snapshots)
     assert set(figures) == {"clusters", "codes"}
-    assert "colour the cluster" in figures["codes"].legends[0].get_title().get_text()
+    assert "color the cluster" in figures["codes"].legends[0].get_title().get_text()
     assert len(figures["codes"].axes[0].texts) == 4
     assert set(evaluation_figures(values, {}, None)) == {"clusters"}
     assert set(evaluation_figures(values, {}, Snapshots())) == {"clusters"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from callbacks import DynamicPreference
+from framework.clustering.target_distribution import dec_target_distribution
 from framework.gradients import Combination, GradientCombiner
-from framework.ops.target_distribution import dec_target_distribution
 from tests.modules.depict.small import data, model
 from tests.tiny import tiny_trainer
 

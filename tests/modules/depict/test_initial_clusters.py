@@ -12,7 +12,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from framework.distributed import rank
+from framework.distributed.collectives import rank
 from modules.depict.initial_clusters import centroids, initial_clusters
 from modules.depict.network import DEPICTNetwork, MultiLayerDenoisingAE
 

@@ -14,10 +14,10 @@ from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
 from datamodules import Digits, WholeSet
-from framework.compatibility import IncompatibleError
+from framework.clustering.target_distribution import dec_target_distribution
 from framework.losses import CompSumLoss, EnsLoss
-from framework.ops.target_distribution import dec_target_distribution
-from framework.reduction import reduce_objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.reduction import reduce_objectives
 from modules import DEPICT
 from tests.modules.depict.small import SAMPLES, data, fit, model
 from tests.runs import differences
@@ -367,7 +367,7 @@ def test_a_second_fit_starts_anew(tmp_path: Path) -> None:
     assert parts == ["autoencoder"] * 4 + ["head"] * 4 + ["joint"] * 4
 
 
-class Relabelled(Digits):
+class Relabeled(Digits):
     """Digits whose labels are turned round."""
 
     def read(self):
@@ -379,7 +379,7 @@ class Relabelled(Digits):
 
 def test_labels_do_not_change_a_single_bit(tmp_path: Path) -> None:
     source = WholeSet(
-        Relabelled(test_size=SAMPLES, mean=[0.5], std=[0.5]), parts=["test"], batch_size=40
+        Relabeled(test_size=SAMPLES, mean=[0.5], std=[0.5]), parts=["test"], batch_size=40
     )
     ours, _ = fit(tmp_path / "a")
     other, _ = fit(tmp_path / "b", source=source)

@@ -226,7 +226,7 @@ def test_the_head_points_at_the_centroids() -> None:
     torch.testing.assert_close(weight, torch.tensor(expected))
     torch.testing.assert_close(weight.norm(dim=1), torch.ones(3))
     assert not bias.any()
-    # the optimiser knows these objects
+    # the optimizer knows these objects
     assert model.head.weight is weight
     assert weight.requires_grad
     assert bias.requires_grad

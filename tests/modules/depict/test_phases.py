@@ -90,7 +90,7 @@ def test_the_best_weights_come_back() -> None:
     phase.restore_best(network)
     assert weight(network) == 2
     assert phase.best_score == 0.1
-    # the optimiser knows these objects
+    # the optimizer knows these objects
     assert all(map(lambda a, b: a is b, parameters, network.parameters()))
     assert all(p.requires_grad and p.is_leaf for p in network.parameters())
     # training goes on and leaves what was kept

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import normalized_mutual_info_score
 
 import trimtab
-from framework.metrics.cluster_accuracy import cluster_accuracy
-from framework.metrics.contingency_table import ContingencyTable
+from framework.clustering import cluster_accuracy
+from framework.clustering.contingency_table import ContingencyTable
 from tests.configs import arguments
 from tests.runs import CONFIGS, QUIET, fit
 from tests.test_resume import assert_same_bits, kill_and_resume

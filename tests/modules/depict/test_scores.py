@@ -9,10 +9,10 @@ import torch
 from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score
 from torch import Tensor
 
-from framework.data import Batch
-from framework.metrics.code_sample import KeptCodes
+from framework.data.datasets import Batch
+from framework.metrics.embedding_sample import EmbeddingSnapshot
 from modules.depict.scores import (
-    LABELLED,
+    LABELED,
     agreement,
     cluster_metrics,
     measure,
@@ -32,9 +32,9 @@ CODE = torch.randn(N, K, generator=GENERATOR)
 IMAGE = torch.randn(N, 1, 2, 2, generator=GENERATOR)
 
 
-def part(rows: slice, labelled: bool = True) -> tuple[Batch, Tensor, Tensor]:
+def part(rows: slice, labeled: bool = True) -> tuple[Batch, Tensor, Tensor]:
     batch = {"image": IMAGE[rows], "index": torch.arange(N)[rows]}
-    if labelled:
+    if labeled:
         batch["label"] = LABEL[rows]
     return batch, CODE[rows], ASSIGNMENT[rows]
 
@@ -79,7 +79,7 @@ def test_the_metrics_of_an_evaluation() -> None:
 
 def test_without_labels_nothing_is_compared_with_them() -> None:
     metrics = cluster_metrics(K, (1, 2, 2), None)
-    measure(metrics, *part(slice(None), labelled=False))
+    measure(metrics, *part(slice(None), labeled=False))
     values = metrics.compute()
     assert set(values) == {
         "smallest_cluster",
@@ -90,20 +90,20 @@ def test_without_labels_nothing_is_compared_with_them() -> None:
         "codes",
     }
     assert set(cluster_metrics(K, (1, 2, 2), C).compute_groups) == set()
-    assert not set(LABELLED) & set(values)
+    assert not set(LABELED) & set(values)
     assert (values["codes"].label == -1).all()
-    # unlabelled or not, the rest is the same
-    labelled = cluster_metrics(K, (1, 2, 2), C)
-    measure(labelled, *part(slice(None)))
-    assert set(labelled.compute()) == set(values) | set(LABELLED)
+    # unlabeled or not, the rest is the same
+    labeled = cluster_metrics(K, (1, 2, 2), C)
+    measure(labeled, *part(slice(None)))
+    assert set(labeled.compute()) == set(values) | set(LABELED)
     for name in ("smallest_cluster", "max_probability", "sizes"):
-        assert torch.equal(labelled.compute()[name], values[name])
+        assert torch.equal(labeled.compute()[name], values[name])
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_no_rows_at_all(labelled: bool) -> None:
-    metrics = cluster_metrics(K, (1, 2, 2), C if labelled else None)
-    measure(metrics, *part(slice(0, 0), labelled))
+@pytest.mark.parametrize("labeled", [True, False])
+def test_no_rows_at_all(labeled: bool) -> None:
+    metrics = cluster_metrics(K, (1, 2, 2), C if labeled else None)
+    measure(metrics, *part(slice(0, 0), labeled))
     values = metrics.compute()
     assert values["sizes"].tolist() == [0] * K
     assert not values["samples"].filled.any()
@@ -162,5 +162,5 @@ def test_the_codes_are_those_that_an_evaluation_keeps(label: Tensor | None) -> N
     measure(metrics, *part(slice(None), label is not None))
     expected = metrics.compute()["codes"]
     found = sample_codes(CODE, CLUSTER, torch.arange(N), label)
-    assert isinstance(found, KeptCodes)
+    assert isinstance(found, EmbeddingSnapshot)
     assert all(map(torch.equal, found, expected))

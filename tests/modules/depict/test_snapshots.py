@@ -8,12 +8,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from framework.metrics.code_sample import KeptCodes
+from framework.metrics.embedding_sample import EmbeddingSnapshot
 from modules.depict.snapshots import Snapshots
 
 
-def codes(moment: int) -> KeptCodes:
-    return KeptCodes(torch.full((2, 3), float(moment)), torch.tensor([0, 1]), torch.tensor([1, -1]))
+def codes(moment: int) -> EmbeddingSnapshot:
+    return EmbeddingSnapshot(
+        torch.full((2, 3), float(moment)), torch.tensor([0, 1]), torch.tensor([1, -1])
+    )
 
 
 def taken(snapshots: Snapshots) -> list[int]:
@@ -81,5 +83,5 @@ def test_a_restart_changes_nothing(stop: int) -> None:
             snapshots.add(str(moment), codes(moment))
         assert taken(resumed) == taken(whole)
     for (_, kept), (_, expected) in zip(resumed.kept, whole.kept, strict=True):
-        assert isinstance(kept, KeptCodes)
+        assert isinstance(kept, EmbeddingSnapshot)
         assert all(map(torch.equal, kept, expected))

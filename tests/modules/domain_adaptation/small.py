@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.utils.data import Subset
 
-from framework.data import ArrayDataset, Batch, DataModule
+from framework.data.datamodule import DataModule
+from framework.data.datasets import ArrayDataset, Batch
 from framework.layers import ReversalSchedule
 from modules import DomainAdaptation
 from tests.tiny import tiny_trainer
@@ -30,21 +31,21 @@ def images(label: Tensor, domain: Tensor, seed: int) -> Tensor:
     return x + 0.5 * domain[:, None, None, None]
 
 
-def rows(source: int, target: int, seed: int = 0, labelled: bool = True) -> dict[str, Tensor]:
+def rows(source: int, target: int, seed: int = 0, labeled: bool = True) -> dict[str, Tensor]:
     """Return fields of so many rows of each domain, in mixed order."""
     generator = torch.Generator().manual_seed(seed)
     domain = torch.cat([torch.zeros(source), torch.ones(target)]).long()
     domain = domain[torch.randperm(len(domain), generator=generator)]
     label = torch.randint(3, (len(domain),), generator=generator)
     image = images(label, domain, seed)
-    if not labelled:
+    if not labeled:
         label = label.where(domain == 0, -1)
     return {"image": image, "label": label, "domain": domain}
 
 
 def batch(source: int = 5, target: int = 4, seed: int = 0, **kwargs: Any) -> Batch:
     """Return a training batch in float64; of the target no label is known."""
-    fields = rows(source, target, seed, labelled=False, **kwargs)
+    fields = rows(source, target, seed, labeled=False, **kwargs)
     fields["image"] = fields["image"].double()
     return {**fields, "index": torch.arange(source + target)}
 
@@ -65,15 +66,15 @@ class TwoDomains(DataModule):
 
     def __init__(self, known: bool = True, batch_size: int = 16, **kwargs: Any) -> None:
         super().__init__(batch_size, **kwargs)
-        self.train_set = ArrayDataset(**rows(40, 40, seed=1, labelled=False))
-        val = rows(17, 22, seed=2, labelled=known)
+        self.train_set = ArrayDataset(**rows(40, 40, seed=1, labeled=False))
+        val = rows(17, 22, seed=2, labeled=known)
         held_out = (val["domain"] == 1) & (val["domain"].cumsum(0) <= 9)
         self.val_set = ArrayDataset(**val, held_out=held_out)
         test = rows(0, 14, seed=3)
         self.test_set = ArrayDataset(**test, held_out=torch.zeros(14, dtype=torch.bool))
         self.predict_set = self.test_set
         # what training does not see
-        guide = rows(0, 9, seed=4, labelled=False)
+        guide = rows(0, 9, seed=4, labeled=False)
         self.guide_set = Subset(ArrayDataset(**guide), range(9))
 
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.distributed import all_reduce_sum, rank, world_size
-from framework.layers import GroupedMLP, convert_sync_batchnorm
+from framework.distributed.collectives import all_reduce_sum, rank, world_size
+from framework.adaptation import GroupedMLP
+from framework.layers import convert_sync_batchnorm
 from modules.domain_adaptation import cdan
 from modules.domain_adaptation.alignment import Alignment, domain_loss
 from modules.domain_adaptation.cdan import CDAN, multilinear_map

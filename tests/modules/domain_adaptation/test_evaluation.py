@@ -15,11 +15,11 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 from torch.utils.data import Subset
 
-from framework.evaluation_mode import evaluation_mode
+from framework.adaptation.bayes_refinement import bayes_refine
 from framework.losses import TargetClassificationMimicking
-from framework.metrics.code_sample import CodeSample
-from framework.ops.bayes_refinement import bayes_refine
-from framework.run_checkpoint import RunCheckpoint
+from framework.metrics.embedding_sample import EmbeddingSample
+from framework.runs.run_checkpoint import RunCheckpoint
+from framework.utilities.evaluation_mode import evaluation_mode
 from modules import DomainAdaptation
 from modules.domain_adaptation.evaluation import DomainEvaluation
 from modules.domain_adaptation.mdd import MDD
@@ -168,7 +168,7 @@ def samples_of(module: DomainAdaptation, data: TwoDomains) -> list[Any]:
     made = []
     for side in (0, 1):
         own = every["domain"] == side
-        sample = CodeSample(features.shape[1], 500)
+        sample = EmbeddingSample(features.shape[1], 500)
         sample.update(
             features[own], every["domain"][own], torch.arange(39)[own], every["label"][own]
         )

@@ -11,16 +11,16 @@ from matplotlib.colors import to_hex
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from framework.metrics.code_sample import KeptCodes
-from framework.plots import COLOURS
+from framework.figures.style import COLORS
+from framework.metrics.embedding_sample import EmbeddingSnapshot
 from modules.domain_adaptation.figures import UNKNOWN, adaptation_figures, feature_projection
 
 
-def kept(rows: int, seed: int, label: Tensor | None = None, features: int = 5) -> KeptCodes:
+def kept(rows: int, seed: int, label: Tensor | None = None, features: int = 5) -> EmbeddingSnapshot:
     generator = torch.Generator().manual_seed(seed)
     code = torch.randn(rows, features, generator=generator)
     label = torch.arange(rows) % 3 if label is None else label
-    return KeptCodes(code, torch.zeros(rows, dtype=torch.int64), label)
+    return EmbeddingSnapshot(code, torch.zeros(rows, dtype=torch.int64), label)
 
 
 BEFORE, NOW = [kept(30, 0), kept(20, 1)], [kept(30, 2), kept(20, 3)]
@@ -46,16 +46,16 @@ def test_each_panel_is_in_its_own_plane_of_both_domains() -> None:
     assert [[t.get_text() for t in axes.texts] for axes in figure.axes] == [[], ["a", "b", "c"]]
 
 
-def test_colours_are_classes() -> None:
+def test_colors_are_classes() -> None:
     unknown = kept(20, 3, torch.full((20,), -1))
     figure = feature_projection([("now", [NOW[0], unknown])])
     source, target = figure.axes[0].collections
-    first = [to_hex(colour) for colour in source.get_facecolors()[:3]]
-    assert first == [colour.lower() for colour in COLOURS[:3]]
-    assert {to_hex(colour) for colour in target.get_facecolors()} == {to_hex(UNKNOWN)}
-    assert "grey where it is not known" in figure.legends[0].get_title().get_text()
+    first = [to_hex(color) for color in source.get_facecolors()[:3]]
+    assert first == [color.lower() for color in COLORS[:3]]
+    assert {to_hex(color) for color in target.get_facecolors()} == {to_hex(UNKNOWN)}
+    assert "gray where it is not known" in figure.legends[0].get_title().get_text()
     known = feature_projection([("now", NOW)])
-    assert "grey" not in known.legends[0].get_title().get_text()
+    assert "gray" not in known.legends[0].get_title().get_text()
     many = feature_projection([("now", [kept(60, 0, torch.arange(60) % 30), NOW[1]])])
     assert len({to_hex(c) for c in many.axes[0].collections[0].get_facecolors()}) == 30
     assert not many.axes[0].texts
@@ -67,7 +67,7 @@ def test_one_domain_may_be_missing() -> None:
 
 
 def test_collapsed_features_are_drawn() -> None:
-    same = KeptCodes(torch.ones(9, 5), torch.zeros(9), torch.zeros(9, dtype=torch.int64))
+    same = EmbeddingSnapshot(torch.ones(9, 5), torch.zeros(9), torch.zeros(9, dtype=torch.int64))
     figure = feature_projection([("now", [same, same])])
     assert math.isfinite(figure.get_size_inches().sum())
     assert figure.axes[0].get_title(loc="left") == "now (0% of the variance)"

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from framework.compatibility import IncompatibleError
 from framework.gradients import Combination, GradientCombiner, GradientFacts
-from framework.objectives import Objectives
-from framework.reduction import reduce_objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import reduce_objectives
 from modules import DomainAdaptation
 from modules.domain_adaptation.cdan import CDAN
 from modules.domain_adaptation.mdd import MDD

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from framework.distributed import all_reduce_sum, rank, world_size
-from framework.evaluation_mode import evaluation_mode
+from framework.distributed.collectives import all_reduce_sum, rank, world_size
 from framework.layers import convert_sync_batchnorm
-from framework.reduction import reduce_objectives
+from framework.objectives.reduction import reduce_objectives
+from framework.utilities.evaluation_mode import evaluation_mode
 from modules import DomainAdaptation
 from modules.domain_adaptation.cdan import CDAN
 from modules.domain_adaptation.mdd import MDD

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from framework.evaluation_mode import evaluation_mode
+from framework.adaptation.bayes_refinement import bayes_refine
 from framework.layers import ReversalSchedule
 from framework.losses import ALDRLoss, ClassificationLoss, TargetClassificationMimicking
-from framework.ops.bayes_refinement import bayes_refine
-from framework.reduction import reduce_objectives
+from framework.objectives.reduction import reduce_objectives
+from framework.utilities.evaluation_mode import evaluation_mode
 from modules import DomainAdaptation
 from tests.modules.domain_adaptation.small import (
     SHARED,

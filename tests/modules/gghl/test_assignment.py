@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from framework.ops.rotated import quad_to_orc
+from framework.detection.rotated import quad_to_orc
 from modules.gghl import assignment, cells
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner, oriented_gaussian
 from modules.gghl.cells import Cells
@@ -66,7 +66,7 @@ def test_the_example_of_the_spec() -> None:
     assert found.mask.tolist() == found.object_weight.tolist() == [1.0] * 9
     box = [157.858984, 127.009619, 242.141016, 192.990381]
     assert found.box[0].tolist() == pytest.approx(box, abs=5e-7)
-    # of cell (13, 10), whose centre is (216, 168)
+    # of cell (13, 10), whose center is (216, 168)
     sides = [40.990381, 26.141016, 24.990381, 58.141016]
     assert found.distances[5].tolist() == pytest.approx(sides, abs=5e-7)
 
@@ -292,7 +292,7 @@ def loop(
             long, short = max(sides), min(sides)
             if a.sigma == "isotropic":
                 long = short
-            centre = [sum(v[0] for v in p) / 4, sum(v[1] for v in p) / 4]
+            center = [sum(v[0] for v in p) / 4, sum(v[1] for v in p) / 4]
             for k, stride in enumerate(a.strides):
                 fits = ends[k] < max(W, H) <= 1.2 * ends[k + 1]
                 if a.sigma != "paper" and not fits:
@@ -305,7 +305,7 @@ def loop(
                 power = 1 if a.sigma == "paper" else 1 - T
                 sigma_w = 0.5 * (long / (2 * stride)) ** power
                 sigma_h = 0.5 * (short / (2 * stride)) ** power
-                cx, cy = (math.floor(v / stride) for v in centre)
+                cx, cy = (math.floor(v / stride) for v in center)
                 for row in range(n):
                     for column in range(n):
                         dx, dy = column - cx, row - cy
@@ -455,8 +455,8 @@ def test_bad_input() -> None:
 def test_cells_of_incomplete_rows() -> None:
     grid = Cells.of((100, 64))
     assert grid.shapes == ((13, 8), (7, 4), (4, 2))
-    assert len(grid.centre) == len(grid.stride) == len(grid.level) == 13 * 8 + 28 + 8
-    assert grid.centre[9].tolist() == [12.0, 12.0]
+    assert len(grid.center) == len(grid.stride) == len(grid.level) == 13 * 8 + 28 + 8
+    assert grid.center[9].tolist() == [12.0, 12.0]
 
 
 @pytest.mark.parametrize("module", [assignment, cells])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from framework.ops.rotated import cxcywhr_to_quad, rotated_iou
+from framework.detection.rotated import cxcywhr_to_quad, rotated_iou
 from modules.gghl import decode as decode_module
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
@@ -62,8 +62,8 @@ def empty(images: int = 1, classes: int = 3) -> Tensor:
 def test_the_cell_of_the_spec() -> None:
     values = [0.9, 1.0, 0.8, 1.1, -1.0, 0.5, -1.2, 0.4, -0.4, 0.2, -1.0, 0.7, -0.5]
     raw = torch.tensor(values, dtype=DOUBLE)
-    centre = torch.tensor([13.5, 10.5], dtype=DOUBLE) * 16
-    boxes = decode_boxes(raw, centre, torch.tensor(16.0, dtype=DOUBLE))
+    center = torch.tensor([13.5, 10.5], dtype=DOUBLE) * 16
+    boxes = decode_boxes(raw, center, torch.tensor(16.0, dtype=DOUBLE))
     expected = [39.353650, 43.492509, 35.608655, 48.066656]
     assert boxes.distances.tolist() == pytest.approx(expected, abs=5e-7)
     assert boxes.s.tolist() == pytest.approx([0.261557, 0.618646, 0.223712, 0.594634], abs=5e-7)
@@ -138,7 +138,7 @@ def test_decoded_targets_are_the_objects() -> None:
 
 def test_boxes_of_one_class_suppress_each_other_and_other_classes_stay() -> None:
     raw = empty(images=2)
-    # neighbours with the same box: column 4 and 5 of row 4 on the first level
+    # neighbors with the same box: column 4 and 5 of row 4 on the first level
     left, right = 4 * 20 + 4, 4 * 20 + 5
     raw[0, left], raw[0, right] = ship(0.8, l=(1, 3, 1, 2)), ship(0.9, l=(1, 2, 1, 3))
     raw[1, left], raw[1, right] = ship(0.8, 1, l=(1, 3, 1, 2)), ship(0.9, 2, l=(1, 2, 1, 3))
@@ -182,9 +182,9 @@ def test_the_score_is_objectness_times_the_most_likely_class() -> None:
 def test_boxes_are_clipped_to_the_image_and_those_outside_dropped() -> None:
     cells = Cells.of((150, 100))
     raw = torch.full((1, len(cells.level), 13), -30.0, dtype=DOUBLE)
-    # the last cell of the first row of each level; that of level 2 is centred at x = 112
+    # the last cell of the first row of each level; that of level 2 is centerd at x = 112
     last = [12, 19 * 13 + 6, 19 * 13 + 10 * 7 + 3]
-    assert cells.centre[last].tolist() == [[100.0, 4.0], [104.0, 8.0], [112.0, 16.0]]
+    assert cells.center[last].tolist() == [[100.0, 4.0], [104.0, 8.0], [112.0, 16.0]]
     raw[0, last[0]] = ship(0.9, l=(9, 9, 30, 3))
     raw[0, last[1]] = ship(0.8, 1, l=(0.1, 3, 0.1, 0.2))
     raw[0, last[2]] = ship(0.7, 2, l=(0.1, 3, 0.1, 0.5))

@@ -1,4 +1,4 @@
-"""Joint-optimisation loss: the worked cell, its limits, and a dense computation from targets."""
+"""Joint-optimization loss: the worked cell, its limits, and a dense computation from targets."""
 
 import doctest
 import math
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
-from framework.ops.rotated import cxcywhr_to_quad
+from framework.detection.rotated import cxcywhr_to_quad
 from modules.gghl import loss as loss_module
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
@@ -327,7 +327,7 @@ def dense(
                 loss = loss + 2 * background * (1 - mask) * focal / max(1, divisor)
                 if row is None:
                     continue
-                x, y = cells.centre[cell].tolist()
+                x, y = cells.center[cell].tolist()
                 top, right, bottom, left = p[:4].exp() * stride
                 box = torch.stack([x - left, y - top, x + right, y + bottom])
                 r = ((p[8] + 3) / 6).clamp(0, 1)

@@ -10,9 +10,9 @@ from torch import nn
 
 import trimtab
 from datamodules import Digits, RenderedScenes
-from framework import cli
-from framework.compatibility import IncompatibleError
+from framework.command import cli
 from framework.losses import ALDRLoss, CompSumLoss
+from framework.objectives.errors import IncompatibleError
 from modules.gghl import assignment, cells, decode, loss, module
 from modules.gghl.loss import WEIGHTS, JointOptimizationLoss
 from modules.gghl.module import GGHL
@@ -245,7 +245,7 @@ def test_the_loss_is_made_for_the_classes():
 
 
 def validated(folder, **settings) -> dict[str, float]:
-    trimtab.import_rooms()
+    trimtab.import_public_names()
     torch.set_num_threads(1)
     args = [*arguments("gghl"), f"--trainer.default_root_dir={folder}", *QUIET]
     args += [f"--trainer.{name}={value}" for name, value in settings.items()]

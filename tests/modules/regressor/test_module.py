@@ -9,7 +9,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from torch import nn
 
 from datamodules import Tabular
-from framework.compatibility import IncompatibleError
+from framework.objectives.errors import IncompatibleError
 from modules import Regressor
 from modules.regressor import module
 from modules.regressor.network import RegressorNetwork

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from framework.ops.selection import FeatureChoice, MutualChoice, TokenChoice
-from framework.ops.zipf import zipf_density
-from framework.reduction import reduce_objectives
+from framework.objectives.reduction import reduce_objectives
+from framework.sparse_coding.selection import FeatureChoice, MutualChoice, TokenChoice
+from framework.sparse_coding.zipf import zipf_density
 from modules import SparseAutoencoderModule
 from modules.sae import auxiliary
 from modules.sae.auxiliary import DeadLatentAuxLoss, ZipfAuxLoss
@@ -42,9 +42,9 @@ def step(module: SparseAutoencoderModule):
     return objectives, reduce_objectives(objectives)
 
 
-@pytest.mark.parametrize(("normaliser", "expected"), [("residual", 3.552632), ("input", 0.613636)])
-def test_the_example_of_the_spec(normaliser: str, expected: float) -> None:
-    module = example(DeadLatentAuxLoss(auxk=1, normaliser=normaliser))
+@pytest.mark.parametrize(("normalizer", "expected"), [("residual", 3.552632), ("input", 0.613636)])
+def test_the_example_of_the_spec(normalizer: str, expected: float) -> None:
+    module = example(DeadLatentAuxLoss(auxk=1, normalizer=normalizer))
     objectives, reduced = step(module)
     assert objectives.per_sample["auxiliary"].tolist() == pytest.approx([0.09, 0.0, 0.36])
     assert float(reduced.terms["auxiliary"].detach()) == pytest.approx(expected, abs=1e-6)
@@ -184,7 +184,7 @@ def test_features_below_zero_everywhere_are_reported_and_not_moved(selection: ob
     [
         (lambda: DeadLatentAuxLoss(auxk=0), "auxk must be at least 1"),
         (lambda: DeadLatentAuxLoss(weight=-1.0), "weight must not be negative"),
-        (lambda: DeadLatentAuxLoss(normaliser="none"), "normaliser must be one of"),
+        (lambda: DeadLatentAuxLoss(normalizer="none"), "normalizer must be one of"),
         (lambda: ZipfAuxLoss(phi=0.0), r"phi must be in \(0, 1\]"),
         (lambda: ZipfAuxLoss(alpha=math.nan), "alpha must be at least 0"),
     ],

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from framework.ops.selection import FeatureChoice, MutualChoice, Selection
+from framework.sparse_coding.selection import FeatureChoice, MutualChoice, Selection
 from modules.sae import calibration
 from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
 from modules.sae.module import SparseAutoencoderModule

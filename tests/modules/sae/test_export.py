@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from framework.ops.selection import BatchTopK, FeatureChoice, MutualChoice, TokenChoice
+from framework.sparse_coding.selection import BatchTopK, FeatureChoice, MutualChoice, TokenChoice
 from modules.sae import export
 from modules.sae.activations import GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.export import fold, load_autoencoder, save_autoencoder
@@ -57,8 +57,8 @@ def theirs(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
     w = load_file(folder / "sae_weights.safetensors")
     transcoder = "transcoder" in config["architecture"]
     assert config["apply_b_dec_to_input"] is not transcoder
-    centred = x if transcoder else x - w["b_dec"]
-    pre_acts = centred @ w["W_enc"] + w["b_enc"]
+    centerd = x if transcoder else x - w["b_dec"]
+    pre_acts = centerd @ w["W_enc"] + w["b_enc"]
     if config["architecture"] == "topk":
         assert not config["rescale_acts_by_decoder_norm"]
         best = pre_acts.topk(config["k"])
@@ -117,7 +117,7 @@ def test_other_forms_of_saelens(tmp_path) -> None:
     save_autoencoder(sae, tmp_path)
     weights = load_file(tmp_path / "sae_weights.safetensors")
     config = json.loads((tmp_path / "cfg.json").read_text())
-    # not centred: what b_dec would do in the encoder is in its bias
+    # not centerd: what b_dec would do in the encoder is in its bias
     moved = weights | {"b_enc": weights["b_enc"] - weights["b_dec"] @ weights["W_enc"]}
     save_file(moved, tmp_path / "sae_weights.safetensors")
     (tmp_path / "cfg.json").write_text(json.dumps(config | {"apply_b_dec_to_input": False}))
@@ -307,7 +307,7 @@ def test_refuses_damaged_dictionaries(tmp_path) -> None:
         load_autoencoder(tmp_path)
 
 
-def test_what_was_trained_on_standardised_activations_says_so_when_read(tmp_path) -> None:
+def test_what_was_trained_on_standardized_activations_says_so_when_read(tmp_path) -> None:
     sae = trained("topk")
     sae.layernorm = True
     sae.input_scale.fill_(1.0)
@@ -325,7 +325,7 @@ def test_examples() -> None:
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_a_linear_part_on_standardised_activations_is_refused(skip: bool, tmp_path) -> None:
+def test_a_linear_part_on_standardized_activations_is_refused(skip: bool, tmp_path) -> None:
     sae = trained("jump", d_out=4, skip=skip)
     sae.layernorm = True
     if skip:

@@ -21,6 +21,6 @@ def test_a_run_draws_densities_and_active_features(tmp_path: Path) -> None:
     assert "val/duplicate_share" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
 
 
-def test_a_penalty_is_not_weighed_against_a_normalised_error() -> None:
+def test_a_penalty_is_not_weighed_against_a_normalized_error() -> None:
     with pytest.raises(ValueError, match="set denominator to none"):
         SparseAutoencoderModule(d_in=8, d_sae=32, selection=ReLUWithL1())

@@ -11,9 +11,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from framework.compatibility import IncompatibleError
-from framework.ops.selection import MutualChoice, TokenChoice
-from framework.reduction import reduce_objectives
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.reduction import reduce_objectives
+from framework.sparse_coding.selection import MutualChoice, TokenChoice
 from modules import SparseAutoencoderModule
 from modules.sae import calibration, module
 from modules.sae.activations import JumpReLU
@@ -120,7 +120,7 @@ def test_an_empty_batch() -> None:
 
 @pytest.mark.parametrize("kind", ["mutual", "feature"])
 def test_calibrated_thresholds_keep_k_features_per_token(kind: str) -> None:
-    from framework.ops.selection import FeatureChoice
+    from framework.sparse_coding.selection import FeatureChoice
 
     rule = FeatureChoice(k=4, alpha=1.0, beta=5.0) if kind == "feature" else MutualChoice(k=4)
     model = build(selection=rule)
@@ -176,7 +176,7 @@ class Watch(Callback):
         self.lengths.append(float((lengths - 1).abs().max()))
 
 
-def test_project_clip_step_renormalise(tmp_path: Path) -> None:
+def test_project_clip_step_renormalize(tmp_path: Path) -> None:
     watch = Watch()
     args = [*arguments("sae_mutual"), "--trainer.gradient_clip_val=0.02", *QUIET_LOG]
     fit([*args, f"--trainer.default_root_dir={tmp_path}"], [watch])

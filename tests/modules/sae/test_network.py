@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.ops.selection import (
+from framework.sparse_coding.selection import (
     BatchTopK,
     FeatureChoice,
     MutualChoice,
@@ -167,7 +167,7 @@ def test_lengths_and_the_gradient_along_them() -> None:
         torch.testing.assert_close(inner, torch.zeros(24), atol=1e-6, rtol=0)
         assert sae.W_dec.grad.any()
         optimizer.step()
-        sae.normalise_decoder()
+        sae.normalize_decoder()
         torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(24), atol=1e-6, rtol=0)
 
 
@@ -179,7 +179,7 @@ def test_a_penalty_weighted_by_lengths_leaves_them_free() -> None:
     assert torch.equal(before, sae.W_dec.grad)
     with torch.no_grad():
         sae.W_dec.mul_(2)
-    sae.normalise_decoder()
+    sae.normalize_decoder()
     torch.testing.assert_close(sae.W_dec.norm(dim=1), 2 * torch.ones(24))
 
 
@@ -197,7 +197,7 @@ def test_nested_groups() -> None:
     torch.testing.assert_close(sae.reconstructions(dense), nested)
 
 
-def test_a_transcoder_does_not_centre_and_may_skip() -> None:
+def test_a_transcoder_does_not_center_and_may_skip() -> None:
     torch.manual_seed(0)
     sae = SparseAutoencoder(6, 24, TokenChoice(4), d_out=5, skip=True)
     with torch.no_grad():

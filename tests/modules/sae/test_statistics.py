@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from framework.distributed import rank
-from framework.ops.sparse_code import SparsePattern
+from framework.distributed.collectives import rank
+from framework.sparse_coding.sparse_code import SparsePattern
 from modules.sae import statistics
 from modules.sae.statistics import FiringStatistics, Thresholds
 

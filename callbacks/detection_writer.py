@@ -1,0 +1,191 @@
+"""What a detector found, as result files and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from torch import Tensor
+
+from framework.command.report import relative
+from framework.data.datasets import Batch
+from framework.detection.detections import Detections, names_of_classes
+from framework.detection.pictures import draw_detections, read_picture, write_picture
+from framework.detection.result_files import write_results
+from framework.detection.tiles import merge_tiles
+from framework.distributed.collectives import gather
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """What the callback asks of a module."""
+
+    num_classes: int
+    merge_iou: float
+
+    def detect(self, *args: Any) -> list[Detections]:
+        """Return the detections of every image."""
+
+
+class DetectionWriter(Callback):
+    """Writes the predictions of a detector as ``Task1_<class>.txt`` and as pictures with boxes.
+
+    Detections of tiles are merged on whole images: of those of one class that overlap by more than
+    the module's ``merge_iou`` only the most certain one stays. Files are written from rank 0 into
+    the folder ``detections`` of the run. Other modules are left alone.
+
+    Args:
+        folder: instead of ``detections`` in the run folder.
+        pictures: how many images are drawn, the first ones by number; 0 for none.
+        picture_score: detections below this score are not drawn.
+
+    Raises:
+        ValueError: ``pictures`` is negative, or ``picture_score`` not in [0, 1].
+
+    Example:
+        >>> DetectionWriter(pictures=5).pictures
+        5
+    """
+
+    def __init__(
+        self, folder: str | None = None, pictures: int = 20, picture_score: float = 0.3
+    ) -> None:
+        if pictures < 0:
+            raise ValueError(f"pictures must not be negative, got {pictures}.")
+        if not 0 <= picture_score <= 1:
+            raise ValueError(f"picture_score must be in [0, 1], got {picture_score}.")
+        self.folder = folder
+        self.pictures = pictures
+        self.picture_score = picture_score
+        self._found: list[Detections] = []
+        self._places: list[Tensor] = []
+        self._tiled = False
+        self._images: dict[int, Tensor] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier prediction."""
+        self._found, self._places, self._images, self._tiled = [], [], {}, False
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what was found on a batch, which may be none."""
+        if not isinstance(pl_module, Detector):
+            return
+        index = batch["index"].cpu()
+        self._tiled = self._tiled or "tile_offset" in batch
+        image_id = batch["image_id"].cpu() if "image_id" in batch else index
+        offset, scale = torch.zeros(len(index), 2), torch.ones(len(index))
+        if "tile_offset" in batch:
+            offset, scale = batch["tile_offset"].cpu(), batch["tile_scale"].cpu()
+        else:
+            for row in (index < self.pictures).nonzero().flatten().tolist():
+                self._images[int(index[row])] = batch["image"][row].cpu()
+        numbers = [index, image_id, *offset.T, scale]
+        self._places.append(torch.stack([number.double() for number in numbers], 1))
+        self._found += [{name: value.cpu() for name, value in one.items()} for one in outputs]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge, and write."""
+        if not isinstance(pl_module, Detector):
+            return
+        device = trainer.strategy.root_device
+        places, found = self._of_all_ranks(device)
+        pictures = self._pictures_of_all_ranks(device)
+        if not trainer.is_global_zero:
+            return
+        image_id = places[:, 1].long()
+        if self._tiled:
+            merged = merge_tiles(
+                found, image_id, places[:, 2:4].float(), places[:, 4].float(), pl_module.merge_iou
+            )
+        else:
+            merged = dict(zip(image_id.tolist(), found, strict=True))
+        data: Any = getattr(trainer, "datamodule", None)
+        numbers = sorted(merged)
+        known = getattr(data, "image_names", None)
+        names = [known[n] if known is not None else f"{n:06d}" for n in numbers]
+        classes = names_of_classes(getattr(data, "class_names", None), pl_module.num_classes)
+        folder = Path(self.folder or Path(trainer.default_root_dir) / "detections")
+        write_results(folder, [merged[n] for n in numbers], names, classes)
+        self._draw(folder, names, [merged[n] for n in numbers], numbers, pictures, data, classes)
+        count = sum(len(one["scores"]) for one in merged.values())
+        console = Console(highlight=False)
+        note = f", tiles merged at an overlap of {pl_module.merge_iou}" if self._tiled else ""
+        console.print(
+            f"detections: {count:,} on {len(names):,} images in {relative(folder)}{note}",
+            soft_wrap=True,
+        )
+
+    def _of_all_ranks(self, device: torch.device) -> tuple[Tensor, list[Detections]]:
+        """Return places (T, 5) and detections of every tile, each once, in the order of ``index``.
+
+        A place is index, image, left, top and scale.
+        """
+        places = torch.cat(self._places) if self._places else torch.zeros(0, 5).double()
+        counts = torch.tensor([len(one["scores"]) for one in self._found], dtype=torch.int64)
+        empty = {"boxes": torch.zeros(0, 4, 2), "scores": torch.zeros(0), "labels": torch.zeros(0)}
+        rows = torch.cat(
+            [
+                torch.cat(
+                    [one["boxes"].flatten(1), one["scores"][:, None], one["labels"][:, None]], 1
+                )
+                for one in (empty, *self._found)
+            ]
+        )
+        places, counts, rows = (gather(part.to(device)).cpu() for part in (places, counts, rows))
+        parts = rows.split(counts.tolist())
+        order = np.unique(places[:, 0].numpy(), return_index=True)[1].tolist()
+        return places[order], [
+            {
+                "boxes": parts[k][:, :8].view(-1, 4, 2),
+                "scores": parts[k][:, 8],
+                "labels": parts[k][:, 9].long(),
+            }
+            for k in order
+        ]
+
+    def _pictures_of_all_ranks(self, device: torch.device) -> dict[int, Tensor]:
+        """Return the first images of a set that has no files, by number."""
+        numbers = sorted(self._images)
+        shape = (3, 0, 0) if not numbers else self._images[numbers[0]].shape
+        sizes = gather(torch.tensor([shape], device=device)).amax(0).tolist()
+        images = torch.zeros(0, *sizes)
+        if numbers:
+            images = torch.stack([self._images[n] for n in numbers])
+        index = gather(torch.tensor(numbers, dtype=torch.int64, device=device)).tolist()
+        gathered = gather(images.to(device)).cpu()
+        return dict(zip(index, gathered, strict=True))
+
+    def _draw(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        found: Sequence[Detections],
+        numbers: Sequence[int],
+        pictures: dict[int, Tensor],
+        data: Any,
+        classes: Sequence[str],
+    ) -> None:
+        paths = getattr(data, "image_paths", None)
+        for name, one, number in list(zip(names, found, numbers, strict=True))[: self.pictures]:
+            if paths is not None:
+                image = read_picture(paths[number])
+            elif number in pictures:
+                image = pictures[number]
+            else:
+                continue
+            shown = one["scores"] >= self.picture_score
+            chosen = {field: value[shown] for field, value in one.items()}
+            write_picture(draw_detections(image, chosen, classes), folder / f"{name}.png")

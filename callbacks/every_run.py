@@ -1,0 +1,22 @@
+"""What every run of the command shows and writes."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback
+
+from callbacks.detection_writer import DetectionWriter
+from callbacks.figure_logger import FigureLogger
+from callbacks.metrics_summary import MetricsSummary
+from callbacks.prediction_writer import PredictionWriter
+from callbacks.run_progress_bar import RunProgressBar
+
+
+def for_every_run() -> list[Callback]:
+    """Return new callbacks that the command adds to every run."""
+    return [
+        RunProgressBar(),
+        FigureLogger(),
+        PredictionWriter(),
+        DetectionWriter(),
+        MetricsSummary(),
+    ]

@@ -1,0 +1,100 @@
+"""Learning curves and a module's own figures, as PNG in the run folder and on W&B."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from framework.runs.csv_logger import RunLogger, read_metrics
+from framework.training.module import TrainingModule
+
+
+class FigureLogger(Callback):
+    """Draws the learning curves and what ``TrainingModule.figures`` returns.
+
+    A run with a gradient combiner also has the weights of its terms and the angles between their
+    gradients.
+
+    The PNGs lie in ``figures/`` of the run folder, named after the stage, and each new drawing
+    replaces the last; W&B, where it is among the loggers, gets every one. They are drawn at the end
+    of ``fit``, ``validate`` and ``test``, and in between after a validation.
+
+    Args:
+        every_n_minutes: during training, draw after a validation at most this often.
+
+    Raises:
+        ValueError: ``every_n_minutes`` is negative.
+
+    Example:
+        >>> FigureLogger(every_n_minutes=10).every_n_minutes
+        10
+    """
+
+    def __init__(self, every_n_minutes: float = 1.0) -> None:
+        if every_n_minutes < 0:
+            raise ValueError(f"every_n_minutes must not be negative, got {every_n_minutes}.")
+        self.every_n_minutes = every_n_minutes
+        self._drawn_at = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to wait."""
+        self._drawn_at = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, unless training goes on and it was done a short while ago."""
+        if trainer.sanity_checking:
+            return
+        waited = time.monotonic() - self._drawn_at
+        if trainer.state.fn != "fit":
+            self._draw(trainer, pl_module, "val")
+        elif waited >= 60 * self.every_n_minutes:
+            self._draw(trainer, pl_module, "val")
+            self._draw_curves(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        self._draw(trainer, pl_module, "test")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the latest validation and the learning curves."""
+        self._draw(trainer, pl_module, "val")
+        self._draw_curves(trainer)
+
+    @rank_zero_only
+    def _draw(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        values = getattr(module, "metric_values", None)
+        if not isinstance(module, TrainingModule) or not values:
+            return
+        for name, figure in module.figures(stage, values).items():
+            self._save(trainer, f"{stage}_{name}", figure)
+        self._drawn_at = time.monotonic()
+
+    @rank_zero_only
+    def _draw_curves(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                _, rows = read_metrics(logger.path)
+                if rows:
+                    from framework.figures.curves import learning_curves
+                    from framework.figures.preference import preference_figures
+
+                    figures = {"learning_curves": learning_curves(rows), **preference_figures(rows)}
+                    for name, figure in figures.items():
+                        self._save(trainer, name, figure)
+
+    def _save(self, trainer: Trainer, name: str, figure: Any) -> None:
+        from framework.figures.style import save_png
+
+        path = Path(trainer.default_root_dir) / "figures" / f"{name}.png"
+        save_png(figure, path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                # under the number that Lightning gives to the values of this step
+                logger.log_image(
+                    f"figures/{name}", [str(path)], step=max(trainer.global_step - 1, 0)
+                )

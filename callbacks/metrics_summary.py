@@ -1,0 +1,48 @@
+"""The end of a run in one table."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from framework.command.report import relative, table
+
+
+class MetricsSummary(Callback):
+    """Prints a table of the metrics, the best checkpoint, and where the results lie.
+
+    It appears once, at the end of ``fit``, ``validate`` or ``test``; training's values are means
+    over the last epoch. Lightning's own table is left out with ``verbose=False``.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[MetricsSummary()], logger=False)
+    """
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print."""
+        self._print(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print, unless validation is part of training."""
+        if trainer.state.fn == "validate":
+            self._print(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print."""
+        self._print(trainer)
+
+    @rank_zero_only
+    def _print(self, trainer: Trainer) -> None:
+        console = Console(highlight=False)
+        console.print(table(trainer.callback_metrics))
+        best = trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint) and best.best_model_path:
+            score = "" if best.best_model_score is None else f" {float(best.best_model_score):.4g}"
+            what = f" ({best.monitor}{score})" if best.monitor else ""
+            console.print(
+                f"best checkpoint{what}: {relative(best.best_model_path)}", soft_wrap=True
+            )
+        console.print(f"results: {relative(trainer.default_root_dir)}", soft_wrap=True)

@@ -1,0 +1,92 @@
+"""Writes a trained network as ONNX."""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from framework.objectives.errors import IncompatibleError
+from framework.training.module import TrainingModule
+from framework.utilities.files import write_atomically
+
+
+class ONNXExport(Callback):
+    """At the end of a fit, writes the module's ``network`` into ``network.onnx`` of the run.
+
+    The number of images is free, their size is that of the training batches; what is predicted is
+    as it comes out of the network, before any activation or selection. The latest weights are
+    written, in evaluation mode, from rank 0.
+
+    Args:
+        opset: version of ONNX's operators; default the exporter's.
+
+    Raises:
+        IncompatibleError: a module without a ``network``.
+        ModuleNotFoundError: without ``onnx`` and ``onnxscript``.
+
+    Example:
+        >>> ONNXExport(opset=20).opset
+        20
+    """
+
+    def __init__(self, opset: int | None = None) -> None:
+        self.opset = opset
+        self._shapes: list[torch.Size] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot be written, before anything is trained."""
+        network = getattr(pl_module, "network", None)
+        if not isinstance(pl_module, TrainingModule) or not isinstance(network, nn.Module):
+            raise IncompatibleError(
+                f"ONNXExport writes the network of a module, and {type(pl_module).__name__} "
+                "has none."
+            )
+        if find_spec("onnx") is None or find_spec("onnxscript") is None:
+            raise ModuleNotFoundError("ONNXExport needs pip install 'trimtab[onnx]'.")
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Note the sizes of what the network takes."""
+        assert isinstance(pl_module, TrainingModule)
+        self._shapes = [value.shape[1:] for value in pl_module.forward_inputs(batch)]
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write on rank 0; nothing where nothing was trained."""
+        if not trainer.is_global_zero or not self._shapes:
+            return
+        network: Any = pl_module.network
+        was_training = network.training
+        like = next(network.parameters())
+        # two rows, as one would be taken for a constant
+        inputs = tuple(like.new_zeros(2, *shape) for shape in self._shapes)
+        network.eval()
+        try:
+            program = torch.onnx.export(
+                network,
+                inputs,
+                dynamo=True,
+                opset_version=self.opset,
+                dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in inputs),
+                verbose=False,
+            )
+        finally:
+            network.train(was_training)
+        assert program is not None
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / "network.onnx"
+            program.save(written, external_data=False)
+            content = written.read_bytes()
+        target = Path(trainer.default_root_dir) / "network.onnx"
+        write_atomically(target, lambda file: file.write(content))

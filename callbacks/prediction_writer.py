@@ -1,0 +1,210 @@
+"""One row per sample, as CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from torch import Tensor
+
+from framework.command.report import relative
+from framework.utilities.files import write_atomically
+
+
+class PredictionWriter(Callback):
+    """Writes what ``predict_step`` returns, one row per sample, in the order of ``index``.
+
+    A tensor (B,) becomes one column, (B, K) the columns ``name_0`` to ``name_{K-1}``. Every rank
+    appends its batches to a part file in the folder of the result, which all ranks must see; at the
+    end rank 0 joins them, whatever their sizes, leaves out samples that were predicted twice, and
+    puts the file in its place in one step. Only the position of each row is kept in memory.
+
+    Args:
+        path: of the file; default ``predictions.csv`` or ``.parquet`` in the run folder.
+        format: of the file; Parquet needs ``pip install 'trimtab[parquet]'``.
+
+    Raises:
+        ValueError: ``path`` ends like the other format; a column is neither (B,) nor (B, K);
+            several ranks or data loaders predict without distinct ``index``.
+        ModuleNotFoundError: Parquet without ``pyarrow``.
+
+    Example:
+        >>> PredictionWriter(format="csv").format
+        'csv'
+    """
+
+    def __init__(self, path: str | None = None, format: Literal["csv", "parquet"] = "csv") -> None:  # noqa: A002
+        suffix = Path(path).suffix if path is not None else ""
+        if suffix in (".csv", ".parquet") and suffix != f".{format}":
+            raise ValueError(f"The predictions are to be written as {format}, but to {path}.")
+        self.path = path
+        self.format = format
+        self._part: TextIO | None = None
+        self._types: dict[str, np.dtype] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse Parquet where it cannot be written, before anything is predicted."""
+        if stage == "predict" and self.format == "parquet" and find_spec("pyarrow") is None:
+            raise ModuleNotFoundError("Parquet needs pyarrow: pip install 'trimtab[parquet]'.")
+
+    def _target(self, trainer: Trainer) -> Path:
+        if self.path is not None:
+            return Path(self.path)
+        return Path(trainer.default_root_dir) / f"predictions.{self.format}"
+
+    def _part_path(self, trainer: Trainer, rank: int) -> Path:
+        target = self._target(trainer)
+        return target.with_name(f".{target.name}.part{rank}")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open this rank's part."""
+        if not getattr(pl_module, "predicts_rows", True):
+            return
+        path = self._part_path(trainer, trainer.global_rank)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = path.open("w", newline="")
+        self._types = {}
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Append the rows of a batch, which may be none."""
+        if self._part is None:
+            return
+        if dataloader_idx > 0:
+            raise ValueError("Predictions of several data loaders do not fit in one file.")
+        columns = _columns(outputs)
+        writer = csv.writer(self._part, lineterminator="\n")
+        if not self._types:
+            self._types = {name: values.dtype for name, values in columns.items()}
+            writer.writerow(columns)
+        writer.writerows(zip(*(_text(values) for values in columns.values()), strict=True))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join the parts."""
+        if self._part is None:
+            return
+        self._part.close()
+        self._part = None
+        trainer.strategy.barrier("parts of the predictions")
+        if trainer.is_global_zero:
+            parts = [self._part_path(trainer, rank) for rank in range(trainer.world_size)]
+            self._join(parts, self._target(trainer))
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave nothing half-written."""
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+            self._part_path(trainer, trainer.global_rank).unlink(missing_ok=True)
+
+    def _join(self, parts: list[Path], target: Path) -> None:
+        console = Console(highlight=False)
+        with ExitStack() as stack:
+            for part in parts:
+                stack.callback(part.unlink, missing_ok=True)
+            written = [part for part in parts if part.stat().st_size]
+            if not written:
+                console.print("predictions: none, there were no samples")
+                return
+            if len(written) > 1 and "index" not in self._types:
+                raise ValueError("Several ranks can only predict batches that have an `index`.")
+            if self.format == "csv":
+                write_atomically(target, lambda file: file.writelines(_joined(written)))
+            else:
+                whole = target.with_name(f".{target.name}.csv")
+                stack.callback(whole.unlink, missing_ok=True)
+                with whole.open("wb") as file:
+                    file.writelines(_joined(written))
+                write_atomically(target, lambda file: _to_parquet(whole, file, self._types))
+        console.print(f"predictions: {relative(target)}", soft_wrap=True)
+
+
+def _columns(outputs: Any) -> dict[str, np.ndarray]:
+    """Return each column (B,) by name, ``index`` first."""
+    if not isinstance(outputs, Mapping):
+        raise ValueError("predict_step must return a dict of tensors.")
+    columns: dict[str, np.ndarray] = {}
+    for name, value in sorted(outputs.items(), key=lambda item: item[0] != "index"):
+        if not isinstance(value, Tensor) or value.ndim not in (1, 2):
+            kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"The prediction {name!r} is {kind}, not a tensor (B,) or (B, K).")
+        value = value.detach().cpu()
+        if value.is_floating_point() and value.itemsize < 4:
+            value = value.float()
+        array = value.numpy()
+        parts = {name: array} if array.ndim == 1 else _numbered(name, array)
+        columns |= parts
+    if len({len(values) for values in columns.values()}) > 1:
+        lengths = {name: len(values) for name, values in columns.items()}
+        raise ValueError(f"The predictions of one batch differ in length: {lengths}.")
+    return columns
+
+
+def _numbered(name: str, table: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"{name}_{k}": table[:, k] for k in range(table.shape[1])}
+
+
+def _text(values: np.ndarray) -> list[Any]:
+    if values.dtype == np.bool_:
+        return values.astype(int).tolist()
+    # `str` of a NumPy number is the shortest text that reads back as the same number
+    return [str(value) for value in values]
+
+
+def _joined(parts: list[Path]) -> Iterator[bytes]:
+    """Yield the header and the lines of all parts, by index, each once."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(part.open("rb")) for part in parts]
+        header = files[0].readline()
+        yield header
+        if header.split(b",")[0].strip() != b"index":
+            yield from files[0]
+            return
+        index, offset = array("q"), array("q")
+        ends = []
+        for file in files:
+            file.seek(len(header))
+            place = len(header)
+            for line in file:
+                index.append(int(line.partition(b",")[0]))
+                offset.append(place)
+                place += len(line)
+            ends.append(len(index))
+        for row in np.unique(np.asarray(index), return_index=True)[1]:
+            file = files[np.searchsorted(ends, row, side="right")]
+            file.seek(offset[row])
+            yield file.readline()
+
+
+def _to_parquet(source: Path, file: Any, types: dict[str, np.dtype]) -> None:
+    import pyarrow
+    from pyarrow import csv as arrow_csv
+    from pyarrow.parquet import ParquetWriter
+
+    schema = pyarrow.schema([(n, pyarrow.from_numpy_dtype(t)) for n, t in types.items()])
+    reader = arrow_csv.open_csv(
+        source,
+        read_options=arrow_csv.ReadOptions(block_size=1 << 26),
+        # otherwise "nan" would become a missing value
+        convert_options=arrow_csv.ConvertOptions(column_types=schema, null_values=[]),
+    )
+    with ParquetWriter(file, schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)

@@ -1,0 +1,2 @@
+from .activations import Activations as Activations
+from .file import ActivationFile as ActivationFile

@@ -1,0 +1,5 @@
+"""Adversarial attacks: the inputs near given ones on which an objective is large."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+from .attack import Attack as Attack
+from .attack import under_attack as under_attack
+from .pgd import PGDAttack as PGDAttack

@@ -1,0 +1,14 @@
+from .cluster_accuracy import ClusterAccuracy as ClusterAccuracy
+from .cluster_samples import ClusterSamples as ClusterSamples
+from .cluster_sizes import ClusterSizes as ClusterSizes
+from .cluster_sizes import SmallestClusterFrequency as SmallestClusterFrequency
+from .clustering_scores import AdjustedRandScore as AdjustedRandScore
+from .clustering_scores import NormalizedMutualInfoScore as NormalizedMutualInfoScore
+from .clustering_scores import adjusted_rand_score as adjusted_rand_score
+from .clustering_scores import normalized_mutual_info_score as normalized_mutual_info_score
+from .contingency_table import ContingencyTable as ContingencyTable
+from .contingency_table import match_clusters as match_clusters
+from .reconstruction import layerwise_reconstruction_error as layerwise_reconstruction_error
+from .soft_frequency import SmallestSoftFrequency as SmallestSoftFrequency
+from .target_distribution import dec_target_distribution as dec_target_distribution
+from .target_distribution import unseen_target_distribution as unseen_target_distribution

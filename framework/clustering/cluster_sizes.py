@@ -1,0 +1,87 @@
+"""How many samples are in every cluster, and how small the smallest is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class ClusterSizes(Metric):
+    """Counts the samples of each cluster; it needs no labels.
+
+    The counts are exact and are added up over ranks, which may have no rows.
+
+    Shapes: ``compute`` returns (K,) int64.
+
+    Args:
+        num_clusters: K.
+        **kwargs: of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: K below 1, or, at an update, a cluster outside 0..K-1.
+
+    Example:
+        >>> import torch
+        >>> from framework.clustering.cluster_sizes import ClusterSizes
+        >>> metric = ClusterSizes(num_clusters=3)
+        >>> metric.update(torch.tensor([0, 2, 2]))
+        >>> metric.compute()
+        tensor([1, 0, 2])
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    sizes: Tensor
+
+    def __init__(self, num_clusters: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if num_clusters < 1:
+            raise ValueError(f"num_clusters must be at least 1, got {num_clusters}.")
+        zeros = torch.zeros(num_clusters, dtype=torch.int64)
+        self.add_state("sizes", zeros, dist_reduce_fx="sum")
+
+    def update(self, cluster: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            cluster: (B,) int64, in 0..K-1.
+        """
+        clusters = len(self.sizes)
+        if bool(((cluster < 0) | (cluster >= clusters)).any()):
+            raise ValueError(
+                f"{type(self).__name__}: clusters must be in 0..{clusters - 1}, got "
+                f"{int(cluster.min())}..{int(cluster.max())}."
+            )
+        self.sizes += torch.bincount(cluster, minlength=clusters)
+
+    def compute(self) -> Tensor:
+        """Return the counts, (K,) int64."""
+        return self.sizes
+
+
+class SmallestClusterFrequency(ClusterSizes):
+    """Share of the samples that is in the smallest cluster: 1/K if balanced, 0 if one is empty.
+
+    It needs no labels, and shows a collapse to few clusters, which scores against classes show
+    only where there are some.
+
+    ``compute`` returns a float32 scalar, NaN without any sample. Arguments and errors are those of
+    ``ClusterSizes``.
+
+    Example:
+        >>> import torch
+        >>> from framework.clustering.cluster_sizes import SmallestClusterFrequency
+        >>> metric = SmallestClusterFrequency(num_clusters=2)
+        >>> metric.update(torch.tensor([0, 1, 1, 1]))
+        >>> metric.compute()
+        tensor(0.2500)
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        """Return the share."""
+        return self.sizes.min() / self.sizes.sum()

@@ -1,0 +1,107 @@
+"""How many samples of every class are in every cluster, and which class each cluster stands for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class ContingencyTable(Metric):
+    """Counts the samples of each pair of a cluster and a class.
+
+    Every score that compares clusters with classes is a function of this table, and subclasses
+    return one. The counts are exact and are added up over ranks, which may have no rows.
+
+    Shapes: ``compute`` returns (K, C) int64; rows are clusters, columns classes.
+
+    Args:
+        num_clusters: K.
+        num_classes: C, which need not be K.
+        **kwargs: of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: K or C below 1; or, at an update, clusters and labels of other shapes or outside
+            0..K-1 and 0..C-1.
+
+    Example:
+        >>> import torch
+        >>> from framework.clustering.contingency_table import ContingencyTable
+        >>> metric = ContingencyTable(num_clusters=2, num_classes=3)
+        >>> metric.update(torch.tensor([0, 0, 1, 1]), torch.tensor([2, 2, 0, 1]))
+        >>> metric.compute()
+        tensor([[0, 0, 2],
+                [1, 1, 0]])
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    table: Tensor
+
+    def __init__(self, num_clusters: int, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if min(num_clusters, num_classes) < 1:
+            raise ValueError(
+                "num_clusters and num_classes must be at least 1, got "
+                f"{num_clusters} and {num_classes}."
+            )
+        zeros = torch.zeros(num_clusters, num_classes, dtype=torch.int64)
+        self.add_state("table", zeros, dist_reduce_fx="sum")
+
+    def update(self, cluster: Tensor, label: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            cluster: (B,) int64, in 0..K-1.
+            label: (B,) int64, in 0..C-1.
+        """
+        if cluster.shape != label.shape or cluster.ndim != 1:
+            raise ValueError(
+                f"{type(self).__name__} takes clusters and labels of one shape (B,), got "
+                f"{tuple(cluster.shape)} and {tuple(label.shape)}."
+            )
+        clusters, classes = self.table.shape
+        for name, values, size in (("clusters", cluster, clusters), ("labels", label, classes)):
+            # a number outside would be counted in another cell
+            if bool(((values < 0) | (values >= size)).any()):
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be in 0..{size - 1}, got "
+                    f"{int(values.min())}..{int(values.max())}."
+                )
+        cells = torch.bincount(cluster * classes + label, minlength=clusters * classes)
+        self.table += cells.view(clusters, classes)
+
+    def compute(self) -> Tensor:
+        """Return the counts, (K, C) int64."""
+        return self.table
+
+
+def match_clusters(table: Tensor) -> Tensor:
+    """Return the class that each cluster stands for, by the best one-to-one assignment.
+
+    The assignment has the largest possible number of samples in the pairs of a cluster and its
+    class. A cluster that gets no class, or that has no sample of the class it gets, stands for
+    none.
+
+    Args:
+        table: (K, C) counts; rows are clusters, columns classes.
+
+    Returns:
+        (K,) int64 on the table's device: the class, or -1. No class occurs twice.
+
+    Example:
+        >>> import torch
+        >>> from framework.clustering.contingency_table import match_clusters
+        >>> match_clusters(torch.tensor([[0, 9], [5, 8], [1, 0]]))
+        tensor([ 1,  0, -1])
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    counts = table.cpu()
+    pairs = linear_sum_assignment(counts.numpy(), maximize=True)
+    clusters, classes = map(torch.from_numpy, pairs)
+    match = torch.full((len(counts),), -1)
+    match[clusters] = torch.where(counts[clusters, classes] > 0, classes, -1)
+    return match.to(table.device)

@@ -1,0 +1,166 @@
+"""Turns any error into one sentence: the path in the config, the value, the nearest names."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from framework.command.class_paths import TRUSTED
+
+COMMANDS = ("fit", "validate", "test", "predict")
+ROOMS = ("framework", "modules", "datamodules", "callbacks")
+EXAMPLE = "trimtab fit --config configs/classifier.yaml"
+# what jsonargparse says of every type that a value is not
+_NO_CAUSE = re.compile(
+    r"Expected an? |Does not validate|Problem with given class_path|Not a valid subclass|"
+    r"Import path|an? (?:class path|dict) "
+)
+
+
+def describe(error: BaseException) -> str:
+    """Return one sentence for a person about an error of a run.
+
+    An error of a loading process arrives with that process's traceback, an error of a constructor
+    inside jsonargparse's list of all types that it tried; only the cause is kept.
+    """
+    text = str(error) or type(error).__name__
+    if "in DataLoader worker process" in text:
+        lines = text.rstrip().splitlines()
+        last_frame = max(i for i, line in enumerate(lines) if line.startswith("  "))
+        text = " ".join(lines[last_frame + 1 :]).partition(": ")[2]
+    if causes := _causes(text):
+        text = causes[0]
+    return _finished(" ".join(text.split()))
+
+
+def _causes(message: str) -> list[str]:
+    """Return the points of jsonargparse's list that say more than that a type did not fit."""
+    points = re.findall(r"^ *- (.+)$", message, re.M) if "Does not validate" in message else []
+    return [point for point in points if not _NO_CAUSE.match(point)]
+
+
+def _finished(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def sentence(message: str, parser: Any) -> str:
+    """Return one sentence for a person.
+
+    Args:
+        message: what jsonargparse says, possibly many lines.
+        parser: whose options are known, for the nearest names.
+    """
+    where = _where(message)
+    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        path = denied.group(1)
+        package = path.split(".")[0]
+        if package in TRUSTED:
+            return f"{where}{path} can load foreign code and was not imported."
+        return (
+            f"{where}{path} is not in a trusted package and was not imported; "
+            f"use --allow {package} if you trust it."
+        )
+    if name := re.search(r"Expected a dot import path string: ([^\s,]+)", message):
+        if name.group(1) in class_names():
+            wanted = " or ".join(re.findall(r"<class '[\w.]+\.(\w+)'>", message))
+            # where a single class is wanted, the message does not name it
+            what = f"is not a {wanted}" if wanted else "is not of the kind that is wanted here"
+            return f"{where}{name.group(1)} {what}."
+        return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
+    if name := re.search(r"module '[\w.]+' has no attribute '(\w+)'", message):
+        return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
+    if name := re.search(r"(?:No module named|Unable to import|Undefined) '?([\w.]+)", message):
+        return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
+    if name := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", message):
+        known = nearest(name.group(1), argument_names())
+        return f"{where}there is no setting {name.group(1)!r} here{known}."
+    if name := re.search(r"[Uu]nrecognized arguments?: (\S+)", message):
+        flag = name.group(1).split("=")[0]
+        options = [option for action in parser._actions for option in action.option_strings]
+        return f"there is no option {flag!r}{nearest(flag, options)}."
+    if name := re.search(r"argument subcommand: invalid choice: '([^']+)'", message):
+        near = nearest(name.group(1), COMMANDS)
+        return f"there is no command {name.group(1)!r}{near}; the commands are {_join(COMMANDS)}."
+    if 'expected "subcommand"' in message:
+        return f"give one of the commands {_join(COMMANDS)}, for example: {EXAMPLE}."
+    if missing := re.search(r"arguments are required: (.+)", message):
+        keys = re.sub(rf"\b(?:{'|'.join(COMMANDS)})\.", "", missing.group(1))
+        return f"{keys} must be given: name a config, for example: {EXAMPLE}."
+    if message.startswith("Unexpected config"):
+        return "a config must be a mapping, with keys such as model, data and trainer."
+    if "Problems parsing config" in message:
+        return f"a config is not valid YAML: {' '.join(message.split())}."
+    kinds = re.findall(r"Expected an? <class '([\w.]+)'>", message)
+    value = re.search(r"(?:Given|Got) value: (.+)", message)
+    if path := re.search(r"Import path ([\w.]+) does not correspond to a subclass", message):
+        wanted = " or ".join(dict.fromkeys(re.findall(r"to a subclass of (\w+)", message)))
+        return f"{where}{path.group(1)} is not a {wanted}."
+    if value and (choices := re.findall(r"Expected a typing.Literal\[(.+)\]", message)):
+        known = _join(dict.fromkeys(c.strip("' ") for c in ",".join(choices).split(",")))
+        return f"{where}{value.group(1)!r} is none of {known}."
+    if kinds and value:
+        wanted = " or ".join("nothing" if k == "NoneType" else k for k in dict.fromkeys(kinds))
+        return f"{where}{value.group(1)!r} is not of type {wanted}."
+    lines = [line.strip(" -") for line in message.strip().splitlines() if line.strip()]
+    causes = _causes(message) or lines[-1:]
+    return f"{where}{_finished(causes[0] if causes else message)}"
+
+
+def _where(message: str) -> str:
+    keys = dict.fromkeys(re.findall(r"Parser key ['\"]([^'\"]+)['\"]", message))
+    return f"{'.'.join(keys)}: " if keys else ""
+
+
+def _join(words: Iterable[str]) -> str:
+    return ", ".join(words)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``'; the nearest are a, b, c'``, or nothing."""
+    short = word.rpartition(".")[2].lower()
+    by_lower = {name.lower(): name for name in known}
+    close = get_close_matches(short, list(by_lower), n=3, cutoff=0.5)
+    return f"; the nearest are {_join(by_lower[c] for c in close)}" if close else ""
+
+
+def _classes() -> Iterator[type]:
+    """Yield every imported class that a config may name."""
+    import torch
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule
+    from lightning.pytorch.loggers import Logger
+    from torch.nn.modules.loss import _Loss
+
+    from framework.sparse_coding.selection import Selection
+
+    # what else our rooms export, such as the alignments of a module
+    rooms = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in ROOMS]
+    exported = [getattr(room, name) for room in rooms for name in getattr(room, "__all__", ())]
+    yield from (kind for kind in exported if isinstance(kind, type))
+    pending: list[type] = [
+        LightningModule,
+        LightningDataModule,
+        Callback,
+        Logger,
+        Selection,
+        _Loss,
+        torch.optim.Optimizer,
+        torch.optim.lr_scheduler.LRScheduler,
+    ]
+    while pending:
+        kind = pending.pop()
+        yield kind
+        pending += kind.__subclasses__()
+
+
+def class_names() -> list[str]:
+    """Return the names of every imported class that a config may name."""
+    return sorted({kind.__name__ for kind in _classes() if not kind.__name__.startswith("_")})
+
+
+def argument_names() -> list[str]:
+    """Return the names of the arguments of all those classes."""
+    return sorted({name for kind in _classes() for name in inspect.signature(kind).parameters})

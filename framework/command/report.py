@@ -1,0 +1,88 @@
+"""What a run came to: a table of its metrics, for the end of the run and for any time after."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from framework.runs.csv_logger import read_metrics
+
+STAGES = ("train", "val", "test")
+
+
+def main(args: Sequence[str]) -> None:
+    """Print the table of a finished run, and draw its learning curves again.
+
+    Args:
+        args: the run folder.
+
+    Raises:
+        FileNotFoundError: the folder holds no metrics.
+    """
+    parser = ArgumentParser("trimtab report", description="Show what a run came to.")
+    parser.add_argument("run", type=Path, help="run folder, such as runs/classifier/TIME")
+    run: Path = parser.parse_args(args).run
+    curves = read_metrics(run / "metrics.csv")[1]
+    evaluations = [read_metrics(run / f"metrics_{c}.csv")[1] for c in ("validate", "test")]
+    if not curves and not any(evaluations):
+        raise FileNotFoundError(f"{run} is no run folder: it holds no metrics.csv.")
+    latest: dict[str, Any] = {}
+    for row in [row for rows in (curves, *evaluations) for row in rows]:
+        latest |= {name: value for name, value in row.items() if value not in ("", None)}
+    console = Console(highlight=False)
+    console.print(table(latest))
+    for checkpoint in sorted(run.glob("checkpoints/*.ckpt")):
+        console.print(f"checkpoint: {relative(checkpoint)}", soft_wrap=True)
+    if curves:
+        from framework.figures.curves import learning_curves
+        from framework.figures.style import save_png
+
+        save_png(learning_curves(curves), run / "figures" / "learning_curves.png")
+    for figure in sorted(run.glob("figures/*.png")):
+        console.print(f"figure: {relative(figure)}", soft_wrap=True)
+
+
+def by_stage(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return {name: {stage: value}} of the epoch's values, the loss first.
+
+    A term that is the whole loss is left out.
+    """
+    values: dict[str, dict[str, float]] = {}
+    for logged, value in metrics.items():
+        stage, _, name = logged.partition("/")
+        if stage == "train":
+            name, dot, rest = name.rpartition("_epoch")
+            if not dot or rest:
+                continue
+        if stage in STAGES and name:
+            values.setdefault(name, {})[stage] = float(value)
+    loss = values.pop("loss", {})
+    parts = {name: row for name, row in values.items() if row != loss}
+    return ({"loss": loss} if loss else {}) | parts
+
+
+def table(metrics: Mapping[str, Any]) -> Table | str:
+    """Return the epoch's values as a table with one column per stage, or nothing."""
+    values = by_stage(metrics)
+    if not values:
+        return ""
+    stages = [stage for stage in STAGES if any(stage in row for row in values.values())]
+    made = Table(box=SIMPLE_HEAD)
+    made.add_column("metric")
+    for stage in stages:
+        made.add_column(stage, justify="right")
+    for name, row in values.items():
+        made.add_row(name, *(f"{row[stage]:.4g}" if stage in row else "" for stage in stages))
+    return made
+
+
+def relative(path: str | Path) -> str:
+    """Return a path as seen from the current folder, where that is shorter."""
+    return min(os.path.relpath(path), str(path), key=len)

@@ -1,0 +1,5 @@
+"""Data sets, samplers and the base of every datamodule."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

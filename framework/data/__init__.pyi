@@ -1,0 +1,16 @@
+from .bag_sampling import BagSampler as BagSampler
+from .bag_sampling import assign_bags as assign_bags
+from .datamodule import DataModule as DataModule
+from .datasets import ArrayDataset as ArrayDataset
+from .datasets import Batch as Batch
+from .datasets import BatchedDataset as BatchedDataset
+from .datasets import IndexedDataset as IndexedDataset
+from .datasets import Sample as Sample
+from .loader import ElasticDataLoader as ElasticDataLoader
+from .privacy import MeanRelease as MeanRelease
+from .privacy import Sensitivity as Sensitivity
+from .privacy import project_to_simplex as project_to_simplex
+from .privacy import proportion_sensitivity as proportion_sensitivity
+from .privacy import response_sensitivity as response_sensitivity
+from .samplers import GlobalBatchSampler as GlobalBatchSampler
+from .samplers import SampleKey as SampleKey

@@ -1,0 +1,318 @@
+"""The base of every map-style datamodule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+
+from framework.data.datasets import Batch, IndexedDataset, Sample, root_and_rows
+from framework.data.loader import ElasticDataLoader
+from framework.data.samplers import GlobalBatchSampler, SampleKey, progress
+from framework.objectives.errors import IncompatibleError
+from framework.utilities.randomness import global_seed, stable_seed
+
+
+def check_share(share: float, rows: int) -> int:
+    """Return how many rows a share is.
+
+    Raises:
+        ValueError: it leaves no row on either side.
+    """
+    size = round(share * rows)
+    if not 0 < size < rows:
+        raise ValueError(
+            f"held_out={share} of {rows} training rows leaves none to hold out or none to train."
+        )
+    return size
+
+
+def _passthrough(batch: Any) -> Any:
+    return batch
+
+
+class DataModule(LightningDataModule):
+    """Base of every map-style datamodule: elastic sampling and exact resume.
+
+    A subclass sets ``train_set``, ``val_set``, ``test_set`` and ``predict_set`` (those it has) in
+    ``setup``, and the class attributes below where they apply.
+
+    Args:
+        batch_size: rows of a *global* batch, over all ranks.
+        num_workers: loading processes per rank; results do not depend on it.
+        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
+        drop_last: leave out the last training batch if it is smaller.
+        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
+    """
+
+    num_classes: int | None = None
+    class_names: Sequence[str] | None = None
+    has_groups = False
+    """True if training batches hold ``group`` and never split a group."""
+    mixes_samples = False
+    """True if a training sample is made of several: its predictions are not its own."""
+
+    train_set: Dataset[Sample] | None = None
+    plain_train_set: Dataset[Sample] | None = None
+    """``train_set`` as it is read without ``augment``, where that takes it in another form."""
+    val_set: Dataset[Sample] | None = None
+    test_set: Dataset[Sample] | None = None
+    predict_set: Dataset[Sample] | None = None
+    guide_set: Dataset[Sample] | None = None
+    """Held-out training data for a guide, see ``hold_out``."""
+    augment: Callable[[Sample], Sample] | None = None
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        eval_batch_size: int | None = None,
+        drop_last: bool = False,
+        shards: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.drop_last = drop_last
+        self.shards = shards
+        self.seed = global_seed()
+        self._sampler: GlobalBatchSampler | None = None
+        self._resume: SampleKey = (0, 0)
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Join samples to a batch; override where fields have varying shapes."""
+        return default_collate(samples)
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of the *full* training set, which bounds ``index``."""
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
+        self._refuse_iterable(self.train_set)
+        root, _ = root_and_rows(self.train_set, [])
+        return len(root)
+
+    def _refuse_iterable(self, dataset: Dataset[Sample]) -> None:
+        if isinstance(dataset, IterableDataset):
+            raise TypeError(
+                f"{type(self).__name__} serves samples by position, and an iterable data set "
+                f"({type(dataset).__name__}) has none; use a LightningDataModule of your own."
+            )
+
+    def train_dataloader(self) -> ElasticDataLoader:
+        """Return the loader of this rank's slices, from the place where training stands."""
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set.")
+        self._refuse_iterable(self.train_set)
+        self._sampler = self.train_sampler()
+        return self._loader(self.train_set, self._sampler, self.augment)
+
+    def train_sampler(self) -> GlobalBatchSampler:
+        """Return the stream of training batches; override where rows must stay together."""
+        rows = len(self.train_set)  # type: ignore[arg-type]
+        _, stable = (
+            root_and_rows(self.train_set, list(range(rows))) if self.shards else (None, None)
+        )
+        return GlobalBatchSampler(
+            rows,
+            self.batch_size,
+            shuffle=True,
+            seed=self.seed,
+            drop_last=self.drop_last,
+            rank=self._rank,
+            world_size=self._world_size,
+            shards=self.shards,
+            stable_index=None if stable is None else torch.tensor(stable),
+            start=self._start,
+        )
+
+    def hold_out(self, share: float) -> None:
+        """Move a share of the training set to ``guide_set``, where it is not trained.
+
+        The rows depend on nothing but the numbers of rows. They keep their ``index``.
+
+        Raises:
+            ValueError: a share that leaves no row on either side.
+            IncompatibleError: training samples are made of several, or come in groups.
+        """
+        name = type(self).__name__
+        if self.train_set is None:
+            raise RuntimeError(f"{name} has no training set; call setup('fit').")
+        if self.mixes_samples or self.has_groups:
+            raise IncompatibleError(
+                f"The training samples of {name} are made of several, so that none of them can be "
+                "held out."
+            )
+        self._refuse_iterable(self.train_set)
+        held, kept = self._held_and_kept(share, len(self.train_set))  # type: ignore[arg-type]
+        plain = self.train_set if self.plain_train_set is None else self.plain_train_set
+        self.guide_set = Subset(plain, held)
+        self.train_set = Subset(self.train_set, kept)
+        if self.plain_train_set is not None:
+            self.plain_train_set = Subset(plain, kept)
+
+    def _held_and_kept(self, share: float, rows: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the rows to hold out and the others, each in ascending order."""
+        size = check_share(share, rows)
+        generator = torch.Generator().manual_seed(stable_seed("hold out", rows))
+        order = torch.randperm(rows, generator=generator)
+        return order[:size].sort().values.tolist(), order[size:].sort().values.tolist()
+
+    def guide_dataloader(
+        self, batch_size: int, start: Callable[[], SampleKey]
+    ) -> ElasticDataLoader:
+        """Return the loader of this rank's slices of ``guide_set``, without augmentation.
+
+        Args:
+            batch_size: rows of a *global* batch.
+            start: called at each ``iter()``; returns (pass, global batches of it to leave out).
+        """
+        if self.guide_set is None:
+            raise RuntimeError(f"{type(self).__name__} holds nothing out; call hold_out().")
+        return self._loader(self.guide_set, self.guide_sampler(batch_size, start), None)
+
+    def guide_sampler(self, batch_size: int, start: Callable[[], SampleKey]) -> GlobalBatchSampler:
+        """Return the stream of guide batches; override where rows must stay together."""
+        return GlobalBatchSampler(
+            len(self.guide_set),  # type: ignore[arg-type]
+            batch_size,
+            shuffle=True,
+            seed=stable_seed(self.seed, "guide"),
+            rank=self._rank,
+            world_size=self._world_size,
+            start=start,
+        )
+
+    def ordered_train_dataloader(self, rows: Sequence[int] | None = None) -> ElasticDataLoader:
+        """Return a loader of every training sample once, in order and without augmentation.
+
+        It is for methods that look at all samples between epochs. Batches are as in evaluation:
+        ``eval_batch_size`` rows, sliced over ranks without regard to ``shards``, and nothing is
+        padded or left out. ``index`` is that of training. The stream of training and the global
+        generators stay untouched.
+
+        Args:
+            rows: positions in ``train_set`` that are read instead of all, in this order.
+
+        Raises:
+            RuntimeError: there is no training set.
+            ValueError: a row outside the training set.
+
+        Example:
+            >>> class Ten(DataModule):
+            ...     train_set = Subset(ArrayDataset(input=torch.arange(20)), list(range(10, 20)))
+            >>> loader = Ten(batch_size=8).ordered_train_dataloader([4, 2, 9])
+            >>> next(iter(loader))
+            {'input': tensor([14, 12, 19]), 'index': tensor([14, 12, 19])}
+        """
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set.")
+        dataset = self.train_set if self.plain_train_set is None else self.plain_train_set
+        if rows is not None:
+            self._refuse_iterable(dataset)
+            size = len(dataset)  # type: ignore[arg-type]
+            outside = next((row for row in rows if not 0 <= row < size), None)
+            if outside is not None:
+                raise ValueError(f"Row {outside} lies outside the training set of {size} samples.")
+            dataset = Subset(dataset, rows)
+        return self._eval_loader(dataset)
+
+    def val_dataloader(self) -> Any:
+        """Return the validation loader, or nothing where there is no validation set."""
+        return self._eval_loader(self.val_set)
+
+    def test_dataloader(self) -> Any:
+        """Return the test loader, or nothing where there is no test set."""
+        return self._eval_loader(self.test_set)
+
+    def predict_dataloader(self) -> Any:
+        """Return the loader of what is to be predicted."""
+        return self._eval_loader(self.predict_set)
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def _start(self) -> SampleKey:
+        # a resumed run makes its first iterators before Lightning restores its loops, whose
+        # counters then still say that nothing was trained
+        return max(self._progress(), self._resume)
+
+    def _progress(self) -> SampleKey:
+        return progress(self.trainer) if self.trainer is not None else (0, 0)
+
+    def _eval_loader(self, dataset: Dataset[Sample] | None) -> Any:
+        if dataset is None:
+            return []
+        self._refuse_iterable(dataset)
+        batches = GlobalBatchSampler(
+            len(dataset),  # type: ignore[arg-type]
+            self.eval_batch_size,
+            shuffle=False,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        return self._loader(dataset, batches, None)
+
+    def _loader(
+        self,
+        dataset: Dataset[Sample],
+        batches: GlobalBatchSampler,
+        augment: Callable[[Sample], Sample] | None,
+    ) -> ElasticDataLoader:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        loader: DataLoader[Any] = DataLoader(
+            IndexedDataset(dataset, augment=augment, seed=self.seed, collate=self.collate),
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_passthrough,
+            pin_memory=on_cuda,
+            # its own generator: the loader must not draw from the one that training restores
+            generator=torch.Generator().manual_seed(stable_seed(self.seed, "workers")),
+        )
+        return ElasticDataLoader(loader)
+
+    def teardown(self, stage: str) -> None:
+        """Forget the place that was resumed from: another run may follow."""
+        self._resume = (0, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stream's identity and the place in it."""
+        epoch, position = self._progress()
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "num_samples": len(self.train_set) if self.train_set is not None else 0,  # type: ignore[arg-type]
+            "epoch": epoch,
+            "position": position,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the saved stream.
+
+        Raises:
+            RuntimeError: inside an epoch, with another batch size or number of samples.
+        """
+        self.seed = state_dict["seed"]
+        self._resume = (state_dict["epoch"], state_dict["position"])
+        if self._sampler is not None:
+            self._sampler.seed = self.seed
+        if not state_dict["position"]:
+            return
+        now = self.state_dict()
+        for name in ("batch_size", "num_samples"):
+            if now[name] != state_dict[name]:
+                raise RuntimeError(
+                    f"The checkpoint was written inside epoch {state_dict['epoch']} with "
+                    f"{name}={state_dict[name]}, and cannot continue with {now[name]}; "
+                    "keep the value or resume from a checkpoint of an epoch's end."
+                )

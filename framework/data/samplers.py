@@ -1,0 +1,138 @@
+"""One stream of global batches, the same on any number of ranks, workers and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from framework.utilities.randomness import stable_seed
+
+SampleKey = tuple[int, int]
+"""What the sampler hands to a dataset: (epoch, position in the dataset)."""
+
+
+def progress(trainer: Trainer) -> SampleKey:
+    """Return (epoch, global batches of it already trained) of a run, also of one being resumed.
+
+    ``trainer.current_epoch`` lags behind by one where a checkpoint was written at an epoch's end,
+    hence the loop's own counters.
+    """
+    loop = trainer.fit_loop
+    epoch: Any = loop.epoch_progress.current
+    if epoch.ready <= epoch.processed:
+        return epoch.processed, 0
+    position = loop.epoch_loop.batch_progress.current.ready
+    if position >= loop.max_batches:
+        return epoch.processed + 1, 0
+    return epoch.processed, position
+
+
+class GlobalBatchSampler(Sampler[list[SampleKey]]):
+    """Yields this rank's slice of each global batch as a list of (epoch, position) keys.
+
+    The order is a function of (seed, epoch) alone. Rank r of W takes the r-th of W contiguous
+    slices, which differ by at most one row and may be empty.
+
+    Args:
+        num_samples: rows of the dataset.
+        batch_size: rows of a *global* batch.
+        shuffle: permute per epoch; otherwise in order.
+        seed: of the permutation.
+        drop_last: leave out the last batch if it is smaller.
+        rank: this process.
+        world_size: number of processes W.
+        shards: None, or S: sample i belongs to shard ``stable_index[i] % S`` for the whole run,
+            each global batch takes an equal part of every shard, and rank r of W reads only the
+            shards s with ``s * W // S == r``. Sampling then differs from the plain stream, but
+            equally on every number of ranks that divides S.
+        stable_index: (num_samples,) positions in the full training set; default 0..num_samples-1.
+        start: called at each ``iter()``; returns (epoch, global batches to leave out).
+
+    Raises:
+        ValueError: ``batch_size`` below 1, or ``shards`` not a multiple of ``world_size``.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        shards: int | None = None,
+        stable_index: Tensor | None = None,
+        start: Callable[[], SampleKey] = lambda: (0, 0),
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if shards is not None and (shards % world_size or batch_size % shards):
+            raise ValueError(
+                f"shards={shards} must be a multiple of the {world_size} ranks and divide "
+                f"batch_size={batch_size}."
+            )
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.shards = shards
+        self.stable_index = stable_index
+        self.start = start
+
+    def __len__(self) -> int:
+        sizes = [self.num_samples]
+        share = self.batch_size
+        if self.shards is not None:
+            sizes = [len(part) for part in self._shard_members()]
+            share //= self.shards
+        return min(sizes) // share if self.drop_last else -(-max(sizes) // share)
+
+    def _shard_members(self) -> list[Tensor]:
+        assert self.shards is not None
+        stable = self.stable_index if self.stable_index is not None else None
+        owner = torch.arange(self.num_samples) if stable is None else stable
+        return [torch.nonzero(owner % self.shards == s).flatten() for s in range(self.shards)]
+
+    def _order(self, epoch: int, name: str, rows: int) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(rows)
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch, name))
+        return torch.randperm(rows, generator=generator)
+
+    def _slices(self, epoch: int) -> list[Tensor]:
+        """Return this rank's rows of every global batch of an epoch."""
+        if self.shards is None:
+            batches = self._order(epoch, "order", self.num_samples).split(self.batch_size)
+            slices = [torch.tensor_split(b, self.world_size)[self.rank] for b in batches]
+        else:
+            share = self.batch_size // self.shards
+            per_rank = self.shards // self.world_size
+            own = range(self.rank * per_rank, (self.rank + 1) * per_rank)
+            members = self._shard_members()
+            orders = [
+                members[s][self._order(epoch, f"shard {s}", len(members[s]))].split(share)
+                for s in own
+            ]
+            empty = torch.empty(0, dtype=torch.int64)
+            slices = [
+                torch.cat([order[step] if step < len(order) else empty for order in orders])
+                for step in range(max(-(-len(m) // share) for m in members))
+            ]
+        return slices[: len(self)]
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        # `start` is read now and not at the first batch: workers prefetch as soon as they exist
+        epoch, skip = self.start()
+        return iter(
+            [[(epoch, row) for row in rows.tolist()] for rows in self._slices(epoch)[skip:]]
+        )

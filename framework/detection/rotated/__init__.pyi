@@ -1,0 +1,11 @@
+from .boxes import cxcywhr_to_quad as cxcywhr_to_quad
+from .boxes import cxcywhr_to_torchvision as cxcywhr_to_torchvision
+from .boxes import is_convex as is_convex
+from .boxes import quad_area as quad_area
+from .boxes import quad_to_cxcywhr as quad_to_cxcywhr
+from .boxes import torchvision_to_cxcywhr as torchvision_to_cxcywhr
+from .iou import rotated_iou as rotated_iou
+from .nms import rotated_nms as rotated_nms
+from .orc import ORC as ORC
+from .orc import orc_to_quad as orc_to_quad
+from .orc import quad_to_orc as quad_to_orc

@@ -1,0 +1,15 @@
+from .collectives import all_reduce_sum as all_reduce_sum
+from .collectives import all_reduce_sum_with_grad as all_reduce_sum_with_grad
+from .collectives import all_to_all as all_to_all
+from .collectives import barrier as barrier
+from .collectives import draw_for_global_batch as draw_for_global_batch
+from .collectives import gather as gather
+from .collectives import gather_with_grad as gather_with_grad
+from .collectives import global_mean as global_mean
+from .collectives import global_topk as global_topk
+from .collectives import rank as rank
+from .collectives import rows_per_rank as rows_per_rank
+from .collectives import shared_generator as shared_generator
+from .collectives import world_size as world_size
+from .consistency import check_equal_on_all_ranks as check_equal_on_all_ranks
+from .sample_state import SampleState as SampleState

@@ -1,0 +1,377 @@
+"""Per-sample memory: one row per training sample, the same whatever the number of ranks."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from framework.distributed.collectives import (
+    all_to_all,
+    barrier,
+    gather,
+    rank,
+    rows_per_rank,
+    world_size,
+)
+from framework.distributed.shared_file import shared_zeros
+
+Layout = Literal["replicated", "exchange", "memmap", "local"]
+
+
+class SampleState:
+    """A table of N rows that is read and written by the samples' index in the full training set.
+
+    It is neither buffer nor parameter, which DDP would broadcast; a module, loss or callback keeps
+    it as a plain attribute, made in its ``setup``, and the checkpoint keeps it under the owner's
+    name. Of equal indices in one global batch the row of the highest (rank, position) is kept, in
+    every layout and on one process, so that a run has the same bits on any number of ranks.
+
+    ============== ===================================== ============== ===========================
+    layout         a row lies                            memory         traffic
+    ============== ===================================== ============== ===========================
+    ``replicated`` on every rank                         N rows a rank  write: all-gather of rows
+    ``exchange``   on rank ``i % W``                     N/W rows       all-to-all of rows
+    ``memmap``     in a file that all ranks of *one*     N rows a node  write: all-gather of indices
+                   node map
+    ``local``      on the rank that samples it           N/W rows       none
+    ============== ===================================== ============== ===========================
+
+    ``write`` is collective in every layout but ``local``, ``read`` in ``exchange``: all ranks must
+    call them, a rank without rows with empty tensors. In ``memmap`` a read sees what this rank
+    wrote, and what others wrote before the latest ``barrier``. ``local`` is for a data module
+    with ``shards``, which hands a sample to the same rank in every epoch.
+
+    The last three are *sharded*: each rank saves its rows in a file of its own, and any number of
+    ranks continues from them.
+
+    Args:
+        num_samples: N.
+        shape: of a row.
+        fill: value of rows that were never written.
+        dtype: of the table; values are cast to it.
+        device: of the table; ``memmap`` is on the CPU.
+        layout: see above.
+        shards: only for ``local``, the ``shards`` S of the data module: row i lies on rank
+            ``i % S * W // S``. Default W.
+        persistent: whether it belongs in checkpoints.
+        directory: only for ``memmap``, where the file is made; default the system's temporary
+            directory. The file has no name any more once all ranks have mapped it, so that its
+            space is free when the last process ends, however it ends.
+
+    Raises:
+        ValueError: an argument out of its range, or ranks of several nodes with ``memmap``.
+        OSError: no room for the file.
+
+    Example:
+        >>> import torch
+        >>> from framework.distributed.sample_state import SampleState
+        >>> history = SampleState(num_samples=100, shape=(3,), dtype=torch.float16)
+        >>> index = torch.tensor([7, 42])
+        >>> history.write(index, torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+        >>> history.read(torch.tensor([42, 8]))
+        tensor([[4., 5., 6.],
+                [0., 0., 0.]], dtype=torch.float16)
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        shape: Sequence[int] = (),
+        *,
+        fill: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        layout: Layout = "replicated",
+        shards: int | None = None,
+        persistent: bool = True,
+        directory: Path | str | None = None,
+    ) -> None:
+        ranks = world_size()
+        if num_samples < 1 or any(size < 1 for size in shape):
+            raise ValueError(f"A table of {num_samples} rows of shape {tuple(shape)} is empty.")
+        if layout not in get_args(Layout):
+            raise ValueError(f"layout must be one of {get_args(Layout)}, got {layout!r}.")
+        if shards is not None and (layout != "local" or shards < 1 or shards % ranks):
+            raise ValueError(
+                f"shards={shards} belongs to layout='local' and must be a multiple of the {ranks} "
+                f"ranks; the layout is {layout!r}."
+            )
+        if layout == "memmap" and torch.device(device).type != "cpu":
+            raise ValueError(f"layout='memmap' lies on the CPU, not on {device}.")
+        self.num_samples = num_samples
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self.layout = layout
+        self.shards = shards or ranks
+        self.persistent = persistent
+        if layout == "memmap":
+            size = (num_samples, *self.shape)
+            self._table = shared_zeros(size, dtype, Path(directory or tempfile.gettempdir()))
+            if fill:
+                self.fill_(fill)
+        else:
+            rows = num_samples if layout == "replicated" else len(self.own_rows())
+            self._table = torch.full((rows, *self.shape), fill, dtype=dtype, device=device)
+
+    def __repr__(self) -> str:
+        return (
+            f"SampleState({self.num_samples}, {self.shape}, dtype={self.dtype}, "
+            f"layout={self.layout!r})"
+        )
+
+    @torch.no_grad()
+    def read(self, index: Tensor) -> Tensor:
+        """Return a copy of rows.
+
+        Args:
+            index: (B,) int64.
+
+        Returns:
+            (B, *shape), on the device of ``index``.
+
+        Raises:
+            IndexError: an index is negative or not below N, or, in ``local``, another rank's.
+            ValueError: ``index`` has another shape or dtype.
+        """
+        self._check(index)
+        if self.layout != "exchange":
+            return self._table[self._slots(index)].to(index.device)
+        order, counts = self._by_owner(index)
+        asked, arrived = all_to_all(index[order], counts)
+        answers, _ = all_to_all(self._table[self._slots(asked)].to(index.device), arrived)
+        rows = torch.empty_like(answers)
+        rows[order] = answers
+        return rows
+
+    @torch.no_grad()
+    def write(self, index: Tensor, values: Tensor) -> None:
+        """Replace rows.
+
+        Args:
+            index: (B,) int64.
+            values: (B, *shape).
+
+        Raises:
+            IndexError: an index is negative or not below N, or, in ``local``, another rank's.
+            ValueError: ``index`` or ``values`` has another shape or dtype.
+        """
+        self._check(index)
+        if values.shape != (len(index), *self.shape):
+            raise ValueError(
+                f"{self!r} takes {(len(index), *self.shape)} for {len(index)} indices, got values "
+                f"of shape {tuple(values.shape)}."
+            )
+        values = values.to(device=index.device, dtype=self.dtype)
+        if self.layout == "replicated":
+            counts = rows_per_rank(len(index), index.device)
+            index, values = gather(index, counts), gather(values, counts)
+        elif self.layout == "exchange":
+            order, counts = self._by_owner(index)
+            values, _ = all_to_all(values[order], counts)
+            index, _ = all_to_all(index[order], counts)
+        keep = self._global_winners(index) if self.layout == "memmap" else _last_of_each(index)
+        self._table[self._slots(index[keep])] = values[keep].to(self._table.device)
+
+    def fill_(self, value: float) -> None:
+        """Set every row to ``value``; all ranks must call it."""
+        self.barrier()
+        if self.layout != "memmap" or rank() == 0:
+            self._table.fill_(value)
+        self.barrier()
+
+    def barrier(self) -> None:
+        """Let every rank see what was written so far; for ``memmap``, at an epoch's end."""
+        barrier()
+
+    # ---- checkpoints ----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole table of a ``replicated`` state as a tensor on the CPU.
+
+        Raises:
+            RuntimeError: the layout is sharded, see ``save_shard``.
+        """
+        self._check_saved_by("state_dict", sharded=False)
+        return {"table": self._table.to("cpu", copy=True)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``, on any number of ranks.
+
+        Raises:
+            RuntimeError: the layout is sharded, see ``load_shards``.
+            ValueError: the saved table has another shape or dtype.
+        """
+        self._check_saved_by("load_state_dict", sharded=False)
+        saved = state["table"]
+        if saved.shape != self._table.shape or saved.dtype != self.dtype:
+            raise ValueError(
+                f"The saved per-sample table is {tuple(saved.shape)} {saved.dtype}, but this run "
+                f"needs {tuple(self._table.shape)} {self.dtype}."
+            )
+        self._table.copy_(saved)
+
+    def own_rows(self) -> Tensor:
+        """Return the indices of the rows that this rank saves, ascending; ``i % W == rank``.
+
+        With ``shards`` S, those with ``i % S * W // S == rank``.
+        """
+        return _rows_of(rank(), world_size(), self.shards, self.num_samples)
+
+    def shard(self) -> Tensor:
+        """Return the rows ``own_rows`` of a sharded table, in their order."""
+        return self._table[self.own_rows()] if self.layout == "memmap" else self._table
+
+    def save_shard(self, directory: Path, name: str) -> None:
+        """Write ``{name}-{rank}-of-{W}.pt`` into ``directory`` in one step; called on every rank.
+
+        Args:
+            directory: made if it does not exist; holds one set of shards of each name.
+            name: of the table.
+
+        Raises:
+            RuntimeError: the layout is ``replicated``, see ``state_dict``.
+        """
+        from framework.utilities.files import write_atomically
+
+        self._check_saved_by("save_shard", sharded=True)
+        if self.layout == "memmap":
+            barrier()
+        saved = {
+            "num_samples": self.num_samples,
+            "shards": self.shards,
+            "rows": self.shard().cpu(),
+        }
+        path = directory / f"{name}-{rank()}-of-{world_size()}.pt"
+        write_atomically(path, lambda file: torch.save(saved, file))
+
+    def load_shards(self, directory: Path, name: str) -> None:
+        """Continue from ``save_shard``, written by any number of ranks; called on every rank.
+
+        Nothing is changed unless all files can be read.
+
+        Args:
+            directory: with the files.
+            name: of the table.
+
+        Raises:
+            RuntimeError: the layout is ``replicated``, see ``load_state_dict``.
+            FileNotFoundError: a file is missing; it is named.
+            ValueError: a file is truncated, or belongs to another table.
+        """
+        self._check_saved_by("load_shards", sharded=True)
+        paths = _shard_paths(directory, name)
+        own = self.own_rows()
+        rows = torch.empty(len(own), *self.shape, dtype=self.dtype)
+        for writer, path in enumerate(paths):
+            saved = self._read_shard(path, writer, len(paths))
+            theirs = _rows_of(writer, len(paths), saved["shards"], self.num_samples)
+            common = torch.isin(theirs, own)
+            rows[torch.searchsorted(own, theirs[common])] = saved["rows"][common]
+        if self.layout == "memmap":
+            self._table[own] = rows
+            barrier()
+        else:
+            self._table.copy_(rows)
+
+    def _read_shard(self, path: Path, writer: int, writers: int) -> dict[str, Any]:
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            rows, shards = saved["rows"], int(saved["shards"])
+            expected = len(_rows_of(writer, writers, shards, int(saved["num_samples"])))
+            whole = len(rows) == expected
+        except (RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{path} is not a whole shard of per-sample memory.")
+        found = (saved["num_samples"], *rows.shape[1:], rows.dtype)
+        if found != (self.num_samples, *self.shape, self.dtype):
+            raise ValueError(
+                f"{path} belongs to a table of {found[0]} rows of shape {found[1:-1]}, "
+                f"{found[-1]}, but this run needs {self!r}."
+            )
+        return saved
+
+    # ---- where rows lie -------------------------------------------------------------------------
+
+    def _check(self, index: Tensor) -> None:
+        if index.ndim != 1 or index.dtype != torch.int64:
+            raise ValueError(
+                f"index must be (B,) int64, got {index.dtype} of shape {tuple(index.shape)}."
+            )
+        wrong = index[(index < 0) | (index >= self.num_samples)]
+        if len(wrong):
+            raise IndexError(
+                f"Index {int(wrong[0])} lies outside the table of N={self.num_samples} samples."
+            )
+        if self.layout == "local":
+            foreign = index[self._owners(index) != rank()]
+            if len(foreign):
+                raise IndexError(
+                    f"Sample {int(foreign[0])} belongs to rank {int(self._owners(foreign)[0])}, "
+                    f"not {rank()}: layout='local' needs a data module with shards={self.shards}."
+                )
+
+    def _check_saved_by(self, method: str, *, sharded: bool) -> None:
+        if (self.layout != "replicated") != sharded:
+            raise RuntimeError(f"{method} is not for layout {self.layout!r}: see SampleState.")
+
+    def _owners(self, index: Tensor) -> Tensor:
+        return index % self.shards * world_size() // self.shards
+
+    def _slots(self, index: Tensor) -> Tensor:
+        """Return the rows' places in this rank's table."""
+        index = index.to(self._table.device)
+        if self.layout in ("replicated", "memmap"):
+            return index
+        per_rank = self.shards // world_size()
+        return index // self.shards * per_rank + index % self.shards - rank() * per_rank
+
+    def _by_owner(self, index: Tensor) -> tuple[Tensor, list[int]]:
+        """Return an order of the batch by owner, and how many rows each rank owns."""
+        owners = self._owners(index)
+        counts = torch.bincount(owners, minlength=world_size()).tolist()
+        return owners.argsort(stable=True), counts
+
+    def _global_winners(self, index: Tensor) -> Tensor:
+        """Return the positions of this rank's rows that no later row of the global batch covers."""
+        counts = rows_per_rank(len(index), index.device)
+        start = sum(counts[: rank()])
+        winners = _last_of_each(gather(index, counts)) - start
+        return winners[(winners >= 0) & (winners < len(index))]
+
+
+def _last_of_each(index: Tensor) -> Tensor:
+    """Return the position of the last occurrence of every value, ordered by value."""
+    values, order = index.sort(stable=True)
+    last = torch.ones_like(values, dtype=torch.bool)
+    last[:-1] = values[1:] != values[:-1]
+    return order[last]
+
+
+def _rows_of(rank: int, ranks: int, shards: int, num_samples: int) -> Tensor:
+    index = torch.arange(num_samples)
+    return index[index % shards * ranks // shards == rank]
+
+
+def _shard_paths(directory: Path, name: str) -> list[Path]:
+    """Return the complete set of a table's files, by rank."""
+    pattern = re.compile(re.escape(name) + r"-\d+-of-(\d+)\.pt")
+    files = directory.iterdir() if directory.is_dir() else []
+    totals = {int(m[1]) for m in (pattern.fullmatch(file.name) for file in files) if m}
+    if not totals:
+        raise FileNotFoundError(f"There is no shard of {name!r} in {directory}.")
+    if len(totals) > 1:
+        raise ValueError(f"{directory} holds shards of {name!r} by {sorted(totals)} ranks.")
+    ranks = totals.pop()
+    paths = [directory / f"{name}-{r}-of-{ranks}.pt" for r in range(ranks)]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"The shard {path} is missing.")
+    return paths

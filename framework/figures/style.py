@@ -1,0 +1,39 @@
+"""Palette, sizes and file format of every figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from framework.utilities.files import write_atomically
+
+# Okabe and Ito's palette, which is told apart without seeing red or green
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLE: Any = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.labelcolor": "0.25",
+    "axes.edgecolor": "0.6",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.92",
+    "xtick.color": "0.25",
+    "ytick.color": "0.25",
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "figure.dpi": 100.0,
+    "savefig.dpi": 150.0,
+}
+WIDTH = 8.0
+"""Inches; at 100 pixels per inch the text is still easily read."""
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with rc_context(STYLE):
+        write_atomically(path, lambda file: figure.savefig(file, format="png"))

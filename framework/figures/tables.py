@@ -1,0 +1,103 @@
+"""Tables of counts, such as confusion matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from framework.figures.style import STYLE, WIDTH
+
+
+def confusion_matrix(
+    matrix: Tensor | np.ndarray | Sequence[Sequence[float]],
+    class_names: Sequence[str] | None = None,
+) -> Figure:
+    """Draw a confusion matrix: the color is the share of the true class, the number the count.
+
+    Args:
+        matrix: (K, K) counts; rows are true classes, columns predicted ones.
+        class_names: K names; default 0..K-1.
+
+    Raises:
+        ValueError: the matrix is not square, or the number of names is another.
+    """
+    counts = np.asarray(matrix.cpu() if isinstance(matrix, Tensor) else matrix, dtype=np.float64)
+    classes = len(counts)
+    if counts.shape != (classes, classes):
+        raise ValueError(f"A confusion matrix is square, got {counts.shape}.")
+    names = [str(k) for k in range(classes)] if class_names is None else list(class_names)
+    if len(names) != classes:
+        raise ValueError(f"{len(names)} class names do not fit a {classes} x {classes} matrix.")
+    total, right = counts.sum(), np.trace(counts)
+    return count_matrix(
+        counts,
+        (names, names),
+        axis_names=("true class", "predicted class"),
+        title="Confusion matrix",
+        subtitle=f"{right:,.0f} of {total:,.0f} samples are classified correctly"
+        f" ({right / max(total, 1):.1%})",
+    )
+
+
+@rc_context(STYLE)
+def count_matrix(
+    counts: np.ndarray,
+    names: tuple[Sequence[str], Sequence[str]],
+    axis_names: tuple[str, str],
+    title: str,
+    subtitle: str,
+) -> Figure:
+    """Draw a table of counts: the color is the share of the row, the number the count.
+
+    Args:
+        counts: (R, C); the last axis runs to the right.
+        names: of the R rows and of the C columns.
+        axis_names: what a row is, and what a column is.
+        title: of the figure.
+        subtitle: one sentence on what the table says.
+    """
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # cells are squares, so that a wide table is low
+    height = min(6.8, max(3.2, 1.4 + 6.2 * len(counts) / counts.shape[1]))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    axes = figure.add_subplot()
+    axes.set_title(subtitle, fontsize=9, color="0.35")
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, format="{x:.0%}")
+    bar.set_label(f"share of the {axis_names[0]}")
+    bar.outline.set_visible(False)
+    rows, columns = (range(0, len(axis), math.ceil(len(axis) / 30)) for axis in names)
+    turned = max(len(name) for name in names[1]) * len(columns) > 75
+    axes.set_xticks(
+        columns,
+        [names[1][k] for k in columns],
+        rotation=45 if turned else 0,
+        ha="right" if turned else "center",
+        rotation_mode="anchor" if turned else "default",
+    )
+    axes.set_yticks(rows, [names[0][k] for k in rows])
+    axes.tick_params(length=0)
+    axes.set_ylabel(axis_names[0])
+    axes.set_xlabel(axis_names[1])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    largest = max(counts.shape)
+    if largest <= 20:
+        for row, column in zip(*counts.nonzero(), strict=True):
+            axes.text(
+                column,
+                row,
+                f"{counts[row, column]:,.0f}",
+                ha="center",
+                va="center",
+                fontsize=9 if largest <= 12 else 7,
+                color="white" if share[row, column] > 0.55 else "0.15",
+            )
+    return figure

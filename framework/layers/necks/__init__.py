@@ -1,1 +1,0 @@
-"""What stands between a backbone's levels and a detector's heads."""

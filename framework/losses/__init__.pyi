@@ -1,0 +1,15 @@
+from .aggregate import AggregateResponseLoss as AggregateResponseLoss
+from .comp_sum import CompSumLoss as CompSumLoss
+from .comp_sum import h_consistency_transform as h_consistency_transform
+from .cs_divergence import CSQMI as CSQMI
+from .cs_divergence import ConditionalCSDivergenceLoss as ConditionalCSDivergenceLoss
+from .csib import CSIBLoss as CSIBLoss
+from .ensloss import EnsLoss as EnsLoss
+from .information_maximization import TargetClassificationMimicking as TargetClassificationMimicking
+from .ldr import ALDRLoss as ALDRLoss
+from .ldr import LDRLoss as LDRLoss
+from .loss import ClassificationLoss as ClassificationLoss
+from .loss import Loss as Loss
+from .loss import RegressionLoss as RegressionLoss
+from .normalized_logistic import NormalizedLogisticLoss as NormalizedLogisticLoss
+from .smooth_adversarial import SmoothAdversarialCompSumLoss as SmoothAdversarialCompSumLoss

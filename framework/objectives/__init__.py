@@ -1,0 +1,5 @@
+"""What a training step produced, and how ranks make one number of it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

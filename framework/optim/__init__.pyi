@@ -1,0 +1,1 @@
+from .lion import LionK as LionK

@@ -1,0 +1,115 @@
+"""SIGTERM and SLURM's pre-emption signal: save at the next batch's end, and stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from framework.distributed.collectives import world_size
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop and has saved its state; the exit code is 128 + signal."""
+
+    def __init__(self, signum: int, path: Path) -> None:
+        super().__init__(128 + signum)
+        self.path = path
+
+
+class PreemptionCheckpoint(Callback):
+    """Saves a checkpoint between two batches and stops, when a signal asks for it.
+
+    Handles SIGTERM everywhere, and under SLURM also SIGUSR1, after which the job is put into the
+    queue again. The checkpoint is ``last.ckpt`` beside the others; under SLURM it has the name by
+    which Lightning finds it when the job starts again. Every rank stops after the same batch,
+    whichever rank was signaled.
+    """
+
+    # asking the other ranks makes a GPU wait, so there it is done less often
+    every_n_steps_on_gpu = 10
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals; Lightning's handlers save in the middle of a step."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self.signum = 0
+        signals = [signal.SIGTERM]
+        if "SLURM_JOB_ID" in os.environ:
+            signals.append(signal.SIGUSR1)
+        for signum in signals:
+            self._previous[signum] = signal.signal(signum, self._receive)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stop here if any rank was asked to.
+
+        Not while gradients are accumulated, and not between an epoch's last batch and its
+        validation, which a resumed run would skip.
+        """
+        if trainer.fit_loop._should_accumulate() or trainer.is_last_batch:
+            return
+        signum = self._agreed(trainer)
+        if signum == 0:
+            return
+        path = _checkpoint_path(trainer)
+        trainer.save_checkpoint(path)
+        log.warning(
+            "Stopped by %s after step %d; continue with --ckpt_path %s",
+            signal.Signals(signum).name,
+            trainer.global_step,
+            path,
+        )
+        if signum == signal.SIGUSR1 and trainer.is_global_zero:
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+        raise Interrupted(signum, path)
+
+    def _agreed(self, trainer: Trainer) -> int:
+        if world_size() == 1:
+            return self.signum
+        device = trainer.strategy.root_device
+        if device.type == "cuda" and trainer.global_step % self.every_n_steps_on_gpu:
+            return 0
+        flag = torch.tensor(self.signum, device=device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return int(flag)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}
+
+
+def _checkpoint_path(trainer: Trainer) -> Path:
+    if "SLURM_JOB_ID" in os.environ:
+        return Path(trainer._checkpoint_connector.hpc_save_path(trainer.default_root_dir))
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            return Path(callback.dirpath) / "last.ckpt"
+    return Path(trainer.default_root_dir) / "last.ckpt"

@@ -1,0 +1,145 @@
+"""A run that is killed and resumed ends with the same bits as one that never was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from framework.runs.checkpoint_io import AtomicCheckpointIO, new_token, side_directory
+from framework.distributed.collectives import rank, world_size
+from framework.losses.loss import Loss
+from framework.utilities.randomness import capture_rng, global_seed, restore_rng, stable_seed
+from framework.runs.csv_logger import RunLogger
+from framework.distributed.sample_state import SampleState
+
+
+class ExactResume(Callback):
+    """Keeps in each checkpoint what Lightning leaves out.
+
+    These are the random number generators of every rank and all per-sample memory of the module,
+    its losses and the callbacks. (The place in the epoch is in the datamodule's state, the epoch's
+    running means in the module's.) Checkpoints are written atomically. Every
+    ``TrainingModule`` brings this callback along.
+    """
+
+    def __init__(self) -> None:
+        self._rng: list[dict[str, Any]] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write and read checkpoints safely, with side files next to them."""
+        strategy: Any = trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = AtomicCheckpointIO()
+        if stage != "fit" or hasattr(strategy, "_save_without_shards"):
+            return
+        # only the strategy knows a checkpoint's path on every rank
+        strategy._save_without_shards = strategy.save_checkpoint
+
+        def save(checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+            self._save_shards(trainer, pl_module, checkpoint, Path(filepath))
+            strategy._save_without_shards(checkpoint, filepath, storage_options)
+
+        strategy.save_checkpoint = save
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the strategy."""
+        strategy: Any = trainer.strategy
+        if hasattr(strategy, "_save_without_shards"):
+            strategy.save_checkpoint = strategy._save_without_shards
+            del strategy._save_without_shards
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the generators of every rank and the replicated tables; called on every rank."""
+        states: list[Any] = [None] * world_size()
+        own = capture_rng()
+        if world_size() > 1:
+            dist.all_gather_object(states, own)
+        else:
+            states = [own]
+        checkpoint["rng"] = states
+        checkpoint["sample_state"] = {
+            name: state.state_dict()
+            for name, state in _tables(trainer, pl_module)
+            if state.layout == "replicated"
+        }
+
+    def _save_shards(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        checkpoint: dict[str, Any],
+        path: Path,
+    ) -> None:
+        """Write this rank's shards before the checkpoint that refers to them."""
+        sharded = [(n, s) for n, s in _tables(trainer, pl_module) if s.layout != "replicated"]
+        if "sample_state" not in checkpoint or not sharded:
+            return
+        checkpoint["shards"] = trainer.strategy.broadcast(new_token())
+        directory = side_directory(path, checkpoint["shards"])
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, state in sharded:
+            state.save_shard(directory, name)
+        trainer.strategy.barrier("shards of per-sample memory")
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore the tables now, and keep the generators until training starts."""
+        if trainer.state.fn != "fit":
+            return
+        self._rng = checkpoint.get("rng")
+        self._step = int(checkpoint["global_step"])
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.continue_from(self._step)
+        saved = checkpoint.get("sample_state", {})
+        for name, state in _tables(trainer, pl_module):
+            if state.layout == "replicated":
+                if name in saved:
+                    state.load_state_dict(saved[name])
+            elif "shards" in checkpoint:
+                path = Path(str(trainer.ckpt_path))
+                state.load_shards(side_directory(path, checkpoint["shards"]), name)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the generators: nothing between here and the next batch draws from them."""
+        if self._rng is None:
+            return
+        if len(self._rng) == world_size():
+            restore_rng(self._rng[rank()])
+        else:
+            torch.manual_seed(stable_seed(global_seed(), self._step, rank()))
+        self._rng = None
+
+
+def _tables(trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, SampleState]]:
+    """Yield every per-sample table under its owner's name."""
+    owners: list[tuple[str, object]] = [(type(module).__name__, module)]
+    owners += [(name, part) for name, part in module.named_modules() if isinstance(part, Loss)]
+    seen: dict[str, int] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        kind = type(callback).__name__
+        seen[kind] = seen.get(kind, 0) + 1
+        owners.append((kind if seen[kind] == 1 else f"{kind}-{seen[kind]}", callback))
+    for name, owner in owners:
+        for attribute, value in vars(owner).items():
+            for label, state in _labeled(attribute, value):
+                if state.persistent:
+                    yield f"{name}.{label}", state
+
+
+def _labeled(attribute: str, value: object) -> list[tuple[str, SampleState]]:
+    if isinstance(value, SampleState):
+        return [(attribute, value)]
+    if isinstance(value, list):
+        states = enumerate(value)
+        return [(f"{attribute}-{i}", s) for i, s in states if isinstance(s, SampleState)]
+    return []

@@ -1,0 +1,100 @@
+"""Weights & Biases with one run per run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class RunWandbLogger(WandbLogger):
+    """Logs to Weights & Biases, under one run id for as long as the run folder exists.
+
+    The id is kept in the file ``wandb_run_id``, so a resumed run, a test or a validation goes on in
+    the same W&B run. With ``offline``, or ``WANDB_MODE=offline`` in the environment, nothing leaves
+    this machine; upload later with ``wandb sync --append RUN/wandb/offline-run-*``.
+
+    Args:
+        project: of W&B.
+        name: of the run; default the last two parts of the run folder, config and time.
+        entity: user or team; default your own.
+        tags: of the run.
+        offline: record locally.
+        folder: where W&B writes; None leaves it to the command, which sets ``folder`` to the
+            run folder.
+
+    Raises:
+        ConnectionError: W&B could not start, in one sentence.
+
+    Example:
+        >>> logger = RunWandbLogger(project="digits", offline=True, folder="runs/digits/1")
+        >>> logger.name
+        'digits'
+    """
+
+    def __init__(
+        self,
+        project: str = "trimtab",
+        name: str | None = None,
+        entity: str | None = None,
+        tags: Sequence[str] | None = None,
+        offline: bool = False,
+        folder: str | None = None,
+    ) -> None:
+        # W&B's own setting instead of Lightning's, which changes the environment for good
+        mode = "offline" if offline else None
+        super().__init__(project=project, name=name, entity=entity, tags=tags, mode=mode)
+        # W&B warns of this argument, which Lightning always hands over
+        self._wandb_init.pop("anonymous", None)
+        self.folder = folder
+
+    @property
+    def save_dir(self) -> str | None:
+        """The run folder."""
+        return self.folder
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The ``wandb.Run`` of this run folder."""
+        if self._experiment is None:
+            if self.folder is None:
+                raise ValueError("RunWandbLogger does not know where to write: set its `folder`.")
+            import wandb
+
+            folder = Path(self.folder)
+            self._wandb_init["dir"] = str(folder)
+            self._wandb_init["id"] = _run_id(folder / "wandb_run_id")
+            self._wandb_init["name"] = self._name or "/".join(folder.resolve().parts[-2:])
+            try:
+                return super().experiment
+            except wandb.Error as error:
+                reason = " ".join(str(error).split()).rstrip(".")
+                raise ConnectionError(
+                    f"Weights & Biases could not start ({reason}); run `wandb login`, or set "
+                    "WANDB_MODE=offline to record on this machine."
+                ) from error
+        return self._experiment
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """End the W&B run, marked as failed unless ``status`` is ``'success'``.
+
+        What is logged afterwards continues the same run.
+        """
+        super().finalize(status)
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
+            self._experiment = None
+
+
+def _run_id(path: Path) -> str:
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{uuid4().hex[:8]}\n")
+    return path.read_text().strip()

@@ -1,0 +1,6 @@
+from .agglomerative_path_integral import AgglomerativePathIntegral as AgglomerativePathIntegral
+from .aggregate_ridge import AggregateRidge as AggregateRidge
+from .aggregate_ridge import aggregate_risk as aggregate_risk
+from .aggregate_ridge import bag_size_risks as bag_size_risks
+from .aggregate_ridge import optimal_bag_size as optimal_bag_size
+from .normalized_logistic import NormalizedLogisticRegression as NormalizedLogisticRegression

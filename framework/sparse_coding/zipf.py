@@ -1,0 +1,151 @@
+"""Zipf's law for the densities of features, and whole budgets that follow it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SHIFTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""The shifts β among which ``fit_zipf`` chooses."""
+
+FEWEST_TO_FIT = 3
+"""Active features."""
+
+
+@dataclass(frozen=True)
+class ZipfFit:
+    """A fitted law ``log density = constant - alpha * log(rank + beta)``.
+
+    Args:
+        alpha: the exponent α.
+        beta: the shift β.
+        r2: share of the variance of the log densities that the law explains.
+    """
+
+    alpha: float
+    beta: float
+    r2: float
+
+
+def zipf_density(num_features: int, k: float, alpha: float = 1.0, beta: float = 0.0) -> Tensor:
+    """Return the density that a Zipf-Mandelbrot law expects of every rank.
+
+    The feature of rank r is active on a share ``k q_r`` of the tokens, with
+    ``q_r = (r + beta)**-alpha / sum_s (s + beta)**-alpha``, but on no more than all of them: what
+    exceeds 1 goes to the other ranks, in proportion.
+
+    Args:
+        num_features: F.
+        k: mean number of active features per token, in (0, F].
+        alpha: exponent, at least 0; 0 is the uniform law.
+        beta: shift, above -1.
+
+    Returns:
+        (F,) float64, decreasing, with sum ``k``.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> from framework.sparse_coding.zipf import zipf_density
+        >>> zipf_density(num_features=3, k=1.1, alpha=1.0)
+        tensor([0.6000, 0.3000, 0.2000], dtype=torch.float64)
+    """
+    if num_features < 1 or not 0 < k <= num_features:
+        raise ValueError(f"k must be in (0, {num_features}], the number of features, got {k}.")
+    if not 0 <= alpha < math.inf or not -1 < beta < math.inf:
+        raise ValueError(f"alpha must be at least 0 and beta above -1, got {alpha} and {beta}.")
+    ranks = torch.arange(1, num_features + 1, dtype=torch.float64)
+    weight = torch.softmax(-alpha * torch.log(ranks + beta), dim=0)
+    capped = 0
+    # densities decrease, so those above 1 are a prefix
+    while True:
+        density = (k - capped) * weight / weight[capped:].sum()
+        density[:capped] = 1.0
+        above = int((density > 1).sum())
+        if not above:
+            return density
+        capped += above
+
+
+def fit_zipf(density: Tensor) -> ZipfFit:
+    """Fit a Zipf-Mandelbrot law to the body of measured densities.
+
+    Least squares of log density on ``log(rank + beta)`` over the features above the 20th percentile
+    of those that are active at all, for each of ``SHIFTS``; the best R2 wins. The tail is left
+    out because it is what lies below the law.
+
+    Args:
+        density: (F,) share of tokens on which each feature is active.
+
+    Raises:
+        ValueError: fewer than three features are active.
+
+    Example:
+        >>> from framework.sparse_coding.zipf import fit_zipf, zipf_density
+        >>> fit = fit_zipf(zipf_density(num_features=1000, k=4.0, alpha=1.2, beta=20.0))
+        >>> round(fit.alpha, 6), fit.beta, round(fit.r2, 6)
+        (1.2, 20.0, 1.0)
+    """
+    measured = density.detach().double().cpu()
+    measured = measured[measured > 0].sort(descending=True).values
+    if len(measured) < FEWEST_TO_FIT:
+        raise ValueError(
+            f"A Zipf law needs {FEWEST_TO_FIT} active features to fit, got {len(measured)}."
+        )
+    body = measured[: len(measured) - len(measured) // 5].log()
+    ranks = torch.arange(1, len(body) + 1, dtype=torch.float64)
+    fits = [_fit_line(torch.log(ranks + beta), body, float(beta)) for beta in SHIFTS]
+    return max(fits, key=lambda fit: fit.r2)
+
+
+def _fit_line(x: Tensor, y: Tensor, beta: float) -> ZipfFit:
+    x, y = x - x.mean(), y - y.mean()
+    slope = (x @ y) / (x @ x)
+    total = y @ y
+    r2 = 1 - (y - slope * x).square().sum() / total if total > 0 else total
+    return ZipfFit(alpha=max(0.0, -float(slope)), beta=beta, r2=float(r2))
+
+
+def integer_budgets(budgets: Tensor, total: int, most: int) -> Tensor:
+    """Round real budgets to whole ones of at least 1 and at most ``most``, with a given sum.
+
+    The largest-remainder method: each is rounded down, but not below 1; then the largest remainders
+    get one more each, or, if the minimum of 1 took too much, those that are most above their real
+    budget one less, until the sum is right. Of equal remainders the earlier one is served.
+
+    Args:
+        budgets: (F,) real numbers in 0..most, with sum ``total``.
+        total: K, in F..F * most.
+        most: what no budget may exceed, the rows of the batch.
+
+    Returns:
+        (F,) int64.
+
+    Raises:
+        ValueError: ``total`` cannot be reached.
+
+    Example:
+        >>> from framework.sparse_coding.zipf import integer_budgets, zipf_density
+        >>> integer_budgets(4 * zipf_density(num_features=8, k=8.0, alpha=1.0), total=32, most=4)
+        tensor([4, 4, 4, 4, 4, 4, 4, 4])
+        >>> integer_budgets(40 * zipf_density(num_features=8, k=0.8, alpha=1.0), total=32, most=40)
+        tensor([12,  6,  4,  3,  2,  2,  2,  1])
+    """
+    if not len(budgets) <= total <= len(budgets) * most:
+        raise ValueError(
+            f"Budgets of 1 to {most} for {len(budgets)} features cannot add up to {total}."
+        )
+    real = budgets.detach().double().cpu()
+    whole = real.floor().long().clamp(1, most)
+    while missing := total - int(whole.sum()):
+        step = 1 if missing > 0 else -1
+        movable = whole < most if step > 0 else whole > 1
+        # how far it lies below its real budget, or above it
+        claim = torch.where(movable, step * (real - whole), -torch.inf)
+        first = claim.sort(descending=True, stable=True).indices
+        whole[first[: min(abs(missing), int(movable.sum()))]] += step
+    return whole

@@ -1,0 +1,5 @@
+"""The LightningModule bases, and the base of callbacks that change training."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

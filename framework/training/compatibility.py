@@ -1,0 +1,131 @@
+"""Refuses what does not make sense together, before the first step and in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch.nn.modules.loss import MultiMarginLoss, NLLLoss, _Loss
+from torch.optim import LBFGS, Optimizer
+from torch.utils.data import IterableDataset
+
+from framework.losses.loss import NEEDS, ClassificationLoss, Loss
+from framework.objectives.errors import IncompatibleError
+from framework.objectives.objectives import OPTIONAL_FIELDS
+
+# what a loss may need and the base class itself can always give
+_ALWAYS_GIVEN = ("group", "inputs", "weight", "epoch", "step", "forward")
+
+
+def check_needs(
+    owner: object, needs: Iterable[str], module: LightningModule, provides: Iterable[str]
+) -> None:
+    """Raise ``IncompatibleError`` unless ``module`` provides everything ``owner`` needs."""
+    name = type(owner).__name__
+    known = NEEDS if isinstance(owner, _Loss) else OPTIONAL_FIELDS
+    for need in needs:
+        if need not in known:
+            raise IncompatibleError(f"{name} needs {need!r}, which is none of {', '.join(known)}.")
+        if need in _ALWAYS_GIVEN and isinstance(owner, _Loss):
+            continue
+        if need not in provides:
+            raise IncompatibleError(
+                f"{name} needs `{need}`, which {type(module).__name__} does not provide "
+                f"(it provides {', '.join(provides) or 'nothing'})."
+            )
+
+
+def check_groups(owner: object, datamodule: Any) -> None:
+    """Raise ``IncompatibleError`` if ``owner`` needs groups of rows and the data has none."""
+    if "group" in getattr(owner, "needs", ()) and not getattr(datamodule, "has_groups", False):
+        raise IncompatibleError(
+            f"{type(owner).__name__} needs `group`, the bag that each row belongs to, and "
+            f"{type(datamodule).__name__} gives none: wrap the data in Bags."
+        )
+
+
+def check_index(owner: object, trainer: Trainer) -> None:
+    """Raise ``IncompatibleError`` unless the training data gives every sample an index."""
+    name = type(owner).__name__
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    if isinstance(dataset, IterableDataset):
+        raise IncompatibleError(
+            f"{name} remembers every sample by its index, and an iterable data set "
+            f"({type(dataset).__name__}) has none."
+        )
+    first = _first_sample(dataset)
+    if not (isinstance(first, dict) and "index" in first):
+        source = type(dataset).__name__ if dataset is not None else "the training data"
+        raise IncompatibleError(
+            f"{name} needs `index`, but the samples of {source} are not dicts with an 'index'."
+        )
+
+
+def _first_sample(dataset: Any) -> Any:
+    if getattr(dataset, "adds_index", False):
+        return {"index": None}  # always added
+    try:
+        return dataset[0]
+    except (TypeError, IndexError, KeyError, NotImplementedError):
+        return None
+
+
+def check_input_shape(data: Any, input_shape: Sequence[int]) -> None:
+    """Raise ``IncompatibleError`` if the data says that its images have another shape."""
+    shape = getattr(data, "input_shape", None)
+    if shape is not None and tuple(shape) != tuple(input_shape):
+        raise IncompatibleError(
+            f"The images of {type(data).__name__} are {list(shape)}, but the model was built for "
+            f"{list(input_shape)}: set model.input_shape."
+        )
+
+
+def check_monitors(losses: Iterable[Loss], trainer: Trainer, terms: Iterable[str] = ()) -> None:
+    """Raise ``IncompatibleError`` if a callback monitors a loss whose value means nothing.
+
+    Args:
+        losses: of the module.
+        trainer: whose callbacks are looked at.
+        terms: names of the module's terms, where they are known.
+    """
+    meaningless = [type(loss).__name__ for loss in losses if not loss.monitorable]
+    if not meaningless:
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        name = str(monitor).rpartition("/")[2].removesuffix("_epoch")
+        if monitor is not None and (name == "loss" or name in terms):
+            raise IncompatibleError(
+                f"{type(callback).__name__} monitors {monitor!r}, but the value of "
+                f"{meaningless[0]} means nothing; monitor a metric instead."
+            )
+
+
+def check_soft_targets(losses: Iterable[_Loss], datamodule: Any) -> None:
+    """Raise ``IncompatibleError`` if a loss takes hard labels only and the data mixes them."""
+    if not getattr(datamodule, "mixes_samples", False):
+        return
+    for loss in losses:
+        hard = not loss.soft_targets if isinstance(loss, ClassificationLoss) else False
+        if hard or isinstance(loss, (MultiMarginLoss, NLLLoss)):
+            raise IncompatibleError(
+                f"{type(loss).__name__} is defined for hard labels only and cannot be combined "
+                f"with mixup, which makes soft ones; switch {type(datamodule).__name__}'s mixup "
+                "off or take another loss."
+            )
+
+
+def check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
+    """Raise ``IncompatibleError`` for an optimizer that fp16 or several ranks cannot drive."""
+    needs_closure = isinstance(optimizer, LBFGS) or getattr(optimizer, "needs_closure", False)
+    if needs_closure and str(trainer.precision) == "16-mixed":
+        raise IncompatibleError(
+            f"{type(optimizer).__name__} evaluates its closure again, which fp16's gradient scaler "
+            "cannot do; use precision 32-true or bf16-mixed."
+        )
+    if isinstance(optimizer, LBFGS) and trainer.world_size > 1:
+        raise IncompatibleError(
+            f"{type(optimizer).__name__} decides by the loss of its own rank how often to evaluate "
+            "it, so that ranks would wait for one another for ever; use one process."
+        )

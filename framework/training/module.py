@@ -1,0 +1,462 @@
+"""The base of every LightningModule that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.modules.loss import _Loss
+
+from framework.data.datamodule import DataModule
+from framework.data.datasets import Batch
+from framework.distributed.collectives import world_size
+from framework.distributed.consistency import check_equal_on_all_ranks
+from framework.gradients.combined_step import CombinedStep
+from framework.gradients.combiner import GradientCombiner
+from framework.losses.loss import Loss
+from framework.objectives.objectives import Objectives
+from framework.objectives.reduction import ReducedObjectives, reduce_objectives
+from framework.schedules.steps import total_steps_from
+from framework.training import compatibility
+from framework.training.evaluation import EvaluationModule
+from framework.training.nonfinite import NonFiniteGuard
+from framework.training.objectives_callback import ObjectivesCallback
+from framework.training.term_means import TermMeans
+from framework.training.terms import add_term
+from framework.utilities.evaluation_mode import evaluation_mode
+
+
+class TrainingModule(EvaluationModule):
+    """Base of every domain: from named terms to a step that is the same on any number of ranks.
+
+    A domain writes ``forward``, ``objectives``, ``evaluate`` and, where they differ from
+    the default, ``shared_parameters``, ``parameter_groups``, and what
+    ``EvaluationModule`` asks for.
+
+    Class attributes:
+        provides: optional fields of ``Objectives`` that
+            ``objectives`` fills.
+
+    Args:
+        optimizer: from parameter groups to an optimizer.
+        lr_scheduler: from an optimizer to a schedule that counts optimizer steps.
+        sync_batchnorm: share batch-norm statistics between ranks.
+        gradient_combiner: how the gradients of several terms become one; None adds them.
+    """
+
+    provides: tuple[str, ...] = ()
+    prediction_shape: tuple[int, ...] | None = None
+    """Shape of one row of ``Objectives.predictions``, where it is fixed."""
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        sync_batchnorm: bool = True,
+        gradient_combiner: GradientCombiner | None = None,
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.sync_batchnorm = sync_batchnorm
+        self._combined_step: CombinedStep | None = None
+        self.gradient_combiner = gradient_combiner
+        self.guide_batch: Callable[[], Batch] | None = None
+        self.phase = 0
+        self._phase_start = 0
+        self._term_names: tuple[str, ...] = ()
+        self._term_values: Tensor | tuple[Tensor, ...] = ()
+        self.epoch_means = TermMeans()
+        self._trainable: frozenset[str] = frozenset()
+        self._promise_checked = False
+        self._watch = NonFiniteGuard()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
+        """Copy parameters and state, for averages of the weights.
+
+        Callables are shared: those of the command hold the whole run, and the guide's a loader.
+        """
+        for shared in (self.optimizer, self.lr_scheduler, self.guide_batch):
+            memo[id(shared)] = shared
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__({k: deepcopy(v, memo) for k, v in self.__getstate__().items()})
+        return copied
+
+    # ---- what a domain writes -----------------------------------------------------------------
+
+    def objectives(self, batch: Batch) -> Objectives:
+        """Return the terms of one training step on this rank's batch, which may be empty."""
+        raise NotImplementedError(f"{type(self).__name__} defines no objectives.")
+
+    def forward_inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """Return what ``forward`` takes, so that others can ask for this batch's predictions."""
+        return (batch["image"],)
+
+    def predictions_of(self, output: Any) -> Tensor:
+        """Return ``Objectives.predictions`` of what ``forward`` returned; default: the same."""
+        return output
+
+    def shared_parameters(self) -> Iterable[Parameter]:
+        """Return what gradient methods act on; default: every trainable parameter."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return optimizer groups; default: no weight decay for norms, biases and other vectors.
+
+        A group's ``lr_scale`` multiplies its learning rate.
+        """
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        matrices = [p for p in trainable if p.ndim > 1]
+        vectors = [p for p in trainable if p.ndim <= 1]
+        groups: list[dict[str, Any]] = []
+        if matrices:
+            groups.append({"params": matrices})
+        if vectors:
+            groups.append({"params": vectors, "weight_decay": 0.0})
+        return groups
+
+    def guide_objectives(self, batch: Batch) -> Objectives:
+        """Return the terms whose plain sum a held-out guide minimizes; default: all of a step.
+
+        Called in evaluation mode, with gradients, on rows that are not trained.
+        """
+        return self.objectives(batch)
+
+    @property
+    def gradient_combiner(self) -> GradientCombiner | None:
+        """How the gradients of several terms become one; the config or one callback fills it."""
+        return None if self._combined_step is None else self._combined_step.combiner
+
+    @gradient_combiner.setter
+    def gradient_combiner(self, combiner: GradientCombiner | None) -> None:
+        present = self.gradient_combiner
+        if combiner is not None and present is not None and combiner is not present:
+            raise compatibility.IncompatibleError(
+                f"{type(present).__name__} already combines the gradients of "
+                f"{type(self).__name__}; {type(combiner).__name__} would be a second one."
+            )
+        if combiner is not present:
+            self._combined_step = None if combiner is None else CombinedStep(combiner)
+
+    # ---- set-up -------------------------------------------------------------------------------
+
+    @property
+    def losses(self) -> list[Loss]:
+        """Every Trimtab loss of this module."""
+        return [m for m in self.modules() if isinstance(m, Loss)]
+
+    @property
+    def dynamics(self) -> list[ObjectivesCallback]:
+        """The callbacks that change training, in order."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [c for c in callbacks if isinstance(c, ObjectivesCallback)]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what keeps the promise of exact resume, for any Trainer."""
+        from framework.runs.preemption import PreemptionCheckpoint
+        from framework.runs.resume import ExactResume
+
+        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return [kind() for kind in (ExactResume, PreemptionCheckpoint) if kind not in present]
+
+    def setup(self, stage: str) -> None:
+        """Make metrics, allocate per-sample state, and refuse what does not fit together."""
+        self.setup_metrics()
+        if self.trainer.world_size > 1 and self.sync_batchnorm:
+            from framework.layers.sync_batchnorm import convert_sync_batchnorm
+
+            convert_sync_batchnorm(self)
+        if stage != "fit":
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        owners: list[Loss | ObjectivesCallback] = [*self.losses, *self.dynamics]
+        for owner in owners:
+            compatibility.check_groups(owner, data)
+            compatibility.check_needs(owner, owner.needs, self, self.provides)
+        compatibility.check_monitors(self.losses, self.trainer)
+        compatibility.check_soft_targets([m for m in self.modules() if isinstance(m, _Loss)], data)
+        self._check_trainer()
+        for loss in self.losses:
+            loss.setup(*self._data_facts(loss, data), self.trainer.strategy.root_device)
+
+    def _check_trainer(self) -> None:
+        trainer = self.trainer
+        if self.gradient_combiner is not None:
+            name = type(self.gradient_combiner).__name__
+            scheduled = any(
+                isinstance(callback, GradientAccumulationScheduler)
+                and callback.going_to_accumulate_grad_batches()
+                for callback in trainer.callbacks  # type: ignore[attr-defined]
+            )
+            if scheduled:
+                raise compatibility.IncompatibleError(
+                    f"{name} combines the gradients of one batch; it cannot be used with a "
+                    "GradientAccumulationScheduler."
+                )
+            if trainer.accumulate_grad_batches > 1:
+                raise compatibility.IncompatibleError(
+                    f"{name} combines the gradients of one batch; it cannot be used with "
+                    f"accumulate_grad_batches={trainer.accumulate_grad_batches}."
+                )
+            if str(trainer.precision) == "16-mixed":
+                raise compatibility.IncompatibleError(
+                    f"{name} takes gradients before they are scaled for fp16; use bf16-mixed."
+                )
+            if not self.automatic_optimization:
+                raise compatibility.IncompatibleError(
+                    f"{name} needs automatic optimization, which {type(self).__name__} does not "
+                    "use."
+                )
+            if self.gradient_combiner.guided and self.guide_batch is None:
+                raise compatibility.IncompatibleError(
+                    f"{name} is guided by held-out data: give it to the callback "
+                    "DynamicPreference instead of model.gradient_combiner."
+                )
+
+    def _data_facts(self, loss: Loss, data: Any) -> tuple[int, int | None]:
+        if isinstance(data, DataModule):
+            return data.num_samples, data.num_classes
+        if "index" in loss.needs:
+            raise compatibility.IncompatibleError(
+                f"{type(loss).__name__} needs the number of training samples, which only a "
+                "trimtab DataModule gives."
+            )
+        return 0, None
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimizer and schedule from the callables of the config."""
+        groups = self.parameter_groups()
+        try:
+            optimizer = self.optimizer(groups)
+        except ValueError as error:
+            if "per-parameter options" not in str(error):
+                raise
+            if any("lr_scale" in group for group in groups):
+                raise compatibility.IncompatibleError(
+                    f"{type(self).__name__} has groups with learning rates of their own, and this "
+                    f"optimizer takes one group: {error}"
+                ) from None
+            # LBFGS takes one group
+            optimizer = self.optimizer([p for group in groups for p in group["params"]])
+        for group in optimizer.param_groups:
+            if "lr_scale" in group:
+                group["lr"] = group["lr"] * group["lr_scale"]
+        compatibility.check_optimizer(optimizer, self.trainer)
+        if self.lr_scheduler is None:
+            return optimizer
+        with total_steps_from(self.trainer, start=self._phase_start):
+            schedule = self.lr_scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            config |= {"interval": "epoch", "monitor": getattr(schedule, "monitor", "val/loss")}
+        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def new_phase(self) -> None:
+        """Begin the next phase of a method: rebuild optimizer and schedule.
+
+        The number of the phase, ``phase``, is in the checkpoint and restored before the
+        optimizer is built, so ``parameter_groups`` may depend on it. A schedule with
+        ``total_steps: auto`` covers the rest of the run.
+        """
+        self.phase += 1
+        self._phase_start = self.global_step
+        self.trainer.strategy.setup_optimizers(self.trainer)
+
+    def on_fit_start(self) -> None:
+        """Note what is trainable: it must not change while DDP holds its buckets."""
+        self._trainable = self._trainable_names()
+        self._promise_checked = False
+
+    def on_train_start(self) -> None:
+        """Refuse data without an index where something needs one."""
+        owners: list[Loss | ObjectivesCallback] = [*self.losses, *self.dynamics]
+        for owner in owners:
+            if "index" in owner.needs:
+                compatibility.check_index(owner, self.trainer)
+
+    def _trainable_names(self) -> frozenset[str]:
+        return frozenset(n for n, p in self.named_parameters() if p.requires_grad)
+
+    # ---- training -----------------------------------------------------------------------------
+
+    def add_term(
+        self,
+        objectives: Objectives,
+        name: str,
+        loss: _Loss,
+        predictions: Tensor | None = None,
+        targets: Tensor | None = None,
+        inputs: Tensor | None = None,
+    ) -> None:
+        """Add ``loss`` to ``objectives``, handing it what it needs.
+
+        Args:
+            objectives: of this step; gives index, group, features and sample weights.
+            name: of the term.
+            loss: any torch or Trimtab loss.
+            predictions: default ``objectives.predictions``.
+            targets: default ``objectives.targets``.
+            inputs: the network's input, for losses that need it.
+        """
+        predictions = objectives.predictions if predictions is None else predictions
+        targets = objectives.targets if targets is None else targets
+        assert predictions is not None
+        assert targets is not None
+        available: dict[str, Any] = {}
+        for need in getattr(loss, "needs", ()):
+            if need == "weight":
+                weight = objectives.sample_weight
+                ones = predictions.new_ones(len(predictions))
+                available[need] = ones if weight is None else weight
+            elif need in ("index", "features"):
+                available[need] = getattr(objectives, need)
+            elif need == "group" and objectives.group is not None:
+                available[need] = objectives.group
+            elif need == "group":
+                # in evaluation a row is a group of its own
+                available[need] = torch.arange(len(predictions), device=predictions.device)
+            else:
+                others = {
+                    "inputs": inputs,
+                    "epoch": self.current_epoch,
+                    "step": self.global_step,
+                    "forward": self.forward,
+                }
+                available[need] = others[need]
+        add_term(objectives, name, loss, predictions, targets, **available)
+
+    def reduced_objectives(self, batch: Batch) -> ReducedObjectives:
+        """Return the step's terms after the callbacks and the reduction over ranks."""
+        objectives = self.objectives(batch)
+        if not self._promise_checked:
+            self._check_promise(objectives)
+        for callback in self.dynamics:
+            callback.on_objectives(self.trainer, self, objectives, batch)
+        reduced = reduce_objectives(objectives)
+        if self._combined_step is not None:
+            reduced.total = self._combine(self._combined_step, reduced, objectives)
+        self._record(reduced, objectives)
+        return reduced
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return what is sent backward."""
+        return self.reduced_objectives(batch).total
+
+    def _check_promise(self, objectives: Objectives) -> None:
+        for name in self.provides:
+            value = getattr(objectives, name)
+            if value is None or (isinstance(value, dict) and not value):
+                raise RuntimeError(
+                    f"{type(self).__name__} says that it provides `{name}`, but its objectives "
+                    "have none."
+                )
+        terms = [*objectives.terms, *objectives.per_sample]
+        compatibility.check_monitors(self.losses, self.trainer, terms)
+        self._promise_checked = True
+
+    def _combine(
+        self, step: CombinedStep, reduced: ReducedObjectives, objectives: Objectives
+    ) -> Tensor:
+        """Return the plain sum, whose backward pass gives the combined gradient."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        shared = list(self.shared_parameters())
+        guide = None if self.guide_batch is None else self._guide
+        return step(reduced, objectives, trained, shared, self.global_step, guide)
+
+    def _guide(self) -> Objectives:
+        assert self.guide_batch is not None
+        batch = self.guide_batch()
+        with evaluation_mode(self):
+            return self.guide_objectives(batch)
+
+    # ---- what is logged -----------------------------------------------------------------------
+
+    def _record(self, reduced: ReducedObjectives, objectives: Objectives) -> None:
+        names = ("loss", *reduced.terms)
+        values = torch.stack([v.detach() for v in (reduced.total, *reduced.terms.values())])
+        # a difference of a number to itself is 0 only if it is finite
+        flags = (values - values != 0) if reduced.nonfinite is None else reduced.nonfinite
+        self._watch.add(names[-len(flags) :], flags, self.global_step)
+        if objectives.logs:
+            names += tuple(objectives.logs)
+            values = torch.cat([values, self._logged(objectives, reduced)])
+        ranks = world_size()
+        self.epoch_means.update(names, values / ranks if ranks > 1 else values, reduced.rows)
+        self._term_names, self._term_values = names, values
+        step = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        log_now = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        # reading the flags waits for a GPU, so there it is done as rarely as logging
+        if log_now or values.device.type == "cpu":
+            self._watch.check()
+        if log_now and self.trainer.loggers:
+            if ranks > 1:
+                values = self.trainer.strategy.reduce(values, reduce_op="mean")
+            # handed to the loggers at once: self.log costs more than a small network's step
+            row: dict[str, float] = {"epoch": self.current_epoch}
+            row |= {f"train/{n}": v for n, v in zip(names, values.tolist(), strict=True)}
+            if self._combined_step is not None:
+                row |= {f"train/{n}": v for n, v in self._combined_step.logs.items()}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(row, step=step)
+
+    def _logged(self, objectives: Objectives, reduced: ReducedObjectives) -> Tensor:
+        """Return this rank's share of the logs, times the number of ranks as the terms are."""
+        scale = objectives.rows * world_size() / reduced.rows
+        like = reduced.total.detach()
+        logs = [torch.as_tensor(v, device=like.device).detach() for v in objectives.logs.values()]
+        scaled = torch.stack([value.to(like.dtype) for value in logs]) * scale
+        # a mean over no rows is NaN
+        return torch.where(torch.isfinite(scaled), scaled, 0)
+
+    @property
+    def term_values(self) -> dict[str, Tensor]:
+        """Loss, terms and logs of this rank's latest step, detached, for progress bars."""
+        return dict(zip(self._term_names, self._term_values, strict=True))
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means and check that the ranks still agree."""
+        means = self.epoch_means.compute()
+        self.log_dict({f"train/{name}_epoch": value for name, value in means.items()})
+        self.epoch_means.reset()
+        if self._trainable_names() != self._trainable:
+            changed = sorted(self._trainable_names() ^ self._trainable)
+            raise RuntimeError(
+                f"`requires_grad` of {changed[0]!r} changed after the start; DDP would diverge in "
+                "silence. Leave idle parameters trainable and skip their group."
+            )
+        check_equal_on_all_ranks(self)
+
+    # ---- checkpoints --------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the phase, the running means of the epoch and the combiner's state.
+
+        Raises:
+            FloatingPointError: a loss was NaN; nothing is written then.
+        """
+        self._watch.check()
+        checkpoint["phase"] = [self.phase, self._phase_start]
+        if self._combined_step is not None:
+            checkpoint["gradient_combiner"] = self._combined_step.state_dict()
+        checkpoint["epoch_means"] = self.epoch_means.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what ``on_save_checkpoint`` added."""
+        if self._trainer is not None:
+            # Lightning does so after the weights are restored, and float64 ones would lose bits
+            self.trainer.precision_plugin.convert_module(self)
+        self.phase, self._phase_start = checkpoint.get("phase", (0, 0))
+        if self._combined_step is not None and "gradient_combiner" in checkpoint:
+            self._combined_step.load_state_dict(checkpoint["gradient_combiner"])
+        if "epoch_means" in checkpoint and self.trainer.state.fn == "fit":
+            device = self.trainer.strategy.root_device
+            self.epoch_means.load_state_dict(checkpoint["epoch_means"], device)

@@ -1,0 +1,55 @@
+"""Stops a run whose loss is NaN or infinite, before anything is spoilt or saved."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class NonFiniteGuard:
+    """Remembers which terms were NaN or infinite since it was last asked.
+
+    Reading a flag makes a GPU wait, so there ``check`` is called rarely, but always before a
+    checkpoint is written.
+    """
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._flags: Tensor | None = None
+        self._first = 0
+        self._last = 0
+
+    def add(self, names: tuple[str, ...], flags: Tensor, step: int) -> None:
+        """Note the terms of a step.
+
+        Args:
+            names: T names of terms; a change of names checks those before.
+            flags: (T,) bool, True where a term is not finite, the same on every rank.
+            step: optimizer steps taken before this one.
+        """
+        if self._flags is not None and names != self._names:
+            self.check()
+        if self._flags is None:
+            self._names, self._flags, self._first = names, flags, step
+        else:
+            self._flags = self._flags | flags
+        self._last = step
+
+    def check(self) -> None:
+        """Forget what was noted.
+
+        Raises:
+            FloatingPointError: a term was not finite.
+        """
+        flags, self._flags = self._flags, None
+        if flags is None or not bool(flags.any()):
+            return
+        wrong = [self._names[i] for i in flags.nonzero().flatten().tolist()]
+        # the sum is wrong whenever a term is; the term is the better name
+        name = next((term for term in wrong if term != "loss"), "loss")
+        when = f"at step {self._last}"
+        if self._first != self._last:
+            when = f"between steps {self._first} and {self._last}"
+        raise FloatingPointError(
+            f"The term {name!r} became NaN or infinite {when}; training stopped, and the last "
+            "checkpoint, which is older, is kept."
+        )

@@ -1,0 +1,29 @@
+"""The base of callbacks that change training."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lightning.pytorch import Callback, Trainer
+
+from framework.data.datasets import Batch
+from framework.objectives.objectives import Objectives
+
+
+class ObjectivesCallback(Callback):
+    """A callback that changes training: adds a term, or weighs or selects samples.
+
+    Class attributes:
+        needs: optional fields of ``Objectives`` that it reads.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def on_objectives(
+        self, trainer: Trainer, module: Any, objectives: Objectives, batch: Batch
+    ) -> None:
+        """Change ``objectives`` in place, after the module filled it and before it is reduced.
+
+        Called in every training step on every rank, in the order of the callbacks in the config;
+        a rank's batch may be empty.
+        """

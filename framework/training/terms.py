@@ -1,0 +1,89 @@
+"""Calls any torch or Trimtab loss so that its reduction can be done later, over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.loss import CrossEntropyLoss, NLLLoss, _Loss
+
+from framework.distributed.collectives import world_size
+from framework.losses.loss import Loss
+from framework.objectives.objectives import Objectives
+from framework.utilities.precision import at_least_float32
+
+
+def add_term(
+    objectives: Objectives,
+    name: str,
+    loss: _Loss,
+    predictions: Tensor,
+    targets: Tensor,
+    **available: Any,
+) -> None:
+    """Add ``loss(predictions, targets)`` to ``objectives`` under ``name``.
+
+    A sum over samples goes into ``per_sample`` with the normalizer of the loss's own reduction
+    (the class weights of ``CrossEntropyLoss``, say), so that callbacks may still select samples;
+    a batch-coupled loss goes into ``terms`` and counts equally on every rank.
+
+    Args:
+        objectives: of this step.
+        name: of the term.
+        loss: a ``torch`` or Trimtab loss.
+        predictions: (B, ...).
+        targets: (B, ...).
+        **available: what the loss may need, see ``framework.losses.loss.NEEDS``.
+
+    Raises:
+        TypeError: the loss needs something that is not available.
+    """
+    needs = getattr(loss, "needs", ())
+    missing = [need for need in needs if available.get(need) is None]
+    if missing:
+        raise TypeError(f"{type(loss).__name__} needs `{missing[0]}`, which this step has not.")
+    keywords = {need: available[need] for need in needs}
+    if isinstance(loss, Loss) and loss.batch_coupled:
+        objectives.terms[name] = loss(predictions, targets, **keywords)
+        objectives.count[name] = torch.ones((), device=predictions.device)
+        return
+    with _unreduced(loss):
+        values = loss(predictions, targets, **keywords)
+    if values.ndim == 0:
+        raise TypeError(f"{type(loss).__name__} returns no value per sample.")
+    values = at_least_float32(values)
+    # only torch's losses can return more than one value a row
+    weights = _element_weights(loss, targets)
+    if values.ndim > 1:
+        summed = weights is not None or loss.reduction in ("sum", "batchmean")
+        values = values.flatten(1).sum(1) if summed else values.flatten(1).mean(1)
+    objectives.per_sample[name] = values
+    if weights is not None:
+        objectives.count[name] = weights.flatten(1).sum(1) if weights.ndim > 1 else weights
+    if loss.reduction == "sum":
+        objectives.count[name] = torch.full((), 1 / world_size(), device=predictions.device)
+
+
+@contextmanager
+def _unreduced(loss: _Loss) -> Iterator[None]:
+    # past nn.Module's own assignment, which looks for parameters first
+    attributes = loss.__dict__
+    reduction, attributes["reduction"] = attributes["reduction"], "none"
+    try:
+        yield
+    finally:
+        attributes["reduction"] = reduction
+
+
+def _element_weights(loss: _Loss, targets: Tensor) -> Tensor | None:
+    """Return what torch's mean divides by, one value per element of the loss, if not 1."""
+    if not isinstance(loss, (CrossEntropyLoss, NLLLoss)) or targets.is_floating_point():
+        return None
+    valid = targets != loss.ignore_index
+    if loss.weight is None:
+        return valid
+    weight = loss.weight[targets.where(valid, 0)]
+    return torch.where(valid, weight, 0).to(torch.promote_types(weight.dtype, torch.float32))

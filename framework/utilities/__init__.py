@@ -1,0 +1,1 @@
+"""Files, random numbers, precision and checks that everything else uses."""

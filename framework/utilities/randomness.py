@@ -1,0 +1,77 @@
+"""Random numbers that do not depend on the number of processes, workers or restarts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def stable_seed(*key: int | str) -> int:
+    """Return a 63-bit seed that is a function of ``key`` alone, the same in every process."""
+    text = "\x1f".join(str(part) for part in key)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def global_seed() -> int:
+    """Return the seed given to ``seed_everything``, or 0 if it was not called."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+def capture_rng() -> dict[str, Any]:
+    """Return the states of Python's, NumPy's, torch's CPU and every CUDA generator.
+
+    Holds tensors and plain containers only, so that ``torch.load(weights_only=True)`` reads it.
+    """
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, torch.tensor(internal, dtype=torch.int64), gauss],
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Set every generator to a state that ``capture_rng`` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal.tolist()), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+@contextmanager
+def seeded(*key: int | str) -> Iterator[None]:
+    """Seed the global CPU generators by ``key`` inside the block and restore them after it.
+
+    Lets third-party transforms, which draw from global generators, depend on (seed, epoch, index)
+    alone.
+    """
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = stable_seed(*key)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # torch.manual_seed would also reseed CUDA, which the caller's step is using
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)

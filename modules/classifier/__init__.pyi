@@ -1,0 +1,2 @@
+from .module import Classifier as Classifier
+from .network import ClassifierNetwork as ClassifierNetwork

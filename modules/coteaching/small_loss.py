@@ -1,0 +1,88 @@
+"""The small-loss trick: of a batch keep the rows whose loss is smallest, whatever the network."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from framework.distributed.collectives import global_topk, rows_per_rank
+
+Scope = Literal["global", "local"]
+
+
+class SmallLossSelector:
+    r"""Keeps the share :math:`1 - \varphi(e)` of a batch whose loss is smallest.
+
+    Networks fit clean labels first, so a row with a large loss is likely to be labeled wrongly.
+    The forget rate grows linearly from 0 in epoch 0 to ``forget_rate`` in epoch ``ramp_epochs``. Of
+    n rows :math:`\lfloor (1 - \varphi) n \rfloor` are kept, but at least one where there is one.
+
+    Paper: Han et al., *Co-teaching*, NeurIPS 2018, arXiv:1804.06872. The ramp is the paper's with
+    epochs counted from 0; the official code (bhanML/Co-teaching) reaches the full rate one epoch
+    earlier.
+
+    Args:
+        forget_rate: in [0, 1); about the share of wrong labels.
+        ramp_epochs: length of the ramp; 0 forgets at the full rate from the start.
+        scope: ``'global'`` ranks the rows of all ranks, so that any number of them selects what one
+            process would; ``'local'`` ranks those of each rank and does not communicate.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> from modules.coteaching.small_loss import SmallLossSelector
+        >>> SmallLossSelector(forget_rate=0.25).select(torch.tensor([0.1, 2.0, 0.5, 3.0]))
+        tensor([ True,  True,  True, False])
+    """
+
+    def __init__(self, forget_rate: float, ramp_epochs: int = 0, scope: Scope = "global") -> None:
+        if not 0 <= forget_rate < 1:
+            raise ValueError(f"forget_rate must be in [0, 1), got {forget_rate}.")
+        if ramp_epochs < 0:
+            raise ValueError(f"ramp_epochs must not be negative, got {ramp_epochs}.")
+        if scope not in get_args(Scope):
+            raise ValueError(f"scope must be 'global' or 'local', got {scope!r}.")
+        self.forget_rate = forget_rate
+        self.ramp_epochs = ramp_epochs
+        self.scope = scope
+
+    def rate(self, epoch: int) -> float:
+        """Return the share of rows to forget in an epoch, from 0."""
+        ramp = min(1.0, epoch / self.ramp_epochs) if self.ramp_epochs else 1.0
+        return self.forget_rate * ramp
+
+    def select(
+        self, per_sample_loss: Tensor, epoch: int = 0, candidates: Tensor | None = None
+    ) -> Tensor:
+        """Return which rows to keep; with scope ``'global'`` a collective call.
+
+        Args:
+            per_sample_loss: (B,); NaN ranks last. Of equal losses the earlier row is kept.
+            epoch: for the ramp, from 0.
+            candidates: (B,) bool, the rows to choose from; default all.
+
+        Returns:
+            (B,) bool.
+        """
+        if candidates is None:
+            candidates = torch.ones_like(per_sample_loss, dtype=torch.bool)
+        loss = per_sample_loss.detach()[candidates]
+        if self.scope == "global":
+            rows = sum(rows_per_rank(len(loss), loss.device))
+            kept = global_topk(-loss, self._number(rows, epoch))
+        else:
+            order = loss.nan_to_num(nan=torch.inf, posinf=torch.inf).sort(stable=True).indices
+            kept = torch.zeros_like(loss, dtype=torch.bool)
+            kept[order[: self._number(len(loss), epoch)]] = True
+        mask = torch.zeros_like(candidates)
+        mask[candidates] = kept
+        return mask
+
+    def _number(self, rows: int, epoch: int) -> int:
+        # without the margin 0.57 * 100 is 56.99...
+        return min(rows, max(1, math.floor((1 - self.rate(epoch)) * rows + 1e-9)))

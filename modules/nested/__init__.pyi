@@ -1,0 +1,2 @@
+from .module import NestedClassifier as NestedClassifier
+from .network import NestedNetwork as NestedNetwork

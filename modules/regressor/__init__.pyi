@@ -1,0 +1,2 @@
+from .module import Regressor as Regressor
+from .network import RegressorNetwork as RegressorNetwork

@@ -1,0 +1,14 @@
+from .activations import Activation as Activation
+from .activations import GatedReLU as GatedReLU
+from .activations import JumpReLU as JumpReLU
+from .activations import ReLUWithL1 as ReLUWithL1
+from .auxiliary import AuxiliaryLoss as AuxiliaryLoss
+from .auxiliary import DeadLatentAuxLoss as DeadLatentAuxLoss
+from .auxiliary import ZipfAuxLoss as ZipfAuxLoss
+from .export import FoldedAutoencoder as FoldedAutoencoder
+from .export import fold as fold
+from .export import load_autoencoder as load_autoencoder
+from .export import save_autoencoder as save_autoencoder
+from .module import SparseAutoencoderModule as SparseAutoencoderModule
+from .network import Encoding as Encoding
+from .network import SparseAutoencoder as SparseAutoencoder

@@ -1,0 +1,87 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback
+from PIL import Image
+
+from callbacks import FigureLogger
+from framework.runs.csv_logger import RunLogger
+from framework.runs.wandb_logger import RunWandbLogger
+from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.wandb_file import history
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        return image.size
+
+
+class Watch(Callback):
+    """Notes after each validation which figures there are."""
+
+    def __init__(self) -> None:
+        self.seen: list[set[str]] = []
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        folder = Path(trainer.default_root_dir) / "figures"
+        self.seen.append({path.name for path in folder.glob("*")})
+
+
+def test_fit_leaves_curves_and_the_modules_figures(tmp_path: Path) -> None:
+    watch = Watch()
+    trainer = tiny_trainer(tmp_path, [FigureLogger(), watch], RunLogger(str(tmp_path)))
+    trainer.fit(TinyModule(), TinyData())
+    assert watch.seen == [set(), set()], "within a minute only the end is drawn"
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "learning_curves.png",
+        "val_confusion_matrix.png",
+    }
+    assert size(tmp_path / "figures" / "learning_curves.png")[0] == 1200
+
+
+def test_figures_may_be_redrawn_at_every_validation(tmp_path: Path) -> None:
+    watch = Watch()
+    trainer = tiny_trainer(
+        tmp_path, [FigureLogger(every_n_minutes=0), watch], RunLogger(str(tmp_path))
+    )
+    trainer.fit(TinyModule(), TinyData())
+    assert watch.seen == [{"learning_curves.png", "val_confusion_matrix.png"}] * 2
+
+
+def test_evaluation_draws_its_own(tmp_path: Path) -> None:
+    for command in ("test", "validate"):
+        trainer = tiny_trainer(tmp_path, [FigureLogger()], RunLogger(str(tmp_path)))
+        getattr(trainer, command)(TinyModule(), TinyData(), verbose=False)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "test_confusion_matrix.png",
+        "val_confusion_matrix.png",
+    }
+
+
+def test_wandb_gets_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    loggers = [RunLogger(str(tmp_path)), RunWandbLogger(offline=True, folder=str(tmp_path))]
+    tiny_trainer(tmp_path, [FigureLogger()], loggers).fit(TinyModule(), TinyData())
+    for name in ("val_confusion_matrix", "learning_curves"):
+        files = f"figures/{name}/filenames"
+        (row,) = [row for row in history(tmp_path) if files in row]
+        assert row["trainer/global_step"] == 11
+        (media,) = row[files]
+        (logged,) = tmp_path.glob(f"wandb/offline-run-*/files/{media}")
+        assert logged.read_bytes() == (tmp_path / "figures" / f"{name}.png").read_bytes()
+
+
+def test_a_module_without_validation_has_curves_only(tmp_path: Path) -> None:
+    trainer = tiny_trainer(
+        tmp_path, [FigureLogger()], RunLogger(str(tmp_path)), limit_val_batches=0
+    )
+    trainer.fit(TinyModule(), TinyData())
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["learning_curves.png"]
+
+
+def test_negative_minutes_are_refused() -> None:
+    with pytest.raises(ValueError, match="must not be negative, got -1"):
+        FigureLogger(every_n_minutes=-1)

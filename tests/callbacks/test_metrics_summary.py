@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from callbacks import MetricsSummary
+from framework.command.report import by_stage
+from tests.tiny import TinyData, TinyModule, tiny_trainer
+
+
+def cells(line: str) -> list[str]:
+    return line.split()
+
+
+def test_fit_prints_one_table_and_where_things_lie(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keep = ModelCheckpoint("checkpoints", "best", monitor="val/accuracy", mode="max")
+    trainer = tiny_trainer(tmp_path, [MetricsSummary(), keep], False)
+    trainer.fit(TinyModule(), TinyData())
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.strip()]
+    values = by_stage(trainer.callback_metrics)
+    assert cells(lines[0]) == ["metric", "train", "val"]
+    table = {cells(line)[0]: cells(line)[1:] for line in lines[2:6]}
+    assert list(table) == ["loss", "classification", "size", "accuracy"]
+    assert table["loss"] == [f"{values['loss'][stage]:.4g}" for stage in ("train", "val")]
+    assert table["accuracy"] == [f"{values['accuracy']['val']:.4g}"]
+    assert lines[6].startswith("best checkpoint (val/accuracy 0.")
+    assert lines[6].endswith(": checkpoints/best.ckpt")
+    assert lines[7:] == ["results: ."]
+
+
+@pytest.mark.parametrize(("command", "stage"), [("test", "test"), ("validate", "val")])
+def test_evaluation_prints_one_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, stage: str
+) -> None:
+    trainer = tiny_trainer(tmp_path, [MetricsSummary()], False)
+    getattr(trainer, command)(TinyModule(), TinyData(), verbose=False)
+    out = capfd.readouterr().out
+    assert out.count("accuracy") == 1
+    assert cells(out.split("\n", 2)[1]) == ["metric", stage]

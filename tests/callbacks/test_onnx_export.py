@@ -1,0 +1,64 @@
+"""Networks as ONNX files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import trimtab
+from callbacks.onnx_export import ONNXExport
+from framework.command import cli
+from framework.objectives.errors import IncompatibleError
+from tests.configs import arguments
+from tests.runs import QUIET
+from tests.tiny import TinyData, TinyModule, tiny_trainer
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+
+
+def outputs(path, *inputs):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+    return [torch.from_numpy(value) for value in session.run(None, feed)]
+
+
+@pytest.mark.parametrize("system", ["classifier", "gghl"])
+def test_the_file_computes_what_the_network_does(system, tmp_path):
+    trimtab.import_public_names()
+    torch.set_num_threads(1)
+    args = [*arguments(system), f"--trainer.default_root_dir={tmp_path}", *QUIET]
+    args += ["--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
+    run = cli.run(["fit", *args, "--trainer.callbacks+=ONNXExport"])
+    network = run.model.network
+    assert network.training
+    # another number of rows than at the export
+    image = torch.rand(3, *run.datamodule.input_shape)
+    with torch.no_grad():
+        expected = network.eval()(image)
+    found = outputs(tmp_path / "network.onnx", image)
+    assert len(found) == (len(expected) if isinstance(expected, tuple) else 1)
+    for ours, theirs in zip(
+        expected if isinstance(expected, tuple) else [expected], found, strict=True
+    ):
+        assert ours.abs().max() > 0.01
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_written_where_nothing_was_trained(tmp_path):
+    trainer = tiny_trainer(tmp_path, [ONNXExport()], False, limit_train_batches=0)
+    trainer.fit(TinyModule(), TinyData())
+    assert not (tmp_path / "network.onnx").exists()
+
+
+def test_a_module_without_a_network_is_refused(tmp_path):
+    module = TinyModule()
+    del module.network
+    with pytest.raises(IncompatibleError, match="TinyModule has none"):
+        ONNXExport().setup(tiny_trainer(tmp_path, [], False), module, "fit")
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("callbacks.onnx_export.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'trimtab\[onnx\]'"):
+        ONNXExport().setup(tiny_trainer(tmp_path, [], False), TinyModule(), "fit")

@@ -1,0 +1,79 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from callbacks import RunProgressBar
+from framework.runs.csv_logger import RunLogger, read_metrics
+from tests.tiny import TinyData, TinyModule, tiny_trainer
+
+
+class Terminal(Callback):
+    """Keeps what the bar shows at the end of each batch."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, str]] = []
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.shown.append(dict(trainer.progress_bar_callback._metric_component._metrics))
+
+
+def test_bar_shows_the_terms_at_its_own_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    reads = []
+    original = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: reads.append(t) or original(t))
+    watch = Terminal()
+    bar = RunProgressBar(refresh_rate=1)
+    assert bar.is_enabled
+    module = TinyModule()
+    trainer = tiny_trainer(tmp_path, [bar, watch], False, enable_progress_bar=True, max_epochs=3)
+    trainer.fit(module, TinyData())
+    assert all(set(shown) == {"loss", "classification", "size"} for shown in watch.shown)
+    terms = [t for t in reads if t.shape == (3,) and t.is_floating_point()]
+    # the first step, and the last step, validation and end of each of 3 epochs of 6 steps
+    assert len(terms) <= 1 + 3 * 3, "values are read once per refresh, not once per step"
+    assert list(watch.shown[0].values()) == [f"{value:.4g}" for value in original(terms[0])]
+    out = capfd.readouterr().out
+    assert "classification:" in out
+    assert "it/s" in out
+    assert "v_num" not in out
+
+
+def test_without_a_terminal_there_is_one_line_per_epoch(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trainer = tiny_trainer(
+        tmp_path,
+        [RunProgressBar()],
+        RunLogger(str(tmp_path)),
+        enable_progress_bar=True,
+        max_epochs=3,
+    )
+    trainer.fit(TinyModule(), TinyData())
+    lines = capfd.readouterr().out.splitlines()
+    rows = [row for row in read_metrics(tmp_path / "metrics.csv")[1] if row["val/loss"]]
+    assert len(lines) == len(rows) == 3
+    for epoch, (line, row) in enumerate(zip(lines, rows, strict=True)):
+        assert line.startswith(f"epoch {epoch}/2, ")
+        assert " it/s | train loss " in line
+        assert f"train loss {float(row['train/loss_epoch']):.4g}," in line
+        assert f"| val loss {float(row['val/loss']):.4g}," in line
+        assert f"accuracy {float(row['val/accuracy']):.4g}" in line
+
+
+def test_nothing_is_shown_on_other_ranks_or_at_rate_zero(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bar = RunProgressBar(refresh_rate=0)
+    trainer = tiny_trainer(tmp_path, [bar], False, enable_progress_bar=True, max_epochs=1)
+    trainer.fit(TinyModule(), TinyData())
+    other = RunProgressBar()
+    other.disable()
+    trainer = tiny_trainer(tmp_path, [other], False, enable_progress_bar=True, max_epochs=1)
+    trainer.fit(TinyModule(), TinyData())
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,113 @@
+"""Checkpoint files: whole or absent, and nothing in them is executed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from framework.runs.checkpoint_io import (AtomicCheckpointIO, side_directory)
+from framework.utilities.files import write_atomically
+
+GOOD = {"state_dict": {"w": torch.arange(300.0)}, "epoch": 3, "names": ["a", None, 1.5]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    target = tmp_path / "checkpoints" / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(GOOD, target)
+    return target
+
+
+def test_a_round_trip(path: Path) -> None:
+    loaded = AtomicCheckpointIO().load_checkpoint(path)
+    assert torch.equal(loaded["state_dict"]["w"], GOOD["state_dict"]["w"])
+    assert loaded["names"] == GOOD["names"]
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_failed_write_leaves_the_old_file(path: Path) -> None:
+    before = path.read_bytes()
+
+    def half(file) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, half)
+    assert path.read_bytes() == before
+    AtomicCheckpointIO().save_checkpoint({**GOOD, "epoch": 4}, path)
+    assert AtomicCheckpointIO().load_checkpoint(path)["epoch"] == 4
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_side_files_live_as_long_as_their_checkpoint(path: Path) -> None:
+    old, new = side_directory(path, "old"), side_directory(path, "new")
+    other = side_directory(path.with_name("best.ckpt"), "old")
+    for folder in (old, new, other):
+        folder.mkdir()
+    AtomicCheckpointIO().save_checkpoint({**GOOD, "shards": "new"}, path)
+    assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
+    AtomicCheckpointIO().remove_checkpoint(path)
+    assert [p.name for p in path.parent.iterdir()] == [other.name]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.99])
+def test_a_truncated_file_is_no_checkpoint(path: Path, share: float, legacy: bool) -> None:
+    torch.save(GOOD, path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"last\.ckpt .*(not a whole checkpoint|was not loaded)"):
+        AtomicCheckpointIO().load_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"\x80", b"\x80\x02X\x01"])
+def test_a_damaged_file_is_no_checkpoint(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt"):
+        AtomicCheckpointIO().load_checkpoint(path)
+
+
+class Command:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_runs_a_command_is_refused(path: Path, legacy: bool) -> None:
+    trace = path.parent / "executed"
+    evil = {**GOOD, "callbacks": Command(f"touch {trace}")}
+    torch.save(evil, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match=r"last\.ckpt holds more than tensors.*system") as caught:
+        AtomicCheckpointIO().load_checkpoint(path)
+    # torch's advice is to load it all the same
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"weights": 1}])
+def test_a_file_of_another_kind_is_refused(path: Path, content) -> None:
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="no 'state_dict'"):
+        AtomicCheckpointIO().load_checkpoint(path)
+
+
+def test_text_is_refused(path: Path) -> None:
+    path.write_text("model:\n  class_path: Classifier\n")
+    with pytest.raises(ValueError, match=r"last\.ckpt") as caught:
+        AtomicCheckpointIO().load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nix\.ckpt"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "nix.ckpt")

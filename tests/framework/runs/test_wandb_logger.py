@@ -1,0 +1,84 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from lightning.pytorch.callbacks import LearningRateMonitor
+
+from framework.runs.wandb_logger import RunWandbLogger
+from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.wandb_file import config, history, records
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def test_offline_run_holds_terms_metrics_rates_and_config(tmp_path: Path) -> None:
+    logger = RunWandbLogger(folder=str(tmp_path))
+    given = {"model": {"init_args": {"widths": [1, 2]}}, "trainer": {"max_epochs": 2, "x": None}}
+    logger.log_hyperparams(given)
+    trainer = tiny_trainer(tmp_path, [LearningRateMonitor()], logger)
+    trainer.fit(TinyModule(), TinyData())
+    rows = history(tmp_path)
+    for name in ("train/loss", "train/classification", "train/size", "lr-AdamW/pg1"):
+        steps = {row["trainer/global_step"] for row in rows if name in row}
+        assert steps == set(range(12)), name
+    for name in ("val/loss", "val/accuracy", "train/loss_epoch", "train/size_epoch"):
+        values = [row[name] for row in rows if name in row]
+        assert len(values) == 2, name
+        assert values[-1] == pytest.approx(trainer.callback_metrics[name].item())
+    found = config(tmp_path)
+    assert {name: found[name] for name in given} == given
+
+
+def test_a_resumed_run_keeps_its_id_and_marks_failure(tmp_path: Path) -> None:
+    for status in ("failed", "success"):
+        logger = RunWandbLogger(folder=str(tmp_path))
+        logger.log_metrics({"x": 1.0}, 0)
+        logger.finalize(status)
+    runs = [record.run for record in records(tmp_path) if record.HasField("run")]
+    identity = (tmp_path / "wandb_run_id").read_text().strip()
+    assert {run.run_id for run in runs} == {identity}
+    assert len({path.parent for path in tmp_path.glob("wandb/offline-run-*/*.wandb")}) == 2
+    assert {run.display_name for run in runs} == {"/".join(tmp_path.parts[-2:])}
+    exits = [record.exit.exit_code for record in records(tmp_path) if record.HasField("exit")]
+    assert exits == [1, 0]
+
+
+def test_offline_argument_leaves_the_environment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    logger = RunWandbLogger(folder=str(tmp_path), offline=True)
+    assert logger.experiment.settings.mode == "offline"
+    logger.finalize("success")
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+    assert "WANDB_MODE" not in os.environ
+
+
+def test_a_failed_start_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**kwargs: Any) -> None:
+        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(ConnectionError) as caught:
+        RunWandbLogger(folder=str(tmp_path)).experiment
+    assert "\n" not in str(caught.value)
+    assert "No API key configured." in str(caught.value)
+    assert "WANDB_MODE=offline" in str(caught.value)
+
+
+def test_importing_the_logger_does_not_import_wandb() -> None:
+    code = "import sys, framework.runs.wandb_logger; sys.exit('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_a_folder_it_says_so() -> None:
+    with pytest.raises(ValueError, match="set its `folder`"):
+        RunWandbLogger().experiment
