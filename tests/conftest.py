@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.ranks import TwoRanks
+from tests.helpers.ranks import TwoRanks
 
 # W&B reads its settings once per process, at its first use in whichever test that is
 os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import trimtab
 from framework.data.datamodule import DataModule
 from framework.losses import LDRLoss
-from tests.configs import arguments
-from tests.runs import CONFIGS, QUIET
+from tests.helpers.configs import arguments
+from tests.helpers.runs import CONFIGS, QUIET
 
 BASE = arguments("classifier")
 TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", *QUIET]

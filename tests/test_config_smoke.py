@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import trimtab
-from tests.configs import PAPERS, SYSTEMS, arguments, systems
-from tests.runs import CONFIGS, QUIET
+from tests.helpers.configs import PAPERS, SYSTEMS, arguments, systems
+from tests.helpers.runs import CONFIGS, QUIET
 
 TWO_STEPS = [
     "--trainer.max_epochs=1",

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 
 import trimtab
 from framework.optim import LionK
-from tests.configs import arguments
-from tests.runs import QUIET, ROOT, Record, fit, fit_on_two_ranks, in_child, terms
+from tests.helpers.configs import arguments
+from tests.helpers.runs import QUIET, ROOT, Record, fit, fit_on_two_ranks, in_child, terms
 from tests.test_parity import FLOAT64, assert_parity
 from tests.test_resume import assert_same_bits, kill_and_resume
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import trimtab
-from tests.data import shared_data
-from tests.runs import CONFIGS, QUIET, fit
+from tests.helpers.data import shared_data
+from tests.helpers.runs import CONFIGS, QUIET, fit
 
 
 def test_the_demo_reaches_what_its_header_says(tmp_path: Path) -> None:

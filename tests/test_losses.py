@@ -9,8 +9,8 @@ import pytest
 import framework.losses
 import trimtab
 from framework.losses import AggregateResponseLoss, ClassificationLoss
-from tests.configs import arguments
-from tests.runs import QUIET, fit, terms
+from tests.helpers.configs import arguments
+from tests.helpers.runs import QUIET, fit, terms
 
 KINDS = [getattr(framework.losses, name) for name in framework.losses.__all__]
 LOSSES = [

@@ -7,8 +7,8 @@ import torch
 import yaml
 
 import trimtab
-from tests.configs import OVERLAYS, SYSTEMS, TERMS, arguments, base_of
-from tests.runs import CONFIGS, QUIET, fit, fit_on_two_ranks, terms
+from tests.helpers.configs import OVERLAYS, SYSTEMS, TERMS, arguments, base_of
+from tests.helpers.runs import CONFIGS, QUIET, fit, fit_on_two_ranks, terms
 
 ONE_STEP = [
     "--trainer.max_epochs=1",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.configs import OVERLAYS, TERMS, arguments, base_of, systems
-from tests.runs import Record, fit, fit_on_two_ranks, largest_difference, terms
+from tests.helpers.configs import OVERLAYS, TERMS, arguments, base_of, systems
+from tests.helpers.runs import Record, fit, fit_on_two_ranks, largest_difference, terms
 
 STEPS = 8
 PLAIN_SGD = ["--model.optimizer=SGD", "--model.optimizer.lr=0.05"]

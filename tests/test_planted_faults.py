@@ -11,8 +11,8 @@ import framework.runs.resume
 import framework.training.module
 from framework.objectives.reduction import ReducedObjectives
 from framework.training.objectives_callback import ObjectivesCallback
-from tests import runs
-from tests.configs import arguments
+from tests.helpers import runs
+from tests.helpers.configs import arguments
 from tests.test_parity import FLOAT64, PLAIN_SGD, compare
 from tests.test_resume import assert_same_bits, kill_and_resume
 

@@ -13,8 +13,8 @@ from framework.gradients import HeldOutGuidedLP
 from framework.objectives.reduction import reduce_objectives
 from framework.runs.csv_logger import read_metrics
 from framework.training.objectives_callback import ObjectivesCallback
-from tests.configs import arguments
-from tests.runs import fit
+from tests.helpers.configs import arguments
+from tests.helpers.runs import fit
 
 PREFIX = "train/preference/"
 SYSTEMS = {

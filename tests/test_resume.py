@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.configs import OVERLAYS, arguments, base_of, systems
-from tests.runs import (
+from tests.helpers.configs import OVERLAYS, arguments, base_of, systems
+from tests.helpers.runs import (
     Record,
     differences,
     fit,

@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 import trimtab
-from tests.configs import arguments
-from tests.wandb_file import config, history
+from tests.helpers.configs import arguments
+from tests.helpers.wandb_file import config, history
 
 
 def test_the_run_holds_terms_metrics_rates_config_and_figures(tmp_path: Path, monkeypatch) -> None:

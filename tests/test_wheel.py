@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT
+from tests.helpers.runs import ROOT
 
 PACKAGES = ("framework", "modules", "datamodules", "callbacks", "configs")
 SETUPTOOLS = "import setuptools; assert int(setuptools.__version__.split('.')[0]) >= 77"

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from callbacks import ConstraintMonitor
 from framework.objectives.errors import IncompatibleError
 from framework.optim import LionK
-from tests.tiny import tiny_trainer
+from tests.helpers.tiny import tiny_trainer
 
 SHIFTS = torch.linspace(-1, 1, 8, dtype=torch.float64)
 NAMES = ("lion/violation", "lion/saturated", "lion/lyapunov")

@@ -16,7 +16,7 @@ from framework.data.datasets import ArrayDataset
 from framework.detection.pictures import read_picture
 from framework.detection.result_files import read_results
 from framework.training.evaluation import EvaluationModule
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 CLASSES = ["plane", "ship"]
 

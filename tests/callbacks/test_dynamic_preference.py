@@ -15,7 +15,7 @@ from callbacks import DynamicPreference
 from framework.gradients import Combination, GradientCombiner, GradientFacts, HeldOutGuidedLP
 from framework.objectives.errors import IncompatibleError
 from framework.runs.run_checkpoint import RunCheckpoint
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
 class Watched(GradientCombiner):

@@ -16,9 +16,9 @@ from callbacks.feature_dashboard import FeatureDashboard
 from framework.objectives.errors import IncompatibleError
 from framework.runs.wandb_logger import RunWandbLogger
 from framework.sparse_coding.sparse_code import SparseCode, SparsePattern
-from tests.language import LetterActivations as Data
-from tests.language import Rebuild, tiny_causal
-from tests.tiny import TinyData, tiny_trainer
+from tests.helpers.language import LetterActivations as Data
+from tests.helpers.language import Rebuild, tiny_causal
+from tests.helpers.tiny import TinyData, tiny_trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 8
 

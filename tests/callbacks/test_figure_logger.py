@@ -8,8 +8,8 @@ from PIL import Image
 from callbacks import FigureLogger
 from framework.runs.csv_logger import RunLogger
 from framework.runs.wandb_logger import RunWandbLogger
-from tests.tiny import TinyData, TinyModule, tiny_trainer
-from tests.wandb_file import history
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.wandb_file import history
 
 
 def size(path: Path) -> tuple[int, int]:

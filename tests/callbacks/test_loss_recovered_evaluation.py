@@ -14,9 +14,9 @@ from callbacks.loss_recovered_evaluation import LossRecoveredEvaluation
 from datamodules import ActivationFile
 from framework.language.language_model import LanguageModel
 from framework.objectives.errors import IncompatibleError
-from tests.language import LetterActivations as Data
-from tests.language import Rebuild, tiny_causal, tiny_encoder
-from tests.tiny import tiny_trainer
+from tests.helpers.language import LetterActivations as Data
+from tests.helpers.language import Rebuild, tiny_causal, tiny_encoder
+from tests.helpers.tiny import tiny_trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 8  # 360 letters
 POINT = "model.layers.0"

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from callbacks.mesa import MESA
 from framework.objectives.errors import IncompatibleError
 from framework.training.objectives_callback import ObjectivesCallback
-from tests.configs import arguments
-from tests.runs import differences, fit, terms
+from tests.helpers.configs import arguments
+from tests.helpers.runs import differences, fit, terms
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 from tests.test_parity import FLOAT64, PLAIN_SGD, compare
 from tests.test_resume import assert_same_bits, kill_and_resume
-from tests.tiny import TinyData, TinyModule, tiny_trainer
 
 
 class Module(TinyModule):

@@ -9,9 +9,9 @@ import trimtab
 from callbacks.onnx_export import ONNXExport
 from framework.command import cli
 from framework.objectives.errors import IncompatibleError
-from tests.configs import arguments
-from tests.runs import QUIET
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.configs import arguments
+from tests.helpers.runs import QUIET
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 

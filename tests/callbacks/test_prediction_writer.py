@@ -11,8 +11,8 @@ from torch import Tensor
 
 from callbacks import PredictionWriter
 from framework.data.datasets import Batch
-from tests.ranks import TwoRanks
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.ranks import TwoRanks
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 COLUMNS = ["index", "prediction", "probability_0", "probability_1", "probability_2"]
 

@@ -15,9 +15,9 @@ from framework.attacks.pgd import PGDAttack
 from framework.distributed.collectives import shared_generator
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.randomness import global_seed
-from tests.configs import arguments
-from tests.runs import differences, fit, fit_on_two_ranks
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.configs import arguments
+from tests.helpers.runs import differences, fit, fit_on_two_ranks
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 ATTACK = PGDAttack(eps=0.1, steps=5)
 

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback
 
 from callbacks import RunProgressBar
 from framework.runs.csv_logger import RunLogger, read_metrics
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
 class Terminal(Callback):

@@ -14,7 +14,7 @@ from framework.data.samplers import GlobalBatchSampler
 from framework.objectives.errors import IncompatibleError
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.utilities.randomness import stable_seed
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 STORAGES = ["memmap", "exchange", "cpu", "device"]
 

@@ -12,8 +12,8 @@ import yaml
 from framework.data.samplers import GlobalBatchSampler
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.randomness import stable_seed
-from tests.configs import arguments
-from tests.runs import DDP, differences, fit, fit_in_child, fit_on_two_ranks, terms
+from tests.helpers.configs import arguments
+from tests.helpers.runs import DDP, differences, fit, fit_in_child, fit_on_two_ranks, terms
 from tests.test_parity import FLOAT64, PLAIN_SGD, assert_parity, compare
 from tests.test_resume import EVERY, KILLED, assert_close, assert_same_bits, kill_and_resume, last
 

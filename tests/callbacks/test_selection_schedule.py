@@ -13,9 +13,9 @@ from callbacks import selection_schedule
 from callbacks.selection_schedule import SelectionPhase, SelectionSchedule
 from framework.objectives.errors import IncompatibleError
 from framework.sparse_coding.selection import FeatureChoice, MutualChoice
-from tests.configs import arguments
-from tests.runs import fit
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.configs import arguments
+from tests.helpers.runs import fit
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
 class Watch(Callback):

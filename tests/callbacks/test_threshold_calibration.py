@@ -14,9 +14,9 @@ from callbacks.sae_lens_export import SAELensExport
 from callbacks.threshold_calibration import ThresholdCalibration
 from datamodules.activations.file import ActivationFile
 from framework.objectives.errors import IncompatibleError
-from tests.configs import arguments
-from tests.runs import fit, fit_on_two_ranks
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.configs import arguments
+from tests.helpers.runs import fit, fit_on_two_ranks
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 # most of the file is validated, so that one entry more or less is little
 LARGE = ["--data.val_size=140", "--data.test_size=20", "--trainer.logger=false"]

@@ -7,8 +7,8 @@ import torch
 from datamodules import Bags, Tabular
 from framework.objectives.errors import IncompatibleError
 from framework.solvers import AggregateRidge
-from tests.configs import arguments
-from tests.runs import CONFIGS, fit
+from tests.helpers.configs import arguments
+from tests.helpers.runs import CONFIGS, fit
 
 DIGITS = [
     f"--config={CONFIGS / 'classifier.yaml'}",

@@ -6,7 +6,7 @@ from torchvision.transforms import v2
 
 from datamodules import Bags, Digits, DomainPair, ImageList, LabelNoise, WholeSet, domain_pair
 from tests.datamodules.domains import Tiny, guide, joined, pair, write_domain
-from tests.tiny import TinyModule, tiny_trainer
+from tests.helpers.tiny import TinyModule, tiny_trainer
 
 # ---- training -----------------------------------------------------------------------------------
 

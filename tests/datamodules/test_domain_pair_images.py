@@ -14,8 +14,8 @@ from datamodules import (
     RotatedDigits,
 )
 from datamodules.image_folder import ImageFiles
-from tests.data import shared_data
 from tests.datamodules.domains import Tiny, guide, joined, pair, write_domain
+from tests.helpers.data import shared_data
 
 
 def test_domains_of_other_channels_and_sizes_are_brought_together():

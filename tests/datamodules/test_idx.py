@@ -6,7 +6,7 @@ import torch
 
 from datamodules import IDXImages, LabelNoise
 from datamodules.idx import read_idx
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 

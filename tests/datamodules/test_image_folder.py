@@ -5,7 +5,7 @@ from PIL import Image
 from datamodules import ImageFolder
 from framework.data.datasets import IndexedDataset
 from framework.data.samplers import GlobalBatchSampler
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from datamodules import ImageList, WholeSet, image_list
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 
 def write(folder, **grays):

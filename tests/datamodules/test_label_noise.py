@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from datamodules.label_noise import LabelNoise
 from framework.data.restricted_pickle import load_torch
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 CLEAN = torch.arange(10).repeat(2000)
 SWAP = {0: 1, 1: 0, 7: 3}

@@ -8,7 +8,7 @@ from scipy.io import loadmat, savemat
 from scipy.sparse import csc_matrix
 
 from datamodules import MatFeatures, mat_features
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 FEATURES = np.arange(60, dtype=np.float64).reshape(10, 6) / 4 - 3
 LABELS = np.array([1, 2, 3, 1, 2, 3, 1, 2, 3, 1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules import USPS, WholeSet, usps
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 
 def columns(rows):

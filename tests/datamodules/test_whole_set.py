@@ -17,8 +17,8 @@ from datamodules import (
 )
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
-from tests.data import shared_data
-from tests.tiny import TinyModule, tiny_trainer
+from tests.helpers.data import shared_data
+from tests.helpers.tiny import TinyModule, tiny_trainer
 
 
 class Tiny(ClassificationData):

@@ -14,7 +14,7 @@ from datamodules.activations import Activations, activations
 from datamodules.activations.source import Buffer, Forward
 from framework.language.language_model import load_language_model
 from framework.language.text import read_texts
-from tests.language import tiny_causal, tiny_encoder
+from tests.helpers.language import tiny_causal, tiny_encoder
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 12  # 540 letters
 LENGTH = 9

@@ -10,8 +10,15 @@ import torch
 import torch.distributed as dist
 
 from datamodules import Activations
-from tests.language import tiny_causal
-from tests.runs import differences, fit, fit_in_child, fit_on_two_ranks, stop_on_two_ranks, terms
+from tests.helpers.language import tiny_causal
+from tests.helpers.runs import (
+    differences,
+    fit,
+    fit_in_child,
+    fit_on_two_ranks,
+    stop_on_two_ranks,
+    terms,
+)
 
 SMALL = ["--data.buffer_tokens=96", "--data.shards=2"]
 
@@ -29,7 +36,7 @@ def folder(tmp_path_factory):
 def command(folder: Path, root: Path, *more: str) -> list[str]:
     return [
         "--allow=tests",
-        "--model=tests.language.Rebuild",
+        "--model=tests.helpers.language.Rebuild",
         "--data=Activations",
         f"--data.model={folder}",
         f"--data.text={folder / 'text.txt'}",

@@ -10,7 +10,7 @@ from PIL import Image
 from datamodules.dota import DOTA
 from datamodules.dota.labels import write_labels
 from datamodules.scene_rendering import CLASS_NAMES, render_scene
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 
 @pytest.fixture(scope="module")

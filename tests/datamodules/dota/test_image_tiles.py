@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from datamodules.dota import ImageTiles
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 
 def ready(root, **arguments):

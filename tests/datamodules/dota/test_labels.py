@@ -7,7 +7,7 @@ from datamodules.dota import labels
 from datamodules.dota.classes import CLASS_NAMES
 from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.labels import read_labels, write_labels
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 SQUARE = "10 10 30 10 30 30 10 30"
 

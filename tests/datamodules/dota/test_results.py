@@ -14,7 +14,7 @@ from datamodules.dota.labels import read_labels, write_labels
 from datamodules.dota.results import evaluate_results
 from framework.detection.objects import Objects
 from framework.detection.result_files import read_results, write_results
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 NAMES = CLASS_NAMES["1.0"]
 

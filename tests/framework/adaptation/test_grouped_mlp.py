@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from framework.distributed.collectives import all_reduce_sum, rank
 from framework.adaptation import GroupedMLP
+from framework.distributed.collectives import all_reduce_sum, rank
 from framework.layers import SyncBatchNorm, convert_sync_batchnorm
 
 GROUPS, INPUTS, WIDTHS = 3, 5, (7, 4)

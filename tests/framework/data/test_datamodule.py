@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from framework.data import datamodule as data_module
 from framework.data.datamodule import DataModule, GlobalBatchSampler
 from framework.data.datasets import ArrayDataset, IndexedDataset, stable_position
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 12), st.integers(1, 5))
 FLAGS = st.booleans()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from framework.data.restricted_pickle import load_pickle, load_torch
-from tests.data import shared_data
+from tests.helpers.data import shared_data
 
 
 class Runs:

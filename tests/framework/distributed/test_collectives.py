@@ -23,7 +23,7 @@ from framework.distributed.collectives import (
     shared_generator,
     world_size,
 )
-from tests.ranks import RankError, TwoRanks
+from tests.helpers.ranks import RankError, TwoRanks
 
 SLICES = [[3, 2], [0, 4], [4, 0], [1, 1], [0, 0]]
 DTYPES = [torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.int64, torch.uint8]

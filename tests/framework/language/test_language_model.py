@@ -15,7 +15,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from framework.language import language_model
 from framework.language.language_model import LanguageModel, load_language_model
-from tests.language import tiny_causal, tiny_encoder
+from tests.helpers.language import tiny_causal, tiny_encoder
 
 IDS = torch.arange(4, 24).view(2, 10)
 

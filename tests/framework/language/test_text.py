@@ -10,7 +10,7 @@ import torch
 
 from framework.language import text
 from framework.language.text import pack, read_texts
-from tests.language import tiny_tokenizer
+from tests.helpers.language import tiny_tokenizer
 
 
 def test_a_text_file_comes_in_blocks_of_whole_lines(tmp_path, monkeypatch) -> None:

@@ -15,8 +15,8 @@ from framework.distributed.collectives import shared_generator
 from framework.losses import EnsLoss
 from framework.losses.ensloss import boxcox_inverse, loss_slopes
 from framework.utilities.randomness import global_seed
-from tests.configs import arguments
-from tests.runs import QUIET
+from tests.helpers.configs import arguments
+from tests.helpers.runs import QUIET
 
 MARGINS = torch.tensor([-1.5, 0.2, 2.0, 0.9, 4.0], dtype=torch.float64)
 DRAWS = torch.tensor([0.5, -1.0, 0.0, -0.3, 1.2], dtype=torch.float64)

@@ -20,8 +20,8 @@ from framework.losses import CompSumLoss, SmoothAdversarialCompSumLoss, smooth_a
 from framework.losses.smooth_adversarial import margin_shift
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
-from tests.configs import arguments
-from tests.runs import CONFIGS, fit
+from tests.helpers.configs import arguments
+from tests.helpers.runs import CONFIGS, fit
 
 CLEAN = torch.tensor([[2.0, -1.0, 0.5], [0.3, 0.1, -0.2]], dtype=torch.float64)
 ATTACKED = torch.tensor([[1.5, -0.5, 0.7], [0.4, 0.3, -0.4]], dtype=torch.float64)

@@ -13,7 +13,7 @@ from torch import nn
 from framework.optim import LionK
 from framework.optim.kappa import make_kappa
 from framework.optim.lion import _BLOCK
-from tests.weights import assert_equal, give_gradients, network, parameter, take_steps
+from tests.helpers.weights import assert_equal, give_gradients, network, parameter, take_steps
 
 X = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
 M = torch.tensor([0.1, -0.2, 0.0, 0.05], dtype=torch.float64)

@@ -11,7 +11,7 @@ from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
 from framework.optim import LionK
 from framework.optim.lion import _BLOCK
-from tests.weights import (
+from tests.helpers.weights import (
     assert_equal,
     give_gradients,
     network,

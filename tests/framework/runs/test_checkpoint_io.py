@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from framework.runs.checkpoint_io import (AtomicCheckpointIO, side_directory)
+from framework.runs.checkpoint_io import AtomicCheckpointIO, side_directory
 from framework.utilities.files import write_atomically
 
 GOOD = {"state_dict": {"w": torch.arange(300.0)}, "epoch": 3, "names": ["a", None, 1.5]}

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_only
 
 from framework.runs.csv_logger import RunLogger, read_metrics
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
 class Kill(Callback):

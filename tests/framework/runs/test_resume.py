@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from framework.losses.loss import Loss
-from framework.training.objectives_callback import ObjectivesCallback
-from framework.runs.run_checkpoint import RunCheckpoint
 from framework.distributed.sample_state import SampleState
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from framework.losses.loss import Loss
+from framework.runs.run_checkpoint import RunCheckpoint
+from framework.training.objectives_callback import ObjectivesCallback
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 N, SAVED_AT = 24, 9
 

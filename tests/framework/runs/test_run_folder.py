@@ -9,7 +9,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from framework.runs.run_folder import choose_run_folder, find_config, option, resolve_configs
-from tests.runs import CONFIGS
+from tests.helpers.runs import CONFIGS
 
 VARIABLES = ("TRIMTAB_RUN_FOLDER", "LOCAL_RANK", "RANK", "SLURM_JOB_ID")
 

@@ -9,8 +9,8 @@ import wandb
 from lightning.pytorch.callbacks import LearningRateMonitor
 
 from framework.runs.wandb_logger import RunWandbLogger
-from tests.tiny import TinyData, TinyModule, tiny_trainer
-from tests.wandb_file import config, history, records
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.wandb_file import config, history, records
 
 
 @pytest.fixture(autouse=True)

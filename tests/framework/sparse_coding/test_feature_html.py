@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 from framework.sparse_coding.feature_html import NEIGHBORS, Feature, Passage, page, pieces
-from tests.language import tiny_tokenizer
+from tests.helpers.language import tiny_tokenizer
 
 
 class Text(HTMLParser):

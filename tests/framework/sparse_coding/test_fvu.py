@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from framework.distributed.collectives import rank
 from framework.sparse_coding import fvu
 from framework.sparse_coding.fvu import FractionVarianceUnexplained
-from tests.sae_example import RULES, X, reconstruction
+from tests.helpers.sae_example import RULES, X, reconstruction
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from framework.distributed.collectives import rank
 from framework.sparse_coding import l0
 from framework.sparse_coding.l0 import L0
-from tests.sae_example import mask
+from tests.helpers.sae_example import mask
 
 
 @settings(max_examples=30, deadline=None)

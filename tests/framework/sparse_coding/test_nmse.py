@@ -6,7 +6,7 @@ import torch
 from framework.distributed.collectives import rank
 from framework.sparse_coding import nmse
 from framework.sparse_coding.nmse import NMSEOpenAI, NMSERatio
-from tests.sae_example import RULES, X, reconstruction
+from tests.helpers.sae_example import RULES, X, reconstruction
 
 
 @pytest.mark.parametrize("rule", RULES)

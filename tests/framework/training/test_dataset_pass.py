@@ -16,8 +16,8 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import ArrayDataset, Batch
 from framework.training.dataset_pass import sweep
 from framework.utilities.randomness import capture_rng
-from tests.runs import differences
-from tests.tiny import TinyModule, tiny_trainer
+from tests.helpers.runs import differences
+from tests.helpers.tiny import TinyModule, tiny_trainer
 
 ROWS = [12, 3, 5, 0, 7, 9, 1]
 IMAGE = torch.rand(13, 5, generator=torch.Generator().manual_seed(0))

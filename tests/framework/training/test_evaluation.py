@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
 class LateMetrics(TinyModule):

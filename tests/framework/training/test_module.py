@@ -24,7 +24,7 @@ from framework.runs.run_checkpoint import RunCheckpoint
 from framework.schedules import WarmupCosine
 from framework.training.compatibility import check_monitors, check_optimizer, check_soft_targets
 from framework.training.objectives_callback import ObjectivesCallback
-from tests.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
 def sgd(groups: Any) -> SGD:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 
 from datamodules import Digits, WholeSet
 from modules import DEPICT
-from tests.tiny import tiny_trainer
+from tests.helpers.tiny import tiny_trainer
 
 SAMPLES = 103
 

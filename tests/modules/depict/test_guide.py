@@ -11,8 +11,8 @@ import torch
 from callbacks import DynamicPreference
 from framework.clustering.target_distribution import dec_target_distribution
 from framework.gradients import Combination, GradientCombiner
+from tests.helpers.tiny import tiny_trainer
 from tests.modules.depict.small import data, model
-from tests.tiny import tiny_trainer
 
 
 class Looking(GradientCombiner):

@@ -19,9 +19,9 @@ from framework.losses import CompSumLoss, EnsLoss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.reduction import reduce_objectives
 from modules import DEPICT
+from tests.helpers.runs import differences
+from tests.helpers.tiny import tiny_trainer
 from tests.modules.depict.small import SAMPLES, data, fit, model
-from tests.runs import differences
-from tests.tiny import tiny_trainer
 
 EVERY = torch.arange(SAMPLES)
 

@@ -17,10 +17,10 @@ from sklearn.metrics import normalized_mutual_info_score
 import trimtab
 from framework.clustering import cluster_accuracy
 from framework.clustering.contingency_table import ContingencyTable
-from tests.configs import arguments
-from tests.runs import CONFIGS, QUIET, fit
+from tests.helpers.configs import arguments
+from tests.helpers.runs import CONFIGS, QUIET, fit
+from tests.helpers.wandb_file import history
 from tests.test_resume import assert_same_bits, kill_and_resume
-from tests.wandb_file import history
 
 FLOAT64 = ["--trainer.precision=64-true", "--trainer.logger=false"]
 

@@ -15,7 +15,7 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import ArrayDataset, Batch
 from framework.layers import ReversalSchedule
 from modules import DomainAdaptation
-from tests.tiny import tiny_trainer
+from tests.helpers.tiny import tiny_trainer
 
 CLASSES = ("circle", "square", "triangle")
 SHAPE = (1, 4, 4)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.distributed.collectives import all_reduce_sum, rank, world_size
 from framework.adaptation import GroupedMLP
+from framework.distributed.collectives import all_reduce_sum, rank, world_size
 from framework.layers import convert_sync_batchnorm
 from modules.domain_adaptation import cdan
 from modules.domain_adaptation.alignment import Alignment, domain_loss

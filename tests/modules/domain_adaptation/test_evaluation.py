@@ -24,9 +24,9 @@ from modules import DomainAdaptation
 from modules.domain_adaptation.evaluation import DomainEvaluation
 from modules.domain_adaptation.mdd import MDD
 from modules.domain_adaptation.scores import DomainScores
+from tests.helpers.runs import differences
+from tests.helpers.tiny import tiny_trainer
 from tests.modules.domain_adaptation.small import SHAPE, TwoDomains, fit, model, rows
-from tests.runs import differences
-from tests.tiny import tiny_trainer
 
 
 def validated(

@@ -18,6 +18,7 @@ from framework.objectives.reduction import reduce_objectives
 from modules import DomainAdaptation
 from modules.domain_adaptation.cdan import CDAN
 from modules.domain_adaptation.mdd import MDD
+from tests.helpers.tiny import TinyData
 from tests.modules.domain_adaptation.small import (
     HALF,
     SHAPE,
@@ -29,7 +30,6 @@ from tests.modules.domain_adaptation.small import (
     model,
     reached,
 )
-from tests.tiny import TinyData
 
 
 def terms_of(module: DomainAdaptation, objectives: Objectives) -> dict[str, Tensor]:

@@ -12,8 +12,8 @@ from datamodules.dota.classes import CLASS_NAMES
 from datamodules.dota.labels import read_labels
 from datamodules.dota.results import evaluate_results
 from framework.detection.result_files import read_results
-from tests.data import shared_data
-from tests.runs import CONFIGS, QUIET
+from tests.helpers.data import shared_data
+from tests.helpers.runs import CONFIGS, QUIET
 
 NAMES = CLASS_NAMES["1.0"]
 

@@ -16,9 +16,9 @@ from framework.objectives.errors import IncompatibleError
 from modules.gghl import assignment, cells, decode, loss, module
 from modules.gghl.loss import WEIGHTS, JointOptimizationLoss
 from modules.gghl.module import GGHL
-from tests.configs import arguments
-from tests.runs import QUIET
-from tests.tiny import tiny_trainer
+from tests.helpers.configs import arguments
+from tests.helpers.runs import QUIET
+from tests.helpers.tiny import tiny_trainer
 
 SMALL = {"widths": (4, 4, 6, 8, 8), "neck_width": 8}
 

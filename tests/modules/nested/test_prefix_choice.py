@@ -13,8 +13,8 @@ from framework.metrics.prefix_accuracy import best_prefix
 from modules import NestedClassifier
 from modules.coteaching.stage_one import load_stage_one
 from modules.nested.network import NestedNetwork
-from tests.configs import arguments
-from tests.runs import QUIET
+from tests.helpers.configs import arguments
+from tests.helpers.runs import QUIET
 
 
 @pytest.fixture(scope="module")

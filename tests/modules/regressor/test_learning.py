@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import CONFIGS, fit
+from tests.helpers.runs import CONFIGS, fit
 
 
 def last_rmse(config: str, folder: Path, seed: int) -> float:

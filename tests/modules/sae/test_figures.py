@@ -9,8 +9,8 @@ import pytest
 import trimtab
 from modules import SparseAutoencoderModule
 from modules.sae.activations import ReLUWithL1
-from tests.configs import arguments
-from tests.runs import QUIET
+from tests.helpers.configs import arguments
+from tests.helpers.runs import QUIET
 
 
 def test_a_run_draws_densities_and_active_features(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from modules import SparseAutoencoderModule
 from modules.sae import calibration, module
 from modules.sae.activations import JumpReLU
 from modules.sae.auxiliary import DeadLatentAuxLoss
-from tests.configs import arguments
-from tests.runs import Record, fit
+from tests.helpers.configs import arguments
+from tests.helpers.runs import Record, fit
 from tests.test_parity import FLOAT64, compare
 from tests.test_resume import assert_same_bits, kill_and_resume
 

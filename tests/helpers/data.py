@@ -8,7 +8,7 @@ import pytest
 
 def shared_data(*parts: str) -> Path:
     """Return a path of the shared data folder; skip the test where it is absent."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
+    beside = Path(__file__).parents[3] / "shared" / "data"
     path = Path(os.environ.get("TRIMTAB_DATA", beside)).joinpath(*parts)
     if not path.exists():
         pytest.skip(f"needs the real data {'/'.join(parts)}: set TRIMTAB_DATA to its folder")

@@ -45,7 +45,7 @@ class TwoRanks:
 
     Example:
         >>> from framework.distributed.collectives import rank
-        >>> from tests.ranks import TwoRanks
+        >>> from tests.helpers.ranks import TwoRanks
         >>> two_ranks = TwoRanks()
         >>> two_ranks(rank)  # doctest: +SKIP
         [0, 1]

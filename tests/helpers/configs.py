@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.runs import CONFIGS, ROOT
+from tests.helpers.runs import CONFIGS, ROOT
 
 SHRINK = ROOT / "tests" / "shrink"
 

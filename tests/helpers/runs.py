@@ -18,7 +18,7 @@ from lightning.pytorch import Callback
 from framework.command import cli
 from framework.runs.preemption import Interrupted
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 
 
