@@ -11,12 +11,12 @@ import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from framework.runs.checkpoint_io import AtomicCheckpointIO, new_token, side_directory
 from framework.distributed.collectives import rank, world_size
-from framework.losses.loss import Loss
-from framework.utilities.randomness import capture_rng, global_seed, restore_rng, stable_seed
-from framework.runs.csv_logger import RunLogger
 from framework.distributed.sample_state import SampleState
+from framework.losses.loss import Loss
+from framework.runs.checkpoint_io import AtomicCheckpointIO, new_token, side_directory
+from framework.runs.csv_logger import RunLogger
+from framework.utilities.randomness import capture_rng, global_seed, restore_rng, stable_seed
 
 
 class ExactResume(Callback):
