@@ -29,7 +29,7 @@ class GroupedMLP(nn.Module):
 
     Example:
         >>> import torch
-        >>> from framework.layers import GroupedMLP
+        >>> from framework.adaptation.grouped_mlp import GroupedMLP
         >>> GroupedMLP(num_groups=12, num_inputs=256, widths=(32, 32))(torch.randn(8, 256)).shape
         torch.Size([8, 12])
     """

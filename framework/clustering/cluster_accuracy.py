@@ -42,7 +42,7 @@ def cluster_accuracy(table: Tensor) -> float:
 
     Example:
         >>> import torch
-        >>> from framework.clustering import cluster_accuracy
+        >>> from framework.clustering.cluster_accuracy import cluster_accuracy
         >>> cluster_accuracy(torch.tensor([[1, 2, 0], [1, 0, 0]]))
         0.75
     """

@@ -203,6 +203,7 @@ class DataModule(LightningDataModule):
             ValueError: a row outside the training set.
 
         Example:
+            >>> from framework.data.datasets import ArrayDataset
             >>> class Ten(DataModule):
             ...     train_set = Subset(ArrayDataset(input=torch.arange(20)), list(range(10, 20)))
             >>> loader = Ten(batch_size=8).ordered_train_dataloader([4, 2, 9])

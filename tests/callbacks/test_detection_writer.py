@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from callbacks import detection_writer as detection_files
 from callbacks.detection_writer import DetectionWriter
 from framework.data.datamodule import DataModule
 from framework.data.datasets import ArrayDataset
@@ -175,7 +173,3 @@ def test_two_ranks_write_what_one_process_does(tmp_path, two_ranks):
 def test_arguments_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DetectionWriter(**wrong)
-
-
-def test_examples():
-    assert doctest.testmod(detection_files).failed == 0

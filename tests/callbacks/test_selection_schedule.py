@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 
-from callbacks import selection_schedule
 from callbacks.selection_schedule import SelectionPhase, SelectionSchedule
 from framework.objectives.errors import IncompatibleError
 from framework.sparse_coding.selection import FeatureChoice, MutualChoice
@@ -73,7 +71,3 @@ def test_refuses_a_module_without_selections(tmp_path: Path) -> None:
     schedule = SelectionSchedule([SelectionPhase(0.5, MutualChoice(1))])
     with pytest.raises(IncompatibleError, match="TinyModule has none"):
         tiny_trainer(tmp_path, [schedule], False).fit(TinyModule(), datamodule=TinyData())
-
-
-def test_examples() -> None:
-    assert doctest.testmod(selection_schedule).failed == 0

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
 
-from callbacks import sae_lens_export as autoencoder_export
-from callbacks import threshold_calibration
 from callbacks.sae_lens_export import SAELensExport
 from callbacks.threshold_calibration import ThresholdCalibration
 from datamodules.activations.file import ActivationFile
@@ -115,8 +112,3 @@ def test_refuses_data_without_a_validation_set(tmp_path: Path) -> None:
     args = [*arguments("sae_mutual"), "--data.val_size=0", "--trainer.logger=false"]
     with pytest.raises(IncompatibleError, match="needs a validation set"):
         fit([*args, f"--trainer.default_root_dir={tmp_path}"])
-
-
-@pytest.mark.parametrize("part", [threshold_calibration, autoencoder_export])
-def test_examples(part) -> None:
-    assert doctest.testmod(part).failed == 0

@@ -1,11 +1,9 @@
-import doctest
-
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from datamodules import Bags, Digits, LabelNoise, Tabular, bags
+from datamodules import Bags, Digits, LabelNoise, Tabular
 from framework.data.datamodule import DataModule
 from framework.data.privacy import MeanRelease, response_sensitivity
 
@@ -228,9 +226,3 @@ class RowByRow(DataModule):
 def test_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
-
-
-def test_example():
-    result = doctest.testmod(bags)
-    assert result.attempted > 0
-    assert result.failed == 0

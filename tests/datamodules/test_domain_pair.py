@@ -1,10 +1,8 @@
-import doctest
-
 import pytest
 import torch
 from torchvision.transforms import v2
 
-from datamodules import Bags, Digits, DomainPair, ImageList, LabelNoise, WholeSet, domain_pair
+from datamodules import Bags, Digits, DomainPair, ImageList, LabelNoise, WholeSet
 from tests.datamodules.domains import Tiny, guide, joined, pair, write_domain
 from tests.helpers.tiny import TinyModule, tiny_trainer
 
@@ -277,9 +275,3 @@ def test_a_source_without_labels_is_refused(tmp_path):
     write_domain(tmp_path / "a", 0, "png", "RGB")
     with pytest.raises(ValueError, match="The source needs labels, and ImageList has none"):
         pair(ImageList(str(tmp_path), image_size=4), ImageList(str(tmp_path), image_size=4))
-
-
-def test_example():
-    result = doctest.testmod(domain_pair)
-    assert result.attempted > 0
-    assert result.failed == 0

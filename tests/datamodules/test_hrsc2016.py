@@ -1,11 +1,9 @@
-import doctest
 import math
 
 import pytest
 import torch
 from PIL import Image
 
-from datamodules import hrsc2016
 from datamodules.hrsc2016 import HRSC2016, read_hrsc
 
 NAMES = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
@@ -96,7 +94,3 @@ def test_missing_files_are_named(tmp_path):
         ready(root, "test")
     with pytest.raises(FileNotFoundError, match=r"other.txt does not exist"):
         ready(root, "fit", train="other")
-
-
-def test_examples():
-    assert doctest.testmod(hrsc2016).failed == 0

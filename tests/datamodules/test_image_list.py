@@ -1,10 +1,8 @@
-import doctest
-
 import pytest
 import torch
 from PIL import Image
 
-from datamodules import ImageList, WholeSet, image_list
+from datamodules import ImageList, WholeSet
 from tests.helpers.data import shared_data
 
 
@@ -154,9 +152,3 @@ def test_real_coil20():
     with Image.open(folder / "obj10__0.png") as file:
         pixels = torch.frombuffer(bytearray(file.convert("L").tobytes()), dtype=torch.uint8)
     torch.testing.assert_close(batches[0]["image"][0, 0], pixels.view(128, 128) / 255)
-
-
-def test_example():
-    result = doctest.testmod(image_list)
-    assert result.attempted > 0
-    assert result.failed == 0

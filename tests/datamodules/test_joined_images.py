@@ -1,9 +1,6 @@
-import doctest
-
 import torch
 from torch.nn import functional as F
 
-from datamodules import joined_images
 from datamodules.image_set import ImageSet
 from datamodules.joined_images import JoinedImages
 
@@ -105,9 +102,3 @@ def test_a_change_in_place_does_not_change_the_data():
     sample["label"].zero_()
     assert torch.equal(joined[1]["image"], before)
     assert int(joined[1]["label"]) == 1
-
-
-def test_example():
-    result = doctest.testmod(joined_images)
-    assert result.attempted > 0
-    assert result.failed == 0

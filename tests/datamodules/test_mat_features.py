@@ -1,4 +1,3 @@
-import doctest
 import struct
 
 import numpy as np
@@ -7,7 +6,7 @@ import torch
 from scipy.io import loadmat, savemat
 from scipy.sparse import csc_matrix
 
-from datamodules import MatFeatures, mat_features
+from datamodules import MatFeatures
 from tests.helpers.data import shared_data
 
 FEATURES = np.arange(60, dtype=np.float64).reshape(10, 6) / 4 - 3
@@ -207,9 +206,3 @@ def test_real_mnist_and_usps(side, rows, mean):
     # the 7 is upright: its bar is above its foot
     seven = fields["image"][fields["label"] == 7][:, 0].mean(0)
     assert seven[3:7].sum() > 1.5 * seven[9:13].sum()
-
-
-def test_example():
-    result = doctest.testmod(mat_features)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,11 +1,10 @@
-import doctest
 import math
 
 import pytest
 import torch
 from torchvision.transforms.v2 import ColorJitter
 
-from datamodules import oriented, oriented_augmentation
+from datamodules import oriented
 from datamodules.oriented import ObjectAugmentation
 from datamodules.oriented_augmentation import (
     Mixup,
@@ -317,7 +316,3 @@ def test_arguments_are_checked(make, message):
 def test_images_of_two_sizes_do_not_mix(transform):
     with pytest.raises(ValueError, match="needs images of one size"):
         transform(a_sample(), lambda: a_sample(height=64))
-
-
-def test_examples():
-    assert doctest.testmod(oriented_augmentation).failed == 0

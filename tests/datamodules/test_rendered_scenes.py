@@ -1,10 +1,8 @@
-import doctest
-
 import numpy as np
 import pytest
 import torch
 
-from datamodules import DOTA, rendered_scenes, scene_rendering
+from datamodules import DOTA, scene_rendering
 from datamodules.rendered_scenes import RenderedScenes
 from datamodules.scene_rendering import SHAPES, render_scene
 from framework.detection.objects import Objects
@@ -166,8 +164,3 @@ def test_counts_need_a_training_set():
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         ready(**arguments)
-
-
-@pytest.mark.parametrize("module", [rendered_scenes, scene_rendering])
-def test_examples(module):
-    assert doctest.testmod(module).failed == 0

@@ -1,9 +1,7 @@
-import doctest
-
 import pytest
 import torch
 
-from datamodules import Digits, RotatedDigits, rotated_digits
+from datamodules import Digits, RotatedDigits
 
 
 def half(name, degrees=0.0):
@@ -58,9 +56,3 @@ def test_serves_itself():
 def test_bad_half():
     with pytest.raises(ValueError, match="half must be 'first' or 'second', got 'third'"):
         RotatedDigits("third")
-
-
-def test_example():
-    result = doctest.testmod(rotated_digits)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,4 +1,3 @@
-import doctest
 import sys
 
 import numpy as np
@@ -6,7 +5,6 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from datamodules import tabular
 from datamodules.table import read_table
 
 
@@ -105,9 +103,3 @@ def test_parquet_without_pyarrow_says_what_to_install(write, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'trimtab\[parquet\]'"):
         read_table(write("a.parquet", "PAR1"))
-
-
-def test_the_example_in_the_docstring():
-    result = doctest.testmod(tabular)
-    assert result.attempted > 0
-    assert result.failed == 0

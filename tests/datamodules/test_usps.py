@@ -1,4 +1,3 @@
-import doctest
 import sys
 
 import h5py
@@ -6,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import USPS, WholeSet, usps
+from datamodules import USPS, WholeSet
 from tests.helpers.data import shared_data
 
 
@@ -133,9 +132,3 @@ def test_real_usps_as_a_whole_set():
     image = next(iter(data.val_dataloader()))["image"]
     assert image.shape == (9298, 1, 16, 16)
     assert (image.min(), image.max()) == (-1, 1)
-
-
-def test_example():
-    result = doctest.testmod(usps)
-    assert result.attempted > 0
-    assert result.failed == 0

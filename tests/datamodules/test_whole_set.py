@@ -1,5 +1,3 @@
-import doctest
-
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +11,6 @@ from datamodules import (
     LabelNoise,
     Tabular,
     WholeSet,
-    whole_set,
 )
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
@@ -224,9 +221,3 @@ def test_real_mnist():
     labels = whole.train_set.fields["label"]
     assert labels[:60_000].bincount().tolist()[:3] == [5923, 6742, 5958]
     assert torch.equal(labels[60_000:], batch["label"])
-
-
-def test_example():
-    result = doctest.testmod(whole_set)
-    assert result.attempted > 0
-    assert result.failed == 0

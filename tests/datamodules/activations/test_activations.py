@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from functools import lru_cache
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.activations import Activations, activations
+from datamodules.activations import Activations
 from datamodules.activations.source import Buffer, Forward
 from framework.language.language_model import load_language_model
 from framework.language.text import read_texts
@@ -346,8 +345,3 @@ def test_minilm_reads_pythons_own_pages():
     assert data.normalizations["activation"].scale == pytest.approx(19.6 / 13.3, rel=0.03)
     words = data.language_model.tokenizer.decode(data.contexts[0, 1:8])
     assert words.split()[:3] == next(read_texts("pydoc")).lower().replace('"', ' " ').split()[:3]
-
-
-def test_example():
-    result = doctest.testmod(activations)
-    assert (result.attempted > 0, result.failed) == (True, 0)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from datamodules.activations import ActivationFile, file
+from datamodules.activations import ActivationFile
 from datamodules.activations.file import read_activations
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -174,8 +172,3 @@ def test_a_split_must_leave_rows_for_training(tmp_path) -> None:
         ActivationFile(str(tmp_path / "a.npy"), val_size=0.5, test_size=20).setup()
     with pytest.raises(ValueError, match="val_size must not be negative, got -1"):
         ActivationFile(str(tmp_path / "a.npy"), val_size=-1).setup()
-
-
-def test_example() -> None:
-    result = doctest.testmod(file)
-    assert (result.attempted > 0, result.failed) == (True, 0)

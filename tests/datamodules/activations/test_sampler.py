@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.activations import sampler
 from datamodules.activations.sampler import GroupBatchSampler
 
 
@@ -89,8 +86,3 @@ def test_what_does_not_fit_is_refused() -> None:
         GroupBatchSampler(100, 8, group_rows=5, window_groups=2, shards=3)
     with pytest.raises(ValueError, match="shards=4 are more than the 2 groups of 5 rows"):
         GroupBatchSampler(10, 8, group_rows=5, window_groups=2, shards=4)
-
-
-def test_example() -> None:
-    result = doctest.testmod(sampler)
-    assert (result.attempted > 0, result.failed) == (True, 0)

@@ -1,5 +1,3 @@
-import doctest
-import importlib
 import os
 
 import numpy as np
@@ -309,9 +307,3 @@ def test_arguments_are_checked(tmp_path):
             ready(tmp_path, **arguments)
     with pytest.raises(FileNotFoundError, match=r"train is not a folder"):
         ready(tmp_path, "fit")
-
-
-@pytest.mark.parametrize("name", ["dota", "faults", "image_tiles"])
-def test_examples(name):
-    module = importlib.import_module(f"datamodules.dota.{name}")
-    assert doctest.testmod(module).failed == 0

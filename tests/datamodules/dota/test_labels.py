@@ -1,9 +1,6 @@
-import doctest
-
 import pytest
 import torch
 
-from datamodules.dota import labels
 from datamodules.dota.classes import CLASS_NAMES
 from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.labels import read_labels, write_labels
@@ -114,7 +111,3 @@ def test_what_is_written_is_read(tmp_path):
     assert torch.equal(back.quads, moved.quads)
     assert torch.equal(back.label, moved.label)
     assert torch.equal(back.difficult, moved.difficult)
-
-
-def test_examples():
-    assert doctest.testmod(labels).failed == 0

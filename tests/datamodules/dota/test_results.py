@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import pytest
@@ -17,10 +16,6 @@ from framework.detection.result_files import read_results, write_results
 from tests.helpers.data import shared_data
 
 NAMES = CLASS_NAMES["1.0"]
-
-
-def test_examples():
-    assert doctest.testmod(results).failed == 0
 
 
 def write(folder, objects, quads=None, scores=None):

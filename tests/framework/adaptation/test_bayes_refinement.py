@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from framework.adaptation import bayes_refinement
 from framework.adaptation.bayes_refinement import bayes_refine
 
 P = torch.tensor(
@@ -93,9 +90,3 @@ def test_no_rows() -> None:
 def test_other_shapes_are_refused(left: tuple[int, ...], right: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"of one shape \(B, K\), got"):
         bayes_refine(torch.zeros(left), torch.zeros(right))
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(bayes_refinement)
-    assert result.attempted
-    assert not result.failed

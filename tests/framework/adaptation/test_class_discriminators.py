@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.adaptation import class_discriminators
 from framework.adaptation.bayes_refinement import bayes_refine
 from framework.adaptation.class_discriminators import class_discriminator_loss
 from framework.distributed.collectives import rank, world_size
@@ -145,9 +143,3 @@ def test_two_ranks_equal_one_process(first: int, order: list[int], two_ranks: Ca
     for key in ("value", "gradient"):  # averaged as DDP does
         average = (ranks[0][key] + ranks[1][key]) / 2
         torch.testing.assert_close(average, one[key], rtol=0, atol=1e-14)
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(class_discriminators)
-    assert result.attempted
-    assert not result.failed

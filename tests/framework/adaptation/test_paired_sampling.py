@@ -1,4 +1,3 @@
-import doctest
 from itertools import chain
 
 import pytest
@@ -6,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.adaptation import paired_sampling
 from framework.adaptation.paired_sampling import PairedBatchSampler
 
 ROWS = st.tuples(st.integers(1, 30), st.integers(1, 30))  # of the source and of the target
@@ -97,9 +95,3 @@ def test_orders_are_a_function_of_seed_epoch_domain_and_cycle():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         PairedBatchSampler(*arguments)
-
-
-def test_example():
-    result = doctest.testmod(paired_sampling)
-    assert result.attempted > 0
-    assert result.failed == 0

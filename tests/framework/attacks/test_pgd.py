@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Callable
 
 import pytest
@@ -269,9 +268,3 @@ def test_a_function_of_no_module_keeps_its_modules_as_they_are():
     model = network()
     with under_attack(lambda x: model(x), torch.device("cpu")):
         assert model.training
-
-
-def test_example_in_the_docstring():
-    result = doctest.testmod(attacks)
-    assert result.attempted > 0
-    assert result.failed == 0

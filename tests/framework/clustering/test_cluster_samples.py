@@ -1,7 +1,5 @@
 """The most certain images of every cluster, whoever saw them."""
 
-import doctest
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -116,8 +114,3 @@ def test_bad_arguments() -> None:
         ClusterSamples(0, SHAPE)
     with pytest.raises(ValueError, match="must be at least 1, got 2 and 0"):
         ClusterSamples(2, SHAPE, per_cluster=0)
-
-
-def test_the_examples_run() -> None:
-    result = doctest.testmod(cluster_samples)
-    assert (result.attempted > 0, result.failed) == (True, 0)

@@ -1,6 +1,5 @@
 """NMI and ARI are scikit-learn's, to the last digits, and those of all ranks."""
 
-import doctest
 import math
 from typing import get_args
 
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from framework.clustering import clustering_scores
 from framework.clustering.clustering_scores import (
     AdjustedRandScore,
     AverageMethod,
@@ -152,8 +150,3 @@ def test_an_unknown_mean_is_refused() -> None:
         NormalizedMutualInfoScore(2, 2, average_method="harmonic")
     with pytest.raises(ValueError, match="got 'harmonic'"):
         normalized_mutual_info_score(torch.eye(2), "harmonic")
-
-
-def test_the_examples_run() -> None:
-    result = doctest.testmod(clustering_scores)
-    assert (result.attempted > 0, result.failed) == (True, 0)

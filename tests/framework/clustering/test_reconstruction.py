@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from framework.clustering import reconstruction
 from framework.clustering.reconstruction import layerwise_reconstruction_error
 
 SHAPES = [(3, 8, 8), (5, 4, 4), (7,)]
@@ -123,9 +121,3 @@ def test_other_shapes_are_refused(targets: list, decoded: list) -> None:
     made = [[torch.zeros(shape) for shape in shapes] for shapes in (targets, decoded)]
     with pytest.raises(ValueError, match=r"Layers of shapes \[.*were reconstructed as \["):
         layerwise_reconstruction_error(*made)
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(reconstruction)
-    assert result.attempted
-    assert not result.failed

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from framework.clustering import target_distribution
 from framework.clustering.target_distribution import TargetKind, dec_target_distribution
 
 KINDS: tuple[TargetKind, ...] = ("sqrt", "square", "exact")
@@ -268,9 +265,3 @@ def test_the_input_is_not_changed(kind: TargetKind) -> None:
 def test_bad_arguments_are_refused(p: Tensor, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dec_target_distribution(p, **arguments)
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(target_distribution)
-    assert result.attempted
-    assert not result.failed

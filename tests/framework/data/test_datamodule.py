@@ -1,4 +1,3 @@
-import doctest
 import random
 from itertools import chain
 
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from framework.data import datamodule as data_module
 from framework.data.datamodule import DataModule, GlobalBatchSampler
 from framework.data.datasets import ArrayDataset, IndexedDataset, stable_position
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
@@ -465,9 +463,3 @@ def test_looking_between_epochs_on_one_process_and_two_ranks(two_ranks, tmp_path
             assert [left + right for left, right in parts] == expected_batches
     assert [len(batch) for batch in zero[0][0]] == [5, 5, 3], "nothing is padded"
     assert [left + right for left, right in zip(zero[2], one[2], strict=True)] == trained
-
-
-def test_example():
-    result = doctest.testmod(data_module)
-    assert result.attempted > 0
-    assert result.failed == 0

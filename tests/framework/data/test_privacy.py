@@ -1,4 +1,3 @@
-import doctest
 import math
 from itertools import product
 
@@ -7,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.data import privacy
 from framework.data.privacy import (
     MeanRelease,
     Sensitivity,
@@ -130,9 +128,3 @@ def test_projection_by_hand():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         MeanRelease(*arguments)
-
-
-def test_example():
-    result = doctest.testmod(privacy)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,4 +1,3 @@
-import doctest
 from itertools import chain
 
 import pytest
@@ -6,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.data import samplers as sampling
 from framework.data.bag_sampling import BagSampler, assign_bags
 from framework.data.datamodule import DataModule
 from framework.data.datasets import ArrayDataset
@@ -117,12 +115,6 @@ def test_a_datamodule_chooses_its_sampler():
             batch["label"] + 1 - 2 * (batch["label"] % 2),
             batch["label"].view(2, 2).flip(1).flatten(),
         )
-
-
-def test_example():
-    result = doctest.testmod(sampling)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 @settings(max_examples=40, deadline=None)

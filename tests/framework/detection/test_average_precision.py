@@ -1,14 +1,11 @@
 """Average precision of ranked detections."""
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.detection import average_precision as module
 from framework.detection.average_precision import (
     average_precision,
     interpolated_precision,
@@ -67,8 +64,3 @@ def test_another_rule_is_refused() -> None:
     empty = torch.zeros(0, dtype=torch.float64)
     with pytest.raises(ValueError, match="interpolation must be one of"):
         average_precision(empty, empty, "voc10")
-
-
-def test_the_examples_run() -> None:
-    result = doctest.testmod(module)
-    assert (result.attempted > 0, result.failed) == (True, 0)

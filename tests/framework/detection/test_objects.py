@@ -1,9 +1,6 @@
-import doctest
-
 import pytest
 import torch
 
-from framework.detection import objects as module
 from framework.detection.objects import Objects, ObjectTable, pad_objects
 
 
@@ -65,7 +62,3 @@ def test_fields_are_copies():
 def test_images_of_two_sizes_make_no_batch():
     with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
         pad_objects([sample(1), {**sample(1), "image": torch.zeros(3, 2, 3)}])
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0

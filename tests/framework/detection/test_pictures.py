@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 
-from framework.detection import detections, figures, pictures
+from framework.detection import figures, pictures
 from framework.detection.detection_samples import KeptDetections, object_rows
 
 BOX = torch.tensor([[[2.0, 3], [12, 3], [12, 9], [2, 9]]])
-
-
-@pytest.mark.parametrize("module", [detections, pictures])
-def test_examples(module):
-    assert doctest.testmod(module).failed == 0
 
 
 def found(score=0.8, label=1):

@@ -1,9 +1,6 @@
-import doctest
-
 import pytest
 import torch
 
-from framework.detection import result_files
 from framework.detection.result_files import read_results, write_results
 
 CLASSES = ["plane", "small-vehicle"]
@@ -80,7 +77,3 @@ def test_a_wrong_line_is_named(tmp_path, line, message):
 def test_a_missing_class_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Task1_plane.txt does not exist"):
         read_results(tmp_path, ["P0001"], ["plane"])
-
-
-def test_examples():
-    assert doctest.testmod(result_files).failed == 0

@@ -1,6 +1,5 @@
 """Mean average precision of oriented detections."""
 
-import doctest
 import math
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from framework.detection import rotated_average_precision
 from framework.detection.rotated import cxcywhr_to_quad, rotated_iou, rotated_nms
 from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
 
@@ -284,8 +282,3 @@ def test_bad_input_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             RotatedMeanAveragePrecision(**({"num_classes": 3} | arguments))
-
-
-def test_the_examples_run() -> None:
-    result = doctest.testmod(rotated_average_precision)
-    assert (result.attempted > 0, result.failed) == (True, 0)

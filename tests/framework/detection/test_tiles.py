@@ -1,4 +1,3 @@
-import doctest
 import math
 from itertools import pairwise
 
@@ -7,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.detection import tiles
 from framework.detection.objects import Objects
 from framework.detection.tiles import merge_tiles, tile_objects, tile_origins, to_whole_image
 
@@ -187,7 +185,3 @@ def test_an_image_where_nothing_was_found_is_there():
     merged = merge_tiles([none], torch.tensor([4]), torch.zeros(1, 2), torch.ones(1), 0.3)
     assert merged[4]["boxes"].shape == (0, 4, 2)
     assert merge_tiles([], torch.tensor([]), torch.zeros(0, 2), torch.ones(0), 0.3) == {}
-
-
-def test_examples():
-    assert doctest.testmod(tiles).failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from framework.gradients import EPO, Combination, GradientFacts, exact_pareto
+from framework.gradients import EPO, Combination, GradientFacts
 
 
 def facts(gradients: Tensor, losses: list[float] | Tensor) -> GradientFacts:
@@ -233,12 +232,6 @@ def test_terms_that_do_not_fit_are_refused() -> None:
         EPO([1.0, 2.0]).combination(facts(gradients(3, 4, 0), [1.0, 1.0, 1.0]))
     with pytest.raises(ValueError, match=r"must not be negative, but 'b' is -0\.25"):
         EPO([1.0, 2.0]).combination(facts(gradients(2, 4, 0), [1.0, -0.25]))
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(exact_pareto)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_preferences_by_name_go_with_the_terms_that_pull():

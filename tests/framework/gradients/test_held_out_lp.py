@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from framework.gradients import GradientFacts, HeldOutGuidedLP, held_out_lp
+from framework.gradients import GradientFacts, HeldOutGuidedLP
 from framework.gradients.held_out_lp import Mode
 
 MODES: tuple[Mode, ...] = ("descent", "guidance", "auto")
@@ -313,9 +312,3 @@ def test_shapes_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"takes a gram \(m, m\) and a guide \(m,\), got"):
         HeldOutGuidedLP().solve(torch.ones(gram), None if guide is None else torch.ones(guide))
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(held_out_lp)
-    assert result.attempted
-    assert not result.failed

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.gradients import min_norm
 from framework.gradients.min_norm import Array, min_norm_weights
 
 
@@ -70,9 +67,3 @@ def test_a_common_factor_does_not_count() -> None:
     assert w.max() < 0.99
     for factor in (2.0**-60, 2.0**40):
         assert np.array_equal(min_norm_weights(factor * rows @ rows.T), w)
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(min_norm)
-    assert result.attempted
-    assert not result.failed

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from framework.gradients import simplex_lp
 from framework.gradients.simplex_lp import LARGEST_ENUMERATED, Array, maximize_on_simplex
 
 
@@ -135,9 +132,3 @@ def test_constraints_that_are_nearly_parallel(gap: float) -> None:
     rows = np.array([[1.0, -1.0, -1.0], [-1.0 - gap, 1.0 + 2 * gap, 1.0]])
     w = maximize_on_simplex(np.array([0.0, 0.0, 1.0]), rows, np.zeros(2))
     np.testing.assert_allclose(w, [0.5, 0.25, 0.25], rtol=1e-8)
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(simplex_lp)
-    assert result.attempted
-    assert not result.failed

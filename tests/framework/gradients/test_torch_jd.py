@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import io
 import random
 import sys
@@ -17,7 +16,7 @@ import torchjd.aggregation
 from torch import Tensor
 from torchjd.aggregation import Aggregator, GramianWeightedAggregator, WeightedAggregator
 
-from framework.gradients import GradientFacts, TorchJD, torch_jd
+from framework.gradients import GradientFacts, TorchJD
 from framework.utilities.randomness import global_seed, seeded
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -308,9 +307,3 @@ def test_importing_it_does_not_import_the_library() -> None:
 
     code = "import sys, framework.gradients; sys.exit('torchjd' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(torch_jd)
-    assert result.attempted
-    assert not result.failed

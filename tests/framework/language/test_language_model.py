@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import sys
 from importlib.util import find_spec
@@ -203,11 +202,6 @@ def test_weights_that_are_pickled_are_refused(tmp_path) -> None:
     torch.save(model.model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         load_language_model(str(tmp_path))
-
-
-def test_example() -> None:
-    result = doctest.testmod(language_model)
-    assert (result.attempted > 0, result.failed) == (True, 0)
 
 
 def test_code_that_comes_with_a_model_is_never_run(tmp_path, monkeypatch):

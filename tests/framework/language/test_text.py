@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 
 import pytest
@@ -96,8 +95,3 @@ def test_too_little_room_or_text_is_refused() -> None:
         pack(["abc"], tokenizer, 4)
     with pytest.raises(ValueError, match="has 0 tokens"):
         pack([], tokenizer, 4)
-
-
-def test_example() -> None:
-    result = doctest.testmod(text)
-    assert (result.attempted > 0, result.failed) == (True, 0)

@@ -1,13 +1,12 @@
 """Nested dropout: its distribution, what it cuts, and that ranks and restarts draw the same k."""
 
-import doctest
 import io
 
 import pytest
 import torch
 from torch import nn
 
-from framework.layers import NestedDropout, nested_dropout
+from framework.layers import NestedDropout
 
 
 def drawn(layer: NestedDropout, times: int) -> list[int]:
@@ -165,9 +164,3 @@ def test_bad_arguments_are_refused(arguments: dict, said: str) -> None:
 def test_other_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="built for 4 channels, got 5"):
         NestedDropout(4, sigma=1)(torch.rand(2, 5))
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(nested_dropout)
-    assert result.attempted
-    assert not result.failed

@@ -1,4 +1,3 @@
-import doctest
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from framework.losses import AggregateResponseLoss, ClassificationLoss, RegressionLoss, aggregate
+from framework.losses import AggregateResponseLoss, ClassificationLoss, RegressionLoss
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
 
@@ -299,9 +298,3 @@ def test_two_ranks_of_whole_bags_equal_one_process(
     assert one[1].abs() > 1e-3
     for alone, first, second in zip(one, *ranks, strict=True):
         torch.testing.assert_close((first + second) / 2, alone, rtol=0, atol=1e-12)
-
-
-def test_example() -> None:
-    result = doctest.testmod(aggregate)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,7 +1,5 @@
 """What every classification loss must do, whichever it is."""
 
-import doctest
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -277,10 +275,3 @@ def test_two_uneven_ranks_equal_one_process(
         assert torch.equal(ranks[0]["temperature"], ranks[1]["temperature"])
         torch.testing.assert_close(ranks[0]["temperature"], one["temperature"])
         assert (one["temperature"] < one["temperature"].max()).any()
-
-
-@pytest.mark.parametrize("module", sorted({kind.__module__ for kind in exported()}))
-def test_examples_in_the_docstrings(module: str) -> None:
-    result = doctest.testmod(importlib.import_module(module))
-    assert result.attempted > 0 or module.endswith(".loss")
-    assert result.failed == 0

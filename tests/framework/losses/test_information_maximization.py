@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from collections.abc import Callable
 
@@ -16,7 +15,6 @@ from framework.losses import (
     ClassificationLoss,
     RegressionLoss,
     TargetClassificationMimicking,
-    information_maximization,
 )
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
@@ -189,12 +187,6 @@ def test_two_ranks_equal_one_process(rows: int, first: int, two_ranks: Callable)
     for key in ("value", "gradient"):  # averaged as DDP does
         average = (ranks[0][key] + ranks[1][key]) / 2
         torch.testing.assert_close(average, one[key], rtol=0, atol=1e-14)
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(information_maximization)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_a_class_that_is_ruled_out_counts_as_no_probability() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from framework.attacks.attack import Attack
 from framework.attacks.pgd import PGDAttack
-from framework.losses import CompSumLoss, SmoothAdversarialCompSumLoss, smooth_adversarial
+from framework.losses import CompSumLoss, SmoothAdversarialCompSumLoss
 from framework.losses.smooth_adversarial import margin_shift
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
@@ -348,9 +347,3 @@ def test_the_config_reaches_what_its_header_says(tmp_path):
     assert ours["val/robust_accuracy"] >= 0.80
     assert ours["val/accuracy"] >= 0.97
     assert cross_entropy["val/robust_accuracy"] < ours["val/robust_accuracy"] - 0.2
-
-
-def test_example_in_the_docstring():
-    result = doctest.testmod(smooth_adversarial)
-    assert result.attempted > 0
-    assert result.failed == 0

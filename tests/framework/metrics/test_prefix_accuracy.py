@@ -1,12 +1,9 @@
 """Accuracy per prefix over batches and ranks, and the choice of a prefix."""
 
-import doctest
-
 import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from framework.metrics import prefix_accuracy
 from framework.metrics.prefix_accuracy import PrefixAccuracy, best_prefix
 
 
@@ -66,9 +63,3 @@ def test_another_shape_is_refused() -> None:
         PrefixAccuracy(4).update(torch.zeros(3, 11), torch.zeros(11))
     with pytest.raises(ValueError, match="num_prefixes must be at least 1"):
         PrefixAccuracy(0)
-
-
-def test_the_examples_run() -> None:
-    result = doctest.testmod(prefix_accuracy)
-    assert result.attempted
-    assert not result.failed

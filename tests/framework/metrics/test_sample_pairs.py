@@ -1,9 +1,6 @@
-import doctest
-
 import torch
 import torch.distributed as dist
 
-from framework.metrics import sample_pairs
 from framework.metrics.sample_pairs import SamplePairs
 
 
@@ -28,8 +25,3 @@ def of_this_rank() -> torch.Tensor:
 def test_a_rank_without_rows_adds_none(two_ranks):
     for found in two_ranks(of_this_rank):
         assert found.squeeze(-1).tolist() == [[1, 3], [2, 4]]
-
-
-def test_example():
-    result = doctest.testmod(sample_pairs)
-    assert (result.attempted > 0, result.failed) == (True, 0)

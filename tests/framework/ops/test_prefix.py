@@ -1,11 +1,8 @@
 """The logits and predictions of every prefix of the features."""
 
-import doctest
-
 import pytest
 import torch
 
-from framework.ops import prefix
 from framework.ops.prefix import prefix_logits, prefix_predictions
 
 
@@ -60,9 +57,3 @@ def test_half_precision_is_summed_in_float32() -> None:
 def test_channels_must_agree() -> None:
     with pytest.raises(ValueError, match=r"features \(B, H\) and a weight \(K, H\)"):
         prefix_logits(torch.rand(2, 3), torch.rand(3, 4))
-
-
-def test_the_examples_run() -> None:
-    result = doctest.testmod(prefix)
-    assert result.attempted
-    assert not result.failed

@@ -1,4 +1,3 @@
-import doctest
 import warnings
 from itertools import combinations
 
@@ -11,7 +10,7 @@ from sklearn.datasets import make_blobs, make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from framework.solvers import AgglomerativePathIntegral, agglomerative_path_integral
+from framework.solvers import AgglomerativePathIntegral
 from framework.solvers.agglomerative_path_integral import (
     _Clusters,
     _graph,
@@ -328,9 +327,3 @@ def test_refuses_bad_arguments(arguments, sentence):
 @parametrize_with_checks([AgglomerativePathIntegral(2)])
 def test_is_a_clusterer_of_scikit_learn(estimator, check):
     check(estimator)
-
-
-def test_example_in_the_docstring():
-    result = doctest.testmod(agglomerative_path_integral)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,4 +1,3 @@
-import doctest
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +10,6 @@ from framework.data.privacy import MeanRelease
 from framework.losses import AggregateResponseLoss
 from framework.solvers import (
     AggregateRidge,
-    aggregate_ridge,
     aggregate_risk,
     bag_size_risks,
     optimal_bag_size,
@@ -213,9 +211,3 @@ def test_bad_bag_sizes():
         optimal_bag_size(GAUSSIAN, sigma=1.0, theta=1.0, bag_sizes=[301])
     with pytest.raises(ValueError, match=r"X must have the shape \(n, d\), got \(4,\)"):
         aggregate_risk(Y, PAIRS, 0.1, 1.0, 1.0)
-
-
-def test_examples():
-    result = doctest.testmod(aggregate_ridge)
-    assert result.attempted > 0
-    assert result.failed == 0

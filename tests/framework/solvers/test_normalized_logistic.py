@@ -1,4 +1,3 @@
-import doctest
 import warnings
 
 import numpy as np
@@ -7,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from framework.solvers import NormalizedLogisticRegression, normalized_logistic
+from framework.solvers import NormalizedLogisticRegression
 
 PAIR = np.array([[1.0, -1.0], [-1.0, -4.0]]), np.array([1, -1])
 
@@ -161,9 +160,3 @@ def test_refuses_bad_arguments(arguments: dict, sentence: str) -> None:
 @parametrize_with_checks([NormalizedLogisticRegression(max_iter=100)])
 def test_is_a_classifier_of_scikit_learn(estimator, check) -> None:
     check(estimator)
-
-
-def test_example_in_the_docstring() -> None:
-    result = doctest.testmod(normalized_logistic)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,5 +1,3 @@
-import doctest
-
 import pytest
 import torch
 
@@ -27,8 +25,3 @@ def test_copies_are_counted_and_opposites_are_not():
     tilted = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     assert float(duplicate_share(tilted)) == 0
     assert float(duplicate_share(tilted, above=0.79)) == 1
-
-
-def test_example():
-    result = doctest.testmod(decoder_overlap)
-    assert (result.attempted > 0, result.failed) == (True, 0)

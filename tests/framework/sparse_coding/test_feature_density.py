@@ -1,10 +1,7 @@
-import doctest
-
 import pytest
 import torch
 
 from framework.distributed.collectives import rank
-from framework.sparse_coding import feature_density
 from framework.sparse_coding.feature_density import FeatureDensity
 from framework.sparse_coding.zipf import zipf_density
 
@@ -84,8 +81,3 @@ def test_bad_arguments():
             FeatureDensity(features, phi)
     with pytest.raises(ValueError, match=r"counts \(3,\) of features and \(B,\) of tokens, got"):
         FeatureDensity(3).update(torch.ones(4).long(), torch.ones(2).long())
-
-
-def test_example():
-    result = doctest.testmod(feature_density)
-    assert (result.attempted > 0, result.failed) == (True, 0)

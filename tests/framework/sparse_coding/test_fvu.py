@@ -1,12 +1,9 @@
-import doctest
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework.distributed.collectives import rank
-from framework.sparse_coding import fvu
 from framework.sparse_coding.fvu import FractionVarianceUnexplained
 from tests.helpers.sae_example import RULES, X, reconstruction
 
@@ -69,8 +66,3 @@ def test_other_shapes_are_refused():
     for a, b in [((3, 5), (2, 5)), ((3, 4), (3, 4)), ((5,), (5,))]:
         with pytest.raises(ValueError, match=r"takes two tensors \(B, 5\), got"):
             metric.update(torch.zeros(a), torch.zeros(b))
-
-
-def test_example():
-    result = doctest.testmod(fvu)
-    assert (result.attempted > 0, result.failed) == (True, 0)

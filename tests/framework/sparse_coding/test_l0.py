@@ -1,5 +1,3 @@
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework.distributed.collectives import rank
-from framework.sparse_coding import l0
 from framework.sparse_coding.l0 import L0
 from tests.helpers.sae_example import mask
 
@@ -67,8 +64,3 @@ def test_bad_arguments():
     for counts in (torch.ones(3), torch.ones(3, 2, dtype=torch.int64)):
         with pytest.raises(ValueError, match=r"L0 takes counts \(B,\), got"):
             L0(4).update(counts)
-
-
-def test_example():
-    result = doctest.testmod(l0)
-    assert (result.attempted > 0, result.failed) == (True, 0)

@@ -1,10 +1,7 @@
-import doctest
-
 import pytest
 import torch
 
 from framework.distributed.collectives import rank
-from framework.sparse_coding import loss_recovered
 from framework.sparse_coding.loss_recovered import LossRecovered
 
 LOSSES = torch.rand(4, 9, generator=torch.Generator().manual_seed(0)) + torch.tensor(
@@ -50,8 +47,3 @@ def test_two_ranks_find_what_one_finds(split, two_ranks):
 
 def test_without_tokens_nothing_is_known():
     assert all(torch.tensor(v).isnan() for v in measured(slice(0)).values())
-
-
-def test_example():
-    result = doctest.testmod(loss_recovered)
-    assert (result.attempted > 0, result.failed) == (True, 0)

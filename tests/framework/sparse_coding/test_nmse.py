@@ -1,10 +1,7 @@
-import doctest
-
 import pytest
 import torch
 
 from framework.distributed.collectives import rank
-from framework.sparse_coding import nmse
 from framework.sparse_coding.nmse import NMSEOpenAI, NMSERatio
 from tests.helpers.sae_example import RULES, X, reconstruction
 
@@ -55,8 +52,3 @@ def test_two_ranks_find_what_one_finds(split, two_ranks):
 def test_other_shapes_are_refused(kind):
     with pytest.raises(ValueError, match=r"takes two tensors \(B, d\), got \(3, 2\) and \(3, 3\)"):
         kind().update(torch.zeros(3, 2), torch.zeros(3, 3))
-
-
-def test_examples():
-    result = doctest.testmod(nmse)
-    assert (result.attempted > 0, result.failed) == (True, 0)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.sparse_coding import normalization
 from framework.sparse_coding.normalization import Normalization
 
 X = 3 + 5 * torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -47,8 +44,3 @@ def test_bad_arguments() -> None:
     for scale in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="scale of a normalization must be positive"):
             Normalization("constant", scale)
-
-
-def test_example() -> None:
-    result = doctest.testmod(normalization)
-    assert (result.attempted > 0, result.failed) == (True, 0)

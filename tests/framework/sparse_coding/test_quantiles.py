@@ -1,6 +1,5 @@
 """Thresholds from histograms: close to the exact ones, and the same on two ranks."""
 
-import doctest
 import math
 
 import pytest
@@ -71,7 +70,3 @@ def test_two_ranks_find_what_one_process_does(cut: int, two_ranks) -> None:
     for found, total in two_ranks(on_a_rank, x, cut):
         assert torch.equal(found, on_a_rank(x, len(x))[0])
         assert total.tolist() == [len(x)]
-
-
-def test_examples() -> None:
-    assert doctest.testmod(quantiles).failed == 0

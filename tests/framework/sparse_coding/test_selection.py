@@ -1,6 +1,5 @@
 """Token, mutual and feature choice: the worked example, their limits, and two ranks as one."""
 
-import doctest
 import math
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 from torch import Tensor
 
 from framework.distributed.collectives import rank
-from framework.sparse_coding import selection
 from framework.sparse_coding.selection import (
     BatchTopK,
     FeatureChoice,
@@ -244,7 +242,3 @@ def test_without_sync_the_mask_depends_on_the_ranks(two_ranks) -> None:
 def test_refuses(call, says) -> None:
     with pytest.raises(ValueError, match=says):
         call()
-
-
-def test_examples() -> None:
-    assert doctest.testmod(selection).failed == 0

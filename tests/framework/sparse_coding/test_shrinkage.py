@@ -1,12 +1,9 @@
-import doctest
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework.distributed.collectives import rank
-from framework.sparse_coding import shrinkage
 from framework.sparse_coding.shrinkage import (
     L2Ratio,
     ReconstructionCosine,
@@ -71,8 +68,3 @@ def test_bad_shapes_and_no_rows(kind):
     metric = kind()
     metric.update(X[:0], X[:0])
     assert metric.compute().isnan()
-
-
-def test_examples():
-    result = doctest.testmod(shrinkage)
-    assert (result.attempted > 0, result.failed) == (True, 0)

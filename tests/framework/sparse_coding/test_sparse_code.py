@@ -1,12 +1,9 @@
 """Sparse products equal dense ones, and so do their gradients."""
 
-import doctest
-
 import pytest
 import torch
 from torch import Tensor
 
-from framework.sparse_coding import sparse_code
 from framework.sparse_coding.sparse_code import SparseCode, SparsePattern, decode, encode_at
 from framework.sparse_coding.topk import top_overall
 
@@ -96,7 +93,3 @@ def test_the_same_bits_every_time() -> None:
     for other in runs[1:]:
         for a, b in zip(runs[0], other, strict=True):
             assert torch.equal(a, b)
-
-
-def test_examples() -> None:
-    assert doctest.testmod(sparse_code).failed == 0

@@ -1,12 +1,9 @@
-import doctest
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework.distributed.collectives import rank
-from framework.sparse_coding import top_contexts
 from framework.sparse_coding.top_contexts import TopContexts
 
 FEATURES, LIMIT, ENTRIES = 4, 3, 80
@@ -66,8 +63,3 @@ def test_two_ranks_find_what_one_finds(split, two_ranks):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="must be at least 1, got 4 and 0"):
         TopContexts(4, 0)
-
-
-def test_example():
-    result = doctest.testmod(top_contexts)
-    assert (result.attempted > 0, result.failed) == (True, 0)

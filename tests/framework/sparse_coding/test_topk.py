@@ -1,7 +1,5 @@
 """The largest entries per row, per column and overall, with the order of ties fixed."""
 
-import doctest
-
 import pytest
 import torch
 from hypothesis import given
@@ -137,7 +135,3 @@ def test_without_sync_each_rank_chooses_alone(two_ranks) -> None:
 def test_refuses(call, says) -> None:
     with pytest.raises(ValueError, match=says):
         call()
-
-
-def test_examples() -> None:
-    assert doctest.testmod(topk).failed == 0

@@ -1,13 +1,10 @@
 """Zipf's law: the worked numbers, the cap, the fit and whole budgets."""
 
-import doctest
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.sparse_coding import zipf
 from framework.sparse_coding.zipf import fit_zipf, integer_budgets, zipf_density
 
 REAL = {
@@ -96,7 +93,3 @@ def test_a_uniform_density_has_exponent_zero() -> None:
 def test_refuses(call, says) -> None:
     with pytest.raises(ValueError, match=says):
         call()
-
-
-def test_examples() -> None:
-    assert doctest.testmod(zipf).failed == 0

@@ -1,6 +1,5 @@
 """Which rows the small-loss trick keeps, on one process and on two ranks."""
 
-import doctest
 import math
 
 import pytest
@@ -9,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framework.distributed.collectives import rank
-from modules.coteaching import small_loss
 from modules.coteaching.small_loss import SmallLossSelector
 
 NAN = math.nan
@@ -112,9 +110,3 @@ def test_local_ranks_select_among_their_own(two_ranks) -> None:
 def test_bad_arguments_are_refused(arguments: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         SmallLossSelector(**arguments)
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(small_loss)
-    assert result.attempted
-    assert not result.failed

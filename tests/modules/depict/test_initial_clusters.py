@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import sys
 from typing import Any
 
 import numpy as np
@@ -177,9 +175,3 @@ def test_the_head_gives_every_sample_its_first_label() -> None:
     # and after AC-PIC the centroids are transposed, which this order of the corners would show
     network.head.weight.data = network.head.weight.data.T
     assert not torch.equal(network.logits(x).argmax(1), corner)
-
-
-def test_the_example_runs() -> None:
-    result = doctest.testmod(sys.modules[initial_clusters.__module__])
-    assert result.attempted
-    assert not result.failed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import io
 import math
 from typing import Any
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from framework.layers import GlobalDropout
-from modules.depict import network
 from modules.depict.network import DEPICTNetwork, MultiLayerDenoisingAE
 
 # input, K, kernels, paddings, sizes of the maps
@@ -288,9 +286,3 @@ def test_what_both_losses_act_on_is_the_encoder() -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MultiLayerDenoisingAE(**{"input_shape": (1, 28, 28), "code_size": 10, **arguments})
-
-
-def test_the_examples_run() -> None:
-    result = doctest.testmod(network)
-    assert result.attempted
-    assert not result.failed

@@ -1,6 +1,5 @@
 """Decoding: the worked cell, the round trip of targets, and which detections are left."""
 
-import doctest
 import math
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 
 from framework.detection.rotated import cxcywhr_to_quad, rotated_iou
-from modules.gghl import decode as decode_module
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
 from modules.gghl.decode import BOX_CHANNELS, OBJECTNESS, decode, decode_boxes
@@ -216,10 +214,6 @@ def test_bad_input() -> None:
         decode(empty()[..., :10], CELLS)
     with pytest.raises(ValueError, match="score_mode must be one of"):
         decode(empty(), CELLS, score_mode="mean")  # type: ignore[arg-type]
-
-
-def test_examples() -> None:
-    assert doctest.testmod(decode_module).failed == 0
 
 
 def test_boxes_end_where_the_picture_in_a_tile_does():

@@ -1,6 +1,5 @@
 """Joint-optimization loss: the worked cell, its limits, and a dense computation from targets."""
 
-import doctest
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,6 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
 from framework.detection.rotated import cxcywhr_to_quad
-from modules.gghl import loss as loss_module
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
 from modules.gghl.loss import JointOptimizationLoss
@@ -440,7 +438,3 @@ def test_weights_smoothing_and_gamma() -> None:
 def test_bad_arguments(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_examples() -> None:
-    assert doctest.testmod(loss_module).failed == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 from torch import nn
@@ -13,7 +11,7 @@ from datamodules import Digits, RenderedScenes
 from framework.command import cli
 from framework.losses import ALDRLoss, CompSumLoss
 from framework.objectives.errors import IncompatibleError
-from modules.gghl import assignment, cells, decode, loss, module
+from modules.gghl import assignment, module
 from modules.gghl.loss import WEIGHTS, JointOptimizationLoss
 from modules.gghl.module import GGHL
 from tests.helpers.configs import arguments
@@ -42,11 +40,6 @@ def attached(net, steps=0, training=True):
     net.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = steps  # noqa: E501
     assert net.global_step == steps
     return net.train(training)
-
-
-def test_examples():
-    for part in (assignment, cells, decode, loss, module):
-        assert doctest.testmod(part).failed == 0
 
 
 def test_the_terms_are_those_of_the_loss(batch):

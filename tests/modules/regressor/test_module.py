@@ -1,5 +1,3 @@
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,6 @@ from torch import nn
 from datamodules import Tabular
 from framework.objectives.errors import IncompatibleError
 from modules import Regressor
-from modules.regressor import module
 from modules.regressor.network import RegressorNetwork
 
 
@@ -131,8 +128,3 @@ def test_targets_of_another_shape_are_refused(targets, shape):
 def test_data_that_does_not_fit_is_refused(arguments, sentence, tmp_path):
     with pytest.raises(IncompatibleError, match=sentence):
         fit(Regressor(**arguments), Tabular(), tmp_path)
-
-
-def test_example():
-    result = doctest.testmod(module)
-    assert (result.attempted > 0, result.failed) == (True, 0)

@@ -1,6 +1,5 @@
 """Auxiliary losses: the spec's numbers, which features they help, and what they cannot do."""
 
-import doctest
 import math
 
 import pytest
@@ -10,7 +9,6 @@ from framework.objectives.reduction import reduce_objectives
 from framework.sparse_coding.selection import FeatureChoice, MutualChoice, TokenChoice
 from framework.sparse_coding.zipf import zipf_density
 from modules import SparseAutoencoderModule
-from modules.sae import auxiliary
 from modules.sae.auxiliary import DeadLatentAuxLoss, ZipfAuxLoss
 from modules.sae.statistics import FiringStatistics
 
@@ -192,7 +190,3 @@ def test_features_below_zero_everywhere_are_reported_and_not_moved(selection: ob
 def test_refuses(call, says) -> None:
     with pytest.raises(ValueError, match=says):
         call()
-
-
-def test_examples() -> None:
-    assert doctest.testmod(auxiliary).failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import pickle
 from pathlib import Path
@@ -318,10 +317,6 @@ def test_what_was_trained_on_standardized_activations_says_so_when_read(tmp_path
     torch.testing.assert_close(back(raw()), sae(raw()))
     save_autoencoder(trained("topk"), tmp_path)
     assert not load_autoencoder(tmp_path).layernorm
-
-
-def test_examples() -> None:
-    assert doctest.testmod(export).failed == 0
 
 
 @pytest.mark.parametrize("skip", [False, True])

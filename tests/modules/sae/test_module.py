@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,6 @@ from framework.objectives.errors import IncompatibleError
 from framework.objectives.reduction import reduce_objectives
 from framework.sparse_coding.selection import MutualChoice, TokenChoice
 from modules import SparseAutoencoderModule
-from modules.sae import calibration, module
 from modules.sae.activations import JumpReLU
 from modules.sae.auxiliary import DeadLatentAuxLoss
 from tests.helpers.configs import arguments
@@ -268,8 +266,3 @@ def test_a_penalty_that_grows_over_a_run_without_end_is_refused(tmp_path: Path) 
 def test_refuses(kwargs, says) -> None:
     with pytest.raises(ValueError, match=says):
         build(**kwargs)
-
-
-@pytest.mark.parametrize("part", [module, calibration])
-def test_examples(part) -> None:
-    assert doctest.testmod(part).failed == 0

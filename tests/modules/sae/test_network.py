@@ -1,7 +1,5 @@
 """The sparse autoencoder: the worked example of every rule, the variants, and what is computed."""
 
-import doctest
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +12,6 @@ from framework.sparse_coding.selection import (
     Selection,
     TokenChoice,
 )
-from modules.sae import activations, network
 from modules.sae.activations import GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.network import SparseAutoencoder, active_per_feature, active_per_token
 
@@ -321,8 +318,3 @@ def test_the_weight_of_a_penalty_warms_up() -> None:
 def test_refuses(call, says) -> None:
     with pytest.raises(ValueError, match=says):
         call()
-
-
-@pytest.mark.parametrize("part", [network, activations])
-def test_examples(part) -> None:
-    assert doctest.testmod(part).failed == 0

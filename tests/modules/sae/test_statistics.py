@@ -1,6 +1,5 @@
 """Clocks of dead features, running densities and running thresholds."""
 
-import doctest
 import math
 
 import pytest
@@ -9,7 +8,6 @@ from torch import Tensor
 
 from framework.distributed.collectives import rank
 from framework.sparse_coding.sparse_code import SparsePattern
-from modules.sae import statistics
 from modules.sae.statistics import FiringStatistics, Thresholds
 
 
@@ -104,7 +102,3 @@ def test_two_ranks_see_the_smallest_of_both(cut: int, two_ranks) -> None:
     for results in two_ranks(updated, values, features, cut):
         for one, other in zip(results, expected, strict=True):
             assert torch.equal(one, other)
-
-
-def test_examples() -> None:
-    assert doctest.testmod(statistics).failed == 0

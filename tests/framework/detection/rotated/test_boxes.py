@@ -1,6 +1,5 @@
 """Conversions of oriented boxes."""
 
-import doctest
 import math
 
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from torchvision.ops import box_convert
 
 from framework.detection.rotated import (
-    boxes,
     cxcywhr_to_quad,
     cxcywhr_to_torchvision,
     is_convex,
@@ -97,8 +95,3 @@ def test_other_shapes_are_refused() -> None:
         quad_to_cxcywhr(torch.zeros(8))
     with pytest.raises(ValueError, match=r"floats \(\.\.\., 5\)"):
         cxcywhr_to_quad(torch.zeros(4))
-
-
-def test_the_examples_run() -> None:
-    result = doctest.testmod(boxes)
-    assert (result.attempted > 0, result.failed) == (True, 0)
