@@ -139,7 +139,9 @@ def _classes() -> Iterator[type]:
     # what else our rooms export, such as the alignments of a module
     rooms = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in ROOMS]
     exported = [getattr(room, name) for room in rooms for name in getattr(room, "__all__", ())]
-    yield from (kind for kind in exported if isinstance(kind, type))
+    yield from (
+        kind for kind in exported if isinstance(kind, type) and not issubclass(kind, BaseException)
+    )
     pending: list[type] = [
         LightningModule,
         LightningDataModule,

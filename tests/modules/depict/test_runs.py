@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import normalized_mutual_info_score
 
 import trimtab
-from framework.clustering import cluster_accuracy
+from framework.clustering.cluster_accuracy import cluster_accuracy
 from framework.clustering.contingency_table import ContingencyTable
 from tests.helpers.configs import arguments
 from tests.helpers.runs import CONFIGS, QUIET, fit
