@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,12 +13,19 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch
 from framework.distributed.collectives import barrier
 from framework.distributed.sample_state import SampleState
-from framework.losses.trajectory import check_logits, trajectory_divergence
+from framework.losses.trajectory import (
+    TrajectoryLoss,
+    check_divergence_term,
+    check_lag,
+    check_logits,
+    is_active,
+)
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
-from framework.training.compatibility import check_needs
+from framework.training.compatibility import check_needs, require, require_alone
 from framework.training.module import TrainingModule
 from framework.training.objectives_callback import ObjectivesCallback
+from framework.utilities.checks import check_one_of
 
 Storage = Literal["auto", "device", "cpu", "memmap", "exchange"]
 Precision = Literal["float16", "float32", "float64"]
@@ -29,35 +35,32 @@ Saved = Literal["sharded", "none"]
 class SAF(ObjectivesCallback):
     """Adds ``weight * temperature**2 * KL(past || now)`` between a sample's outputs of two epochs.
 
-    The network's outputs of each training sample are remembered; those of ``lag_epochs`` epochs ago
-    are the constant target, so that no further forward or backward pass is needed. Samples without
-    an entry of exactly that epoch count as zero, so the term is the sum over valid rows divided by
-    the rows of the global batch.
-
-    Source: Du et al., Sharpness-Aware Training for Free, NeurIPS 2022, arXiv 2205.14083. As the
-    authors' code and unlike the paper's formula, the term carries ``temperature**2``. Unlike their
-    code, whose history is private to a process while samples move between processes, every row is
-    found again on any number of ranks, and a row of another epoch is never used.
+    The term is ``framework.losses.TrajectoryLoss``, which serves any training loop and any
+    ``LightningModule``; this callback adds it to a ``TrainingModule``, chooses where the history
+    lies, and keeps it in checkpoints. The term is the sum over rows with an entry divided by the
+    rows of the global batch.
 
     Logs ``saf`` (the term) and ``saf_valid`` (the fraction of rows with an entry).
 
+    Paper: Du et al., *Sharpness-Aware Training for Free*, NeurIPS 2022, arXiv:2205.14083.
+
     Args:
-        weight: lambda, the term's weight in the loss.
-        temperature: tau.
-        lag_epochs: how many epochs ago the target was.
-        start_epoch: the term is active in epochs e with ``start_epoch < e < end_epoch``, from 0.
-        end_epoch: None is the end of the run.
-        storage: where the history lies. ``memmap``: one file per node, shared by its ranks;
+        weight: Factor lambda of the term in the loss.
+        temperature: Divisor tau of the logits.
+        lag_epochs: Epochs between the target and now.
+        start_epoch: Last epoch, from 0, before the term is active.
+        end_epoch: First epoch after the term was active; None for the end of the run.
+        storage: Place of the history. ``memmap``: one file per node, shared by its ranks;
             ``exchange``: row i on rank ``i % W``, exchanged at each step; ``device`` and ``cpu``:
             in this process's memory, which needs one process or ``data.shards`` (a fixed
             assignment of samples to ranks); ``auto`` chooses.
-        dtype: of the history; float16 halves its N x (lag + 1) x C numbers.
-        save_history: ``sharded`` keeps it in side files of the checkpoint; with ``none`` a resumed
-            run goes without the term for ``lag_epochs`` epochs.
+        dtype: Type of the history; float16 halves its N x (lag + 1) x C numbers.
+        save_history: Treatment of the history in checkpoints: ``sharded`` keeps it in side files;
+            with ``none`` a resumed run goes without the term for ``lag_epochs`` epochs.
 
     Raises:
-        ValueError: an argument is out of range.
-        IncompatibleError: mixed samples, data without an index, predictions that are not logits of
+        ValueError: An argument is out of range.
+        IncompatibleError: Mixed samples, data without an index, predictions that are not logits of
             one fixed shape, a history of one process on several, or a second SAF.
 
     Example:
@@ -78,30 +81,11 @@ class SAF(ObjectivesCallback):
         dtype: Precision = "float16",
         save_history: Saved = "sharded",
     ) -> None:
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"SAF: weight must not be negative, got {weight}.")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"SAF: temperature must be positive, got {temperature}.")
-        if lag_epochs < 1:
-            raise ValueError(f"SAF: lag_epochs must be at least 1, got {lag_epochs}.")
-        if start_epoch + 1 < lag_epochs:
-            raise ValueError(
-                f"SAF: with lag_epochs={lag_epochs} nothing is remembered before epoch "
-                f"{lag_epochs}; start_epoch must be at least {lag_epochs - 1}, got {start_epoch}."
-            )
-        if end_epoch is not None and end_epoch <= start_epoch + 1:
-            raise ValueError(
-                f"SAF: no epoch lies between start_epoch={start_epoch} and end_epoch={end_epoch}."
-            )
-        for name, value, choices in (
-            ("storage", storage, Storage),
-            ("dtype", dtype, Precision),
-            ("save_history", save_history, Saved),
-        ):
-            if value not in get_args(choices):
-                raise ValueError(
-                    f"SAF: {name} must be one of {', '.join(get_args(choices))}, got {value!r}."
-                )
+        check_divergence_term(weight, temperature, start_epoch, end_epoch)
+        check_lag(lag_epochs, start_epoch)
+        check_one_of(get_args(Storage), storage=storage)
+        check_one_of(get_args(Precision), dtype=dtype)
+        check_one_of(get_args(Saved), save_history=save_history)
         self.weight = weight
         self.temperature = temperature
         self.lag_epochs = lag_epochs
@@ -110,32 +94,32 @@ class SAF(ObjectivesCallback):
         self.storage = storage
         self.dtype = getattr(torch, dtype)
         self.save_history = save_history
+        self.term: TrajectoryLoss | None = None
+        # the tables of the term, which checkpoints hold under these names
         self.history: list[SampleState] = []
         self.written: list[SampleState] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Allocate one table of outputs and one of epochs per slot."""
+        """Refuse what has no past of its own, and allocate the history."""
         if stage != "fit":
             return
         data, shape = self._checked(trainer, pl_module)
         layout, device = self._placement(trainer, data, shape)
-        # one slot more than the lag: a read can then never meet a write of the same epoch
-        slots = self.lag_epochs + 1
-
-        def table(row: tuple[int, ...], dtype: torch.dtype, fill: float) -> SampleState:
-            return SampleState(
-                data.num_samples,
-                row,
-                fill=fill,
-                dtype=dtype,
-                device=device,
-                layout=layout,
-                shards=data.shards if layout == "local" else None,
-                directory=self._directory(trainer) if layout == "memmap" else None,
-            )
-
-        self.history = [table(shape, self.dtype, 0.0) for _ in range(slots)]
-        self.written = [table((), torch.int32, -1) for _ in range(slots)]
+        self.term = TrajectoryLoss(
+            data.num_samples,
+            shape,
+            self.lag_epochs,
+            weight=self.weight,
+            temperature=self.temperature,
+            start_epoch=self.start_epoch,
+            end_epoch=self.end_epoch,
+            dtype=self.dtype,
+            device=device,
+            layout=layout,
+            shards=data.shards if layout == "local" else None,
+            directory=self._directory(trainer) if layout == "memmap" else None,
+        )
+        self.history, self.written = self.term.history, self.term.written
         for state in [*self.history, *self.written]:
             state.persistent = self.save_history == "sharded"
 
@@ -143,13 +127,15 @@ class SAF(ObjectivesCallback):
         self, trainer: Trainer, module: LightningModule
     ) -> tuple[DataModule, tuple[int, ...]]:
         """Return the data and the shape of a prediction, or refuse them."""
-        if not isinstance(module, TrainingModule):
-            raise IncompatibleError(
-                f"SAF adds a term to a TrainingModule, which {type(module).__name__} is not."
-            )
-        if any(isinstance(other, SAF) and other is not self for other in module.dynamics):
-            raise IncompatibleError("SAF is given twice, but there can be one in a run.")
-        check_needs(self, self.needs, module, module.provides)
+        training = require(
+            self,
+            module,
+            TrainingModule,
+            "a TrainingModule",
+            "add framework.losses.TrajectoryLoss to the loss in its training_step",
+        )
+        require_alone(self, training.dynamics)
+        check_needs(self, self.needs, training, training.provides)
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, DataModule) or isinstance(data.train_set, IterableDataset):
             raise IncompatibleError(
@@ -161,7 +147,7 @@ class SAF(ObjectivesCallback):
                 "SAF cannot be combined with mixup: the output of a mixed sample belongs to no "
                 "single sample. Use MESA, or switch mixup off."
             )
-        shape = module.prediction_shape
+        shape = training.prediction_shape
         if shape is None:
             raise IncompatibleError(
                 f"SAF needs predictions of one fixed shape, which {type(module).__name__} does "
@@ -207,44 +193,33 @@ class SAF(ObjectivesCallback):
 
     def active(self, epoch: int) -> bool:
         """Return whether the term counts in this epoch, from 0."""
-        return self.start_epoch < epoch and (self.end_epoch is None or epoch < self.end_epoch)
+        return is_active(epoch, self.start_epoch, self.end_epoch)
 
     def on_objectives(
         self, trainer: Trainer, module: TrainingModule, objectives: Objectives, batch: Batch
     ) -> None:
         """Add the term ``saf``, then remember this epoch's outputs."""
+        assert self.term is not None
         assert objectives.predictions is not None
         assert objectives.index is not None
-        epoch, logits = trainer.current_epoch, objectives.predictions
-        slots = len(self.history)
-        if self.active(epoch):
-            past_epoch = epoch - self.lag_epochs
-            slot = past_epoch % slots
-            past = self.history[slot].read(objectives.index)
-            valid = self.written[slot].read(objectives.index) == past_epoch
-            divergence = trajectory_divergence(logits, past, self.temperature)
-            objectives.per_sample["saf"] = torch.where(valid, divergence, 0.0)
+        step = objectives.predictions, objectives.index, trainer.current_epoch
+        found = self.term.compare(*step)
+        if found is not None:
+            divergence, valid = found
+            objectives.per_sample["saf"] = divergence
             objectives.weights["saf"] = self.weight
             objectives.logs["saf_valid"] = valid.float().mean()
-        if self.active(epoch + self.lag_epochs):
-            outputs = logits.detach().to(self.dtype)
-            finite = torch.isfinite(outputs.flatten(1)).all(1)
-            outputs = torch.where(finite.view(-1, *[1] * (outputs.ndim - 1)), outputs, 0)
-            slot = epoch % slots
-            self.history[slot].write(objectives.index, outputs)
-            # a row that is not finite counts as never written
-            stamp = torch.where(finite, epoch, -1).to(torch.int32)
-            self.written[slot].write(objectives.index, stamp)
+        self.term.remember(*step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let every rank finish writing before another epoch reads."""
         barrier()
 
     def reset(self) -> None:
-        """Forget all outputs; call it when labels change and the past is no target any more."""
-        for table in self.written:
-            table.fill_(-1)
+        """Forget all outputs, as when labels change and the past is no target any more."""
+        if self.term is not None:
+            self.term.reset()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Release the tables."""
-        self.history, self.written = [], []
+        """Release the history."""
+        self.term, self.history, self.written = None, [], []

@@ -1,4 +1,5 @@
 from .aggregate import AggregateResponseLoss as AggregateResponseLoss
+from .averaged_model import AveragedModelLoss as AveragedModelLoss
 from .comp_sum import CompSumLoss as CompSumLoss
 from .comp_sum import h_consistency_transform as h_consistency_transform
 from .cs_divergence import CSQMI as CSQMI
@@ -13,3 +14,5 @@ from .loss import Loss as Loss
 from .loss import RegressionLoss as RegressionLoss
 from .normalized_logistic import NormalizedLogisticLoss as NormalizedLogisticLoss
 from .smooth_adversarial import SmoothAdversarialCompSumLoss as SmoothAdversarialCompSumLoss
+from .trajectory import TrajectoryLoss as TrajectoryLoss
+from .trajectory import trajectory_divergence as trajectory_divergence

@@ -1,9 +1,9 @@
-"""Refuses what does not make sense together, before the first step and in one sentence."""
+"""Refuses what does not make sense together, before the first step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
 from torch.nn.modules.loss import MultiMarginLoss, NLLLoss, _Loss
@@ -14,8 +14,42 @@ from framework.losses.loss import NEEDS, ClassificationLoss, Loss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import OPTIONAL_FIELDS
 
+Kind = TypeVar("Kind")
+
 # what a loss may need and the base class itself can always give
 _ALWAYS_GIVEN = ("group", "inputs", "weight", "epoch", "step", "forward")
+
+
+def require(owner: object, given: object, kind: type[Kind], need: str, instead: str = "") -> Kind:
+    """Return ``given``, or raise ``IncompatibleError`` where it is not of a kind.
+
+    Args:
+        owner: Object that needs it.
+        given: Module, datamodule or other part that was given.
+        kind: Class or runtime protocol that is needed.
+        need: Name of the kind in the message, with its article.
+        instead: Advice at the end of the message.
+
+    Example:
+        >>> require("a text", 3, int, "a number")
+        3
+        >>> require("a text", 3, str, "a string")
+        Traceback (most recent call last):
+        framework.objectives.errors.IncompatibleError: str needs a string, which int is not.
+    """
+    if not isinstance(given, kind):
+        advice = f": {instead}" if instead else ""
+        raise IncompatibleError(
+            f"{type(owner).__name__} needs {need}, which {type(given).__name__} is not{advice}."
+        )
+    return given
+
+
+def require_alone(owner: object, others: Iterable[object]) -> None:
+    """Raise ``IncompatibleError`` if another object of the owner's class is among the others."""
+    if any(isinstance(other, type(owner)) and other is not owner for other in others):
+        name = type(owner).__name__
+        raise IncompatibleError(f"{name} is given twice, but there can be one in a run.")
 
 
 def check_needs(

@@ -325,20 +325,20 @@ def test_a_second_saf_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ({"weight": -0.1}, "weight must not be negative, got -0.1"),
-        ({"weight": float("nan")}, "weight must not be negative, got nan"),
+        ({"weight": -0.1}, "weight must be at least 0, got -0.1"),
+        ({"weight": float("nan")}, "weight must be at least 0, got nan"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         ({"temperature": float("inf")}, "temperature must be positive, got inf"),
         ({"lag_epochs": 0}, "lag_epochs must be at least 1, got 0"),
         ({"lag_epochs": 3, "start_epoch": 1}, "start_epoch must be at least 2, got 1"),
-        ({"start_epoch": 5, "end_epoch": 6}, "no epoch lies between start_epoch=5 and end_epoch=6"),
+        ({"start_epoch": 5, "end_epoch": 6}, "No epoch lies between start_epoch=5 and end_epoch=6"),
         ({"storage": "disk"}, "storage must be one of auto, device, cpu, .* got 'disk'"),
         ({"dtype": "int8"}, "dtype must be one of float16, float32, float64, got 'int8'"),
         ({"save_history": "yes"}, "save_history must be one of sharded, none, got 'yes'"),
     ],
 )
 def test_arguments_out_of_range(argument, sentence):
-    with pytest.raises(ValueError, match=f"SAF: .*{sentence}"):
+    with pytest.raises(ValueError, match=sentence):
         SAF(**argument)
 
 

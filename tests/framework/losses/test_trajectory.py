@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.losses.trajectory import trajectory_divergence
+from framework.distributed.collectives import barrier, rank
+from framework.losses.trajectory import TrajectoryLoss, trajectory_divergence
 
 NOW = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
 PAST = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
@@ -131,3 +132,96 @@ def test_refuses_what_is_no_distribution(shape):
 def test_refuses_another_shape():
     with pytest.raises(ValueError, match=r"changed their shape from \(2, 4\) to \(2, 3\)"):
         trajectory_divergence(torch.zeros(2, 3), torch.zeros(2, 4), 5.0)
+
+
+# ---- the loss with its memory --------------------------------------------------------------------
+
+
+def remembering(**kwargs):
+    options = {"start_epoch": 1, "dtype": torch.float64, **kwargs}
+    return TrajectoryLoss(6, 3, lag_epochs=2, **options)
+
+
+def drawn(seed):
+    return torch.randn(6, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_the_target_are_the_logits_of_the_same_sample_two_epochs_ago():
+    loss, epochs = remembering(), [drawn(seed) for seed in range(4)]
+    for epoch, logits in enumerate(epochs):
+        order = torch.randperm(6, generator=torch.Generator().manual_seed(epoch))
+        found = [loss(logits[rows], rows, epoch) for rows in order.split(3)]
+        if epoch < 2:
+            assert found == [0, 0]
+            continue
+        for value, rows in zip(found, order.split(3), strict=True):
+            past = epochs[epoch - 2][rows]
+            expected = 0.3 * trajectory_divergence(logits[rows], past, 5.0).mean()
+            assert float(value) == pytest.approx(float(expected), rel=1e-14)
+
+
+def test_rows_without_an_entry_count_as_zero_in_the_mean():
+    loss, rows = remembering(), torch.arange(6)
+    loss(drawn(0)[:2], rows[:2], 0)
+    expected = 0.3 * trajectory_divergence(drawn(1)[:2], drawn(0)[:2], 5.0).sum() / 6
+    assert float(loss(drawn(1), rows, 2)) == pytest.approx(float(expected), rel=1e-14)
+
+
+def test_nothing_is_remembered_in_evaluation_mode():
+    loss, rows = remembering(), torch.arange(6)
+    loss.eval()
+    assert loss(drawn(0), rows, 0) == 0
+    loss.train()
+    assert loss(drawn(1), rows, 2) == 0
+
+
+def test_the_memory_is_in_the_state():
+    loss, again, rows = remembering(), remembering(), torch.arange(6)
+    loss(drawn(0), rows, 0)
+    again.load_state_dict(loss.state_dict())
+    assert torch.equal(again(drawn(1), rows, 2), loss(drawn(1), rows, 2))
+    loss.reset()
+    assert again(drawn(2), rows, 2) > 0
+    assert loss(drawn(2), rows, 2) == 0
+
+
+def test_an_empty_batch_and_half_precision():
+    loss, rows = remembering(), torch.arange(6)
+    loss(drawn(0).half(), rows, 0)
+    assert loss(drawn(1)[:0], rows[:0], 2) == 0
+    value = loss(drawn(1).bfloat16(), rows, 2)
+    assert value.dtype == torch.float32
+    assert value > 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"weight": -1.0}, "weight must be at least 0, got -1.0"),
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"start_epoch": 0}, "start_epoch must be at least 1, got 0"),
+        ({"end_epoch": 2}, "No epoch lies between start_epoch=1 and end_epoch=2"),
+    ],
+)
+def test_arguments_out_of_range(argument, message):
+    with pytest.raises(ValueError, match=message):
+        remembering(**argument)
+
+
+def memory_of_two_ranks(layout):
+    loss, rows = remembering(layout=layout), torch.arange(6)
+    own = rows[rank() :: 2]
+    loss(drawn(0)[own], own, 0)
+    barrier()
+    # every sample is on the other rank now
+    other = rows[1 - rank() :: 2]
+    return float(loss(drawn(1)[other], other, 2))
+
+
+@pytest.mark.parametrize("layout", ["replicated", "exchange", "memmap"])
+def test_a_sample_that_changes_its_rank_finds_its_past(layout, two_ranks):
+    found = two_ranks(memory_of_two_ranks, layout)
+    for number, value in enumerate(found):
+        rows = torch.arange(6)[1 - number :: 2]
+        expected = 0.3 * trajectory_divergence(drawn(1)[rows], drawn(0)[rows], 5.0).mean()
+        assert value == pytest.approx(float(expected), rel=1e-12)
