@@ -19,10 +19,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def preference_figures(rows: Rows) -> dict[str, Figure]:
-    """Return what there is to see of the weights of terms and of the angles of their gradients.
+    """Return figures of the weights of terms and of the angles between their gradients.
 
     Args:
-        rows: of ``metrics.csv``: ``step`` and values, as numbers or as text, by column.
+        rows: Rows of ``metrics.csv``: ``step`` and values, as numbers or as text, by column.
 
     Returns:
         ``preference_weights`` and, of two terms or more, ``preference_cosines``; nothing where no
@@ -43,9 +43,9 @@ def weight_trajectory(steps: np.ndarray, names: Sequence[str], values: np.ndarra
     """Draw the weights of T terms over the steps and as a path on their simplex.
 
     Args:
-        steps: (N,).
-        names: of the terms.
-        values: (N, T) non-negative weights; a row is drawn in shares of its sum, NaN as 0.
+        steps: Optimizer steps (N,).
+        names: Names of the T terms.
+        values: Non-negative weights (N, T); a row is drawn in shares of its sum, NaN as 0.
     """
     shares = np.nan_to_num(values).clip(min=0)
     shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-12)
@@ -99,9 +99,9 @@ def cosine_curves(steps: np.ndarray, names: Sequence[str], values: np.ndarray) -
     """Draw the cosine between the gradients of each pair of terms over the steps.
 
     Args:
-        steps: (N,).
-        names: of the pairs, ``a/b``.
-        values: (N, pairs); NaN where there is none.
+        steps: Optimizer steps (N,).
+        names: Names of the pairs, ``a/b``.
+        values: Cosines (N, pairs); NaN where there is none.
     """
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     conflicts = float((values[~np.isnan(values)] < 0).mean())

@@ -1,9 +1,10 @@
-"""A training step in which a combiner decides how the gradients of the terms become one."""
+"""A training step in which a combiner decides how the gradients of the losses become one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import Parameter
 
 from framework.distributed.collectives import all_reduce_sum
 from framework.gradients.combiner import Combination, GradientCombiner, GradientFacts
-from framework.gradients.inject_gradients import with_gradients
+from framework.gradients.inject_gradients import inject_gradients
 from framework.gradients.per_term import (
     Gradients,
     feature_products,
@@ -21,8 +22,8 @@ from framework.gradients.per_term import (
     gram_matrix,
 )
 from framework.objectives.errors import IncompatibleError
-from framework.objectives.objectives import Objectives
-from framework.objectives.reduction import ReducedObjectives, reduce_objectives
+
+Guide = Callable[[], Tensor | tuple[Tensor, Tensor | None]]
 
 SEPARATION = 1e-3
 """Largest relative gap between the gradient through the features and the whole one."""
@@ -50,15 +51,27 @@ class _Terms:
 
 
 class CombinedStep:
-    """Turns the terms of a step into a value whose backward pass gives the combined gradient.
+    """Turns the losses of a step into a value whose backward pass gives the combined gradient.
 
-    The shared parameters get ``scale * weights @ gradients``, all others the gradient of the plain
-    sum. In the exact scope there is one backward pass per term and none of the sum; in the scope of
-    the representation one pass per term down to the features and one below them. Steps between two
+    It serves any training loop: keep one for the run, call it with named losses in every step, and
+    send what it returns backward. The shared parameters get ``scale * weights @ gradients``, as the
+    combiner decides, all others the gradient of the plain sum.
+
+    In the exact scope there is one backward pass per loss and none of the sum; in the scope of the
+    representation one pass per loss down to the features and one below them. Steps between two
     decisions take two passes, of which that of the plain sum ends above the shared parameters.
+    Under DDP the losses are means over batches of equal size, or are scaled accordingly.
 
     Args:
-        combiner: what decides.
+        combiner: Rule that weighs the gradients.
+
+    Example:
+        >>> from framework.gradients.exact_pareto import EPO
+        >>> x = Parameter(torch.tensor([1.0, 2.0]))
+        >>> combined = CombinedStep(EPO(preference=[1.0, 1.0]))
+        >>> combined({"a": x[0] ** 2, "b": x[1] ** 2}, [x]).backward()
+        >>> x.grad
+        tensor([0., 8.])
     """
 
     def __init__(self, combiner: GradientCombiner) -> None:
@@ -67,72 +80,86 @@ class CombinedStep:
         """What is known of the latest decision, by name."""
         self._latest: dict[str, float] = {}
         self._decided_at: int | None = None
+        self._next_step = 0
         self._checked = False
         self._separated: set[str] = set()
 
     def __call__(
         self,
-        reduced: ReducedObjectives,
-        objectives: Objectives,
-        parameters: Sequence[Parameter],
-        shared: Sequence[Parameter],
-        step: int,
-        guide: Callable[[], Objectives] | None = None,
+        losses: Mapping[str, Tensor],
+        parameters: Iterable[Parameter],
+        shared: Iterable[Parameter] | None = None,
+        *,
+        weights: Mapping[str, float | Tensor] | None = None,
+        features: Tensor | None = None,
+        step: int | None = None,
+        guide: Guide | None = None,
     ) -> Tensor:
-        """Return the plain sum, with the combined gradient.
+        """Return the weighted sum of the losses, with the combined gradient.
 
         Args:
-            reduced: terms and plain sum of this step.
-            objectives: what they were made of.
-            parameters: all that are trained.
-            shared: those whose gradient is combined.
-            step: optimizer steps taken before this one.
-            guide: returns the objectives of a held-out batch, in evaluation mode.
+            losses: Scalar losses by name.
+            parameters: All parameters that are trained; one that is left out gets no gradient.
+            shared: Parameters whose gradient is combined; default all.
+            weights: Weights of the losses in the sum, by name; a missing name counts 1.
+            features: Representation (B, D) that all losses share, for the scope
+                ``representation``.
+            step: Number of optimizer steps before this one; default the number of calls.
+            guide: Function that returns the loss on held-out data, or that loss and its features,
+                for combiners that are guided. It is called where a decision is due.
 
         Raises:
-            IncompatibleError: the scope of the representation, where there is no such thing.
+            IncompatibleError: A weight that is learned, complex parameters, reentrant activation
+                checkpoints, or the scope of the representation where there is no such thing.
         """
-        self._check(reduced, objectives, shared)
-        weights = [float(objectives.weights.get(name, 1.0)) for name in reduced.terms]
+        weights = weights or {}
+        parameters = list(parameters)
+        shared = parameters if shared is None else list(shared)
+        step = self._next_step if step is None else step
+        self._next_step = step + 1
+        parts = [weights[n] * loss if n in weights else loss for n, loss in losses.items()]
+        total = reduce(torch.add, parts)
+        self._check(total, weights, shared)
+        numbers = [float(weights.get(name, 1.0)) for name in losses]
         known = {id(parameter) for parameter in shared}
         terms = _Terms(
-            tuple(reduced.terms),
-            list(reduced.terms.values()),
-            torch.tensor(weights, dtype=torch.float64),
-            reduced.total,
-            objectives.features,
-            list(shared),
+            tuple(losses),
+            list(losses.values()),
+            torch.tensor(numbers, dtype=torch.float64),
+            total,
+            features,
+            shared,
             [parameter for parameter in parameters if id(parameter) not in known],
         )
-        names = {name for name, weight in zip(terms.names, weights, strict=True) if weight != 0}
+        names = {name for name, weight in zip(terms.names, numbers, strict=True) if weight != 0}
         # an optimizer may evaluate a step several times, which must be one function
         rests = step % self.combiner.every_n_steps or step == self._decided_at
         decides = not rests or names != set(self._latest)
-        held_out, objective = None, None
+        objective, there = None, None
         if decides and guide is not None and self.combiner.guided:
-            held_out = guide()
-            objective = reduce_objectives(held_out).total
+            found = guide()
+            objective, there = found if isinstance(found, tuple) else (found, None)
         # what is left is linear algebra, which autocast would round to half precision
-        with torch.autocast(reduced.total.device.type, enabled=False):
+        with torch.autocast(total.device.type, enabled=False):
             if not decides:
                 for_shared, for_others = self._as_before(terms)
             elif self.combiner.scope == "exact":
                 for_shared, for_others = self._exact(terms, step, objective)
             else:
-                there = None if held_out is None else _features(held_out.features)
+                there = None if objective is None else _features(there)
                 for_shared, for_others = self._at_the_features(terms, step, objective, there)
         if decides:
             self._decided_at = step
         pairs = zip([*terms.shared, *terms.others], [*for_shared, *for_others], strict=True)
         reached = [(p, g) for p, g in pairs if g is not None]
-        return with_gradients(reduced.total, [p for p, _ in reached], [g for _, g in reached])
+        return inject_gradients(total, [p for p, _ in reached], [g for _, g in reached])
 
     def _check(
-        self, reduced: ReducedObjectives, objectives: Objectives, shared: Sequence[Parameter]
+        self, total: Tensor, weights: Mapping[str, float | Tensor], shared: Sequence[Parameter]
     ) -> None:
         """Refuse what would be trained wrongly without a word."""
         name = type(self.combiner).__name__
-        for term, weight in objectives.weights.items():
+        for term, weight in weights.items():
             if isinstance(weight, Tensor) and weight.requires_grad:
                 raise IncompatibleError(
                     f"{name} weighs terms itself, so that the weight of {term!r} cannot be learned."
@@ -141,7 +168,7 @@ class CombinedStep:
             return
         if any(parameter.is_complex() for parameter in shared):
             raise IncompatibleError(f"{name} compares real gradients; a parameter is complex.")
-        if _has_reentrant_checkpoint(reduced.total):
+        if _has_reentrant_checkpoint(total):
             raise IncompatibleError(
                 f"{name} asks for the gradient of each term, which torch.utils.checkpoint gives "
                 "with use_reentrant=False only."
@@ -286,7 +313,7 @@ class CombinedStep:
 def _features(features: Tensor | None) -> Tensor:
     if features is None or not features.requires_grad:
         raise IncompatibleError(
-            "scope='representation' compares gradients at `features`, which these objectives do "
+            "scope='representation' compares gradients at `features`, which this step does "
             "not have: use scope='exact'."
         )
     return features

@@ -1,4 +1,4 @@
-"""How the gradients of several terms become one: the interface."""
+"""Interface of what makes one gradient out of those of several terms."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
+
+from framework.utilities.checks import check_at_least, check_one_of
 
 Scope = Literal["exact", "representation"]
 
@@ -20,12 +22,12 @@ class GradientFacts:
     gradient of 0 or weigh 0 are not among the T.
 
     Args:
-        names: of the T terms.
-        gram: (T, T) inner products of the terms' gradients.
-        losses: (T,) values of the weighted terms.
-        step: optimizer steps taken before this one.
-        guide: (T,) inner products of the terms' gradients with that of the guide.
-        guide_loss: the value of the guide.
+        names: Names of the T terms.
+        gram: Inner products (T, T) of the terms' gradients.
+        losses: Values (T,) of the weighted terms.
+        step: Number of optimizer steps before this one.
+        guide: Inner products (T,) of the terms' gradients with that of the guide.
+        guide_loss: Value of the guide.
     """
 
     names: tuple[str, ...]
@@ -38,12 +40,12 @@ class GradientFacts:
 
 @dataclass(frozen=True)
 class Combination:
-    """What a combiner makes of the facts: the gradient is ``scale * weights @ gradients``.
+    """Answer of a combiner: the gradient is ``scale * weights @ gradients``.
 
     Args:
-        weights: (T,) float64, as the method defines them.
-        scale: by which all of them are multiplied.
-        logs: what only this combiner knows of the step, for the dashboard.
+        weights: Weights (T,) float64, as the method defines them.
+        scale: Factor of all weights.
+        logs: Values that only this combiner knows of the step, for the dashboard.
     """
 
     weights: Tensor
@@ -58,29 +60,24 @@ class GradientCombiner(ABC):
     deterministic, so that every rank takes the same step.
 
     Class attributes:
-        guided: needs the gradient of a guide, which ``DynamicPreference`` gives.
+        guided: Whether it needs the gradient of a guide, the loss on held-out data.
 
     Args:
-        scope: whose gradients are compared. ``exact``: those of the shared parameters, of the
+        scope: Gradients that are compared. ``exact``: those of the shared parameters, of the
             global batch; a backward pass per term. ``representation``: those of the features that
-            the terms share; one backward pass below them, for modules whose terms reach the shared
-            parameters through ``Objectives.features`` alone.
-        every_n_steps: after so many steps weights are computed anew; in between the latest stay.
+            the terms share; one backward pass below them, for terms that reach the shared
+            parameters through these features alone.
+        every_n_steps: Steps between two decisions; in between the latest weights stay.
 
     Raises:
-        ValueError: an unknown ``scope``, or ``every_n_steps`` below 1.
+        ValueError: An unknown ``scope``, or ``every_n_steps`` below 1.
     """
 
     guided: ClassVar[bool] = False
 
     def __init__(self, scope: Scope = "exact", every_n_steps: int = 1) -> None:
-        name = type(self).__name__
-        if scope not in get_args(Scope):
-            raise ValueError(
-                f"{name}: scope must be one of {', '.join(get_args(Scope))}, got {scope!r}."
-            )
-        if every_n_steps < 1:
-            raise ValueError(f"{name}: every_n_steps must be at least 1, got {every_n_steps}.")
+        check_one_of(get_args(Scope), scope=scope)
+        check_at_least(1, every_n_steps=every_n_steps)
         self.scope = scope
         self.every_n_steps = every_n_steps
 
@@ -100,8 +97,8 @@ class WeightedSum(GradientCombiner):
     """The plain sum of the weighted terms: what happens without a combiner, but watched.
 
     Args:
-        scope: see ``GradientCombiner``.
-        every_n_steps: likewise.
+        scope: Gradients that are compared, as in ``GradientCombiner``.
+        every_n_steps: Steps between two decisions.
     """
 
     def combination(self, facts: GradientFacts) -> Combination:

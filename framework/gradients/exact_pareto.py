@@ -10,6 +10,7 @@ import torch
 
 from framework.gradients.combiner import Combination, GradientCombiner, GradientFacts, Scope
 from framework.gradients.pareto_lp import Array, Solution, descent, equal, guidance
+from framework.utilities.checks import check_at_least
 
 
 class EPO(GradientCombiner):
@@ -53,15 +54,15 @@ class EPO(GradientCombiner):
     count in the bounds :math:`(C a)_j`; r is divided by its sum, as in their runs with many losses.
 
     Args:
-        preference: r, a positive number of each term by its name, or one for each term that has a
+        preference: Positive number r of each term by its name, or one for each term that has a
             gradient on shared parameters, in the order in which the module's terms stand. A term
             that pulls at some steps only needs a name.
-        epsilon: the non-uniformity up to which losses count as balanced.
-        scope: see ``GradientCombiner``.
-        every_n_steps: likewise.
+        epsilon: Non-uniformity up to which losses count as balanced.
+        scope: Gradients that are compared, as in ``GradientCombiner``.
+        every_n_steps: Steps between two decisions.
 
     Raises:
-        ValueError: an argument out of its range; in a step: a term without a preference, another
+        ValueError: An argument out of its range; in a step: a term without a preference, another
             number of terms than of preferences, or a negative loss.
 
     Example:
@@ -85,11 +86,8 @@ class EPO(GradientCombiner):
         super().__init__(scope, every_n_steps)
         numbers = list(preference.values() if isinstance(preference, dict) else preference)
         if not numbers or not all(0 < r < math.inf for r in numbers):
-            raise ValueError(
-                f"EPO: preference must be positive numbers, one per term, got {numbers}."
-            )
-        if not 0 <= epsilon < math.inf:
-            raise ValueError(f"EPO: epsilon must be a finite number of at least 0, got {epsilon}.")
+            raise ValueError(f"preference must be positive numbers, one per term, got {numbers}.")
+        check_at_least(0, epsilon=epsilon)
         self.preference: dict[str, float] | tuple[float, ...] = tuple(float(r) for r in numbers)
         if isinstance(preference, dict):
             self.preference = dict(zip(preference, self.preference, strict=True))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from framework.gradients.combiner import Combination, GradientCombiner, GradientFacts, Scope
 from framework.gradients.pareto_lp import Array, Solution, descent, equal, guidance
+from framework.utilities.checks import check_at_least, check_interval, check_one_of
 
 Mode = Literal["descent", "guidance", "auto"]
 
@@ -21,10 +22,10 @@ class GuidedWeights:
     """What ``HeldOutGuidedLP.solve`` found.
 
     Args:
-        weights: (m,) float64, not negative and of sum 1.
-        mode: which linear program it was.
-        feasible: it had a solution.
-        fallback: what the weights are otherwise; 0 for nothing, 1 for the descent program without
+        weights: Weights (m,) float64, not negative and of sum 1.
+        mode: Linear program that was solved.
+        feasible: Whether it had a solution.
+        fallback: Source of the weights otherwise; 0 for nothing, 1 for the descent program without
             the constraint on the guide, 2 for the shortest weighted mean, 3 for equal weights.
     """
 
@@ -79,20 +80,20 @@ class HeldOutGuidedLP(GradientCombiner):
     it. Where its program has no solution, the code takes equal weights.
 
     Args:
-        mode: see above.
-        epsilon: of ``auto``.
-        heldout_constraint: of the descent program.
-        mix: this share of the weight is spread equally, in [0, 1]. Above 0 the constraints hold no
+        mode: Linear program: ``descent``, ``guidance`` or ``auto``.
+        epsilon: Value of the guide up to which ``auto`` descends.
+        heldout_constraint: Whether the descent program has the constraint on the guide.
+        mix: Share of the weight, in [0, 1], that is spread equally. Above 0 the constraints hold no
             more.
-        rescale: multiply by m, as the code does, so that equal weights are the plain sum; False:
-            a weighted mean, as in the paper.
-        scope: see ``GradientCombiner``; ``representation`` with
+        rescale: Whether to multiply by m, as the code does, so that equal weights are the plain
+            sum; False for a weighted mean, as in the paper.
+        scope: Gradients that are compared, as in ``GradientCombiner``; ``representation`` with
             ``descent`` only. There C is of gradients of the features and a of their sums over the
             rows, and the descent program alone does not depend on the size of a.
-        every_n_steps: likewise.
+        every_n_steps: Steps between two decisions.
 
     Raises:
-        ValueError: an argument out of its range, or ``representation`` with another mode.
+        ValueError: An argument out of its range, or ``representation`` with another mode.
 
     Example:
         >>> import torch
@@ -118,19 +119,12 @@ class HeldOutGuidedLP(GradientCombiner):
         every_n_steps: int = 1,
     ) -> None:
         super().__init__(scope, every_n_steps)
-        if mode not in get_args(Mode):
-            raise ValueError(
-                f"HeldOutGuidedLP: mode must be one of {', '.join(get_args(Mode))}, got {mode!r}."
-            )
-        if not 0 <= epsilon < math.inf:
-            raise ValueError(
-                f"HeldOutGuidedLP: epsilon must be a finite number of at least 0, got {epsilon}."
-            )
-        if not 0 <= mix <= 1:
-            raise ValueError(f"HeldOutGuidedLP: mix must be in [0, 1], got {mix}.")
+        check_one_of(get_args(Mode), mode=mode)
+        check_at_least(0, epsilon=epsilon)
+        check_interval("[0, 1]", mix=mix)
         if scope == "representation" and mode != "descent":
             raise ValueError(
-                f"HeldOutGuidedLP: mode {mode!r} compares the size of the guide's gradient with "
+                f"Mode {mode!r} compares the size of the guide's gradient with "
                 "those of the terms, which scope 'representation' does not know; take mode "
                 "'descent' or scope 'exact'."
             )
@@ -164,12 +158,12 @@ class HeldOutGuidedLP(GradientCombiner):
         """Return the weights and how they were found.
 
         Args:
-            gram: (m, m) inner products of the terms' gradients.
-            guide: (m,) those with the guide's gradient; None: there is no guide in this step.
-            guide_loss: the guide's value, which mode ``auto`` asks for.
+            gram: Inner products (m, m) of the terms' gradients.
+            guide: Inner products (m,) with the guide's gradient; None in a step without a guide.
+            guide_loss: Value of the guide, which mode ``auto`` asks for.
 
         Raises:
-            ValueError: shapes that do not fit, or ``auto`` with a guide but no value of it.
+            ValueError: Shapes that do not fit, or ``auto`` with a guide but no value of it.
         """
         terms = len(gram)
         if gram.shape != (terms, terms) or (guide is not None and guide.shape != (terms,)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def with_gradients(
+def inject_gradients(
     value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> Tensor:
     """Return ``value`` as if ``gradients`` were its gradients with respect to ``parameters``.
@@ -17,21 +17,21 @@ def with_gradients(
     What happens in a backward pass, such as DDP's average over ranks, so happens to them.
 
     Args:
-        value: a scalar; its own graph is not used.
-        parameters: N leaves of any graph.
-        gradients: N tensors of their shapes.
+        value: Scalar, whose own graph is not used.
+        parameters: Leaves of any graph, N of them.
+        gradients: Gradients of their shapes, N of them.
 
     Example:
         >>> import torch
         >>> x = torch.ones(2, requires_grad=True)
-        >>> with_gradients(torch.tensor(5.0), [x], [torch.tensor([1.0, 2.0])]).backward()
+        >>> inject_gradients(torch.tensor(5.0), [x], [torch.tensor([1.0, 2.0])]).backward()
         >>> x.grad
         tensor([1., 2.])
     """
-    return _Given.apply(value.detach(), list(gradients), *parameters)
+    return _Injected.apply(value.detach(), list(gradients), *parameters)
 
 
-class _Given(torch.autograd.Function):
+class _Injected(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
         ctx.gradients = gradients

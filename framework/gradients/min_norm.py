@@ -23,10 +23,10 @@ def min_norm_weights(gram: Array) -> Array:
     Comptes Rendus Mathématique, 2012.
 
     Args:
-        gram: (m, m) C, finite; m at least 1.
+        gram: Inner products C (m, m), finite; m at least 1.
 
     Returns:
-        (m,).
+        Weights (m,).
 
     Example:
         >>> import numpy as np

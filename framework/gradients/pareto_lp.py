@@ -23,10 +23,10 @@ class Solution:
     """Weights of the terms, and how they were found.
 
     Args:
-        weights: (m,), not negative and of sum 1.
-        fallback: 0: the linear program had a solution; 1: it had one without the constraint on
-            the pull; 2: the weights of the shortest weighted mean; 3: equal weights, as something
-            was NaN or infinite.
+        weights: Weights (m,), not negative and of sum 1.
+        fallback: Source of the weights. 0: the linear program had a solution; 1: it had one
+            without the constraint on the pull; 2: the weights of the shortest weighted mean;
+            3: equal weights, as something was NaN or infinite.
     """
 
     weights: Array
@@ -41,8 +41,8 @@ def descent(gram: Array, pull: Array | None = None) -> Solution:
     always is one, the shortest weighted mean, which rounding alone can hide.
 
     Args:
-        gram: (m, m) C, finite.
-        pull: (m,) a, finite; how much each term's gradient helps what stands behind it.
+        gram: Inner products C (m, m), finite.
+        pull: Helpfulness a (m,) of each term's gradient to what stands behind the pull, finite.
     """
     total = gram.sum(axis=0)
     if pull is not None:
@@ -64,9 +64,9 @@ def guidance(gram: Array, pull: Array, protected: npt.NDArray[np.bool_]) -> Solu
     more than they would along a, :math:`(C w)_j \ge a_j`. Where none is positive, none may rise.
 
     Args:
-        gram: (m, m) C, finite.
-        pull: (m,) a, finite.
-        protected: (m,) bool.
+        gram: Inner products C (m, m), finite.
+        pull: Helpfulness a (m,) of each term's gradient, finite.
+        protected: Terms (m,) bool that may not rise.
     """
     bounds = np.where(protected, 0, pull) if (pull > 0).any() else np.zeros(len(pull))
     bound = protected | (pull <= 0)

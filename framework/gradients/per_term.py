@@ -33,10 +33,10 @@ def global_rows(
     Every rank gets the same, by one all-reduce.
 
     Args:
-        rows: T gradients of terms that ``reduce_objectives`` reduced; they
-            are asked for one after the other, so that no two need be in memory.
-        values: T terms.
-        parameters: with P elements in all; a gradient that is missing counts as zero.
+        rows: Gradients of T losses whose mean over the ranks is the global one; they are asked
+            for one after the other, so that no two need be in memory.
+        values: The T losses.
+        parameters: Parameters of P elements in all; a gradient that is missing counts as zero.
 
     Returns:
         Beside the gradients the values (T,), and (T, parameters) bool, whether a term reaches a
@@ -77,11 +77,10 @@ def feature_products(
     """Return what is known of gradients with respect to features, of the global batch.
 
     Args:
-        rows: T local gradients (B, D) of reduced terms, None for one that does not use the
-            features.
-        guide: (B', D) that of the guide, whose rows are other samples.
-        values: T terms and, with a guide, that of the guide.
-        features: (B, D).
+        rows: Local gradients (B, D) of T losses, None for one that does not use the features.
+        guide: Gradient (B', D) of the guide, whose rows are other samples.
+        values: The T losses and, with a guide, its value.
+        features: Representation (B, D) of the batch.
 
     Returns:
         The inner products (T, T) over all rows; those (T,) of a shift that is common to all rows

@@ -27,12 +27,12 @@ def maximize_on_simplex(objective: Array, rows: Array, bounds: Array) -> Array |
     Neither the size of c nor that of a row of A together with its entry of b counts.
 
     Args:
-        objective: (m,) c; m at least 1.
-        rows: (q, m) A; q may be 0.
-        bounds: (q,) b.
+        objective: Coefficients c (m,); m at least 1.
+        rows: Constraints A (q, m); q may be 0.
+        bounds: Lower bounds b (q,).
 
     Returns:
-        (m,), or None if no w meets the constraints.
+        Solution (m,), or None if no w meets the constraints.
 
     Example:
         >>> import numpy as np

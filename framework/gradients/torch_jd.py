@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import warnings
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +13,9 @@ import torch
 from torch import Tensor
 
 from framework.gradients.combiner import Combination, GradientCombiner, GradientFacts, Scope
+from framework.utilities.checks import check_positive
+from framework.utilities.nearest_names import nearest
+from framework.utilities.packages import require_package
 from framework.utilities.randomness import global_seed, seeded
 
 FROM_ROWS = ("Constant", "Mean", "NashMTL", "Random", "Sum")
@@ -42,15 +43,15 @@ class TorchJD(GradientCombiner):
     Optimization*, arXiv:2406.16232. It names the paper of every aggregator.
 
     Args:
-        aggregator: the name of a class of ``torchjd.aggregation``.
-        options: its arguments, by name; a list of numbers stands for a tensor.
-        scale: by which the combined gradient is multiplied.
-        scope: see ``GradientCombiner``.
-        every_n_steps: likewise.
+        aggregator: Name of a class of ``torchjd.aggregation``.
+        options: Arguments of the aggregator, by name; a list of numbers stands for a tensor.
+        scale: Factor of the combined gradient.
+        scope: Gradients that are compared, as in ``GradientCombiner``.
+        every_n_steps: Steps between two decisions.
 
     Raises:
-        ModuleNotFoundError: TorchJD, or what the aggregator needs of its extras, is not installed.
-        ValueError: an unknown or unsuited aggregator, options it does not take, or ``scale`` not
+        ImportError: TorchJD, or what the aggregator needs of its extras, is not installed.
+        ValueError: An unknown or unsuited aggregator, options it does not take, or ``scale`` not
             above 0; in a step: another number of terms than the aggregator is made for.
 
     Example:
@@ -71,8 +72,7 @@ class TorchJD(GradientCombiner):
         every_n_steps: int = 1,
     ) -> None:
         super().__init__(scope, every_n_steps)
-        if not 0 < scale < math.inf:
-            raise ValueError(f"TorchJD: scale must be a finite number above 0, got {scale}.")
+        check_positive(scale=scale)
         self.scale = scale
         self._name = aggregator
         self._aggregator = _build(aggregator, options or {})
@@ -83,7 +83,7 @@ class TorchJD(GradientCombiner):
         """Return the aggregator's weights, and in the logs ``fallback``: 1 where they are not its.
 
         Raises:
-            ValueError: the aggregator refuses the terms, or finds no weights.
+            ValueError: The aggregator refuses the terms, or finds no weights.
         """
         terms = len(facts.names)
         if terms == 1:
@@ -142,13 +142,9 @@ class TorchJD(GradientCombiner):
 
 
 def _build(name: str, options: dict[str, Any]) -> Any:
-    """Return the aggregator, or say in one sentence why there is none."""
-    try:
-        library = import_module("torchjd.aggregation")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "TorchJD is not installed: pip install 'trimtab[torchjd]'."
-        ) from error
+    """Return the aggregator, or refuse it."""
+    require_package("torchjd", extra="torchjd", purpose="TorchJD")
+    library = import_module("torchjd.aggregation")
     weighted = library.WeightedAggregator
     bases = (library.Aggregator, weighted, library.GramianWeightedAggregator)
     kinds = {
@@ -157,8 +153,7 @@ def _build(name: str, options: dict[str, Any]) -> Any:
         if isinstance(kind, type) and issubclass(kind, library.Aggregator) and kind not in bases
     }
     if name not in kinds:
-        near = ", ".join(get_close_matches(name, kinds, n=3, cutoff=0.0))
-        raise ValueError(f"TorchJD has no aggregator {name!r}; the nearest are {near}.")
+        raise ValueError(f"TorchJD has no aggregator {name!r}{nearest(name, kinds)}.")
     kind = kinds[name]
     if not issubclass(kind, weighted):
         raise ValueError(f"TorchJD: {name} is no weighting of the terms' gradients.")

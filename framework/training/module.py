@@ -367,16 +367,23 @@ class TrainingModule(EvaluationModule):
         self, step: CombinedStep, reduced: ReducedObjectives, objectives: Objectives
     ) -> Tensor:
         """Return the plain sum, whose backward pass gives the combined gradient."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        shared = list(self.shared_parameters())
-        guide = None if self.guide_batch is None else self._guide
-        return step(reduced, objectives, trained, shared, self.global_step, guide)
+        return step(
+            reduced.terms,
+            [p for p in self.parameters() if p.requires_grad],
+            self.shared_parameters(),
+            weights=objectives.weights,
+            features=objectives.features,
+            step=self.global_step,
+            guide=None if self.guide_batch is None else self._guide,
+        )
 
-    def _guide(self) -> Objectives:
+    def _guide(self) -> tuple[Tensor, Tensor | None]:
+        """Return the plain sum on a held-out batch, and its features."""
         assert self.guide_batch is not None
         batch = self.guide_batch()
         with evaluation_mode(self):
-            return self.guide_objectives(batch)
+            objectives = self.guide_objectives(batch)
+        return reduce_objectives(objectives).total, objectives.features
 
     # ---- what is logged -----------------------------------------------------------------------
 

@@ -70,6 +70,31 @@ class Fixed(GradientCombiner):
         return Combination(self.given, 2.0, {"mode": 1.0})
 
 
+def call(
+    combined: CombinedStep,
+    objectives: Objectives,
+    parameters: Any,
+    shared: Any,
+    number: int = 0,
+    guide: Any = None,
+) -> Tensor:
+    """Call the step as a module does."""
+    return combined(
+        reduce_objectives(objectives).terms,
+        parameters,
+        shared,
+        weights=objectives.weights,
+        features=objectives.features,
+        step=number,
+        guide=guide,
+    )
+
+
+def held_out(net: Net) -> tuple[Tensor, Tensor | None]:
+    objectives = net.guide(own(GUIDE))
+    return reduce_objectives(objectives).total, objectives.features
+
+
 def own(rows: Tensor) -> Tensor:
     return rows if world_size() == 1 else (rows[:2], rows[2:])[rank()]
 
@@ -79,13 +104,13 @@ def step(combiner: GradientCombiner, number: int = 0, net: Net | None = None, **
     net = Net() if net is None else net
     combined = kwargs.pop("combined", None) or CombinedStep(combiner)
     objectives = net.objectives(own(INPUT), own(TARGET), **kwargs)
-    value = combined(
-        reduce_objectives(objectives),
+    value = call(
+        combined,
         objectives,
         list(net.parameters()),
         list(net.body.parameters()),
         number,
-        lambda: net.guide(own(GUIDE)),
+        lambda: held_out(net),
     )
     value.backward()
     gradients = {}
@@ -221,7 +246,7 @@ def test_one_objective_is_plain_training_to_the_last_bit():
             value = reduced.total
             if combiner is not None:
                 parameters = list(net.parameters())
-                value = CombinedStep(combiner)(reduced, objectives, parameters, parameters, number)
+                value = call(CombinedStep(combiner), objectives, parameters, parameters, number)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -236,8 +261,8 @@ def test_a_term_of_weight_zero_and_one_that_does_not_pull_are_no_objectives():
     objectives = net.objectives(INPUT, TARGET)
     objectives.weights = {"error": 0.0, "size": 1.0}
     combiner = Fixed([1.0])
-    value = CombinedStep(combiner)(
-        reduce_objectives(objectives),
+    value = call(
+        CombinedStep(combiner),
         objectives,
         list(net.parameters()),
         list(net.body.parameters()),
@@ -255,8 +280,8 @@ def test_what_is_not_finite_leaves_the_plain_sum_to_be_reported():
     objectives.per_sample["size"] = objectives.per_sample["size"] * float("nan")
     combiner = Fixed([0.5, 0.5])
     combined = CombinedStep(combiner)
-    value = combined(
-        reduce_objectives(objectives),
+    value = call(
+        combined,
         objectives,
         list(net.parameters()),
         list(net.body.parameters()),
@@ -279,7 +304,7 @@ def test_a_term_that_joins_is_decided_anew_and_checked_anew():
         else:
             combiner.given = torch.full((2,), 0.5, dtype=torch.float64)
         parameters, shared = list(net.parameters()), list(net.body.parameters())
-        combined(reduce_objectives(objectives), objectives, parameters, shared, number)
+        call(combined, objectives, parameters, shared, number)
 
     take(3, leak=0.01, drop=True)
     take(4, leak=0.0, drop=True)
@@ -314,7 +339,9 @@ def test_autocast_does_not_round_what_is_combined():
         objectives = net.objectives(INPUT.float(), TARGET.float())
         reduced = reduce_objectives(objectives)
         shared = list(net.body.parameters())
-        value = combined(reduced, objectives, list(net.parameters()), shared, 0)
+        value = combined(
+            reduced.terms, net.parameters(), shared, weights=objectives.weights, step=0
+        )
     factors = {"error": 2 * 0.3, "size": 2 * 0.7 * 0.3}
     rows = [torch.autograd.grad(reduced.terms[n], shared, retain_graph=True) for n in factors]
     value.backward()
@@ -333,9 +360,7 @@ def reached_by_one_rank() -> Tensor:
     if world_size() == 1 or rank() == 1:
         value = torch.cat([value[:-1], value[-1:] * branch])
     objectives = Objectives(per_sample={"a": value, "b": (rows @ weight).abs()})
-    total = CombinedStep(WeightedSum())(
-        reduce_objectives(objectives), objectives, [weight, branch], [weight, branch], 0
-    )
+    total = call(CombinedStep(WeightedSum()), objectives, [weight, branch], [weight, branch])
     total.backward()
     if world_size() > 1:
         torch.distributed.all_reduce(branch.grad)
@@ -354,9 +379,8 @@ def test_a_parameter_that_no_term_reaches_has_no_gradient():
     weight = nn.Parameter(torch.ones(2))
     value = (INPUT[:, :2].float() @ weight).square()
     objectives = Objectives(per_sample={"a": value, "b": value.abs().sqrt()})
-    reduced = reduce_objectives(objectives)
     both = [weight, idle]
-    CombinedStep(WeightedSum())(reduced, objectives, both, both, 0).backward()
+    call(CombinedStep(WeightedSum()), objectives, both, both).backward()
     assert weight.grad is not None
     assert idle.grad is None
 
@@ -364,8 +388,7 @@ def test_a_parameter_that_no_term_reaches_has_no_gradient():
 def test_what_would_be_trained_wrongly_is_refused():
     def take(value: Tensor, parameters: list[nn.Parameter], **kwargs: Any) -> None:
         objectives = Objectives(per_sample={"a": value, "b": value.square()}, **kwargs)
-        reduced = reduce_objectives(objectives)
-        CombinedStep(WeightedSum())(reduced, objectives, parameters, parameters, 0)
+        call(CombinedStep(WeightedSum()), objectives, parameters, parameters)
 
     weight = nn.Parameter(torch.ones(4, dtype=torch.float64))
     learned = nn.Parameter(torch.ones((), dtype=torch.float64))
@@ -383,3 +406,22 @@ def test_what_would_be_trained_wrongly_is_refused():
     with pytest.raises(IncompatibleError, match="use_reentrant=False only"):
         take(hidden, [weight])
     take(checkpoint(block, inputs, use_reentrant=False), [weight])
+
+
+def test_plain_losses_of_a_loop_of_ones_own():
+    x = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    combined = CombinedStep(combiner := Fixed([0.5, 0.5], every_n_steps=2))
+    for number in range(3):
+        x.grad = None
+        losses = {"a": x[0] ** 2, "b": 3 * x[1]}
+        value = combined(losses, [x], guide=lambda: x.sum())
+        value.backward()
+        # without a number of steps given, every call is one
+        assert len(combiner.facts) == 1 + number // 2
+        assert float(value.detach()) == 7
+        torch.testing.assert_close(x.grad, torch.tensor([2.0, 3.0], dtype=torch.float64))
+    assert [facts.step for facts in combiner.facts] == [0, 2]
+    assert combiner.facts[0].guide_loss == 3
+    torch.testing.assert_close(
+        combiner.facts[0].guide, torch.tensor([2.0, 3.0], dtype=torch.float64)
+    )

@@ -218,7 +218,7 @@ def test_what_is_not_finite_leaves_the_plain_sum(wrong: float) -> None:
         ({"preference": []}, r"preference must be positive numbers, one per term, got \[\]"),
         ({"preference": [1.0, 0.0]}, r"must be positive numbers, one per term, got \[1.0, 0.0\]"),
         ({"preference": [1.0, math.inf]}, "must be positive numbers"),
-        ({"preference": [1.0], "epsilon": -1.0}, "epsilon must be a finite number of at least 0"),
+        ({"preference": [1.0], "epsilon": -1.0}, "epsilon must be at least 0, got -1.0"),
         ({"preference": [1.0], "scope": "all"}, "scope must be one of"),
     ],
 )

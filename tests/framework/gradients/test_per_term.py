@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.distributed.collectives import rank, world_size
-from framework.gradients.inject_gradients import with_gradients
+from framework.gradients.inject_gradients import inject_gradients
 from framework.gradients.per_term import (
     feature_products,
     global_rows,
@@ -118,7 +118,7 @@ def test_the_gram_matrix_is_summed_in_parts(monkeypatch) -> None:
 def test_given_gradients_go_backward(factor) -> None:
     first, second = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(3))
     given = [torch.arange(4.0).view(2, 2), torch.tensor([3.0, -1.0, 0.5])]
-    value = with_gradients(torch.tensor(7.0), [first, second], given)
+    value = inject_gradients(torch.tensor(7.0), [first, second], given)
     assert float(value.detach()) == 7.0
     (factor * value).backward()
     assert torch.equal(first.grad, factor * given[0])
