@@ -5,14 +5,34 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-
-from tests.helpers.ranks import TwoRanks
-
-# W&B reads its settings once per process, at its first use in whichever test that is
+# What a scheduler, a launcher or a person has set says nothing about the tests. Lightning reads the
+# rank when it is imported, and W&B its settings at its first use, so all of it goes first.
+FOREIGN = ("SLURM_", "WANDB_", "TRIMTAB_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "PL_")
+RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "XDG_CACHE_HOME")
+for name in [*os.environ]:
+    if name != "TRIMTAB_DATA" and (name.startswith(FOREIGN) or name in (*RANKS, *TERMINAL)):
+        del os.environ[name]
 os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from tests.helpers.ranks import TwoRanks  # noqa: E402
+
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def surroundings() -> Iterator[None]:
+    """Let no test depend on those before it: generators, number of threads, environment."""
+    environment = dict(os.environ)
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    yield
+    os.environ.clear()
+    os.environ |= environment
 
 
 @pytest.fixture(scope="session")

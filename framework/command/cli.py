@@ -188,6 +188,7 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     """
     # Lightning's notes on hardware and cloud services, and its use of what torch has deprecated
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     # what is logged at an epoch's end has been reduced over the ranks
     warnings.filterwarnings("ignore", message=r".*recommended to use .*sync_dist=True")
     for name in ("lightning.pytorch", "lightning.fabric"):
