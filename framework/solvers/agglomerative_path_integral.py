@@ -160,7 +160,13 @@ def _sum_over_paths(W: Any, x: Array, z: float) -> Array:  # noqa: N803
     """Return (I - zW)^-1 x, which is the sum of all (zW)^k x."""
     terms = math.ceil(math.log(TOLERANCE * (1 - z)) / math.log(z))
     if terms > max(64, len(x)):  # a factorization is quicker
-        return splu(csc_array(eye_array(len(x)) - z * W)).solve(x)
+        # without pivoting nothing is ever subtracted in an M-matrix: no path, exactly 0
+        return splu(
+            csc_array(eye_array(len(x)) - z * W),
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        ).solve(x)
     total = x
     for _ in range(terms):
         total = x + z * (W @ total)

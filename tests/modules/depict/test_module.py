@@ -60,7 +60,7 @@ def test_a_running_refresh_takes_the_assignment_right_after_the_step(tmp_path: P
     fit(tmp_path, watch)
     gaps = [gap for part, gap in watch.seen if part == "joint"]
     assert len(gaps) == 6
-    assert max(gaps) == 0
+    assert max(gaps) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["sqrt", "square", "exact"])
@@ -68,7 +68,7 @@ def test_a_running_refresh_takes_the_assignment_right_after_the_step(tmp_path: P
 def test_targets_are_those_of_all_assignments(kind, refresh, tmp_path: Path) -> None:
     module, _ = fit(tmp_path, target=kind, refresh=refresh)
     p, q = module.assignments.read(EVERY), module.targets.read(EVERY)
-    torch.testing.assert_close(q, dec_target_distribution(p, kind), rtol=0, atol=0)
+    torch.testing.assert_close(q, dec_target_distribution(p, kind))
     # the last, smaller batch is in: no row is missing, none is NaN
     torch.testing.assert_close(q.sum(1), torch.ones(SAMPLES))
     torch.testing.assert_close(p.sum(1), torch.ones(SAMPLES))
@@ -421,7 +421,7 @@ def test_the_baseline_is_dec_without_reconstruction(tmp_path: Path) -> None:
     watch = AtTheStart()
     fit(tmp_path, watch, baselines=True, target="sqrt")
     assert watch.weights == {"reconstruction": 0.0, "clustering": 1.0}
-    assert torch.equal(watch.q, dec_target_distribution(watch.p, "square"))
+    torch.testing.assert_close(watch.q, dec_target_distribution(watch.p, "square"))
 
 
 # ---- refusals -----------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_a_trapezoid_is_not_its_rectangle() -> None:
 def test_known_wrong_answers_of_other_kernels() -> None:
     # of itself: 1/3
     a = torch.tensor([[0, 0, 180.6422271729, 136.3633728027, 0.9559648633]])
-    assert rotated_iou(a, a, fmt="cxcywhr") == 1
+    assert abs(rotated_iou(a, a, fmt="cxcywhr").item() - 1) < 1e-6
     # nearly parallel: torchvision 0.29.2 gives 0.2736 in this order
     values = [228.44654846191406, 280.7284240722656, 70.29969024658203, 16.38966941833496]
     a = torch.tensor([[*values, 0.26054954528808594]])
@@ -226,7 +226,7 @@ def test_dtypes_and_empty_lists() -> None:
     a = random_quads(3, seed=0)
     assert rotated_iou(a, a.float()).dtype == torch.float64
     assert rotated_iou(a.half(), a.half()).dtype == torch.float32
-    assert rotated_iou(a.half(), a.half()).diagonal().min() == 1
+    assert rotated_iou(a.half(), a.half()).diagonal().min() > 1 - 1e-6
     for mode in ("iou", "giou"):
         assert rotated_iou(a[:0], a, mode=mode).shape == (0, 3)
         assert rotated_iou(a, a[:0], mode=mode).shape == (3, 0)
