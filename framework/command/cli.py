@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from framework.command import class_paths
 from framework.command.errors import describe, sentence
+from framework.command.unpacked_options import read_options_from_signatures
 from framework.runs.preemption import Interrupted
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import RunFolder, choose_run_folder, resolve_configs
@@ -198,6 +199,7 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
         import_path_denylist=class_paths.DENIED, import_path_allowlist=class_paths.TRUSTED + allowed
     )
     class_paths.forget_arguments_of_replaced_classes()
+    read_options_from_signatures()
     arguments = resolve_configs(arguments)
     return TrimtabCLI(arguments, choose_run_folder(arguments), callbacks or [])
 

@@ -1,0 +1,58 @@
+"""Tests of arguments handed on to a base class."""
+
+from __future__ import annotations
+
+from typing import TypedDict, Unpack
+
+from jsonargparse import ArgumentParser
+
+from framework.command.unpacked_options import read_options_from_signatures
+
+
+class Options(TypedDict, total=False):
+    size: int
+    name: str | None
+
+
+class Base:
+    """Base.
+
+    Args:
+        size: Size of the base.
+        name: Name of it all.
+        hidden: Argument that the options lack.
+    """
+
+    def __init__(self, size: int = 3, name: str | None = None, hidden: bool = False) -> None:
+        self.size = size
+
+
+class Between(Base):
+    """Takes the options on their way."""
+
+    def __init__(self, rate: float = 0.5, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
+
+
+class Leaf(Between):
+    """Leaf.
+
+    Args:
+        size: Size of a leaf.
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        super().__init__(rate=0.1, **options)
+
+
+def test_unpacked_options_keep_default_type_and_text(capsys):
+    read_options_from_signatures()
+    read_options_from_signatures()  # once per command, as often as a process runs one
+    parser = ArgumentParser()
+    parser.add_class_arguments(Leaf, "leaf")
+    parsed = parser.parse_args(["--leaf.name=a"]).leaf
+    assert parsed.as_dict() == {"size": 3, "name": "a"}
+    assert isinstance(parser.instantiate(parser.parse_args([])).leaf, Leaf)
+    text = " ".join(parser.format_help().split())
+    assert "Size of a leaf. (type: int, default: 3)" in text
+    assert "Name of it all. (type: str | null, default: null)" in text
