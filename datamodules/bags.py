@@ -104,7 +104,9 @@ class Bags(DataModule):
         delta: float | None = None,
         clip: float | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size)
+        super().__init__(
+            batch_size=batch_size, num_workers=num_workers, eval_batch_size=eval_batch_size
+        )
         _check_wrapped(data)
         if bag_size < 1:
             raise ValueError(f"bag_size must be at least 1, got {bag_size}.")

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import Unpack
 
 import torch
 from torch import nn
 from torch.utils.data import Subset
 
 from datamodules.augmentation import Augmentation
-from datamodules.image_data import ImageData
+from datamodules.image_data import ImageData, ImageOptions
 from datamodules.label_noise import LabelNoise
+from framework.utilities.checks import check_at_least
 from framework.utilities.randomness import stable_seed
+
+
+class ClassificationOptions(ImageOptions, total=False):
+    """Arguments of ``ClassificationData`` whose defaults are the same for all data."""
+
+    split_seed: int
+    label_noise: LabelNoise | None
+    augment: list[nn.Module] | None
+    mixup: float
 
 
 class ClassificationData(ImageData):
@@ -23,21 +34,16 @@ class ClassificationData(ImageData):
     ``clean_label`` (B,) int64; validation and test labels stay clean. A subclass sets
     ``num_classes`` and ``input_shape`` and implements ``read``.
 
+    The remaining arguments are those of ``ImageData``.
+
     Args:
-        batch_size: rows of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
-        val_size: rows of the training set to hold out for validation, as a number (int) or as a
-            share (float); not used where the data set has a validation part of its own.
-        split_seed: of the permutation whose first rows are held out; not the seed of the run.
-        label_noise: of the training labels.
-        augment: transforms of a training image in [0, 1], such as those of
+        val_size: Training rows held out for validation, as a number (int) or as a share (float);
+            not used where the data set has a validation part of its own.
+        split_seed: Seed of the permutation whose first rows are held out; not the seed of the run.
+        label_noise: Noise of the training labels.
+        augment: Transforms of a training image in [0, 1], such as those of
             ``torchvision.transforms.v2``.
-        mixup: α of mixup, see ``Augmentation``; 0 for none.
-        mean: per channel; images are normalized after augmentation. Together with ``std``.
-        std: per channel.
+        mixup: Parameter α of mixup, see ``Augmentation``; 0 for none.
 
     Raises:
         ValueError: a negative ``mixup``, ``mean`` without ``std``, or a ``val_size`` that leaves no
@@ -48,22 +54,15 @@ class ClassificationData(ImageData):
 
     def __init__(
         self,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         val_size: int | float = 0.1,
         split_seed: int = 0,
         label_noise: LabelNoise | None = None,
         augment: list[nn.Module] | None = None,
         mixup: float = 0.0,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        **options: Unpack[ImageOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, mean, std)
-        if not mixup >= 0:
-            raise ValueError(f"mixup must not be negative, got {mixup}.")
+        super().__init__(**options)
+        check_at_least(0, mixup=mixup)
         self.val_size = val_size
         self.split_seed = split_seed
         self.label_noise = label_noise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import Unpack
 
-from datamodules.classification import ClassificationData
+import torch
+
+from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
-from datamodules.label_noise import LabelNoise
 from framework.utilities.randomness import stable_seed
 
 
@@ -20,8 +20,7 @@ class Digits(ClassificationData):
     testing; the others are the full training set, from which ``val_size`` rows are held out: by
     default 1,437 train, 180 validate and 180 test.
 
-    The remaining arguments are those of
-    ``ClassificationData``.
+    The remaining arguments are those of ``ClassificationData``.
 
     Args:
         test_size: rows of the test set.
@@ -43,34 +42,11 @@ class Digits(ClassificationData):
 
     def __init__(
         self,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         test_size: int = 180,
         val_size: int | float = 180,
-        split_seed: int = 0,
-        label_noise: LabelNoise | None = None,
-        augment: list[nn.Module] | None = None,
-        mixup: float = 0.0,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        **options: Unpack[ClassificationOptions],
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            eval_batch_size=eval_batch_size,
-            drop_last=drop_last,
-            shards=shards,
-            val_size=val_size,
-            split_seed=split_seed,
-            label_noise=label_noise,
-            augment=augment,
-            mixup=mixup,
-            mean=mean,
-            std=std,
-        )
+        super().__init__(val_size=val_size, **options)
         if not 0 <= test_size < 1797:
             raise ValueError(f"test_size must be in 0..1796, got {test_size}.")
         self.test_size = test_size

@@ -93,7 +93,12 @@ class DomainPair(DataModule):
         eval_batch_size: int | None = None,
         drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last)
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            eval_batch_size=eval_batch_size,
+            drop_last=drop_last,
+        )
         _check_wrapped(source)
         _check_wrapped(target)
         if isinstance(target, ClassificationData) and target.label_noise is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Unpack
 from xml.etree import ElementTree
 
 import torch
 
 from datamodules.dota.tile_set import Tile, TileSet, Tiling
-from datamodules.oriented import ObjectTransform, OrientedData
+from datamodules.oriented import OrientedData, OrientedOptions
 from framework.data.image_files import image_size
 from framework.detection.objects import Objects
 from framework.detection.rotated import cxcywhr_to_quad
@@ -55,14 +56,9 @@ class HRSC2016(OrientedData):
         train: str = "trainval",
         val: str | None = None,
         test: str | None = "test",
-        batch_size: int = 16,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
-        augment: list[ObjectTransform] | None = None,
+        **options: Unpack[OrientedOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, augment)
+        super().__init__(**options)
         self.root = Path(root)
         self.tiling = Tiling(image_size, gap=0)
         self.input_shape = (3, image_size, image_size)

@@ -6,15 +6,15 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from datamodules.classification import ClassificationData
+from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
-from datamodules.label_noise import LabelNoise
 from datamodules.labels import check_labels
 
 
@@ -80,8 +80,7 @@ class IDXImages(ClassificationData):
     full training set, from which ``val_size`` are held out. ``input_shape`` is (1, 28, 28) until
     ``setup`` has read another size from the files.
 
-    The remaining arguments are those of
-    ``ClassificationData``.
+    The remaining arguments are those of ``ClassificationData``.
 
     Args:
         root: folder of the files.
@@ -105,33 +104,10 @@ class IDXImages(ClassificationData):
         root: str,
         num_classes: int = 10,
         class_names: list[str] | None = None,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         val_size: int | float = 5000,
-        split_seed: int = 0,
-        label_noise: LabelNoise | None = None,
-        augment: list[nn.Module] | None = None,
-        mixup: float = 0.0,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        **options: Unpack[ClassificationOptions],
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            eval_batch_size=eval_batch_size,
-            drop_last=drop_last,
-            shards=shards,
-            val_size=val_size,
-            split_seed=split_seed,
-            label_noise=label_noise,
-            augment=augment,
-            mixup=mixup,
-            mean=mean,
-            std=std,
-        )
+        super().__init__(val_size=val_size, **options)
         self.root = Path(root)
         self.num_classes = num_classes
         self.class_names = class_names or [str(label) for label in range(num_classes)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from datamodules.augmentation import Normalize
 from datamodules.image_set import ImageSet
-from framework.data.datamodule import DataModule
+from framework.data.datamodule import BatchOptions, DataModule
 
 
 class Splits(NamedTuple):
@@ -20,6 +20,13 @@ class Splits(NamedTuple):
     test: ImageSet | None
 
 
+class ImageOptions(BatchOptions, total=False):
+    """Arguments of ``ImageData``."""
+
+    mean: list[float] | None
+    std: list[float] | None
+
+
 class ImageData(DataModule):
     """Base of the datamodules of images.
 
@@ -27,15 +34,12 @@ class ImageData(DataModule):
     ``input_shape`` and, where there are labels, ``num_classes``, implements ``read``, and
     serves in ``setup`` what ``read_normalized`` returns.
 
+    The remaining arguments are those of ``DataModule``.
+
     Args:
-        batch_size: rows of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
-        mean: per channel; images are normalized after everything else. Together with ``std``: one
-            half each scales images to [-1, 1].
-        std: per channel.
+        mean: Value per channel that is subtracted from images in [0, 1], after everything else;
+            together with ``std``. One half each scales images to [-1, 1].
+        std: Value per channel that images are divided by after ``mean`` is subtracted.
 
     Raises:
         ValueError: ``mean`` without ``std``, a std that is not positive, or (when the images are
@@ -47,15 +51,11 @@ class ImageData(DataModule):
 
     def __init__(
         self,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        super().__init__(**options)
         if (mean is None) != (std is None):
             raise ValueError("mean and std must be given together.")
         self.normalize = Normalize(mean, std) if mean is not None and std is not None else None

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from datamodules.classification import ClassificationData
+from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
-from datamodules.label_noise import LabelNoise
 from framework.data.datasets import Batch
 
 
@@ -81,8 +80,7 @@ class ImageFolder(ClassificationData):
     test set. Classes are numbered in the order of their names; files are found, but not opened, at
     ``setup``.
 
-    The remaining arguments are those of
-    ``ClassificationData``.
+    The remaining arguments are those of ``ClassificationData``.
 
     Args:
         root: folder of the classes or of the parts.
@@ -114,33 +112,10 @@ class ImageFolder(ClassificationData):
         image_size: int = 224,
         channels: Literal[1, 3] = 3,
         resize: int | None = None,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         val_size: int | float = 0.1,
-        split_seed: int = 0,
-        label_noise: LabelNoise | None = None,
-        augment: list[nn.Module] | None = None,
-        mixup: float = 0.0,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        **options: Unpack[ClassificationOptions],
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            eval_batch_size=eval_batch_size,
-            drop_last=drop_last,
-            shards=shards,
-            val_size=val_size,
-            split_seed=split_seed,
-            label_noise=label_noise,
-            augment=augment,
-            mixup=mixup,
-            mean=mean,
-            std=std,
-        )
+        super().__init__(val_size=val_size, **options)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}.")
         if resize is not None and resize < image_size:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from datamodules.image_data import ImageData, Splits
+from datamodules.image_data import ImageData, ImageOptions, Splits
 from datamodules.image_folder import ImageFiles
 from framework.data.image_files import find_images
 
@@ -59,15 +59,9 @@ class ImageList(ImageData):
         image_size: int = 224,
         channels: Literal[1, 3] = 3,
         label_pattern: str | None = None,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        **options: Unpack[ImageOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, mean, std)
+        super().__init__(**options)
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}.")
         if channels not in (1, 3):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
-from torch import nn
 
-from datamodules.classification import ClassificationData
+from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
-from datamodules.label_noise import LabelNoise
 
 
 class MatFeatures(ClassificationData):
@@ -25,8 +24,7 @@ class MatFeatures(ClassificationData):
     the whole file is the full training set. ``num_classes`` and ``input_shape`` are known after
     ``setup``. Objects and cells are refused, and nothing is unpickled.
 
-    The remaining arguments are those of
-    ``ClassificationData``.
+    The remaining arguments are those of ``ClassificationData``.
 
     Args:
         path: the file.
@@ -56,33 +54,10 @@ class MatFeatures(ClassificationData):
         columns: bool = False,
         shape: Sequence[int] | None = None,
         standardize: bool = False,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         val_size: int | float = 0.1,
-        split_seed: int = 0,
-        label_noise: LabelNoise | None = None,
-        augment: list[nn.Module] | None = None,
-        mixup: float = 0.0,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        **options: Unpack[ClassificationOptions],
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            eval_batch_size=eval_batch_size,
-            drop_last=drop_last,
-            shards=shards,
-            val_size=val_size,
-            split_seed=split_seed,
-            label_noise=label_noise,
-            augment=augment,
-            mixup=mixup,
-            mean=mean,
-            std=std,
-        )
+        super().__init__(val_size=val_size, **options)
         if shape is not None and (len(shape) != 3 or min(shape) < 1):
             raise ValueError(f"shape must be [channels, height, width], got {list(shape)}.")
         self.path = Path(path)

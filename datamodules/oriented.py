@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Unpack
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from framework.data.datamodule import DataModule
+from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, Sample
 from framework.detection.objects import ObjectTable, pad_objects
 
@@ -86,6 +87,12 @@ class ObjectImages(Dataset[Sample]):
         return {"image": self.image[row].float().div_(255), **self.objects[row].fields()}
 
 
+class OrientedOptions(BatchOptions, total=False):
+    """Arguments of ``OrientedData``."""
+
+    augment: list[ObjectTransform] | None
+
+
 class OrientedData(DataModule):
     """Base of the datamodules of oriented objects.
 
@@ -94,13 +101,11 @@ class OrientedData(DataModule):
     pixels, ``label`` (B, M) int64, -1 where an image has fewer objects, ``difficult`` (B, M) bool
     and ``object_weight`` (B, M) float32, the share of its image under mixup, else 1.
 
+    The remaining arguments are those of ``DataModule``.
+
     Args:
-        batch_size: rows of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
-        augment: transforms of a training image and its objects, in this order.
+        batch_size: Rows of a global batch, over all ranks.
+        augment: Transforms of a training image and its objects, in this order.
     """
 
     num_classes: int
@@ -117,13 +122,10 @@ class OrientedData(DataModule):
     def __init__(
         self,
         batch_size: int = 16,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         augment: list[ObjectTransform] | None = None,
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        super().__init__(batch_size=batch_size, **options)
         self.transforms = augment or []
         self.mixes_samples = any(transform.mixes_samples for transform in self.transforms)
 

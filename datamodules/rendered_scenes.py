@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
 from datamodules.dota.labels import write_labels
-from datamodules.oriented import ObjectImages, ObjectTransform, OrientedData
+from datamodules.oriented import ObjectImages, OrientedData, OrientedOptions
 from datamodules.scene_rendering import CLASS_NAMES, render_scene
 from framework.detection.objects import ObjectTable
 from framework.utilities.randomness import stable_seed
@@ -54,14 +55,9 @@ class RenderedScenes(OrientedData):
         image_size: int = 160,
         objects: tuple[int, int] = (2, 6),
         scene_seed: int = 0,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
-        augment: list[ObjectTransform] | None = None,
+        **options: Unpack[OrientedOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, augment)
+        super().__init__(**options)
         if num_train < 1 or min(num_val, num_test) < 0:
             raise ValueError(
                 "RenderedScenes needs a scene to train on and no negative number, got "

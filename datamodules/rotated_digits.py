@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
-from torch import nn
-
-from datamodules.classification import ClassificationData
+from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.digits import Digits
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
-from datamodules.label_noise import LabelNoise
 
 FIRST_ROWS = 900
 
@@ -24,8 +21,7 @@ class RotatedDigits(ClassificationData):
     ``DomainPair`` the first half as it is and the second half turned
     by 25 degrees are two domains: an MLP that learns the first recognizes about half of the second.
 
-    The remaining arguments are those of
-    ``ClassificationData``.
+    The remaining arguments are those of ``ClassificationData``.
 
     Args:
         half: ``first`` or ``second``.
@@ -49,33 +45,10 @@ class RotatedDigits(ClassificationData):
         self,
         half: Literal["first", "second"],
         degrees: float = 0.0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         val_size: int | float = 0.1,
-        split_seed: int = 0,
-        label_noise: LabelNoise | None = None,
-        augment: list[nn.Module] | None = None,
-        mixup: float = 0.0,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        **options: Unpack[ClassificationOptions],
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            eval_batch_size=eval_batch_size,
-            drop_last=drop_last,
-            shards=shards,
-            val_size=val_size,
-            split_seed=split_seed,
-            label_noise=label_noise,
-            augment=augment,
-            mixup=mixup,
-            mean=mean,
-            std=std,
-        )
+        super().__init__(val_size=val_size, **options)
         if half not in ("first", "second"):
             raise ValueError(f"half must be 'first' or 'second', got {half!r}.")
         self.half = half

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from datamodules.table import Table, read_table
-from framework.data.datamodule import DataModule
+from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import ArrayDataset
 from framework.utilities.randomness import stable_seed
 
@@ -28,12 +29,9 @@ class Tabular(DataModule):
     Means and standard deviations are those of the training rows alone; a column that is constant
     there becomes 0. Metrics and predictions of the ``Regressor`` are in the target's own unit.
 
+    The remaining arguments are those of ``DataModule``.
+
     Args:
-        batch_size: rows of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
         source: a ``.csv``, ``.txt`` or ``.parquet`` file, see ``read_table``,
             or a set that comes with scikit-learn: ``diabetes`` (442 rows, 10 inputs, 1 target) or
             ``linnerud`` (20 rows, 3 inputs, 3 targets).
@@ -76,11 +74,6 @@ class Tabular(DataModule):
 
     def __init__(
         self,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         source: str = "diabetes",
         target: int | str | list[int | str] | None = None,
         features: list[int | str] | None = None,
@@ -90,8 +83,9 @@ class Tabular(DataModule):
         fold: int | None = None,
         standardize_inputs: bool = True,
         standardize_target: bool = True,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        super().__init__(**options)
         if features is not None and not features:
             raise ValueError("features must name at least one column.")
         if target is not None and target == []:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from datamodules.classification import ClassificationData
+from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_set import ImageSet
-from datamodules.label_noise import LabelNoise
 from datamodules.labels import check_labels
 
 
@@ -22,8 +21,7 @@ class USPS(ClassificationData):
     ``target`` (N,), integers. The 7,291 training images are the full training set, from which
     ``val_size`` are held out; 2,007 are for testing. Needs ``h5py``, the extra ``trimtab[hdf5]``.
 
-    The remaining arguments are those of
-    ``ClassificationData``.
+    The remaining arguments are those of ``ClassificationData``.
 
     Args:
         root: folder of the file.
@@ -47,33 +45,10 @@ class USPS(ClassificationData):
     def __init__(
         self,
         root: str,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         val_size: int | float = 0.1,
-        split_seed: int = 0,
-        label_noise: LabelNoise | None = None,
-        augment: list[nn.Module] | None = None,
-        mixup: float = 0.0,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        **options: Unpack[ClassificationOptions],
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            eval_batch_size=eval_batch_size,
-            drop_last=drop_last,
-            shards=shards,
-            val_size=val_size,
-            split_seed=split_seed,
-            label_noise=label_noise,
-            augment=augment,
-            mixup=mixup,
-            mean=mean,
-            std=std,
-        )
+        super().__init__(val_size=val_size, **options)
         self.path = Path(root) / "usps.h5"
 
     def read(self) -> Splits:

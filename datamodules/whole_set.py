@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
-from framework.data.datamodule import DataModule
+from framework.data.datamodule import BatchOptions, DataModule
 
 # what modules and callbacks read off a datamodule, known at the latest after its setup
 FACTS = ("num_classes", "class_names", "input_shape", "normalize")
@@ -25,16 +25,13 @@ class WholeSet(DataModule):
     So label noise is refused, and mixup and augmentation too: what is learned of a sample belongs
     to the image as it is.
 
+    The remaining arguments are those of ``DataModule``.
+
     Args:
         data: any datamodule of images; its own ``batch_size``, ``eval_batch_size``,
             ``num_workers``, ``val_size`` and ``split_seed`` are not used.
         parts: the parts wanted, out of ``train``, ``val`` and ``test``; default all that there are.
             There is no ``val`` where validation would be split off the training set.
-        batch_size: rows of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
 
     Raises:
         TypeError: data that are no images.
@@ -54,13 +51,9 @@ class WholeSet(DataModule):
         self,
         data: ImageData,
         parts: list[Literal["train", "val", "test"]] | None = None,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        super().__init__(**options)
         _check_wrapped(data)
         if parts is not None and (
             not parts or len(set(parts)) < len(parts) or set(parts) - {"train", "val", "test"}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from datamodules.activations.base import ActivationData, ActivationRows, split_sizes
+from datamodules.activations.base import (
+    ActivationData,
+    ActivationOptions,
+    ActivationRows,
+    split_sizes,
+)
 from datamodules.activations.sampler import GroupBatchSampler
 from datamodules.activations.source import Buffer, Cache, CacheType, Forward, fingerprint
 from framework.data.datamodule import check_share
@@ -17,7 +22,6 @@ from framework.data.samplers import SampleKey
 from framework.distributed.collectives import gather
 from framework.language.language_model import MINILM, LanguageModel, load_language_model
 from framework.language.text import PYDOC, pack, read_texts
-from framework.sparse_coding.normalization import Mode
 from framework.utilities.randomness import stable_seed
 
 
@@ -61,14 +65,10 @@ class Activations(ActivationData):
         val_size: tokens for validation, as a number (int) or as a share of all (float), rounded up
             to whole contexts.
         test_size: likewise, for testing.
-        batch_size: activations of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: activations of a global batch outside training; default ``batch_size``.
         drop_last: leave out the last training batches if they are smaller.
         shards: S parts of the text, which are shuffled each on its own and of which each batch has
             equal parts; must divide ``batch_size``, and without ``cache_dir`` be a multiple of the
             number of ranks. Default 1.
-        normalization: see ``ActivationData``.
 
     Raises:
         FileNotFoundError: no such text or model (at ``setup``, as the following are).
@@ -107,14 +107,9 @@ class Activations(ActivationData):
         cache_dtype: CacheType = "float32",
         val_size: int | float = 0.05,
         test_size: int | float = 0.05,
-        batch_size: int = 4096,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
-        normalization: Mode = "constant",
+        **options: Unpack[ActivationOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, normalization)
+        super().__init__(**options)
         counts = {
             "max_tokens": max_tokens,
             "contexts_per_forward": contexts_per_forward,

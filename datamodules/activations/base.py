@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from framework.data.datamodule import DataModule
+from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, BatchedDataset
 from framework.sparse_coding.normalization import Mode, Normalization
 
@@ -43,18 +43,23 @@ class ActivationRows(BatchedDataset):
         }
 
 
+class ActivationOptions(BatchOptions, total=False):
+    """Arguments of ``ActivationData``."""
+
+    normalization: Mode
+
+
 class ActivationData(DataModule):
     """Base of the sources of activations: their common size, and a sample to start from.
 
     Batches hold ``activation`` (B, d) float32, ``index`` (B,) int64 and, for transcoders,
     ``target`` (B, d_out) float32.
 
+    The remaining arguments are those of ``DataModule``.
+
     Args:
-        batch_size: activations of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: activations of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
-        shards: see the subclasses.
+        batch_size: Activations of a global batch, over all ranks.
+        eval_batch_size: Activations of a global batch outside training; default ``batch_size``.
         normalization: ``constant`` multiplies all activations by the root of d over their mean norm
             in a sample of 65,536 from the training part, ``layernorm`` standardizes each,
             ``none`` leaves them as they are, see
@@ -71,13 +76,10 @@ class ActivationData(DataModule):
     def __init__(
         self,
         batch_size: int = 4096,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
         normalization: Mode = "constant",
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards)
+        super().__init__(batch_size=batch_size, **options)
         self.normalization = Normalization(normalization).mode
         self._tables: list[ActivationRows] = []
 

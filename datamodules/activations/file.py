@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from datamodules.activations.base import ActivationData, ActivationRows, split_sizes
+from datamodules.activations.base import (
+    ActivationData,
+    ActivationOptions,
+    ActivationRows,
+    split_sizes,
+)
 from framework.data.datamodule import check_share
 from framework.data.datasets import root_and_rows
-from framework.sparse_coding.normalization import Mode
 
 SCAN_ROWS = 1 << 14
 
@@ -116,12 +120,6 @@ class ActivationFile(ActivationData):
         key: of the tensor, in files that hold several.
         val_size: rows for validation, as a number (int) or as a share of all rows (float).
         test_size: likewise, for testing.
-        batch_size: activations of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: activations of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
-        normalization: see ``ActivationData``.
 
     Raises:
         FileNotFoundError: no such file (at ``setup``, as the following are).
@@ -141,14 +139,9 @@ class ActivationFile(ActivationData):
         key: str | None = None,
         val_size: int | float = 0.05,
         test_size: int | float = 0.05,
-        batch_size: int = 4096,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
-        normalization: Mode = "constant",
+        **options: Unpack[ActivationOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, normalization)
+        super().__init__(**options)
         self.path = path
         self.target_path = target_path
         self.key = key

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from datamodules.dota.classes import CLASS_NAMES
 from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.labels import read_labels
-from datamodules.dota.tiled import TiledData, check_class_names
-from datamodules.oriented import ObjectTransform
+from datamodules.dota.tiled import TiledData, TiledOptions, check_class_names
 from framework.data.image_files import image_size
 from framework.detection.objects import Objects
 
@@ -71,9 +70,6 @@ class DOTA(TiledData):
     def __init__(
         self,
         root: str,
-        image_size: int = 1024,
-        gap: int = 200,
-        rates: tuple[float, ...] = (1.0,),
         version: Literal["1.0", "1.5", "2.0"] = "1.0",
         classes: list[str] | None = None,
         train: str = "train",
@@ -82,26 +78,9 @@ class DOTA(TiledData):
         labels: str = "labelTxt",
         strict: bool = True,
         empty_tiles: bool = True,
-        cache_dir: str | None = None,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
-        augment: list[ObjectTransform] | None = None,
+        **options: Unpack[TiledOptions],
     ) -> None:
-        super().__init__(
-            image_size=image_size,
-            gap=gap,
-            rates=rates,
-            cache_dir=cache_dir,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            eval_batch_size=eval_batch_size,
-            drop_last=drop_last,
-            shards=shards,
-            augment=augment,
-        )
+        super().__init__(**options)
         if classes is None and version not in CLASS_NAMES:
             raise ValueError(f"version must be one of {', '.join(CLASS_NAMES)}, got {version}.")
         self.root = Path(root)

@@ -48,7 +48,14 @@ class ImageTiles(TiledData):
         num_workers: int = 0,
         strict: bool = True,
     ) -> None:
-        super().__init__(image_size, gap, rates, cache_dir, batch_size, num_workers)
+        super().__init__(
+            image_size=image_size,
+            gap=gap,
+            rates=rates,
+            cache_dir=cache_dir,
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
         check_class_names(class_names)
         self.root = Path(root)
         self.strict = strict

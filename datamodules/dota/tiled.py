@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.tile_set import TileCache, TileSet, Tiling
-from datamodules.oriented import ObjectTransform, OrientedData
+from datamodules.oriented import OrientedData, OrientedOptions
 from framework.data.image_files import decode_image, find_images, image_size
 from framework.detection.objects import Objects
+
+
+class TiledOptions(OrientedOptions, total=False):
+    """Arguments of ``TiledData``."""
+
+    image_size: int
+    gap: int
+    rates: tuple[float, ...]
+    cache_dir: str | None
 
 
 class TiledData(OrientedData):
@@ -23,18 +33,14 @@ class TiledData(OrientedData):
     are labels, ``image_quads`` (B, M', 4, 2), ``image_label`` (B, M') and ``image_difficult``
     (B, M'): the objects of the whole picture, in its first tile alone.
 
+    The remaining arguments are those of ``OrientedData``.
+
     Args:
         image_size: S, width and height of a tile; a smaller picture is filled up with gray.
         gap: by how many pixels neighboring tiles overlap at least.
         rates: by which pictures are resized before they are cut, one set of tiles for each.
         cache_dir: folder where tiles are kept as PNG files, cut before the first run; without it a
             picture is decoded for each of its tiles. Labels are read anew in any case.
-        batch_size: rows of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
-        augment: transforms of a training tile and its objects, in this order.
 
     Raises:
         ValueError: an argument out of its range, a cache of other tiles, two pictures of one name.
@@ -48,14 +54,9 @@ class TiledData(OrientedData):
         gap: int = 200,
         rates: tuple[float, ...] = (1.0,),
         cache_dir: str | None = None,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        eval_batch_size: int | None = None,
-        drop_last: bool = False,
-        shards: int | None = None,
-        augment: list[ObjectTransform] | None = None,
+        **options: Unpack[OrientedOptions],
     ) -> None:
-        super().__init__(batch_size, num_workers, eval_batch_size, drop_last, shards, augment)
+        super().__init__(**options)
         self.tiling = Tiling(image_size, gap, tuple(rates))
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.input_shape = (3, image_size, image_size)

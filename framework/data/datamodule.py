@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -28,6 +28,21 @@ def check_share(share: float, rows: int) -> int:
             f"held_out={share} of {rows} training rows leaves none to hold out or none to train."
         )
     return size
+
+
+class LoaderOptions(TypedDict, total=False):
+    """Arguments of ``DataModule`` whose defaults are the same for all data."""
+
+    num_workers: int
+    eval_batch_size: int | None
+    drop_last: bool
+    shards: int | None
+
+
+class BatchOptions(LoaderOptions, total=False):
+    """Arguments of ``DataModule``, for data that keep its default batch size."""
+
+    batch_size: int
 
 
 def _passthrough(batch: Any) -> Any:

@@ -213,7 +213,7 @@ def test_mixup_mixes_the_noisy_label_and_keeps_the_clean_one():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mixup": -1.0}, "mixup must not be negative"),
+        ({"mixup": -1.0}, "mixup must be at least 0"),
         ({"mean": [0.5]}, "mean and std must be given together"),
         ({"mean": [0.5], "std": [0.0]}, "positive std"),
         ({"mean": [0.5], "std": [1.0, 1.0]}, "as many values each"),

@@ -1,0 +1,63 @@
+"""Tests of the arguments that datamodules hand on to their base."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from jsonargparse._parameter_resolvers import get_signature_parameters
+
+import datamodules
+import trimtab
+from framework.command.unpacked_options import read_options_from_signatures
+from framework.data.datamodule import DataModule
+
+DATA = [
+    kind
+    for kind in (getattr(datamodules, name) for name in datamodules.__all__)
+    if isinstance(kind, type) and issubclass(kind, DataModule)
+]
+
+
+@pytest.mark.parametrize("kind", DATA, ids=lambda kind: kind.__name__)
+def test_every_argument_has_a_type_and_a_text(kind):
+    read_options_from_signatures()
+    found = {param.name: param for param in get_signature_parameters(kind, "__init__")}
+    assert "num_workers" in found
+    assert "options" not in found
+    for name, param in found.items():
+        assert param.doc, name
+        assert param.annotation is not inspect.Parameter.empty, name
+
+
+def test_help_shows_handed_on_arguments_with_their_defaults(capsys):
+    with pytest.raises(SystemExit) as stop:
+        trimtab.main(["fit", "--data.help", "CIFAR"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--data.val_size VAL_SIZE Training rows held out" in text
+    assert "(type: int | float, default: 5000)" in text
+    assert "(type: int, default: 128)" in text
+    assert "Parameter α of mixup, see ``Augmentation``; 0 for none. (type: float," in text
+
+
+def test_printed_config_holds_the_defaults_of_handed_on_arguments(capsys):
+    with pytest.raises(SystemExit) as stop:
+        trimtab.main(["fit", "--data=CIFAR", "--data.root=x", "--data.shards=2", "--print_config"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for line in ("val_size: 5000", "mixup: 0.0", "batch_size: 128", "shards: 2", "std: null"):
+        assert f"    {line}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("batch_sise=3", "there is no setting 'batch_sise' here; the nearest are batch_size"),
+        ("batch_size=many", "batch_size: 'many' is not of type int"),
+    ],
+)
+def test_wrong_arguments_are_named(argument, message, capsys):
+    with pytest.raises(SystemExit):
+        trimtab.main(["fit", "--model=Classifier", "--data=Digits", f"--data.{argument}"])
+    assert message in capsys.readouterr().err
