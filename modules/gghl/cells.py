@@ -35,7 +35,7 @@ class Cells:
         strides: tuple[int, ...] = (8, 16, 32),
         device: torch.device | str | None = None,
     ) -> Cells:
-        """Return the cells of an image; column i, row j is centerd at ((i + ½) s, (j + ½) s).
+        """Return the cells of an image; column i, row j is centered at ((i + ½) s, (j + ½) s).
 
         Example:
             >>> from modules.gghl.cells import Cells

@@ -230,9 +230,9 @@ def _from_saelens(path: Path) -> SparseAutoencoder:
     if base == "gated":
         parts["b_enc"] = _tensor(parts, "b_mag", path, 1)
     transcoder = "transcoder" in kind
-    centerd = transcoder or bool(config.get("apply_b_dec_to_input", True))
+    centered = transcoder or bool(config.get("apply_b_dec_to_input", True))
     weight = _tensor(parts, "W_enc", path, 2).T
-    sae = _build(path, selection, weight, parts, transcoder, centerd)
+    sae = _build(path, selection, weight, parts, transcoder, centered)
     sae.layernorm = config.get("normalize_activations") == "layer_norm"
     if base == "topk" and config.get("rescale_acts_by_decoder_norm"):
         lengths = sae.W_dec.norm(dim=1)
@@ -286,8 +286,8 @@ def _from_dictionary_learning(path: Path) -> SparseAutoencoder:
     else:
         weight = _tensor(parts, "W_enc", path, 2).T
     # the encoders of two classes take the input as it is
-    centerd = kind not in ("AutoEncoderNew", "JumpReluAutoEncoder")
-    sae = _build(path, selection, weight, parts, transcoder=False, centerd=centerd)
+    centered = kind not in ("AutoEncoderNew", "JumpReluAutoEncoder")
+    sae = _build(path, selection, weight, parts, transcoder=False, centered=centered)
     if isinstance(selection, BatchTopK):
         threshold = _tensor(parts, "threshold", path, 0)
         sae.thresholds.calibrate(threshold.clamp(min=0).expand(sae.d_sae))
@@ -314,7 +314,7 @@ def _build(
     weight: Tensor,
     parts: dict[str, Tensor],
     transcoder: bool,
-    centerd: bool,
+    centered: bool,
 ) -> SparseAutoencoder:
     features, d_in = weight.shape
     decoder = _tensor(parts, "W_dec", path, 2)
@@ -342,7 +342,7 @@ def _build(
                 f"{tuple(parameter.shape)} as the others make it."
             )
         parameter.copy_(value)
-    if not centerd:
+    if not centered:
         # our encoder takes the decoder's bias off first
         sae.b_enc.add_(weight @ sae.b_dec)
     return sae

@@ -25,12 +25,12 @@ class Encoding:
 
     Args:
         code: (B, F), sparse or dense.
-        centerd: (B, d), the encoder's input.
+        centered: (B, d), the encoder's input.
         pre_acts: (B, F); without gradient where the code is sparse.
     """
 
     code: Code
-    centerd: Tensor
+    centered: Tensor
     pre_acts: Tensor
 
 
@@ -216,7 +216,7 @@ class SparseAutoencoder(nn.Module):
             positions: (n,) positions in the flattened pre-activations, grouped by token.
         """
         weight, bias = at_least_float32(self.W_enc), at_least_float32(self.b_enc)
-        return encode_at(encoding.centerd, weight, bias, encoding.pre_acts, positions)
+        return encode_at(encoding.centered, weight, bias, encoding.pre_acts, positions)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction of every token on its own."""
@@ -226,26 +226,26 @@ class SparseAutoencoder(nn.Module):
         """Return ``z'``, (B, F), before anything is selected."""
         with _full_precision(self.W_enc):
             weight, bias = at_least_float32(self.W_enc), at_least_float32(self.b_enc)
-            return F.linear(self._centerd(x), weight, bias)
+            return F.linear(self._centered(x), weight, bias)
 
-    def _centerd(self, x: Tensor) -> Tensor:
+    def _centered(self, x: Tensor) -> Tensor:
         x = at_least_float32(x)
         return x if self.transcoder else x - at_least_float32(self.b_dec)
 
     def _encode_at(self, x: Tensor, choose: Any) -> Encoding:
         with _full_precision(self.W_enc):
-            centerd = self._centerd(x)
+            centered = self._centered(x)
             weight, bias = at_least_float32(self.W_enc), at_least_float32(self.b_enc)
             with torch.no_grad():
-                pre_acts = F.linear(centerd, weight, bias)
-            code = encode_at(centerd, weight, bias, pre_acts, choose(pre_acts))
-        return Encoding(code, centerd, pre_acts)
+                pre_acts = F.linear(centered, weight, bias)
+            code = encode_at(centered, weight, bias, pre_acts, choose(pre_acts))
+        return Encoding(code, centered, pre_acts)
 
     def _encode_densely(self, x: Tensor, activation: Activation) -> Encoding:
         with _full_precision(self.W_enc):
-            centerd, bias = self._centerd(x), at_least_float32(self.b_enc)
-            pre_acts = F.linear(centerd, at_least_float32(self.W_enc), bias)
-            return Encoding(activation(pre_acts, bias), centerd, pre_acts)
+            centered, bias = self._centered(x), at_least_float32(self.b_enc)
+            pre_acts = F.linear(centered, at_least_float32(self.W_enc), bias)
+            return Encoding(activation(pre_acts, bias), centered, pre_acts)
 
     def _above_thresholds(self, pre_acts: Tensor) -> Tensor:
         return (pre_acts > self.thresholds.values()).flatten().nonzero().squeeze(1)

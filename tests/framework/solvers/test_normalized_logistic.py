@@ -102,13 +102,13 @@ def test_on_imbalanced_digits_the_step_size_matters_less(many: int, few: int) ->
 def test_many_classes_take_multinomial_steps() -> None:
     rng = np.random.default_rng(1)
     X, y = rng.normal(size=(12, 3)), np.arange(12) % 3
-    centerd = np.eye(3)[y] - 1 / 3
+    centered = np.eye(3)[y] - 1 / 3
     with pytest.warns(ConvergenceWarning, match=r"\d+ of 12 samples .* after 1 steps"):
         first = solver(10.0, normalize=True, max_iter=1).fit(X, y)
-    np.testing.assert_allclose(first.coef_, 10.0 * centerd.T @ X / (12 * 2 / 3))
+    np.testing.assert_allclose(first.coef_, 10.0 * centered.T @ X / (12 * 2 / 3))
     with pytest.warns(ConvergenceWarning, match="after 2 steps"):
         second = solver(1.0, normalize=True, max_iter=2).fit(X, y)
-    start = centerd.T @ X / 8
+    start = centered.T @ X / 8
     p = np.exp(X @ start.T) / np.exp(X @ start.T).sum(1, keepdims=True)
     residual = np.eye(3)[y] - p
     step = residual.T @ X / (1 - p[np.arange(12), y]).sum()

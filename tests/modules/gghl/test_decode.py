@@ -180,7 +180,7 @@ def test_the_score_is_objectness_times_the_most_likely_class() -> None:
 def test_boxes_are_clipped_to_the_image_and_those_outside_dropped() -> None:
     cells = Cells.of((150, 100))
     raw = torch.full((1, len(cells.level), 13), -30.0, dtype=DOUBLE)
-    # the last cell of the first row of each level; that of level 2 is centerd at x = 112
+    # the last cell of the first row of each level; that of level 2 is centered at x = 112
     last = [12, 19 * 13 + 6, 19 * 13 + 10 * 7 + 3]
     assert cells.center[last].tolist() == [[100.0, 4.0], [104.0, 8.0], [112.0, 16.0]]
     raw[0, last[0]] = ship(0.9, l=(9, 9, 30, 3))

@@ -56,8 +56,8 @@ def theirs(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
     w = load_file(folder / "sae_weights.safetensors")
     transcoder = "transcoder" in config["architecture"]
     assert config["apply_b_dec_to_input"] is not transcoder
-    centerd = x if transcoder else x - w["b_dec"]
-    pre_acts = centerd @ w["W_enc"] + w["b_enc"]
+    centered = x if transcoder else x - w["b_dec"]
+    pre_acts = centered @ w["W_enc"] + w["b_enc"]
     if config["architecture"] == "topk":
         assert not config["rescale_acts_by_decoder_norm"]
         best = pre_acts.topk(config["k"])
@@ -116,7 +116,7 @@ def test_other_forms_of_saelens(tmp_path) -> None:
     save_autoencoder(sae, tmp_path)
     weights = load_file(tmp_path / "sae_weights.safetensors")
     config = json.loads((tmp_path / "cfg.json").read_text())
-    # not centerd: what b_dec would do in the encoder is in its bias
+    # not centered: what b_dec would do in the encoder is in its bias
     moved = weights | {"b_enc": weights["b_enc"] - weights["b_dec"] @ weights["W_enc"]}
     save_file(moved, tmp_path / "sae_weights.safetensors")
     (tmp_path / "cfg.json").write_text(json.dumps(config | {"apply_b_dec_to_input": False}))
