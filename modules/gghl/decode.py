@@ -77,7 +77,7 @@ def decode(
     score_threshold: float = 0.005,
     nms_iou: float = 0.45,
     max_detections: int = 500,
-    candidates: int = 2000,
+    pre_nms_top_k: int = 2000,
     score_mode: ScoreMode = "product",
     oriented: bool = True,
     horizontal: float = 0.9,
@@ -86,7 +86,7 @@ def decode(
     """Return the detections of every image, best first.
 
     A cell's score is its objectness times the probability of its most likely class. The best
-    ``candidates`` cells become quadrilaterals, whose horizontal boxes are clipped to the image,
+    ``pre_nms_top_k`` cells become quadrilaterals, whose horizontal boxes are clipped to the image,
     and of those of one class that overlap by more than ``nms_iou`` the best stays.
 
     Paper: Huang et al., arXiv:2109.12848. The authors clip to W - 1 and H - 1; coordinates here are
@@ -99,7 +99,7 @@ def decode(
         score_threshold: that the product exceeds; the authors take 0.2, and 0.005 for precision.
         nms_iou: see above.
         max_detections: per image.
-        candidates: per image, before suppression.
+        pre_nms_top_k: Cells per image that become boxes, before suppression.
         score_mode: ``product``, or ``sqrt`` for its square root as the authors report it.
         oriented: False takes every box as horizontal.
         horizontal: area ratio above which a box is horizontal.
@@ -138,7 +138,7 @@ def decode(
     for i in range(len(raw)):
         kept = (score[i] > score_threshold).nonzero().squeeze(1)
         order = score[i, kept].argsort(descending=True, stable=True)
-        kept = kept[order[:candidates]]
+        kept = kept[order[:pre_nms_top_k]]
         boxes = decode_boxes(
             raw[i, kept], cells.center[kept], cells.stride[kept], oriented, horizontal
         )
@@ -146,7 +146,7 @@ def decode(
         inside = (box[:, 2:] > box[:, :2]).all(dim=1)
         kept, quads = kept[inside], orc_to_quad(box[inside], boxes.s[inside])
         scores, labels = score[i, kept], label[i, kept]
-        best = rotated_nms(quads, scores, nms_iou, labels, max_out=max_detections)
+        best = rotated_nms(quads, scores, nms_iou, labels, max_detections=max_detections)
         shown = scores[best].sqrt() if score_mode == "sqrt" else scores[best]
         detections.append({"boxes": quads[best], "scores": shown, "labels": labels[best]})
     return detections

@@ -72,7 +72,7 @@ class GGHL(TrainingModule):
         score_threshold: of detections in evaluation and prediction.
         nms_iou: overlap above which the worse of two detections of a class goes.
         max_detections: per image.
-        candidates: cells per image that become boxes, before suppression.
+        pre_nms_top_k: Cells per image that become boxes, before suppression.
         score_mode: ``'product'`` of objectness and class, or its square root ``'sqrt'``.
         merge_iou: overlap above which the worse of two detections from tiles of one image goes.
         interpolation: of the average precision over recall, for ``map`` and ``ap``.
@@ -112,7 +112,7 @@ class GGHL(TrainingModule):
         score_threshold: float = 0.005,
         nms_iou: float = 0.45,
         max_detections: int = 500,
-        candidates: int = 2000,
+        pre_nms_top_k: int = 2000,
         score_mode: ScoreMode = "product",
         merge_iou: float = 0.3,
         interpolation: Interpolation = "voc12",
@@ -132,7 +132,7 @@ class GGHL(TrainingModule):
         for name, value in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}.")
-        for name, number in (("max_detections", max_detections), ("candidates", candidates)):
+        for name, number in (("max_detections", max_detections), ("pre_nms_top_k", pre_nms_top_k)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}.")
         self.num_classes = num_classes
@@ -152,7 +152,7 @@ class GGHL(TrainingModule):
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
         self.max_detections = max_detections
-        self.candidates = candidates
+        self.pre_nms_top_k = pre_nms_top_k
         self.score_mode: ScoreMode = score_mode
         self.merge_iou = merge_iou
         self.interpolation: Interpolation = interpolation
@@ -268,7 +268,7 @@ class GGHL(TrainingModule):
             self.score_threshold,
             self.nms_iou,
             self.max_detections,
-            self.candidates,
+            self.pre_nms_top_k,
             self.score_mode,
             self.loss.oriented,
             self.loss.horizontal,

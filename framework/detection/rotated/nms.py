@@ -20,7 +20,7 @@ def rotated_nms(
     iou_threshold: float,
     labels: Tensor | None = None,
     fmt: BoxFormat = "quad",
-    max_out: int | None = None,
+    max_detections: int | None = None,
 ) -> Tensor:
     """Return which boxes the greedy rule keeps: none overlaps a kept box of a higher score.
 
@@ -39,7 +39,7 @@ def rotated_nms(
         iou_threshold: in [0, 1].
         labels: (N,) integers of at least 0; boxes of different labels do not meet. Default: one.
         fmt: ``'quad'``, or ``'cxcywhr'`` with the angle in radians, clockwise on the screen.
-        max_out: the most boxes to keep; default all.
+        max_detections: Most boxes to keep; default all.
 
     Returns:
         (K,) int64, in order of descending score.
@@ -73,7 +73,7 @@ def rotated_nms(
     above, below = _where(possible, above, below)
     overlap = iou_of_pairs(quads.index_select(0, above), quads.index_select(0, below))
     kept = order[_greedy(*_where(overlap > iou_threshold, above, below), len(order))]
-    return kept if max_out is None else kept[:max_out]
+    return kept if max_detections is None else kept[:max_detections]
 
 
 def _has_area(quads: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ def test_scores_thresholds_and_limits() -> None:
     # the threshold is that of the product, whatever is reported
     roots = [math.sqrt(score) for score in (0.9, 0.7, 0.5)]
     assert scores(score_threshold=0.05, score_mode="sqrt") == pytest.approx(roots)
-    assert scores(max_detections=2) == scores(candidates=2) == pytest.approx([0.9, 0.7])
+    assert scores(max_detections=2) == scores(pre_nms_top_k=2) == pytest.approx([0.9, 0.7])
     assert scores(max_detections=0) == []
 
 

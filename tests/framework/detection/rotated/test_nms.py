@@ -58,7 +58,7 @@ def test_what_is_dropped_drops_no_other() -> None:
     scores = torch.linspace(0.9, 0.3, 7)
     assert rotated_nms(quads, scores, 0.4).tolist() == [0, 2, 4, 6]
     assert rotated_nms(quads, scores.flip(0), 0.4).tolist() == [6, 4, 2, 0]
-    assert rotated_nms(quads, scores, 0.4, max_out=3).tolist() == [0, 2, 4]
+    assert rotated_nms(quads, scores, 0.4, max_detections=3).tolist() == [0, 2, 4]
 
 
 def test_of_equal_scores_the_first_is_kept() -> None:
