@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if arguments[:1] == ["report"]:
         from framework.command import report
 
-        with cli.one_sentence():
+        with cli.error_messages():
             report.main(arguments[1:])
         return
     import_public_names()

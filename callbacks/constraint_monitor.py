@@ -14,6 +14,7 @@ from framework.objectives.errors import IncompatibleError
 from framework.optim import LionK
 from framework.optim.kappa import make_kappa
 from framework.optim.lion import has_gradient
+from framework.utilities.lightning_internals import is_accumulating, logged_step
 
 
 class ConstraintMonitor(Callback):
@@ -72,7 +73,7 @@ class ConstraintMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Measure weights and momentum as the loss saw them."""
-        if trainer.loggers and (_step(trainer) + 1) % self.every_n_steps == 0:
+        if trainer.loggers and (logged_step(trainer) + 1) % self.every_n_steps == 0:
             assert isinstance(optimizer, LionK)
             self._measured = _measure(optimizer)
 
@@ -93,15 +94,10 @@ class ConstraintMonitor(Callback):
             maximize = trainer.optimizers[0].param_groups[0]["maximize"]
             row["lion/lyapunov"] += -loss if maximize else loss
             for logger in trainer.loggers:
-                logger.log_metrics(row, step=_step(trainer))
+                logger.log_metrics(row, step=logged_step(trainer))
             self._measured = None
-        if not trainer.fit_loop._should_accumulate():
+        if not is_accumulating(trainer):
             self._loss = 0.0
-
-
-def _step(trainer: Trainer) -> int:
-    """Return the number that loggers give to the present step."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 @torch.no_grad()

@@ -79,7 +79,10 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             ["fit", *BASE, "--trainer.max_epochs=ten"],
             "trainer.max_epochs: 'ten' is not of type int",
         ),
-        (["fit", *BASE, "--trainer.precision=17"], "trainer.precision: '17' is none of 64, 32, 16"),
+        (
+            ["fit", *BASE, "--trainer.precision=17"],
+            "trainer.precision: '17' is not one of 64, 32, 16",
+        ),
         (["fit", *BASE, "--nonsense=3"], "there is no option '--nonsense'"),
         (["fitt", *BASE], "no command 'fitt'; the nearest are fit"),
         (["fit", *BASE, "--allow"], "--allow takes the name of a package"),

@@ -1,10 +1,17 @@
-"""Class paths in a config are code that will run: whom we trust, and what replacing one drops."""
+"""Class paths in a config are code that will run: which packages are trusted."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+
+from jsonargparse import set_parsing_settings
+
+from framework.command.jsonargparse_internals import (
+    drop_arguments_of_replaced_classes,
+    read_options_from_signatures,
+)
 
 TRUSTED = [
     "framework",
@@ -56,16 +63,15 @@ def take_allowed(args: list[str]) -> tuple[list[str], list[str]]:
     return rest, allowed
 
 
-def forget_arguments_of_replaced_classes() -> None:
-    """Make a changed ``class_path`` drop every argument of the old class.
+def set_up_parsing(allowed: Sequence[str] = ()) -> None:
+    """Prepare jsonargparse for configs from anywhere; call this before a parser is used.
 
-    jsonargparse keeps those that the new class accepts too, so that AdamW's weight decay would
-    silently live on under SGD. It offers no setting for this.
+    Only trusted packages are imported and a changed ``class_path`` drops the old class's
+    arguments.
+
+    Args:
+        allowed: Packages to trust besides ours.
     """
-    from jsonargparse import Namespace, _typehints
-
-    def discard(parser_or_action: Any, prev_val: Any, value: Any) -> None:
-        if prev_val and "init_args" in prev_val and prev_val["class_path"] != value["class_path"]:
-            prev_val["init_args"] = Namespace()
-
-    _typehints.discard_init_args_on_class_path_change = discard
+    set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=[*TRUSTED, *allowed])
+    drop_arguments_of_replaced_classes()
+    read_options_from_signatures()

@@ -1,4 +1,4 @@
-"""The command line: LightningCLI with run folders, one-sentence errors and trusted packages."""
+"""The command line: LightningCLI with run folders, one-line errors and trusted packages."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
-from framework.command import class_paths
-from framework.command.errors import describe, sentence
-from framework.command.unpacked_options import read_options_from_signatures
+from framework.command.class_paths import set_up_parsing, take_allowed
+from framework.command.errors import describe, format_parser_error
 from framework.runs.preemption import Interrupted
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import RunFolder, choose_run_folder, resolve_configs
+from framework.utilities.lightning_internals import SubcommandCLI
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
 FORESEEN = (
@@ -40,15 +39,15 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class Parser(LightningArgumentParser):
-    """Answers wrong input with one sentence and exit code 2."""
+    """Answers wrong input with a one-line message and exit code 2."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # a setting must not be changed by half of its name
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Print what is wrong and leave."""
-        sys.stderr.write(f"trimtab: {sentence(message, self)}\n")
+        """Write the message to stderr and exit with code 2."""
+        sys.stderr.write(f"trimtab: {format_parser_error(message, self)}\n")
         raise SystemExit(2)
 
 
@@ -56,7 +55,7 @@ class SaveConfig(SaveConfigCallback):
     """Writes the whole config into the run folder, for every subcommand under its own name."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write once, on rank 0, replacing the file of an earlier part of the same run."""
+        """Write the config on rank 0, over the file of an earlier part of the same run."""
         if self.already_saved or not trainer.is_global_zero:
             return
         command = trainer.state.fn.value if trainer.state.fn is not None else "fit"
@@ -73,20 +72,20 @@ class SaveConfig(SaveConfigCallback):
         self.already_saved = True
 
 
-class TrimtabCLI(LightningCLI):
-    """LightningCLI with our defaults; knows no domain.
+class TrimtabCLI(SubcommandCLI):
+    """LightningCLI with the defaults of Trimtab; knows no domain.
 
     Args:
-        args: the command line without the program's name.
-        folder: where the run keeps what it writes.
-        callbacks: added to those of the config, unless it has one of the same class.
+        args: Command line without the program's name.
+        folder: Folder where the run keeps what it writes.
+        callbacks: Callbacks added to those of the config, unless it has one of the same class.
     """
 
     def __init__(self, args: Sequence[str], folder: RunFolder, callbacks: list[Any]) -> None:
         self.folder = folder
         self._callbacks = callbacks
-        self._requested = next((a for a in args if a in SUBCOMMANDS), None)
         super().__init__(
+            next((argument for argument in args if argument in SUBCOMMANDS), None),
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,
@@ -113,37 +112,18 @@ class TrimtabCLI(LightningCLI):
                 }
             )
 
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Build only the parser of the requested subcommand: each costs as much as an import."""
-        self._subcommand_parsers = {}
-        group = parser.add_subcommands()
-        for name in SUBCOMMANDS:
-            description = (getattr(Trainer, name).__doc__ or "").strip().split("\n")[0]
-            if self._requested in (name, None) and self._requested is not None:
-                built = self._prepare_subcommand_parser(Trainer, name, description=description)
-            else:
-                built = Parser(description=description)
-                self._subcommand_method_arguments[name] = []
-            self._subcommand_parsers[name] = built
-            group.add_subcommand(name, built, help=description)
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> Any:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        # our callbacks print the table and write the predictions
+    def change_subcommand_parser(self, subcommand: str, parser: LightningArgumentParser) -> None:
+        """Turn off what Lightning prints and returns; callbacks print and write it."""
         quiet = {"validate": "verbose", "test": "verbose", "predict": "return_predictions"}
         if subcommand in quiet:
             parser.set_defaults({quiet[subcommand]: False})
-        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; unlike Lightning, without a warning about ``sys.argv``."""
+        """Parse the arguments, without Lightning's warning about ``sys.argv``."""
         self.config = parser.parse_args(args)
 
-    def _parse_ckpt_path(self) -> None:
-        """Leave the checkpoint alone: the config beside it says how the model is built."""
-
     def before_instantiate_classes(self) -> None:
-        """Place the run folder where the config did not say otherwise."""
+        """Set the run folder where the config leaves it open."""
         config = self.config[self.subcommand]
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(self.folder.path)
@@ -154,10 +134,10 @@ class TrimtabCLI(LightningCLI):
         self.folder.path = root
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add our logger unless the config names others."""
+        """Add ``RunLogger`` unless the config names loggers, and the callbacks of every run."""
         from framework.runs.csv_logger import RunLogger
 
-        config = self._get(self.config_init, "trainer")
+        config = self.setting(self.config_init, "trainer")
         logger = config.get("logger")
         if logger in (None, True):
             logger = kwargs["logger"] = [RunLogger()]
@@ -181,11 +161,11 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     """Run one command.
 
     Args:
-        args: the command line without the program's name.
-        callbacks: what every run shows and writes, appended to the config's callbacks.
+        args: Command line without the program's name.
+        callbacks: Callbacks of every run, appended to the config's.
 
     Raises:
-        SystemExit: with code 2 for a wrong command line and 128 + n after signal n.
+        SystemExit: With code 2 for a wrong command line and 128 + n after signal n.
     """
     # Lightning's notes on hardware and cloud services, and its use of what torch has deprecated
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
@@ -194,19 +174,15 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     warnings.filterwarnings("ignore", message=r".*recommended to use .*sync_dist=True")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    arguments, allowed = class_paths.take_allowed(list(args))
-    set_parsing_settings(
-        import_path_denylist=class_paths.DENIED, import_path_allowlist=class_paths.TRUSTED + allowed
-    )
-    class_paths.forget_arguments_of_replaced_classes()
-    read_options_from_signatures()
+    arguments, allowed = take_allowed(list(args))
+    set_up_parsing(allowed)
     arguments = resolve_configs(arguments)
     return TrimtabCLI(arguments, choose_run_folder(arguments), callbacks or [])
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
-    """Turn every foreseen error inside the block into one sentence on stderr, and exit code 1.
+def error_messages() -> Iterator[None]:
+    """Turn every foreseen error inside the block into a one-line message, and exit code 1.
 
     Set the environment variable ``TRIMTAB_TRACEBACK`` to see where an error comes from.
     """
@@ -223,6 +199,6 @@ def one_sentence() -> Iterator[None]:
 
 
 def main(args: Sequence[str], callbacks: list[Any] | None = None) -> None:
-    """Run one command for a person; see ``run`` and ``one_sentence``."""
-    with one_sentence():
+    """Run one command, with one-line error messages; see ``run`` and ``error_messages``."""
+    with error_messages():
         run(args, callbacks)

@@ -1,4 +1,4 @@
-"""Turns any error into one sentence: the path in the config, the value, the nearest names."""
+"""One-line messages for errors: the path in the config, the value, the nearest names."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
-from typing import Any
+
+from jsonargparse import ArgumentParser
 
 from framework.command.class_paths import TRUSTED
+from framework.command.jsonargparse_internals import option_strings
+from framework.utilities.nearest_names import nearest
 
 COMMANDS = ("fit", "validate", "test", "predict")
-ROOMS = ("framework", "modules", "datamodules", "callbacks")
+PACKAGES = ("framework", "modules", "datamodules", "callbacks")
 EXAMPLE = "trimtab fit --config configs/classifier.yaml"
 # what jsonargparse says of every type that a value is not
 _NO_CAUSE = re.compile(
@@ -22,7 +24,7 @@ _NO_CAUSE = re.compile(
 
 
 def describe(error: BaseException) -> str:
-    """Return one sentence for a person about an error of a run.
+    """Return a one-line message about an error of a run.
 
     An error of a loading process arrives with that process's traceback, an error of a constructor
     inside jsonargparse's list of all types that it tried; only the cause is kept.
@@ -47,12 +49,12 @@ def _finished(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def sentence(message: str, parser: Any) -> str:
-    """Return one sentence for a person.
+def format_parser_error(message: str, parser: ArgumentParser) -> str:
+    """Return a one-line message about a wrong command line or config.
 
     Args:
-        message: what jsonargparse says, possibly many lines.
-        parser: whose options are known, for the nearest names.
+        message: Message of jsonargparse, possibly of many lines.
+        parser: Parser that refused, whose options are known.
     """
     where = _where(message)
     if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
@@ -80,8 +82,7 @@ def sentence(message: str, parser: Any) -> str:
         return f"{where}there is no setting {name.group(1)!r} here{known}."
     if name := re.search(r"[Uu]nrecognized arguments?: (\S+)", message):
         flag = name.group(1).split("=")[0]
-        options = [option for action in parser._actions for option in action.option_strings]
-        return f"there is no option {flag!r}{nearest(flag, options)}."
+        return f"there is no option {flag!r}{nearest(flag, option_strings(parser))}."
     if name := re.search(r"argument subcommand: invalid choice: '([^']+)'", message):
         near = nearest(name.group(1), COMMANDS)
         return f"there is no command {name.group(1)!r}{near}; the commands are {_join(COMMANDS)}."
@@ -101,7 +102,7 @@ def sentence(message: str, parser: Any) -> str:
         return f"{where}{path.group(1)} is not a {wanted}."
     if value and (choices := re.findall(r"Expected a typing.Literal\[(.+)\]", message)):
         known = _join(dict.fromkeys(c.strip("' ") for c in ",".join(choices).split(",")))
-        return f"{where}{value.group(1)!r} is none of {known}."
+        return f"{where}{value.group(1)!r} is not one of {known}."
     if kinds and value:
         wanted = " or ".join("nothing" if k == "NoneType" else k for k in dict.fromkeys(kinds))
         return f"{where}{value.group(1)!r} is not of type {wanted}."
@@ -119,14 +120,6 @@ def _join(words: Iterable[str]) -> str:
     return ", ".join(words)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``'; the nearest are a, b, c'``, or nothing."""
-    short = word.rpartition(".")[2].lower()
-    by_lower = {name.lower(): name for name in known}
-    close = get_close_matches(short, list(by_lower), n=3, cutoff=0.5)
-    return f"; the nearest are {_join(by_lower[c] for c in close)}" if close else ""
-
-
 def _classes() -> Iterator[type]:
     """Yield every imported class that a config may name."""
     import torch
@@ -134,11 +127,9 @@ def _classes() -> Iterator[type]:
     from lightning.pytorch.loggers import Logger
     from torch.nn.modules.loss import _Loss
 
-    from framework.sparse_coding.selection import Selection
-
-    # what else our rooms export, such as the alignments of a module
-    rooms = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in ROOMS]
-    exported = [getattr(room, name) for room in rooms for name in getattr(room, "__all__", ())]
+    # what else the packages export, such as the alignments of a module
+    ours = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in PACKAGES]
+    exported = [getattr(one, name) for one in ours for name in getattr(one, "__all__", ())]
     yield from (
         kind for kind in exported if isinstance(kind, type) and not issubclass(kind, BaseException)
     )
@@ -147,7 +138,6 @@ def _classes() -> Iterator[type]:
         LightningDataModule,
         Callback,
         Logger,
-        Selection,
         _Loss,
         torch.optim.Optimizer,
         torch.optim.lr_scheduler.LRScheduler,

@@ -1,4 +1,4 @@
-"""What a run came to: a table of its metrics, for the end of the run and for any time after."""
+"""The table of a run's metrics, at its end and at any time after."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ STAGES = ("train", "val", "test")
 
 
 def main(args: Sequence[str]) -> None:
-    """Print the table of a finished run, and draw its learning curves again.
+    """Print the table of a run, and draw its learning curves again.
 
     Args:
-        args: the run folder.
+        args: Run folder.
 
     Raises:
-        FileNotFoundError: the folder holds no metrics.
+        FileNotFoundError: The folder holds no metrics.
     """
     parser = ArgumentParser("trimtab report", description="Show what a run came to.")
     parser.add_argument("run", type=Path, help="run folder, such as runs/classifier/TIME")
@@ -32,7 +32,7 @@ def main(args: Sequence[str]) -> None:
     curves = read_metrics(run / "metrics.csv")[1]
     evaluations = [read_metrics(run / f"metrics_{c}.csv")[1] for c in ("validate", "test")]
     if not curves and not any(evaluations):
-        raise FileNotFoundError(f"{run} is no run folder: it holds no metrics.csv.")
+        raise FileNotFoundError(f"{run} is not a run folder: it holds no metrics.csv.")
     latest: dict[str, Any] = {}
     for row in [row for rows in (curves, *evaluations) for row in rows]:
         latest |= {name: value for name, value in row.items() if value not in ("", None)}

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, defau
 
 from framework.data.datasets import Batch, IndexedDataset, Sample, root_and_rows
 from framework.data.loader import ElasticDataLoader
-from framework.data.samplers import GlobalBatchSampler, SampleKey, progress
+from framework.data.samplers import GlobalBatchSampler, SampleKey
 from framework.objectives.errors import IncompatibleError
+from framework.utilities.lightning_internals import training_progress
 from framework.utilities.randomness import global_seed, stable_seed
 
 
@@ -263,7 +264,7 @@ class DataModule(LightningDataModule):
         return max(self._progress(), self._resume)
 
     def _progress(self) -> SampleKey:
-        return progress(self.trainer) if self.trainer is not None else (0, 0)
+        return training_progress(self.trainer) if self.trainer is not None else (0, 0)
 
     def _eval_loader(self, dataset: Dataset[Sample] | None) -> Any:
         if dataset is None:

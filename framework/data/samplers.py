@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from framework.utilities.checks import check_at_least
 from framework.utilities.randomness import stable_seed
 
 SampleKey = tuple[int, int]
 """What the sampler hands to a dataset: (epoch, position in the dataset)."""
-
-
-def progress(trainer: Trainer) -> SampleKey:
-    """Return (epoch, global batches of it already trained) of a run, also of one being resumed.
-
-    ``trainer.current_epoch`` lags behind by one where a checkpoint was written at an epoch's end,
-    hence the loop's own counters.
-    """
-    loop = trainer.fit_loop
-    epoch: Any = loop.epoch_progress.current
-    if epoch.ready <= epoch.processed:
-        return epoch.processed, 0
-    position = loop.epoch_loop.batch_progress.current.ready
-    if position >= loop.max_batches:
-        return epoch.processed + 1, 0
-    return epoch.processed, position
 
 
 class GlobalBatchSampler(Sampler[list[SampleKey]]):
@@ -39,22 +22,29 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
     slices, which differ by at most one row and may be empty.
 
     Args:
-        num_samples: rows of the dataset.
-        batch_size: rows of a *global* batch.
-        shuffle: permute per epoch; otherwise in order.
-        seed: of the permutation.
-        drop_last: leave out the last batch if it is smaller.
-        rank: this process.
-        world_size: number of processes W.
+        num_samples: Rows of the dataset.
+        batch_size: Rows of a global batch, over all ranks.
+        shuffle: Whether to permute the rows in each epoch.
+        seed: Seed of the permutation.
+        drop_last: Whether to leave out the last batch if it is smaller.
+        rank: Number of this process.
+        world_size: Number of processes W.
         shards: None, or S: sample i belongs to shard ``stable_index[i] % S`` for the whole run,
             each global batch takes an equal part of every shard, and rank r of W reads only the
             shards s with ``s * W // S == r``. Sampling then differs from the plain stream, but
             equally on every number of ranks that divides S.
-        stable_index: (num_samples,) positions in the full training set; default 0..num_samples-1.
-        start: called at each ``iter()``; returns (epoch, global batches to leave out).
+        stable_index: Positions in the full training set, (num_samples,); default
+            0..num_samples-1.
+        start: Function that returns (epoch, global batches to leave out), called at each
+            ``iter()``.
 
     Raises:
         ValueError: ``batch_size`` below 1, or ``shards`` not a multiple of ``world_size``.
+
+    Example:
+        >>> second = GlobalBatchSampler(5, batch_size=4, shuffle=False, rank=1, world_size=2)
+        >>> list(second)
+        [[(0, 2), (0, 3)], []]
     """
 
     def __init__(
@@ -71,8 +61,7 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         stable_index: Tensor | None = None,
         start: Callable[[], SampleKey] = lambda: (0, 0),
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        check_at_least(1, batch_size=batch_size)
         if shards is not None and (shards % world_size or batch_size % shards):
             raise ValueError(
                 f"shards={shards} must be a multiple of the {world_size} ranks and divide "
@@ -99,7 +88,7 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
 
     def _shard_members(self) -> list[Tensor]:
         assert self.shards is not None
-        stable = self.stable_index if self.stable_index is not None else None
+        stable = self.stable_index
         owner = torch.arange(self.num_samples) if stable is None else stable
         return [torch.nonzero(owner % self.shards == s).flatten() for s in range(self.shards)]
 

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from framework.distributed.collectives import world_size
+from framework.utilities.lightning_internals import is_accumulating, slurm_checkpoint_path
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class PreemptionCheckpoint(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals; Lightning's handlers save in the middle of a step."""
+        """Handle the signals in place of Lightning, whose handlers save in the middle of a step."""
         if threading.current_thread() is not threading.main_thread():
             return
         self.signum = 0
@@ -67,12 +68,12 @@ class PreemptionCheckpoint(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stop here if any rank was asked to.
+        """Save and stop if any rank was asked to.
 
-        Not while gradients are accumulated, and not between an epoch's last batch and its
+        It does not stop while gradients are accumulated, nor between an epoch's last batch and its
         validation, which a resumed run would skip.
         """
-        if trainer.fit_loop._should_accumulate() or trainer.is_last_batch:
+        if is_accumulating(trainer) or trainer.is_last_batch:
             return
         signum = self._agreed(trainer)
         if signum == 0:
@@ -100,7 +101,7 @@ class PreemptionCheckpoint(Callback):
         return int(flag)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the handlers of the signals."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous = {}
@@ -108,7 +109,7 @@ class PreemptionCheckpoint(Callback):
 
 def _checkpoint_path(trainer: Trainer) -> Path:
     if "SLURM_JOB_ID" in os.environ:
-        return Path(trainer._checkpoint_connector.hpc_save_path(trainer.default_root_dir))
+        return slurm_checkpoint_path(trainer)
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath:
             return Path(callback.dirpath) / "last.ckpt"

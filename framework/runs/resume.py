@@ -16,6 +16,10 @@ from framework.distributed.sample_state import SampleState
 from framework.losses.loss import Loss
 from framework.runs.checkpoint_io import AtomicCheckpointIO, new_token, side_directory
 from framework.runs.csv_logger import RunLogger
+from framework.utilities.lightning_internals import (
+    call_before_saving,
+    stop_calling_before_saving,
+)
 from framework.utilities.randomness import capture_rng, global_seed, restore_rng, stable_seed
 
 
@@ -36,23 +40,14 @@ class ExactResume(Callback):
         strategy: Any = trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = AtomicCheckpointIO()
-        if stage != "fit" or hasattr(strategy, "_save_without_shards"):
-            return
-        # only the strategy knows a checkpoint's path on every rank
-        strategy._save_without_shards = strategy.save_checkpoint
-
-        def save(checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-            self._save_shards(trainer, pl_module, checkpoint, Path(filepath))
-            strategy._save_without_shards(checkpoint, filepath, storage_options)
-
-        strategy.save_checkpoint = save
+        if stage == "fit":
+            call_before_saving(
+                trainer, lambda saved, path: self._save_shards(trainer, pl_module, saved, path)
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the strategy."""
-        strategy: Any = trainer.strategy
-        if hasattr(strategy, "_save_without_shards"):
-            strategy.save_checkpoint = strategy._save_without_shards
-            del strategy._save_without_shards
+        """Undo ``setup``."""
+        stop_calling_before_saving(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from framework.utilities.lightning_internals import OpenWandbLogger
 
-class RunWandbLogger(WandbLogger):
+
+class RunWandbLogger(OpenWandbLogger):
     """Logs to Weights & Biases, under one run id for as long as the run folder exists.
 
     The id is kept in the file ``wandb_run_id``, so a resumed run, a test or a validation goes on in
@@ -20,16 +21,16 @@ class RunWandbLogger(WandbLogger):
     this machine; upload later with ``wandb sync --append RUN/wandb/offline-run-*``.
 
     Args:
-        project: of W&B.
-        name: of the run; default the last two parts of the run folder, config and time.
-        entity: user or team; default your own.
-        tags: of the run.
-        offline: record locally.
-        folder: where W&B writes; None leaves it to the command, which sets ``folder`` to the
-            run folder.
+        project: Project on W&B.
+        name: Name of the run; default the last two parts of the run folder, config and time.
+        entity: User or team; default your own.
+        tags: Tags of the run.
+        offline: Whether to record on this machine only.
+        folder: Folder where W&B writes; None leaves it to the command, which sets ``folder`` to
+            the run folder.
 
     Raises:
-        ConnectionError: W&B could not start, in one sentence.
+        ConnectionError: W&B could not start.
 
     Example:
         >>> logger = RunWandbLogger(project="digits", offline=True, folder="runs/digits/1")
@@ -50,7 +51,7 @@ class RunWandbLogger(WandbLogger):
         mode = "offline" if offline else None
         super().__init__(project=project, name=name, entity=entity, tags=tags, mode=mode)
         # W&B warns of this argument, which Lightning always hands over
-        self._wandb_init.pop("anonymous", None)
+        self.start_options.pop("anonymous", None)
         self.folder = folder
 
     @property
@@ -62,15 +63,15 @@ class RunWandbLogger(WandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The ``wandb.Run`` of this run folder."""
-        if self._experiment is None:
+        if not self.is_started:
             if self.folder is None:
                 raise ValueError("RunWandbLogger does not know where to write: set its `folder`.")
             import wandb
 
             folder = Path(self.folder)
-            self._wandb_init["dir"] = str(folder)
-            self._wandb_init["id"] = _run_id(folder / "wandb_run_id")
-            self._wandb_init["name"] = self._name or "/".join(folder.resolve().parts[-2:])
+            self.start_options["dir"] = str(folder)
+            self.start_options["id"] = _run_id(folder / "wandb_run_id")
+            self.start_options["name"] = self.run_name or "/".join(folder.resolve().parts[-2:])
             try:
                 return super().experiment
             except wandb.Error as error:
@@ -79,7 +80,7 @@ class RunWandbLogger(WandbLogger):
                     f"Weights & Biases could not start ({reason}); run `wandb login`, or set "
                     "WANDB_MODE=offline to record on this machine."
                 ) from error
-        return self._experiment
+        return super().experiment
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -88,9 +89,7 @@ class RunWandbLogger(WandbLogger):
         What is logged afterwards continues the same run.
         """
         super().finalize(status)
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=0 if status == "success" else 1)
-            self._experiment = None
+        self.end_run(exit_code=0 if status == "success" else 1)
 
 
 def _run_id(path: Path) -> str:

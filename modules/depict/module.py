@@ -24,6 +24,7 @@ from framework.losses.loss import ClassificationLoss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.training.compatibility import check_input_shape
+from framework.utilities.lightning_internals import logged_step
 from framework.utilities.randomness import global_seed, stable_seed
 from modules.depict.evaluation import ClusterEvaluation, logger
 from modules.depict.initial_clusters import (
@@ -310,7 +311,7 @@ class DEPICT(ClusterEvaluation):
     def _log_now(self, name: str, value: float) -> None:
         """Log what the phase is judged by; `self.log` would keep it when the phase is over."""
         # the number under which Lightning logs what belongs to the epoch's last step
-        step = self.trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+        step = logged_step(self.trainer) - 1
         row = {"epoch": self.current_epoch, f"train/{name}_epoch": value}
         for target in self.trainer.loggers:
             target.log_metrics(row, step=step)

@@ -33,6 +33,7 @@ from framework.sparse_coding.shrinkage import (
 from framework.sparse_coding.sparse_code import SparseCode
 from framework.sparse_coding.zipf import fit_zipf
 from framework.training.module import TrainingModule
+from framework.utilities.lightning_internals import trainer_of
 from framework.utilities.precision import at_least_float32
 from modules.sae.activations import Activation
 from modules.sae.auxiliary import AuxiliaryLoss
@@ -333,7 +334,7 @@ class SparseAutoencoderModule(TrainingModule):
         Once and before training, as reading it takes the place of what a buffer holds. Every rank
         keeps its part in main memory.
         """
-        sample = getattr(getattr(self._trainer, "datamodule", None), "sample", None)
+        sample = getattr(getattr(trainer_of(self), "datamodule", None), "sample", None)
         rules = [rule for rule in self.sae.selections if isinstance(rule, Selection)]
         if sample is not None and any(rule.per_feature for rule in rules):
             own = sample(CALIBRATION_TOKENS)["activation"][rank() :: world_size()]
@@ -367,7 +368,7 @@ class SparseAutoencoderModule(TrainingModule):
         """
         if self.sae.transcoder and isinstance(self.sae.selections[-1], TokenChoice):
             raise IncompatibleError(NO_TOPK_TRANSCODER)
-        data = getattr(self._trainer, "datamodule", None)
+        data = getattr(trainer_of(self), "datamodule", None)
         if self.sae.W_skip is not None and getattr(data, "normalization", None) == "layernorm":
             raise IncompatibleError(NO_STANDARDIZED_SKIP)
 

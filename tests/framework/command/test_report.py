@@ -38,7 +38,7 @@ def test_a_finished_run_is_shown_again(
 
 
 def test_a_folder_without_metrics_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is no run folder"):
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
         main([str(tmp_path)])
 
 

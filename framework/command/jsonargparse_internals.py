@@ -1,11 +1,25 @@
-"""Arguments that a constructor hands on to its base class as ``**options: Unpack[...]``."""
+"""Private names of jsonargparse: every one that Trimtab touches is touched in this file."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from jsonargparse import _parameter_resolvers
+from jsonargparse import ArgumentParser, Namespace, _parameter_resolvers, _typehints
+
+
+def drop_arguments_of_replaced_classes() -> None:
+    """Make a changed ``class_path`` drop every argument of the old class.
+
+    jsonargparse keeps those that the new class accepts too, so that AdamW's weight decay would
+    silently live on under SGD. It offers no setting for this.
+    """
+
+    def discard(parser_or_action: Any, prev_val: Any, value: Any) -> None:
+        if prev_val and "init_args" in prev_val and prev_val["class_path"] != value["class_path"]:
+            prev_val["init_args"] = Namespace()
+
+    _typehints.discard_init_args_on_class_path_change = discard
 
 
 def read_options_from_signatures() -> None:
@@ -34,3 +48,13 @@ def _unpack(params: list[Any], kwargs_idx: int, logger: Any = None) -> int:
         if param.name in names
     ]
     return -1
+
+
+def option_strings(parser: ArgumentParser) -> list[str]:
+    """Return every option of a parser, such as ``--trainer.max_epochs``."""
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def accepted_arguments(kind: type) -> list[str]:
+    """Return the names of a class's arguments, those behind ``**options`` included."""
+    return [parameter.name for parameter in _parameter_resolvers.get_signature_parameters(kind)]

@@ -1,0 +1,188 @@
+"""Private names of Lightning: every one that Trimtab touches is touched in this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+
+# ---- the Trainer ------------------------------------------------------------------------------
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """Return the Trainer that a module is attached to, or None; ``module.trainer`` would raise."""
+    return module._trainer
+
+
+def logged_step(trainer: Trainer) -> int:
+    """Return the number that loggers give to the present step, also in manual optimization."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Return whether the gradient of the latest batch waits for more before the optimizer steps."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def has_validated(trainer: Trainer) -> bool:
+    """Return whether this run's validation has run at all."""
+    return trainer.fit_loop.epoch_loop.val_loop._has_run
+
+
+def training_progress(trainer: Trainer) -> tuple[int, int]:
+    """Return (epoch, batches of it already trained) of a run, also of one being resumed.
+
+    ``trainer.current_epoch`` lags behind by one where a checkpoint was written at an epoch's end,
+    hence the loop's own counters.
+    """
+    loop = trainer.fit_loop
+    epoch: Any = loop.epoch_progress.current
+    if epoch.ready <= epoch.processed:
+        return epoch.processed, 0
+    position = loop.epoch_loop.batch_progress.current.ready
+    if position >= loop.max_batches:
+        return epoch.processed + 1, 0
+    return epoch.processed, position
+
+
+def train_loader(trainer: Trainer) -> Any:
+    """Return the training loader that was handed to ``fit``, or None where hooks make it."""
+    source = trainer.fit_loop._data_source.instance
+    return None if hasattr(source, "train_dataloader") else source
+
+
+def slurm_checkpoint_path(trainer: Trainer) -> Path:
+    """Return where Lightning looks for a checkpoint when a SLURM job starts again."""
+    return Path(trainer._checkpoint_connector.hpc_save_path(trainer.default_root_dir))
+
+
+def call_before_saving(trainer: Trainer, hook: Callable[[dict[str, Any], Path], None]) -> None:
+    """Call ``hook(checkpoint, path)`` on every rank before each checkpoint is written.
+
+    Lightning's own hooks do not know the path. A second hook of the same Trainer is ignored.
+    """
+    strategy: Any = trainer.strategy
+    if hasattr(strategy, "_save_without_hook"):
+        return
+    strategy._save_without_hook = strategy.save_checkpoint
+
+    def save(checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        hook(checkpoint, Path(filepath))
+        strategy._save_without_hook(checkpoint, filepath, storage_options)
+
+    strategy.save_checkpoint = save
+
+
+def stop_calling_before_saving(trainer: Trainer) -> None:
+    """Undo ``call_before_saving``."""
+    strategy: Any = trainer.strategy
+    if hasattr(strategy, "_save_without_hook"):
+        strategy.save_checkpoint = strategy._save_without_hook
+        del strategy._save_without_hook
+
+
+# ---- parts that are overridden ----------------------------------------------------------------
+
+
+class OpenModelCheckpoint(ModelCheckpoint):
+    """Lightning's ``ModelCheckpoint`` with public names for the steps that a subclass changes."""
+
+    @property
+    def state_key(self) -> str:
+        """Name in the checkpoint, which the file name is part of."""
+        return self._generate_state_key(
+            filename=self.filename,
+            monitor=self.monitor,
+            mode=self.mode,
+            every_n_train_steps=self._every_n_train_steps,
+            every_n_epochs=self._every_n_epochs,
+        )
+
+    def is_due_at(self, step: int) -> bool:
+        """Return whether ``every_n_train_steps`` asks for a checkpoint after a number of steps."""
+        every = self._every_n_train_steps
+        return every >= 1 and step % every == 0
+
+    def can_judge(self, trainer: Trainer, values: dict[str, Any]) -> bool:
+        """Return whether the best can be told from these values of the metrics."""
+        return True
+
+    def save_now(self, trainer: Trainer) -> None:
+        """Save what is the best by now, and the last."""
+        values = self._monitor_candidates(trainer)
+        self._save_topk_checkpoint(trainer, values)
+        self._save_last_checkpoint(trainer, values)
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        if self.can_judge(trainer, monitor_candidates):
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+
+class OpenWandbLogger(WandbLogger):
+    """Lightning's ``WandbLogger`` with public names for what a subclass needs before the start."""
+
+    @property
+    def start_options(self) -> dict[str, Any]:
+        """Keywords of ``wandb.init``."""
+        return self._wandb_init
+
+    @property
+    def run_name(self) -> str | None:
+        """Name of the run, as given to the constructor."""
+        return self._name
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a W&B run."""
+        return self._experiment is not None
+
+    def end_run(self, exit_code: int) -> None:
+        """End the W&B run, so that the next use of ``experiment`` starts it again."""
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=exit_code)
+            self._experiment = None
+
+
+class SubcommandCLI(LightningCLI):
+    """``LightningCLI`` that builds the parser of the requested subcommand only.
+
+    Each parser costs as much as an import. The others know no arguments.
+
+    Args:
+        requested: Subcommand on the command line; None builds none.
+        **kwargs: Keywords of ``LightningCLI``.
+    """
+
+    def __init__(self, requested: str | None, **kwargs: Any) -> None:
+        self._requested = requested
+        super().__init__(**kwargs)
+
+    def change_subcommand_parser(self, subcommand: str, parser: LightningArgumentParser) -> None:
+        """Change the parser of a subcommand; for subclasses."""
+
+    def setting(self, config: Any, key: str) -> Any:
+        """Return a value of the config of the subcommand that runs."""
+        return self._get(config, key)
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        self._subcommand_parsers = {}
+        group = parser.add_subcommands()
+        for name in self.subcommands():
+            description = (getattr(Trainer, name).__doc__ or "").strip().split("\n")[0]
+            if name == self._requested:
+                built = self._prepare_subcommand_parser(Trainer, name, description=description)
+                self.change_subcommand_parser(name, built)
+            else:
+                built = self.parser_class(description=description)
+                self._subcommand_method_arguments[name] = []
+            self._subcommand_parsers[name] = built
+            group.add_subcommand(name, built, help=description)
+
+    def _parse_ckpt_path(self) -> None:
+        # the config beside a checkpoint says how the model is built, not the checkpoint
+        pass
