@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jsonargparse import set_parsing_settings
+import yaml
+from jsonargparse import get_loader, set_loader, set_parsing_settings
 
 from framework.command.jsonargparse_internals import (
     drop_arguments_of_replaced_classes,
     read_options_from_signatures,
 )
+from framework.runs.version_0_1 import current_config
 
 TRUSTED = [
     "framework",
@@ -63,11 +65,14 @@ def take_allowed(args: list[str]) -> tuple[list[str], list[str]]:
     return rest, allowed
 
 
+_load_yaml = get_loader("yaml")
+
+
 def set_up_parsing(allowed: Sequence[str] = ()) -> None:
     """Prepare jsonargparse for configs from anywhere; call this before a parser is used.
 
-    Only trusted packages are imported and a changed ``class_path`` drops the old class's
-    arguments.
+    Only trusted packages are imported, a changed ``class_path`` drops the old class's arguments,
+    and the names of version 0.1 are understood.
 
     Args:
         allowed: Packages to trust besides ours.
@@ -75,3 +80,4 @@ def set_up_parsing(allowed: Sequence[str] = ()) -> None:
     set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=[*TRUSTED, *allowed])
     drop_arguments_of_replaced_classes()
     read_options_from_signatures()
+    set_loader("yaml", lambda text: current_config(_load_yaml(text)), (yaml.YAMLError,))

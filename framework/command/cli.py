@@ -22,6 +22,7 @@ from framework.command.errors import describe, format_parser_error
 from framework.runs.preemption import Interrupted
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import RunFolder, choose_run_folder, resolve_configs
+from framework.runs.version_0_1 import current_arguments
 from framework.utilities.lightning_internals import SubcommandCLI
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
@@ -176,7 +177,7 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
         logging.getLogger(name).setLevel(logging.WARNING)
     arguments, allowed = take_allowed(list(args))
     set_up_parsing(allowed)
-    arguments = resolve_configs(arguments)
+    arguments = current_arguments(resolve_configs(arguments))
     return TrimtabCLI(arguments, choose_run_folder(arguments), callbacks or [])
 
 

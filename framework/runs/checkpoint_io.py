@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from framework.runs.version_0_1 import current_checkpoint
 from framework.utilities.files import write_atomically
 
 
@@ -49,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: Any = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; only tensors and plain containers are accepted.
+        """Read a checkpoint of tensors and plain containers; names of version 0.1 are translated.
 
         Raises:
             FileNotFoundError: there is none.
@@ -70,7 +71,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise ValueError(f"{path} is not a whole checkpoint.") from error
         if not isinstance(loaded, dict) or "state_dict" not in loaded:
             raise ValueError(f"{path} is not a Lightning checkpoint: it has no 'state_dict'.")
-        return loaded
+        return current_checkpoint(loaded)
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint and its side files."""

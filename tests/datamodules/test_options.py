@@ -9,7 +9,7 @@ from jsonargparse._parameter_resolvers import get_signature_parameters
 
 import datamodules
 import trimtab
-from framework.command.unpacked_options import read_options_from_signatures
+from framework.command.jsonargparse_internals import read_options_from_signatures
 from framework.data.datamodule import DataModule
 
 DATA = [

@@ -6,7 +6,7 @@ from typing import TypedDict, Unpack
 
 from jsonargparse import ArgumentParser
 
-from framework.command.unpacked_options import read_options_from_signatures
+from framework.command.jsonargparse_internals import read_options_from_signatures
 
 
 class Options(TypedDict, total=False):
