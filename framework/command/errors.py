@@ -73,7 +73,8 @@ def format_parser_error(message: str, parser: ArgumentParser) -> str:
             what = f"is not a {wanted}" if wanted else "is not of the kind that is wanted here"
             return f"{where}{name.group(1)} {what}."
         return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
-    if name := re.search(r"module '[\w.]+' has no attribute '(\w+)'", message):
+    # Python's words, and those of a package that imports lazily
+    if name := re.search(r"(?:module '[\w.]+' has no|No [\w.]+) attribute '?(\w+)", message):
         return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
     if name := re.search(r"(?:No module named|Unable to import|Undefined) '?([\w.]+)", message):
         return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
