@@ -22,27 +22,28 @@ def name_of(path: Path) -> str:
 SYSTEMS = sorted(name_of(p) for p in CONFIGS.glob("*.yaml"))
 PAPERS = sorted(name_of(p) for p in (CONFIGS / "paper").glob("*.yaml"))
 OVERLAYS = sorted(name_of(p) for p in (CONFIGS / "with").glob("*.yaml"))
-# what an overlay must add to the terms of the steps that are compared
-TERMS = {
-    "with/saf": "saf",
-    "with/mesa": "mesa",
-    "with/sae_gated": "gate",
-    "with/sae_jumprelu": "sparsity",
-    "with/sae_l1": "sparsity",
-}
 
 
 def tier(name: str) -> str:
     """Return what a config's header says: fast or slow."""
-    found = re.search(r"^# tier: (\w+)$", (CONFIGS / f"{name}.yaml").read_text(), re.M)
-    assert found, f"{name}.yaml names no tier"
-    return found.group(1)
+    said = header(name, "tier")
+    assert said, f"{name}.yaml names no tier"
+    return said
+
+
+def header(name: str, key: str) -> str | None:
+    """Return what the line ``# key: word`` at the top of a config says, or None."""
+    found = re.search(rf"^# {key}: (\w+)$", (CONFIGS / f"{name}.yaml").read_text(), re.M)
+    return found.group(1) if found else None
+
+
+TERMS = {name: term for name in OVERLAYS if (term := header(name, "term"))}
+"""What an overlay must add to the terms of the steps that are compared."""
 
 
 def base_of(overlay: str) -> str:
     """Return the system that an overlay is laid over in the tests of a single one."""
-    found = re.search(r"^# over: (\w+)$", (CONFIGS / f"{overlay}.yaml").read_text(), re.M)
-    return found.group(1) if found else "classifier"
+    return header(overlay, "over") or "classifier"
 
 
 def systems() -> list[object]:
