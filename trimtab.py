@@ -38,7 +38,7 @@ def import_public_names() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run ``trimtab fit|validate|test|predict ...`` or ``trimtab report RUN``."""
+    """Run ``trimtab fit|validate|test|predict ...``, ``trimtab report RUN`` or ``trimtab new``."""
     arguments = list(sys.argv[1:] if args is None else args)
     from framework.command import cli
 
@@ -49,6 +49,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
         with cli.error_messages():
             report.main(arguments[1:])
+        return
+    if arguments[:1] == ["new"]:
+        from framework.command import new
+
+        with cli.error_messages():
+            new.main(arguments[1:])
         return
     import_public_names()
     from callbacks import for_every_run
