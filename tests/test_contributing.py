@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md run as they stand there, from a package outside the tree."""
+"""The examples of CONTRIBUTING.md run as they stand there, in the tree and outside of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib
 import math
 import pydoc
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,9 @@ import torch
 import torch.nn.functional as F
 
 import trimtab
+from framework.command.new import with_export
 from framework.optim import LionK
+from tests.helpers.checkout import check_types, copy_checkout, lint, run_tests
 from tests.helpers.configs import arguments
 from tests.helpers.runs import QUIET, ROOT, Record, fit, fit_on_two_ranks, in_child, terms
 from tests.test_parity import FLOAT64, assert_parity
@@ -27,6 +28,8 @@ from tests.test_resume import assert_same_bits, kill_and_resume
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCK = re.compile(r"^`([\w/]+\.(?:py|yaml))`:\n\n```(?:python|yaml)\n(.*?)^```$", re.M | re.S)
 EXAMPLES = dict(BLOCK.findall(TEXT))
+EXPORT = re.compile(r"`([\w/]+\.pyi)`:\s`from \.(\w+) import (\w+) as \3`")
+EXPORTS = EXPORT.findall(TEXT)
 PACKAGE = "contributed"
 MODULES = {
     Path(path).stem: f"{PACKAGE}.{path[:-3].replace('/', '.')}"
@@ -86,19 +89,13 @@ def test_every_example_names_its_file():
     assert len(re.findall(r"^```(?:python|yaml)$", TEXT, re.M)) == len(EXAMPLES)
     assert len(MODULES) == 5
     assert len(OVERLAYS) == 3
-
-
-def test_the_examples_pass_the_linter(folder):
-    settings = ["--config", str(ROOT / "pyproject.toml"), str(folder)]
-    for command in (["check"], ["format", "--check"]):
-        ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", *settings]
-        done = subprocess.run(ruff, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
+    assert sorted(name for _, name, _ in EXPORTS) == sorted(MODULES)
 
 
 def test_what_the_text_names_exists():
     words = set(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", TEXT, flags=re.M | re.S)))
     paths = {word for word in words if re.fullmatch(r"\w+/[\w/]*(\.py)?", word)} - set(EXAMPLES)
+    paths -= {"tests/framework/losses/test_focal.py"}
     names = {word for word in words if re.fullmatch(r"(framework|torch)(\.\w+)+", word)}
     assert len(paths) > 10
     assert [path for path in paths if not (ROOT / path).exists()] == []
@@ -116,6 +113,37 @@ def test_the_examples_in_the_docstrings_run(name, folder):
         assert result.failed == 0
 
     check(folder, run)
+
+
+# ---- in the tree ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which every step of the guide was done."""
+    root = copy_checkout(tmp_path_factory.mktemp("contributing"))
+    for path, text in EXAMPLES.items():
+        (root / path).write_text(text)
+    for stub, name, class_name in EXPORTS:
+        (root / stub).write_text(with_export((root / stub).read_text(), name, class_name))
+    return root
+
+
+def test_the_examples_pass_the_linter(tree):
+    lint(tree, *[path for path in EXAMPLES if path.endswith(".py")], *[e[0] for e in EXPORTS])
+
+
+@pytest.mark.slow
+def test_the_examples_pass_the_type_checker(tree):
+    check_types(tree, *[path for path in EXAMPLES if path.endswith(".py")])
+
+
+def test_the_tests_of_the_tree_pass_with_the_examples(tree):
+    files = ["docs", "config_smoke", "overlays", "losses"]
+    every = [f"tests/test_{name}.py" for name in files]
+    loss = "tests/framework/losses/test_contract.py"
+    names = ["FocalLoss", "classifier-with/focal", "sine and not with", "docs"]
+    run_tests(tree, *every, loss, "-k", " or ".join(names), "-m", "not slow")
 
 
 # ---- the loss ---------------------------------------------------------------------------------
@@ -141,7 +169,7 @@ def test_the_loss_equals_its_paper(folder):
             loss(certain, torch.tensor([0])).backward()
             assert certain.grad is not None
             assert not certain.grad.any()
-        with pytest.raises(ValueError, match="gamma must be a finite number"):
+        with pytest.raises(ValueError, match="gamma must be at least 0"):
             focal(gamma=-1.0)
 
     check(folder, run)

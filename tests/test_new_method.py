@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 
 import pytest
 
 import trimtab
 from framework.command import new
-from tests.checkout import check_types, copy_checkout, lint, run_tests
+from tests.helpers.checkout import check_types, copy_checkout, lint, run_tests
 
 METHODS = {kind: f"fresh_{kind}" for kind in new.KINDS}
 WRITTEN = {
@@ -146,9 +145,3 @@ def test_the_name_of_the_class_may_be_given() -> None:
     assert new.checked_class_name("optimizer", "sign_sgd", "SignSGD") == "SignSGD"
     assert new.checked_class_name("optimizer", "sign_sgd", None) == "SignSgd"
     assert new.checked_class_name("loss", "focal_loss", None) == "FocalLoss"
-
-
-def test_the_examples_in_the_docstrings() -> None:
-    result = doctest.testmod(new)
-    assert result.attempted > 0
-    assert result.failed == 0

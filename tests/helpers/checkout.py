@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.runs import ROOT
+from tests.helpers.runs import ROOT
 
 FOLDERS = ("framework", "modules", "datamodules", "callbacks", "configs", "docs", "tests")
 FILES = ("trimtab.py", "pyproject.toml", "README.md", "CONTRIBUTING.md")
