@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow test-all lint bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ test: lint
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
 
+test-all: lint
+	$(BIN)/python -m pytest -m 'not gpu'
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.trainer
 	$(BIN)/python -m benchmarks.saf
@@ -39,6 +42,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.csib
 	$(BIN)/python -m benchmarks.clustering
 	$(BIN)/python -m benchmarks.detection
+	$(BIN)/python -m benchmarks.sae
 	$(BIN)/python -m benchmarks.preference
 
 clean:
