@@ -33,10 +33,10 @@ def class_discriminator_loss(
 
     Args:
         logits: (B, K), on detached features where only the discriminators are to be trained.
-        label: (B,) int64; looked at in source rows only, where -1 (unknown) drops the row.
+        label: (B,) int64, looked at in source rows only, where -1 (unknown) drops the row.
         domain: (B,) int64, 0 = source, 1 = target.
-        refined: (B, K) log ρ, as ``bayes_refine`` returns;
-            looked at in target rows only, and without gradient.
+        refined: (B, K) log ρ, as ``bayes_refine`` returns, looked at in target rows only, and
+            without gradient.
 
     Returns:
         A scalar. Its average over ranks, and that of its gradient, is the loss of the global batch,

@@ -20,9 +20,9 @@ class GroupedMLP(nn.Module):
     Shapes: (B, F) to (B, G).
 
     Args:
-        num_groups: G.
-        num_inputs: F.
-        widths: of the hidden layers of each perceptron; none gives G linear maps.
+        num_groups: Number of groups G.
+        num_inputs: Number of inputs F.
+        widths: Widths of the hidden layers of each perceptron; none gives G linear maps.
 
     Raises:
         ValueError: a size below 1, or an input of another shape.

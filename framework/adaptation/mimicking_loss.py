@@ -24,8 +24,8 @@ class MimickingLoss(Metric):
     ``compute`` returns a float64 scalar in [0, log K], NaN without any row.
 
     Args:
-        num_classes: K.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_classes: Number of classes K.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: K below 2, or, at an update, predictions of another shape.

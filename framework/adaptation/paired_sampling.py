@@ -23,14 +23,14 @@ class PairedBatchSampler(GlobalBatchSampler):
     are those of one process.
 
     Args:
-        source_rows: rows of the source.
-        target_rows: rows of the target.
-        batch_size: rows of a *global* batch, of both domains together.
-        seed: of the orders.
-        drop_last: leave out the last batch if it is smaller.
-        rank: this process.
-        world_size: number of processes W.
-        start: called at each ``iter()``; returns (epoch, global batches to leave out).
+        source_rows: Number of rows of the source.
+        target_rows: Number of rows of the target.
+        batch_size: Rows of a global batch, of both domains together.
+        seed: Seed of the orders.
+        drop_last: Whether to leave out the last batch if it is smaller.
+        rank: Rank of this process.
+        world_size: Number of processes W.
+        start: Function called at each ``iter()``; it returns (epoch, global batches to leave out).
 
     Raises:
         ValueError: an odd ``batch_size`` or one below 2, or a domain without rows.

@@ -26,9 +26,8 @@ def under_attack(forward: Forward, device: torch.device) -> Iterator[None]:
     autocast is off: input gradients underflow in half precision.
 
     Args:
-        forward: an ``nn.Module``, a bound method of one, or any function, whose modules then keep
-            their modes.
-        device: of the inputs.
+        forward: Module, bound method of one, or any function, whose modules then keep their modes.
+        device: Device of the inputs.
     """
     owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
     with (
@@ -47,8 +46,9 @@ class Attack:
     of pixels, and runs the search as ``under_attack`` says.
 
     Args:
-        mean: per channel (or one for all), if inputs are normalized. Together with ``std``.
-        std: per channel, positive, in units of pixels.
+        mean: Mean of each channel (or one for all), if inputs are normalized. Together with
+            ``std``.
+        std: Standard deviation of each channel, positive, in units of pixels.
 
     Raises:
         ValueError: different numbers of values in ``mean`` and ``std``, or a std that is not
@@ -91,12 +91,13 @@ class Attack:
         training step under DDP, with the *unwrapped* module. With several ranks it is collective.
 
         Args:
-            forward: from inputs to predictions; see ``under_attack``.
-            inputs: (B, ...), B may be 0. Are not changed.
-            objective: from predictions to values that are summed and ascended. What it refers to
-                must be no inference tensor (clone labels inside ``torch.inference_mode(False)``).
-            generator: of random starts, drawn for the global batch; in the same state on every
-                rank, see ``shared_generator``.
+            forward: Function from inputs to predictions; see ``under_attack``.
+            inputs: (B, ...), where B may be 0; they are not changed.
+            objective: Function from predictions to values that are summed and ascended. What it
+                refers to must be no inference tensor (clone labels inside
+                ``torch.inference_mode(False)``).
+            generator: Generator of random starts, which are drawn for the global batch; in the same
+                state on every rank, see ``shared_generator``.
 
         Returns:
             (B, ...) of the dtype of ``inputs``, without gradient.

@@ -31,14 +31,15 @@ class PGDAttack(Attack):
     arXiv:1706.06083. Where a row's gradient is zero, the row stays where it is.
 
     Args:
-        eps: radius of the ball.
-        step_size: default ``eps / 4``.
-        steps: 0 leaves the random start.
-        norm: ``'linf'`` or ``'l2'``.
-        random_start: or start at the inputs themselves.
-        clamp: the valid range of a pixel, or None.
-        mean: per channel (or one for all), if inputs are normalized. Together with ``std``.
-        std: per channel.
+        eps: Radius of the ball.
+        step_size: Length of a step; default ``eps / 4``.
+        steps: Number of steps; 0 leaves the random start.
+        norm: Norm of the ball, ``'linf'`` or ``'l2'``.
+        random_start: Whether to start at a random point of the ball rather than at the inputs.
+        clamp: Valid range of a pixel, or None.
+        mean: Mean of each channel (or one for all), if inputs are normalized. Together with
+            ``std``.
+        std: Standard deviation of each channel.
 
     Raises:
         ValueError: an argument out of its range, or inputs outside ``clamp`` (looked at in the

@@ -26,10 +26,10 @@ class ClusterSamples(Metric):
     matter. Memory is fixed, and no rank needs to have a row.
 
     Args:
-        num_clusters: K.
-        image_shape: (C, H, W).
-        per_cluster: P, images kept of each.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_clusters: Number of clusters K.
+        image_shape: Shape (C, H, W) of an image.
+        per_cluster: Number of images kept of each cluster, P.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: K or P below 1.
@@ -82,8 +82,8 @@ class ClusterSamples(Metric):
         Args:
             image: (B, C, H, W).
             cluster: (B,) int64, in 0..K-1.
-            probability: (B,), of that cluster.
-            index: (B,) int64, the stable number of the sample, at least 0.
+            probability: (B,) probability of that cluster.
+            index: (B,) int64 stable number of the sample, at least 0.
         """
         rows = (image, probability, index, cluster)
         kept = (self.image, self.probability, self.index, self._cluster_of_places())

@@ -17,8 +17,8 @@ class ClusterSizes(Metric):
     Shapes: ``compute`` returns (K,) int64.
 
     Args:
-        num_clusters: K.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_clusters: Number of clusters K.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: K below 1, or, at an update, a cluster outside 0..K-1.

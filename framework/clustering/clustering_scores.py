@@ -31,10 +31,11 @@ class NormalizedMutualInfoScore(ContingencyTable):
     default is arithmetic.
 
     Args:
-        num_clusters: K.
-        num_classes: C.
-        average_method: ``'geometric'``, ``'arithmetic'``, ``'min'`` or ``'max'``.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_clusters: Number of clusters K.
+        num_classes: Number of classes C.
+        average_method: Mean of the two entropies: ``'geometric'``, ``'arithmetic'``, ``'min'`` or
+            ``'max'``.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: another ``average_method``, or as for
@@ -104,7 +105,7 @@ def normalized_mutual_info_score(
 
     Args:
         table: (K, C) counts; rows are clusters, columns classes.
-        average_method: the mean of the two entropies.
+        average_method: Mean of the two entropies, as in ``NormalizedMutualInfoScore``.
 
     Returns:
         A number in [0, 1]; NaN without any sample.

@@ -18,9 +18,9 @@ class ContingencyTable(Metric):
     Shapes: ``compute`` returns (K, C) int64; rows are clusters, columns classes.
 
     Args:
-        num_clusters: K.
-        num_classes: C, which need not be K.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_clusters: Number of clusters K.
+        num_classes: Number of classes C, which need not be K.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: K or C below 1; or, at an update, clusters and labels of other shapes or outside

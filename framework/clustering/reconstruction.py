@@ -23,9 +23,9 @@ def layerwise_reconstruction_error(
     code has 0.1.
 
     Args:
-        targets: input and hidden layers x, z_1, ..., each (B, ...).
-        decoded: their reconstructions, of the same shapes.
-        hidden_weight: h.
+        targets: Input and hidden layers x, z_1, ..., each (B, ...).
+        decoded: Reconstructions of the targets, of the same shapes.
+        hidden_weight: Weight h of the hidden layers.
 
     Returns:
         (B,).

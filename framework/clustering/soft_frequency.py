@@ -20,8 +20,8 @@ class SmallestSoftFrequency(Metric):
     ``compute`` returns a float32 scalar, NaN without any sample.
 
     Args:
-        num_clusters: K.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_clusters: Number of clusters K.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: K below 1, or, at an update, assignments of another shape.

@@ -40,8 +40,8 @@ def dec_target_distribution(
 
     Args:
         p: (N, K), non-negative; rows sum to 1.
-        kind: see above.
-        freq: (K,) f, where p is only a part of all samples; default the sum of p.
+        kind: Name of the target distribution, see above.
+        freq: (K,) frequencies f, where p is only a part of all samples; default the sum of p.
 
     Returns:
         (N, K), on the device of ``p``.
@@ -80,8 +80,8 @@ def unseen_target_distribution(p: Tensor, known: Tensor, kind: TargetKind = "sqr
 
     Args:
         p: (B, K) assignments of the samples.
-        known: (N, K) those of the known samples; with ``exact`` their targets.
-        kind: as in ``dec_target_distribution``.
+        known: (N, K) assignments of the known samples; with ``exact`` their targets.
+        kind: Name of the target distribution, as in ``dec_target_distribution``.
 
     Returns:
         (B, K).

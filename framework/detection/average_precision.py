@@ -15,7 +15,7 @@ def precision_recall(correct: Tensor, positives: int) -> tuple[Tensor, Tensor]:
 
     Args:
         correct: (N,) bool, by descending score: a true positive rather than a false one.
-        positives: objects to be found, at least 1.
+        positives: Number of objects to be found, at least 1.
 
     Returns:
         Recall and precision, (N,) float64 each.
@@ -47,8 +47,9 @@ def average_precision(recall: Tensor, precision: Tensor, interpolation: Interpol
     Args:
         recall: (N,) not descending, of ``precision_recall``.
         precision: (N,).
-        interpolation: ``'voc07'``, the mean over the recalls 0, 0.1, ..., 1; ``'coco101'``, over
-            0, 0.01, ..., 1; or ``'voc12'``, the area under the precision that never rises.
+        interpolation: Integration rule: ``'voc07'``, the mean over the recalls 0, 0.1, ..., 1;
+            ``'coco101'``, over 0, 0.01, ..., 1; or ``'voc12'``, the area under the precision that
+            never rises.
 
     Raises:
         ValueError: another ``interpolation``.

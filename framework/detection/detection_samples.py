@@ -44,8 +44,8 @@ class DetectionSamples(Metric):
 
     Args:
         image_shape: (C, H, W).
-        images: P, images kept.
-        **kwargs: of ``torchmetrics.Metric``.
+        images: Number of images kept, P.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: P below 1, or images of another shape.
@@ -94,9 +94,9 @@ class DetectionSamples(Metric):
 
         Args:
             image: (B, C, H, W) in [0, 1].
-            found: of each image ``boxes``, ``scores`` and ``labels``, best first.
-            truth: of each image ``boxes``, ``labels`` and ``difficult``.
-            index: (B,) int64, the stable number of the image.
+            found: Detections of each image, ``boxes``, ``scores`` and ``labels``, best first.
+            truth: Objects of each image, ``boxes``, ``labels`` and ``difficult``.
+            index: (B,) int64 stable number of the image.
         """
         if tuple(image.shape[1:]) != self.image_shape:
             raise ValueError(

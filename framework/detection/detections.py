@@ -16,8 +16,8 @@ def objects_of(batch: Batch, prefix: str = "") -> list[dict[str, Tensor]]:
     """Return the objects of each image of a padded batch, without the padding.
 
     Args:
-        batch: with ``quads`` (B, M, 4, 2), ``label`` (B, M) and ``difficult`` (B, M).
-        prefix: of these names, such as ``image_`` for the objects of whole images.
+        batch: Batch with ``quads`` (B, M, 4, 2), ``label`` (B, M) and ``difficult`` (B, M).
+        prefix: Prefix of these names, such as ``image_`` for the objects of whole images.
 
     Returns:
         Per image ``boxes`` (n, 4, 2), ``labels`` (n,) and ``difficult`` (n,).

@@ -33,8 +33,8 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
     """Draw images with detections above ``SHOWN_SCORE`` in color over the true objects.
 
     Args:
-        kept: images, detections and true objects.
-        class_names: by label.
+        kept: Images, detections and true objects.
+        class_names: Class names by label.
     """
     number = len(kept.images)
     columns = min(3, max(1, number))
@@ -90,9 +90,9 @@ def precision_recall(values: Mapping[str, Any], class_names: Sequence[str]) -> F
     """Draw precision over recall at an overlap of 0.5, one line per class.
 
     Args:
-        values: ``recall_50`` and ``precision_50`` (C, R) and ``ap_50`` (C,), NaN for a class
-            without objects.
-        class_names: by label.
+        values: Tensors ``recall_50`` and ``precision_50`` (C, R) and ``ap_50`` (C,), NaN for a
+            class without objects.
+        class_names: Class names by label.
     """
     figure = Figure(figsize=(WIDTH * 0.7, 4.2), layout="constrained")
     axes = figure.add_subplot()

@@ -66,7 +66,7 @@ class ObjectTable:
     """The objects of many images in three tensors, which loading processes share.
 
     Args:
-        images: the objects of each image.
+        images: Objects of each image.
 
     Example:
         >>> one = Objects(torch.ones(1, 4, 2), torch.tensor([7]), torch.zeros(1).byte())

@@ -35,8 +35,8 @@ def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]
 
     Args:
         image: (3, H, W), uint8 or float in [0, 1].
-        found: ``boxes`` (n, 4, 2), ``scores`` (n,) and ``labels`` (n,).
-        class_names: by label.
+        found: Detections: ``boxes`` (n, 4, 2), ``scores`` (n,) and ``labels`` (n,).
+        class_names: Class names by label.
 
     Example:
         >>> box = torch.tensor([[[1.0, 1], [6, 1], [6, 6], [1, 6]]])

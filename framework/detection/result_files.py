@@ -23,11 +23,11 @@ def write_results(
     same float32 is read; a file that is there is replaced as a whole.
 
     Args:
-        folder: of the files, made if it does not exist.
-        detections: of whole images, each with ``boxes`` (n, 4, 2), ``scores`` (n,), ``labels``
-            (n,) int64.
-        image_names: as many names, without white space.
-        class_names: by label, without white space.
+        folder: Folder of the files, made if it does not exist.
+        detections: Detections of whole images, each with ``boxes`` (n, 4, 2), ``scores`` (n,),
+            ``labels`` (n,) int64.
+        image_names: Names of the images, without white space.
+        class_names: Class names by label, without white space.
 
     Raises:
         ValueError: the numbers differ, a name is empty or has white space, or a label has no name.
@@ -71,9 +71,9 @@ def read_results(
     """Return what ``Task1_<class>.txt`` say of each image.
 
     Args:
-        folder: of the files.
-        image_names: of the images.
-        class_names: by label; each has a file.
+        folder: Folder of the files.
+        image_names: Names of the images.
+        class_names: Class names by label; each has a file.
 
     Returns:
         Per image ``boxes`` (n, 4, 2) float32, ``scores`` (n,) float32 and ``labels`` (n,) int64,

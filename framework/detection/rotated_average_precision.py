@@ -48,13 +48,13 @@ class RotatedMeanAveragePrecision(Metric):
     PASCAL VOC's only in the oriented overlap. Papers on DOTA state either ``voc07`` or ``voc12``.
 
     Args:
-        num_classes: C.
-        iou_thresholds: of ``map``, in (0, 1).
-        interpolation: ``'voc07'``, ``'voc12'`` or ``'coco101'``, see
+        num_classes: Number of classes C.
+        iou_thresholds: IoU thresholds of ``map``, in (0, 1).
+        interpolation: Integration rule: ``'voc07'``, ``'voc12'`` or ``'coco101'``, see
             ``average_precision``.
-        merge_iou: where an image arrives in overlapping tiles, the IoU above which detections of
-            one class and image suppress one another; None keeps all.
-        **kwargs: of ``torchmetrics.Metric``.
+        merge_iou: IoU above which detections of one class and image suppress one another, where an
+            image arrives in overlapping tiles; None keeps all.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: an argument is out of range, or an update has other shapes or labels.
@@ -119,10 +119,12 @@ class RotatedMeanAveragePrecision(Metric):
         """Add a batch of images, or of tiles in coordinates of their whole image.
 
         Args:
-            preds: for each of B images ``boxes`` (n, 4, 2), ``scores`` (n,), ``labels`` (n,) int64.
-            target: for each ``boxes`` (m, 4, 2), ``labels`` (m,) int64 and, where objects may be
-                difficult, ``difficult`` (m,) bool. Of an image in tiles one tile brings them all.
-            image_id: (B,) int64, which image this is, over all ranks.
+            preds: Detections of each of B images: ``boxes`` (n, 4, 2), ``scores`` (n,), ``labels``
+                (n,) int64.
+            target: Objects of each image: ``boxes`` (m, 4, 2), ``labels`` (m,) int64 and, where
+                objects may be difficult, ``difficult`` (m,) bool. Of an image in tiles one tile
+                brings them all.
+            image_id: (B,) int64 number of the image, over all ranks.
         """
         if not len(preds) == len(target) == len(image_id):
             raise ValueError(

@@ -20,9 +20,9 @@ def tile_origins(size: int, window: int, gap: int) -> list[int]:
     """Return where windows begin that cover a length; the last one is moved back to its end.
 
     Args:
-        size: length in pixels.
-        window: length of a window.
-        gap: by how much neighbors overlap at least, smaller than a window.
+        size: Length of the image in pixels.
+        window: Length of a window.
+        gap: Overlap of neighbors at least, smaller than a window.
 
     Raises:
         ValueError: an argument out of its range.
@@ -53,10 +53,10 @@ def tile_objects(objects: Objects, left: float, top: float, window: float) -> Ob
     also cuts corners to whole numbers and to the range from 1 to the window; both are left out.
 
     Args:
-        objects: of the image, convex, in its pixels.
-        left: of the tile in the image.
-        top: of the tile.
-        window: width and height of the tile.
+        objects: Objects of the image, convex, in its pixels.
+        left: Left edge of the tile in the image.
+        top: Top edge of the tile in the image.
+        window: Width and height of the tile.
 
     Example:
         >>> square = torch.tensor([[[90.0, 10], [110, 10], [110, 30], [90, 30]]])
@@ -129,7 +129,7 @@ def to_whole_image(quads: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
     Args:
         quads: (..., 2) in pixels of the tile.
         offset: (2,), left and top of the tile in the resized image.
-        scale: by which the whole image was resized, a scalar.
+        scale: Factor by which the whole image was resized, a scalar.
 
     Example:
         >>> tile = torch.tensor([[0.0, 10.0]])
@@ -152,13 +152,13 @@ def merge_tiles(
     than ``iou_threshold`` only the most certain one stays.
 
     Args:
-        detections: of T tiles, each with ``boxes`` (n, 4, 2) in pixels of the tile, ``scores``
-            (n,) and ``labels`` (n,) int64.
-        image_id: (T,) int64, the whole image of each tile.
+        detections: Detections of T tiles, each with ``boxes`` (n, 4, 2) in pixels of the tile,
+            ``scores`` (n,) and ``labels`` (n,) int64.
+        image_id: (T,) int64 number of the whole image of each tile.
         offset: (T, 2), see ``to_whole_image``.
         scale: (T,).
-        iou_threshold: 0.3 in the development kit of DOTA, 0.1 in mmrotate; to be named beside
-            every result.
+        iou_threshold: IoU above which detections suppress one another: 0.3 in the development kit
+            of DOTA, 0.1 in mmrotate; to be named beside every result.
 
     Returns:
         By image the same fields in pixels of the whole image, by descending score.

@@ -20,8 +20,8 @@ class SpatialPyramidPooling(nn.Module):
     follows it.
 
     Args:
-        channels: C.
-        pools: odd sizes of the pools, at stride 1.
+        channels: Number of channels C.
+        pools: Odd sizes of the pools, at stride 1.
     """
 
     def __init__(self, channels: int, pools: Sequence[int] = POOLS) -> None:
@@ -50,10 +50,10 @@ class TopDownNeck(nn.Module):
     released code has this neck.
 
     Args:
-        in_channels: C_k, from fine to coarse.
-        width: channels of the coarsest output, halved at every finer level; default half of the
+        in_channels: Channels C_k of the inputs, from fine to coarse.
+        width: Channels of the coarsest output, halved at every finer level; default half of the
             coarsest input's.
-        drop_block: probability of DropBlock, with blocks of 3 x 3; its noise is drawn per rank.
+        drop_block: Probability of DropBlock, with blocks of 3 x 3; its noise is drawn per rank.
 
     Raises:
         ValueError: ``width`` is too small to be halved.

@@ -32,8 +32,8 @@ def rows_per_rank(rows: int, device: torch.device | str = "cpu") -> list[int]:
     """Return how many rows every rank holds; ``[rows]`` on one process.
 
     Args:
-        rows: of this rank.
-        device: on which to communicate.
+        rows: Number of rows of this rank.
+        device: Device on which to communicate.
     """
     if world_size() == 1:
         return [rows]
@@ -46,8 +46,10 @@ def gather(x: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     Moves bytes, so that every dtype arrives bit by bit.
 
     Args:
-        x: (B_r, ...); B_r may differ from rank to rank and be 0, the rest of the shape may not.
-        counts: B_0, ..., B_{W-1} if known, which saves a round trip; see ``rows_per_rank``.
+        x: (B_r, ...), where B_r may differ from rank to rank and be 0, the rest of the shape may
+            not.
+        counts: Rows B_0, ..., B_{W-1} of the ranks if known, which saves a round trip; see
+            ``rows_per_rank``.
 
     Returns:
         (sum of B_r, ...) in rank order, the same on every rank.
@@ -82,7 +84,7 @@ def gather_with_grad(x: Tensor, counts: Sequence[int] | None = None) -> Tensor:
 
     Args:
         x: (B_r, ...), see ``gather``.
-        counts: B_0, ..., B_{W-1} if known.
+        counts: Rows B_0, ..., B_{W-1} of the ranks if known.
 
     Returns:
         (sum of B_r, ...) in rank order.
@@ -103,7 +105,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     """Return the sum of ``x`` over ranks, without gradient; ``x.detach()`` on one process.
 
     Args:
-        x: any shape, the same on every rank; is not changed.
+        x: Tensor of any shape, the same on every rank; it is not changed.
     """
     if world_size() == 1:
         return x.detach()
@@ -119,7 +121,7 @@ def all_reduce_sum_with_grad(x: Tensor) -> Tensor:
     differentiated twice.
 
     Args:
-        x: any shape, the same on every rank.
+        x: Tensor of any shape, the same on every rank.
     """
     return x if world_size() == 1 else _AllReduceSum.apply(x)
 
@@ -132,8 +134,8 @@ def global_mean(per_sample: Tensor, weight: Tensor | None = None) -> Tensor:
 
     Args:
         per_sample: (B_r, ...) values l.
-        weight: non-negative, of the same shape, constant for the gradient; 0 drops a value, even
-            an infinite one. Default 1.
+        weight: Non-negative weights of the same shape, constant for the gradient; 0 drops a value,
+            even an infinite one. Default 1.
 
     Returns:
         A scalar; 0 with a gradient path where nothing counts.
@@ -159,7 +161,7 @@ def global_topk(values: Tensor, k: int) -> Tensor:
 
     Args:
         values: (B_r,).
-        k: at least 0.
+        k: Number of values, at least 0.
 
     Returns:
         (B_r,) bool.
@@ -192,10 +194,10 @@ def shared_generator(
     """Return a generator that is in the same state on every rank; never communicates.
 
     Args:
-        seed: of the run.
-        step: the global step, so that a resumed run draws what the first one would have drawn.
-        name: of what is drawn; different names give independent numbers.
-        device: of the generator. CPU and GPU draw different numbers from one seed.
+        seed: Seed of the run.
+        step: Global step, so that a resumed run draws what the first one would have drawn.
+        name: Name of what is drawn; different names give independent numbers.
+        device: Device of the generator. CPU and GPU draw different numbers from one seed.
     """
     return torch.Generator(device).manual_seed(stable_seed(seed, step, name))
 
@@ -208,9 +210,9 @@ def draw_for_global_batch(
     W ranks so get the noise that one process would. All ranks' generators move on equally.
 
     Args:
-        sampler: called once as ``sampler(n, generator)``; returns (n, ...).
-        rows: B_r, of this rank.
-        generator: in the same state on every rank, see ``shared_generator``.
+        sampler: Function called once as ``sampler(n, generator)``; it returns (n, ...).
+        rows: Number of rows B_r of this rank.
+        generator: Generator in the same state on every rank, see ``shared_generator``.
 
     Returns:
         (B_r, ...).
@@ -235,8 +237,8 @@ def all_to_all(x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
     Without gradient; on one process ``x.detach()`` and ``counts``. Moves bytes, as ``gather``.
 
     Args:
-        x: (sum of counts, ...); the shape of a row is the same on every rank.
-        counts: W numbers of rows, which may be 0.
+        x: (sum of counts, ...), with the same shape of a row on every rank.
+        counts: Number of rows for each of the W ranks, which may be 0.
 
     Returns:
         The rows received, in the order of the ranks they come from, and how many came from each.

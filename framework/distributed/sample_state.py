@@ -52,16 +52,16 @@ class SampleState:
     ranks continues from them.
 
     Args:
-        num_samples: N.
-        shape: of a row.
-        fill: value of rows that were never written.
-        dtype: of the table; values are cast to it.
-        device: of the table; ``memmap`` is on the CPU.
-        layout: see above.
-        shards: only for ``local``, the ``shards`` S of the data module: row i lies on rank
-            ``i % S * W // S``. Default W.
-        persistent: whether it belongs in checkpoints.
-        directory: only for ``memmap``, where the file is made; default the system's temporary
+        num_samples: Number of rows N.
+        shape: Shape of a row.
+        fill: Value of rows that were never written.
+        dtype: Data type of the table; values are cast to it.
+        device: Device of the table; ``memmap`` is on the CPU.
+        layout: Layout over the ranks, see above.
+        shards: Number of shards S of the data module, only for ``local``: row i lies on rank ``i %
+            S * W // S``. Default W.
+        persistent: Whether the table belongs in checkpoints.
+        directory: Directory of the file, only for ``memmap``; default the system's temporary
             directory. The file has no name any more once all ranks have mapped it, so that its
             space is free when the last process ends, however it ends.
 
@@ -232,8 +232,9 @@ class SampleState:
         """Write ``{name}-{rank}-of-{W}.pt`` into ``directory`` in one step; called on every rank.
 
         Args:
-            directory: made if it does not exist; holds one set of shards of each name.
-            name: of the table.
+            directory: Directory of the shards, made if it does not exist; it holds one set of
+                shards of each name.
+            name: Name of the table.
 
         Raises:
             RuntimeError: the layout is ``replicated``, see ``state_dict``.
@@ -257,8 +258,8 @@ class SampleState:
         Nothing is changed unless all files can be read.
 
         Args:
-            directory: with the files.
-            name: of the table.
+            directory: Directory with the files.
+            name: Name of the table.
 
         Raises:
             RuntimeError: the layout is ``replicated``, see ``load_state_dict``.

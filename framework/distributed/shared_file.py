@@ -24,9 +24,9 @@ def shared_zeros(size: tuple[int, ...], dtype: torch.dtype, directory: Path) -> 
     the last process ends, even if it is killed.
 
     Args:
-        size: of the tensor.
-        dtype: of the tensor.
-        directory: for the file, on a disk of this node; made if it does not exist.
+        size: Shape of the tensor.
+        dtype: Data type of the tensor.
+        directory: Directory of the file, on a disk of this node; made if it does not exist.
 
     Raises:
         ValueError: the ranks are on several nodes.

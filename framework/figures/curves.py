@@ -24,8 +24,8 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     the learning rates share the last one.
 
     Args:
-        rows: of ``metrics.csv``: ``step`` and values, as numbers or as text, by column. Values that
-            are not finite are left out.
+        rows: Rows of ``metrics.csv``: ``step`` and values, as numbers or as text, by column. Values
+            that are not finite are left out.
     """
     panels = _panels(rows)
     columns = min(3, max(1, len(panels)))

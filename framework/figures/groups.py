@@ -31,11 +31,11 @@ def name_groups(
     """Write the name of every group beside its middle.
 
     Args:
-        axes: to write on.
+        axes: Axes to write on.
         points: (n, 2).
-        group: (n,); negative ones have no name.
-        names: by group.
-        colors: by group.
+        group: (n,) group of each point; negative ones have no name.
+        names: Names by group.
+        colors: Colors by group.
     """
     halo = [withStroke(linewidth=2.0, foreground="white")]
     for k in np.unique(group[group >= 0]):

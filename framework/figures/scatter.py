@@ -17,7 +17,7 @@ def predicted_against_true(predicted: Tensor, true: Tensor, name: str = "target"
     Args:
         predicted: (N,), in the unit of the data.
         true: (N,).
-        name: of what is predicted.
+        name: Name of what is predicted.
     """
     figure = Figure(figsize=(0.75 * WIDTH, 0.7 * WIDTH), layout="constrained")
     figure.suptitle(f"Predictions of {name.replace('_', ' ')}", fontsize=12)

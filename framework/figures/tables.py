@@ -21,7 +21,7 @@ def confusion_matrix(
 
     Args:
         matrix: (K, K) counts; rows are true classes, columns predicted ones.
-        class_names: K names; default 0..K-1.
+        class_names: Names of the K classes; default 0..K-1.
 
     Raises:
         ValueError: the matrix is not square, or the number of names is another.
@@ -56,10 +56,10 @@ def count_matrix(
 
     Args:
         counts: (R, C); the last axis runs to the right.
-        names: of the R rows and of the C columns.
-        axis_names: what a row is, and what a column is.
-        title: of the figure.
-        subtitle: one sentence on what the table says.
+        names: Names of the R rows and of the C columns.
+        axis_names: Meaning of a row and of a column.
+        title: Title of the figure.
+        subtitle: One line on what the table says.
     """
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # cells are squares, so that a wide table is low

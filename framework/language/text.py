@@ -22,11 +22,12 @@ def read_texts(source: str, field: str = "text") -> Iterator[str]:
     """Yield texts, holding no more than one at a time.
 
     Args:
-        source: ``pydoc``, the reference pages of the Python language that every CPython carries
-            (465,000 characters); a ``.txt`` file in UTF-8, which is yielded in blocks that end with
-            a line; a ``.jsonl`` file of one JSON object a line; or a folder, in which such files
-            are looked for at any depth and read in the order of their paths.
-        field: of a JSON object that holds the text.
+        source: Source of the texts: ``pydoc``, the reference pages of the Python language that
+            every CPython carries (465,000 characters); a ``.txt`` file in UTF-8, which is yielded
+            in blocks that end with a line; a ``.jsonl`` file of one JSON object a line; or a
+            folder, in which such files are looked for at any depth and read in the order of their
+            paths.
+        field: Field of a JSON object that holds the text.
 
     Raises:
         FileNotFoundError: there is no such file, or no text in the folder.
@@ -97,12 +98,12 @@ def pack(
     What is left over at the end is left out. Text that looks like a special token is text.
 
     Args:
-        texts: read until ``max_tokens`` are there.
-        tokenizer: of ``transformers``.
-        context_length: L, tokens of a context, with the special ones.
-        prefix: special tokens at the start of every context.
-        suffix: special tokens at its end.
-        max_tokens: of text; default all.
+        texts: Texts, read until ``max_tokens`` are there.
+        tokenizer: Tokenizer of ``transformers``.
+        context_length: Length L of a context in tokens, with the special ones.
+        prefix: Special tokens at the start of every context.
+        suffix: Special tokens at the end of every context.
+        max_tokens: Largest number of tokens of text; default all.
 
     Returns:
         (N, L) int32.

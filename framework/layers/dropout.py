@@ -22,9 +22,9 @@ class GlobalDropout(nn.Module):
     Shapes: (B, ...) to the same; a rank's B may be 0. In training every rank must call it.
 
     Args:
-        p: in [0, 1).
-        stream: layers of one stream draw the same numbers in the same forward; give every layer of
-            a network a stream of its own.
+        p: Probability of a zero, in [0, 1).
+        stream: Name of the random stream: layers of one stream draw the same numbers in the same
+            forward; give every layer of a network a stream of its own.
 
     Raises:
         ValueError: ``p`` is out of its range.

@@ -20,8 +20,8 @@ def reverse_gradient(x: Tensor, coefficient: float = 1.0) -> Tensor:
     arXiv:1505.07818.
 
     Args:
-        x: any shape.
-        coefficient: a finite number; what is published is at least 0.
+        x: Tensor of any shape.
+        coefficient: Finite factor of the reversed gradient; what is published is at least 0.
 
     Raises:
         ValueError: ``coefficient`` is infinite or NaN.
@@ -67,10 +67,10 @@ class ReversalSchedule:
     ``high`` 0.1.
 
     Args:
-        low: at the start.
-        high: in the limit.
-        alpha: how fast it rises, above 0.
-        num_steps: N, optimizer steps.
+        low: Coefficient at the start.
+        high: Coefficient in the limit.
+        alpha: Speed of the rise, above 0.
+        num_steps: Optimizer steps N of the run.
 
     Raises:
         ValueError: an argument out of its range.

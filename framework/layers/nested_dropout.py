@@ -37,12 +37,14 @@ class NestedDropout(nn.Module):
     exponent, is that of the latter's code (yingyichen-cyy/Nested-Co-teaching).
 
     Args:
-        dim: channels H.
-        sigma: above 0; about H / 5. Too small a value starves the later channels.
-        mu: center of the distribution.
-        eval_k: channels kept in evaluation; None keeps all.
-        stream: layers of one stream draw the same k in the same forward. Give every such layer of a
-            network a stream of its own, unless they are to be cut at the same channel.
+        dim: Number of channels H.
+        sigma: Standard deviation of the distribution, above 0; about H / 5. Too small a value
+            starves the later channels.
+        mu: Center of the distribution.
+        eval_k: Channels kept in evaluation; None keeps all.
+        stream: Name of the random stream: layers of one stream draw the same k in the same forward.
+            Give every such layer of a network a stream of its own, unless they are to be cut at the
+            same channel.
 
     Attributes:
         probabilities: (dim,) float64 on the CPU, P(1), ..., P(dim).

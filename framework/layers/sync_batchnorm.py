@@ -31,11 +31,11 @@ class SyncBatchNorm(_BatchNorm):
     Paper: Ioffe and Szegedy, arXiv:1502.03167.
 
     Args:
-        num_features: C.
-        eps: added to the variance.
-        momentum: of the running statistics; None averages over all batches.
-        affine: learn scale and shift.
-        track_running_stats: keep running statistics for evaluation.
+        num_features: Number of channels C.
+        eps: Number added to the variance.
+        momentum: Momentum of the running statistics; None averages over all batches.
+        affine: Whether to learn scale and shift.
+        track_running_stats: Whether to keep running statistics for evaluation.
 
     Raises:
         ValueError: an input of fewer than two dimensions.
@@ -117,7 +117,7 @@ def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
     timm's, which add dropout and an activation.
 
     Args:
-        module: of any kind, also a batch normalization itself.
+        module: Module of any kind, also a batch normalization itself.
 
     Returns:
         ``module``.

@@ -44,9 +44,10 @@ class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
     the weight |a| / n of unequal bags is ours, with which the identity above stays exact.
 
     Args:
-        base: l; ``'mse'``, ``'bce'`` (binary cross-entropy) or ``'ce'`` (cross-entropy).
-        rho: in [0, 1]. Choose it by the bag-level loss on held-out bags; 0.03 is a good start.
-        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+        base: Loss l: ``'mse'``, ``'bce'`` (binary cross-entropy) or ``'ce'`` (cross-entropy).
+        rho: Weight of the instance-level loss, in [0, 1]. Choose it by the bag-level loss on
+            held-out bags; 0.03 is a good start.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
         ValueError: an argument out of its range, or an input of another shape.

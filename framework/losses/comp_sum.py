@@ -39,10 +39,11 @@ class CompSumLoss(ClassificationLoss):
     Use it for: labels of which some are wrong (tau 1.7), or clean ones (tau 1).
 
     Args:
-        tau: at least 0. 1 is cross-entropy; 1.7 is a good start under label noise.
-        label_smoothing: in [0, 1]; the share of the label that is spread evenly over the K
-            classes, as in ``torch.nn.CrossEntropyLoss``.
-        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+        tau: Member of the family, at least 0; 1 is cross-entropy, 1.7 a good start under label
+            noise.
+        label_smoothing: Share of the label that is spread evenly over the K classes, in [0, 1], as
+            in ``torch.nn.CrossEntropyLoss``.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
         ValueError: an argument out of its range, or predictions or targets of another shape.
@@ -107,9 +108,9 @@ def h_consistency_transform(beta: Tensor | float, tau: float, num_classes: int) 
     Paper: arXiv:2304.07288, Theorem 3.1.
 
     Args:
-        beta: excess error in [0, 1], any shape.
-        tau: at least 0.
-        num_classes: K, at least 2; without effect for ``tau <= 1``.
+        beta: Excess error in [0, 1], any shape.
+        tau: Exponent of the loss, at least 0.
+        num_classes: Number of classes K, at least 2; without effect for ``tau <= 1``.
 
     Returns:
         float64, of the shape of ``beta``.

@@ -52,16 +52,19 @@ class ConditionalCSDivergenceLoss(RegressionLoss):
     Use it for: regression on noisy targets, where it overfits less than squared error.
 
     Args:
-        sigma_x: the kernel's width on ``inputs``: a number, 1 for standardized columns as in the
+        sigma_x: Width of the kernel on ``inputs``: a number, 1 for standardized columns as in the
             paper; ``'median'`` for the median distance in the batch; None for √d, which keeps the
             kernel from underflowing where d is above about 20.
-        sigma_y: likewise on predictions and targets; ``'median'`` is that of the targets.
-        denominator: of w: ``'square_of_sum'``, or ``'sum_of_squares'``
-            (:math:`w_j = 1 / \sum_i K_{ji}^2`) as in the paper's code.
-        gather: estimate on the global batch, the same on every rank; False: every rank on its own
-            rows, another objective, which depends on the number of ranks.
-        chunk_size: batches of more rows are computed in blocks of so many, each again in backward,
-            so that memory is O(N * chunk_size). The value does not change.
+        sigma_y: Width of the kernel on predictions and targets, given like ``sigma_x``;
+            ``'median'`` is that of the targets.
+        denominator: Denominator of w: ``'square_of_sum'``, or ``'sum_of_squares'`` (:math:`w_j = 1
+            / \sum_i K_{ji}^2`) as in the paper's code.
+        gather: Whether to estimate on the global batch, with the same value on every rank;
+            otherwise on each rank's own rows, another objective, which depends on the number of
+            ranks.
+        chunk_size: Largest number of rows computed at once; larger batches are computed in blocks
+            of so many, each again in backward, so that memory is O(N * chunk_size). The value does
+            not change.
 
     Raises:
         ValueError: an argument out of its range, or predictions and targets of different shapes.
@@ -131,13 +134,14 @@ class CSQMI(Loss):
     Use it for: a weighted term beside any loss that makes the features forget the inputs.
 
     Args:
-        sigma_x: the kernel's width on ``inputs``: a number, ``'median'`` for the median distance
+        sigma_x: Width of the kernel on ``inputs``: a number, ``'median'`` for the median distance
             in the batch, or None for √d.
-        sigma_t: likewise on ``features``.
-        normalized: divide by the root of I(x; x) I(t; t).
-        gather: estimate on the global batch, the same on every rank; False: every rank on its own
-            rows.
-        chunk_size: batches of more rows are computed in blocks of so many, each again in backward.
+        sigma_t: Width of the kernel on ``features``, given like ``sigma_x``.
+        normalized: Whether to divide by the root of I(x; x) I(t; t).
+        gather: Whether to estimate on the global batch, with the same value on every rank;
+            otherwise on each rank's own rows.
+        chunk_size: Largest number of rows computed at once; larger batches are computed in blocks
+            of so many, each again in backward.
 
     Raises:
         ValueError: an argument out of its range.

@@ -50,19 +50,23 @@ class CSIBLoss(RegressionLoss):
     Use it for: regression on few and noisy rows, with features that should forget the inputs.
 
     Args:
-        beta: weight of I, at least 0; between 1e-4 and 1, to be picked on validation data.
-        sigma_x: the kernel's width on ``inputs``: a number, 1 for standardized columns as in the
+        beta: Weight of I, at least 0; between 1e-4 and 1, to be picked on validation data.
+        sigma_x: Width of the kernel on ``inputs``: a number, 1 for standardized columns as in the
             paper, less where y has little noise; ``'median'`` for the median distance in the batch;
             None for √d, which keeps the kernel from underflowing where d is above about 20.
-        sigma_y: likewise on predictions and targets.
-        sigma_t: likewise on ``features``.
-        normalized: divide I by the root of I(x; x) I(t; t), as the paper's training does.
-        denominator: of D, ``'square_of_sum'``, or ``'sum_of_squares'`` as in the paper's code.
-        prediction: ``'cs'`` for D, ``'mse'`` for the mean squared error.
-        gather: estimate on the global batch, the same on every rank; False: every rank on its own
-            rows, another objective, which depends on the number of ranks.
-        chunk_size: batches of more rows are computed in blocks of so many, each again in backward,
-            so that memory is O(N * chunk_size). The value does not change.
+        sigma_y: Width of the kernel on predictions and targets, given like ``sigma_x``.
+        sigma_t: Width of the kernel on ``features``, given like ``sigma_x``.
+        normalized: Whether to divide I by the root of I(x; x) I(t; t), as the paper's training
+            does.
+        denominator: Denominator of D: ``'square_of_sum'``, or ``'sum_of_squares'`` as in the
+            paper's code.
+        prediction: Prediction term: ``'cs'`` for D, ``'mse'`` for the mean squared error.
+        gather: Whether to estimate on the global batch, with the same value on every rank;
+            otherwise on each rank's own rows, another objective, which depends on the number of
+            ranks.
+        chunk_size: Largest number of rows computed at once; larger batches are computed in blocks
+            of so many, each again in backward, so that memory is O(N * chunk_size). The value does
+            not change.
 
     Raises:
         ValueError: an argument out of its range, or predictions and targets of different shapes.

@@ -53,17 +53,19 @@ class EnsLoss(ClassificationLoss):
     Use it for: deep networks that overfit a small training set; not for a short fine-tuning.
 
     Args:
-        boxcox_lambda: lambda of the inverse Box-Cox transform; 0 is the exponential.
-        lambda_period: draw lambda anew from U(-1, 1) every so many epochs, instead of
+        boxcox_lambda: Parameter lambda of the inverse Box-Cox transform; 0 is the exponential.
+        lambda_period: Epochs after which lambda is drawn anew from U(-1, 1), instead of the fixed
             ``boxcox_lambda``.
-        clip: steepest slope, below 0.
-        tail: divide the slopes at margins z > 1 by z, so that they vanish for large margins.
-        multiclass: ``'relative'`` as above; ``'ovr'``: one binary problem on every logit, each with
-            draws of its own, summed over the classes.
-        sync: ``'global'`` sorts the margins of all ranks together, so that any number of ranks
-            takes the steps of one process. ``'local'`` sorts each rank's own: as valid a draw, and
-            without communication of margins, but another run for every number of ranks.
-        reduction: ``'mean'``, ``'sum'`` or ``'none'``; the mean is over rows.
+        clip: Steepest slope, below 0.
+        tail: Whether to divide the slopes at margins z > 1 by z, so that they vanish for large
+            margins.
+        multiclass: Margins of more than two classes: ``'relative'`` as above; ``'ovr'``: one binary
+            problem on every logit, each with draws of its own, summed over the classes.
+        sync: Scope of the sorting: ``'global'`` sorts the margins of all ranks together, so that
+            any number of ranks takes the steps of one process; ``'local'`` sorts each rank's own:
+            as valid a draw, and without communication of margins, but another run for every number
+            of ranks.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``; the mean is over rows.
 
     Raises:
         ValueError: an argument out of its range, or predictions or targets of another shape.
@@ -183,10 +185,11 @@ def loss_slopes(margins: Tensor, draws: Tensor, lam: float, clip: float, tail: b
 
     Args:
         margins: (N,), or (N, C) with each column sorted for itself; equal ones keep their order.
-        draws: standard normal, of the same shape; which margin they belong to does not matter.
-        lam: of ``boxcox_inverse``, which makes the draws positive.
-        clip: steepest slope.
-        tail: divide the slope at a margin z > 1 by z.
+        draws: Standard normal numbers of the same shape; which margin they belong to does not
+            matter.
+        lam: Parameter of ``boxcox_inverse``, which makes the draws positive.
+        clip: Steepest slope.
+        tail: Whether to divide the slope at a margin z > 1 by z.
 
     Returns:
         Of the shape of ``margins``.

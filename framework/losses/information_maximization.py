@@ -44,7 +44,7 @@ class TargetClassificationMimicking(Loss):
     held-out set as a guide.
 
     Args:
-        shifted: add log K, so that the value is in [0, log K]. The gradient is the same.
+        shifted: Whether to add log K, so that the value is in [0, log K]. The gradient is the same.
 
     Raises:
         ValueError: predictions are not (N, K) with K >= 2.

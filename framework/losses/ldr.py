@@ -39,15 +39,15 @@ class LDRLoss(ClassificationLoss):
     Use it for: labels of which many are wrong (lam 10), also with hundreds of classes.
 
     Args:
-        lam: temperature, above 0. With normalized logits, which span 0..K, 10 resists 40 % wrong
+        lam: Temperature, above 0. With normalized logits, which span 0..K, 10 resists 40 % wrong
             labels and 1 does not.
-        margin: c, at least 0.
-        normalize: what is first done to a row of logits. ``'softplus_mean'``: softplus, then
-            divided by their mean; ``'l1'``: divided by the mean of their absolute values; ``None``:
-            nothing. The scale of normalized logits is free: predict with argmax, their softmax is
-            not calibrated. With ``'l1'`` do not start from a head whose weights are all zero,
-            where the gradient is unbounded.
-        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+        margin: Margin c, at least 0.
+        normalize: Normalization of a row of logits. ``'softplus_mean'``: softplus, then divided by
+            their mean; ``'l1'``: divided by the mean of their absolute values; ``None``: nothing.
+            The scale of normalized logits is free: predict with argmax, their softmax is not
+            calibrated. With ``'l1'`` do not start from a head whose weights are all zero, where the
+            gradient is unbounded.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
         ValueError: an argument out of its range, or predictions or targets of another shape.
@@ -111,13 +111,14 @@ class ALDRLoss(ClassificationLoss):
     Use it for: wrong labels whose share differs from sample to sample; start with lam0 10.
 
     Args:
-        lam0: largest and initial temperature, above 0; 10 under heavy label noise, as for LDR.
-        alpha: above 1; the larger, the less the temperature moves.
-        margin: c, at least 0.
-        normalize: as in ``LDRLoss``; the official code takes ``'l1'``, and
-            ``'softplus_mean'`` on CIFAR-100.
-        margin_in_q: whether q, from which the temperature follows, sees the margin.
-        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+        lam0: Largest and initial temperature, above 0; 10 under heavy label noise, as for LDR.
+        alpha: Weight of the quadratic that holds the temperature near ``lam0``, above 1; the
+            larger, the less the temperature moves.
+        margin: Margin c, at least 0.
+        normalize: Normalization of the logits, as in ``LDRLoss``; the official code takes ``'l1'``,
+            and ``'softplus_mean'`` on CIFAR-100.
+        margin_in_q: Whether q, from which the temperature follows, sees the margin.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
         ValueError: an argument out of its range, or an input of another shape.
@@ -215,9 +216,9 @@ def tempered_scores(
     Args:
         logits: (B, K).
         targets: (B,) int64.
-        temperature: a number or (B,).
-        margin: c.
-        normalize: see ``LDRLoss``.
+        temperature: Temperature of all rows, or one for each, (B,).
+        margin: Margin c.
+        normalize: Normalization of the logits, see ``LDRLoss``.
     """
     size: Tensor | float = temperature[:, None] if isinstance(temperature, Tensor) else temperature
     if normalize == "softplus_mean":

@@ -32,7 +32,7 @@ class Loss(_Loss):
         monitorable: False if the value means nothing; early stopping on it is refused.
 
     Args:
-        reduction: ``'mean'``, ``'sum'`` or ``'none'``, as in torch.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``, as in torch.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -67,7 +67,7 @@ class Loss(_Loss):
         Args:
             predictions: (B, ...) float.
             targets: (B, ...).
-            **needs: exactly what ``needs`` names.
+            **needs: Keywords that ``needs`` names, and no others.
 
         Returns:
             A scalar, or (B,) with ``reduction='none'``.

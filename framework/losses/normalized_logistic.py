@@ -50,8 +50,8 @@ class NormalizedLogisticLoss(ClassificationLoss):
     Use it for: separable, imbalanced problems with large steps; not under label noise.
 
     Args:
-        beta_max: largest beta, at least 1. The default only guards against overflow.
-        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+        beta_max: Largest beta, at least 1. The default only guards against overflow.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
         ValueError: an argument out of its range, or predictions or targets of another shape.

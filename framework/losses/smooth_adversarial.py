@@ -62,13 +62,13 @@ class SmoothAdversarialCompSumLoss(CompSumLoss):
     Use it for: classifiers that must withstand small perturbations of their inputs.
 
     Args:
-        tau: see ``CompSumLoss``.
-        rho: the margin; divides the logits of the clean term.
-        nu: weight of the penalty.
-        nu_warmup_steps: the weight grows linearly from 0 over so many optimizer steps.
-        attack: default ``PGDAttack()``: l-infinity, 8/255, 10 steps. For normalized inputs it
-            needs their ``mean`` and ``std``.
-        reduction: ``'mean'``, ``'sum'`` or ``'none'``.
+        tau: Exponent of the family, see ``CompSumLoss``.
+        rho: Margin by which the logits of the clean term are divided.
+        nu: Weight of the penalty.
+        nu_warmup_steps: Optimizer steps over which the weight grows linearly from 0.
+        attack: Attack that looks for x'; default ``PGDAttack()``: l-infinity, 8/255, 10 steps. For
+            normalized inputs it needs their ``mean`` and ``std``.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
         ValueError: an argument out of its range, an attack that starts where its objective has no

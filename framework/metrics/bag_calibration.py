@@ -20,9 +20,9 @@ class BagCalibrationError(Metric):
     (B,) int64, the bag of each row; a target is the row's own response or its bag's mean.
 
     Args:
-        num_bags: M; bags are numbered 0..M-1, and one without rows does not count.
-        num_outputs: T.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_bags: Number of bags M; they are numbered 0..M-1, and one without rows does not count.
+        num_outputs: Number of outputs T.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: an argument below 1, or predictions and targets of other shapes.

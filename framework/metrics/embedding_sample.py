@@ -32,9 +32,9 @@ class EmbeddingSample(Metric):
     Memory is fixed, and no rank needs to have a row.
 
     Args:
-        dim: D, of a code.
-        limit: samples kept.
-        **kwargs: of ``torchmetrics.Metric``.
+        dim: Width D of an embedding.
+        limit: Number of samples kept.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: ``dim`` or ``limit`` below 1.
@@ -76,7 +76,7 @@ class EmbeddingSample(Metric):
         Args:
             code: (B, D).
             cluster: (B,) int64.
-            index: (B,) int64, the stable number of the sample, in 0..2^31-1.
+            index: (B,) int64 stable number of the sample, in 0..2^31-1.
             label: (B,) int64, where the data has labels.
         """
         label = torch.full_like(cluster, -1) if label is None else label

@@ -16,8 +16,8 @@ class PrefixAccuracy(Metric):
     added up over ranks, which may have no rows.
 
     Args:
-        num_prefixes: H.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_prefixes: Number of prefixes H.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: ``num_prefixes`` below 1, or predictions of another shape.
@@ -74,8 +74,8 @@ def best_prefix(accuracy: Tensor, penalty: float = 1e-5) -> int:
     shorter of two prefixes that are as good but for rounding.
 
     Args:
-        accuracy: (H,) of the first 1, ..., H channels.
-        penalty: per channel.
+        accuracy: (H,) accuracy of the first 1, ..., H channels.
+        penalty: Penalty per channel.
 
     Example:
         >>> import torch

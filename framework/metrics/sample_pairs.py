@@ -15,9 +15,9 @@ class SamplePairs(Metric):
     Memory is fixed, and no rank needs to have a row.
 
     Args:
-        num_targets: T.
-        limit: rows kept per rank.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_targets: Number of targets T.
+        limit: Number of rows kept per rank.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Example:
         >>> import torch
@@ -42,7 +42,7 @@ class SamplePairs(Metric):
 
         Args:
             predictions: (B,) or (B, T).
-            targets: of the same shape.
+            targets: (B,) or (B, T), as the predictions.
         """
         start = int(self.filled.sum())
         shape = (-1, self.rows.shape[-1])

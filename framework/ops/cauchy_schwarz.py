@@ -36,10 +36,10 @@ def conditional_cs_divergence(
         x: (N, d) with N above 0.
         y: (N, T).
         y_hat: (N, T).
-        sigma_x: the kernel's width on x.
-        sigma_y: on y and ŷ; ``'median'`` is that of y.
-        denominator: ``'square_of_sum'`` or ``'sum_of_squares'``.
-        chunk_size: rows computed at a time.
+        sigma_x: Width of the kernel on x.
+        sigma_y: Width of the kernel on y and ŷ; ``'median'`` is that of y.
+        denominator: Denominator of w: ``'square_of_sum'`` or ``'sum_of_squares'``.
+        chunk_size: Number of rows computed at a time.
     """
     width_x, width_y = _width(sigma_x, x), _width(sigma_y, y)
 
@@ -75,10 +75,10 @@ def cs_mutual_information(
     Args:
         x: (N, d) with N above 0.
         t: (N, h).
-        sigma_x: the kernel's width on x.
-        sigma_t: on t.
-        normalized: divide by the root of I(x; x) I(t; t).
-        chunk_size: rows computed at a time.
+        sigma_x: Width of the kernel on x.
+        sigma_t: Width of the kernel on t.
+        normalized: Whether to divide by the root of I(x; x) I(t; t).
+        chunk_size: Number of rows computed at a time.
     """
     width_x, width_t = _width(sigma_x, x), _width(sigma_t, t)
 

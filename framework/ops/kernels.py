@@ -41,7 +41,7 @@ def log_gaussian_gram(a: Tensor, b: Tensor, sigma: float | Tensor) -> Tensor:
     Args:
         a: (N, D); half precision is computed in float32.
         b: (M, D).
-        sigma: the kernel's width, above 0.
+        sigma: Width of the kernel, above 0.
 
     Returns:
         (N, M), finite also where the kernel itself underflows.
@@ -55,7 +55,7 @@ def gaussian_gram(a: Tensor, b: Tensor, sigma: float | Tensor) -> Tensor:
     Args:
         a: (N, D); half precision is computed in float32.
         b: (M, D).
-        sigma: the kernel's width, above 0.
+        sigma: Width of the kernel, above 0.
 
     Returns:
         (N, M) in [0, 1].
@@ -78,7 +78,7 @@ def median_heuristic(x: Tensor, max_rows: int = 2048) -> Tensor:
 
     Args:
         x: (N, D).
-        max_rows: bounds the memory, which is quadratic.
+        max_rows: Largest number of rows compared, which bounds the quadratic memory.
 
     Returns:
         A scalar; 1 where that median is 0 or there are no two rows.

@@ -51,9 +51,9 @@ def prefix_predictions(
     """Return the class that the mean logits of several networks give for every prefix.
 
     Args:
-        features: of each network, (B, H).
-        weights: of each network's head, (K, H).
-        max_elements: rows are taken in groups whose H B K logits are about as many as this.
+        features: Features of each network, (B, H).
+        weights: Weight of each network's head, (K, H).
+        max_elements: Approximate number of logits, H B K, that a group of rows has at a time.
 
     Returns:
         (H, B) int64; row k-1 are the classes predicted from the first k channels.

@@ -79,9 +79,9 @@ class LpNorm(Kappa):
     """K(x) = |x|_p. Constraint ``|x|_q <= 1 / lambda`` with 1/p + 1/q = 1.
 
     Args:
-        p: above 1 and finite.
-        rms_scale: multiply K, and with it the gradient and the radius of the constraint, by the
-            square root of the size d, so that one learning rate serves every p.
+        p: Order of the norm, above 1 and finite.
+        rms_scale: Whether to multiply K, and with it the gradient and the radius of the constraint,
+            by the square root of the size d, so that one learning rate serves every p.
     """
 
     def __init__(self, p: float, rms_scale: bool = False) -> None:
@@ -118,7 +118,7 @@ class Threshold(Kappa):
     """K(x) = sum max(|x| - e, 0). Adds e |x|_1 to the objective; ``max |x| <= 1 / lambda``.
 
     Args:
-        e: not negative.
+        e: Threshold, at least 0.
     """
 
     elementwise = True
@@ -151,7 +151,7 @@ class TopK(Kappa):
     Constraints ``|x|_1 <= k / lambda`` and ``max |x| <= 1 / lambda``.
 
     Args:
-        k: entries that move at a step, at least 1; of equal ones any.
+        k: Entries that move at a step, at least 1; of equal ones any.
     """
 
     def __init__(self, k: float) -> None:
@@ -183,7 +183,7 @@ class Huber(Kappa):
     Adds (e lambda / 2) |x|_2**2 to the objective; ``max |x| <= 1 / lambda``.
 
     Args:
-        e: positive.
+        e: Bound of the quadratic part, positive.
     """
 
     elementwise = True
@@ -307,9 +307,10 @@ def make_kappa(
     """Return the member of the family with this name.
 
     Args:
-        name: sign, lp, threshold, topk, huber, square, group or nuclear.
-        arguments: ``p`` of lp, ``e`` of threshold and huber, ``k`` of topk.
-        rms_scale: of lp.
+        name: Name of the function: sign, lp, threshold, topk, huber, square, group or nuclear.
+        arguments: Arguments of the function: ``p`` of lp, ``e`` of threshold and huber, ``k`` of
+            topk.
+        rms_scale: Whether lp is multiplied by the square root of the size.
 
     Raises:
         ValueError: unknown name, or arguments that the member does not take or lacks.

@@ -29,19 +29,20 @@ class LionK(Optimizer):
     opposite sign; this is the convention of PyTorch's optimizers.
 
     Args:
-        params: parameters or groups.
-        lr: learning rate; 3 to 10 times smaller than AdamW's.
-        betas: of the step and of the momentum.
-        weight_decay: decoupled, lambda above; 3 to 10 times larger than AdamW's.
-        kappa: ``sign``, ``lp``, ``threshold``, ``topk``, ``huber``, ``square``, ``group`` or
-            ``nuclear``.
-        kappa_kwargs: ``p`` of lp, ``e`` of threshold and huber, ``k`` of topk.
-        scope: what K is a function of: each ``tensor``, or all tensors of a ``group`` at once.
-        rms_scale: multiply lp's step by the square root of the size.
-        maximize: ascend.
-        foreach: None works in cache-sized blocks on a CPU and on whole lists on a GPU; True works
-            on lists everywhere, False on one tensor after the other. The results are the same.
-        capturable: keep the learning rate in a tensor beside the parameters, for CUDA graphs.
+        params: Parameters or parameter groups.
+        lr: Learning rate; 3 to 10 times smaller than AdamW's.
+        betas: Coefficients of the step and of the momentum.
+        weight_decay: Decoupled weight decay, lambda above; 3 to 10 times larger than AdamW's.
+        kappa: Convex function K: ``sign``, ``lp``, ``threshold``, ``topk``, ``huber``, ``square``,
+            ``group`` or ``nuclear``.
+        kappa_kwargs: Arguments of K: ``p`` of lp, ``e`` of threshold and huber, ``k`` of topk.
+        scope: Domain of K: each ``tensor``, or all tensors of a ``group`` at once.
+        rms_scale: Whether to multiply lp's step by the square root of the size.
+        maximize: Whether to ascend rather than descend.
+        foreach: Way of working: None takes cache-sized blocks on a CPU and whole lists on a GPU;
+            True takes lists everywhere, False one tensor after the other. The results are the same.
+        capturable: Whether to keep the learning rate in a tensor beside the parameters, for CUDA
+            graphs.
 
     Raises:
         ValueError: an argument is out of range, or K does not take its arguments.

@@ -20,10 +20,10 @@ class WarmupCosine(LambdaLR):
     Source: Loshchilov and Hutter, SGDR, ICLR 2017, arXiv 1608.03983, without restarts.
 
     Args:
-        optimizer: whose learning rates are scheduled.
-        total_steps: optimizer steps T, or ``'auto'`` for those of the run.
-        warmup_fraction: part of the run that is warm-up, in [0, 1).
-        final_fraction: f, reached after the last step.
+        optimizer: Optimizer whose learning rates are scheduled.
+        total_steps: Optimizer steps T, or ``'auto'`` for those of the run.
+        warmup_fraction: Share of the run that is warm-up, in [0, 1).
+        final_fraction: Factor f reached after the last step, in [0, 1].
 
     Raises:
         ValueError: a fraction or ``total_steps`` is out of range.

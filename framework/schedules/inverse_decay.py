@@ -18,9 +18,9 @@ class InverseDecay(LambdaLR):
     defaults what domain adaptation commonly uses, as in the released code of arXiv:2112.04137.
 
     Args:
-        optimizer: whose learning rates are scheduled.
-        gamma: at least 0; 0 is a constant learning rate.
-        power: at least 0.
+        optimizer: Optimizer whose learning rates are scheduled.
+        gamma: Rate of the decay, at least 0; 0 is a constant learning rate.
+        power: Exponent of the decay, at least 0.
 
     Raises:
         ValueError: an argument is out of range.

@@ -20,10 +20,10 @@ class WarmupStableDecay(LambdaLR):
     Source: Hu et al., MiniCPM, COLM 2024, arXiv 2404.06395, here with a linear decay.
 
     Args:
-        optimizer: whose learning rates are scheduled.
-        total_steps: optimizer steps T, or ``'auto'`` for those of the run.
-        warmup_fraction: part of the run that is warm-up, in [0, 1].
-        decay_fraction: part of the run that is decay, in [0, 1].
+        optimizer: Optimizer whose learning rates are scheduled.
+        total_steps: Optimizer steps T, or ``'auto'`` for those of the run.
+        warmup_fraction: Share of the run that is warm-up, in [0, 1].
+        decay_fraction: Share of the run that is decay, in [0, 1].
 
     Raises:
         ValueError: a fraction or ``total_steps`` is out of range.

@@ -63,10 +63,10 @@ class AgglomerativePathIntegral(ClusterMixin, BaseEstimator):
     Use it for: clusters of any shape, and to start DEPICT.
 
     Args:
-        n_clusters: from 1 to n.
-        n_neighbors: edges per sample; with fewer other samples, all of them.
-        a: above 0; scales :math:`\sigma^2`.
-        z: in (0, 1); the larger, the more long paths count.
+        n_clusters: Number of clusters, from 1 to n.
+        n_neighbors: Number of edges per sample; with fewer other samples, all of them.
+        a: Factor of :math:`\sigma^2`, above 0.
+        z: Discount of a path, in (0, 1); the larger, the more long paths count.
 
     Attributes:
         labels_: (n,) integers, numbered in the order of each cluster's first sample.

@@ -39,8 +39,8 @@ class AggregateRidge(RegressorMixin, BaseEstimator):
     Use it for: linear models on bags, and as what a trained linear model must reach.
 
     Args:
-        rho: in [0, 1]; 0 is unbiased, 1 is shrunk the most.
-        fit_intercept: add a constant to the model.
+        rho: Weight of the instance-level loss, in [0, 1]; 0 is unbiased, 1 is shrunk the most.
+        fit_intercept: Whether to add a constant to the model.
 
     Attributes:
         coef_: (d,).
@@ -107,12 +107,12 @@ def aggregate_risk(
 
     Args:
         X: (n, d).
-        bags: (n,) integers.
-        rho: in [0, 1].
-        theta: (d,) the true coefficients, or a number: their norm, and the risk is the mean over
-            all directions.
-        sigma: standard deviation of y given x.
-        release_std: of the noise on the bags' means, a number or one per row.
+        bags: (n,) integers, the bag of each row.
+        rho: Weight of the instance-level loss, in [0, 1].
+        theta: True coefficients, (d,), or a number: their norm, and the risk is the mean over all
+            directions.
+        sigma: Standard deviation of y given x.
+        release_std: Standard deviation of the noise on the bags' means, a number or one per row.
 
     Raises:
         ValueError: an argument out of its range, or of another length than X.
@@ -152,14 +152,14 @@ def bag_size_risks(
     Args:
         X: (n, d) with isotropic rows, such as whitened inputs, or standard normal numbers where
             only n and d are known.
-        sigma: standard deviation of y given x.
-        theta: the true coefficients (d,), or their norm.
-        rho: in [0, 1].
-        release: of the bags' means; default none, the exact means.
-        clip: C of the release; each response is clipped to [-C, C] first.
-        bag_sizes: to be compared; default all from 1 to n // (d + 2), beyond which the variance of
-            the bag-level loss diverges.
-        assignments: how many are averaged.
+        sigma: Standard deviation of y given x.
+        theta: True coefficients, (d,), or their norm.
+        rho: Weight of the instance-level loss, in [0, 1].
+        release: Release of the bags' means; default none, the exact means.
+        clip: Bound C of the release; each response is clipped to [-C, C] first.
+        bag_sizes: Sizes to compare; default all from 1 to n // (d + 2), beyond which the variance
+            of the bag-level loss diverges.
+        assignments: Number of random assignments that are averaged.
 
     Raises:
         ValueError: a release without ``clip``, or a bag size that does not fit X.

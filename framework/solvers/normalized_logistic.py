@@ -45,12 +45,12 @@ class NormalizedLogisticRegression(ClassifierMixin, BaseEstimator):
     Use it for: linear probes on separable features, above all where classes are imbalanced.
 
     Args:
-        step_size: gamma, above 0; 10 to 100 separate fastest, small ones find larger margins;
-            ``inf`` is allowed, see above.
-        max_iter: most steps. If errors are left then, because it is too small or the data are not
-            separable, a ``ConvergenceWarning`` says how many.
-        normalize: divide by the sum of s instead of n.
-        fit_intercept: add a constant feature 1.
+        step_size: Step size gamma, above 0; 10 to 100 separate fastest, small ones find larger
+            margins; ``inf`` is allowed, see above.
+        max_iter: Largest number of steps. If errors are left then, because it is too small or the
+            data are not separable, a ``ConvergenceWarning`` says how many.
+        normalize: Whether to divide by the sum of s instead of n.
+        fit_intercept: Whether to add a constant feature 1.
 
     Attributes:
         coef_: (1, d) for two classes, else (K, d).

@@ -36,7 +36,7 @@ def duplicate_share(directions: Tensor, above: float = 0.9) -> Tensor:
 
     Args:
         directions: (F, d), the rows of the decoder.
-        above: the limit.
+        above: Largest cosine of two directions that are no duplicates.
 
     Example:
         >>> import torch

@@ -33,9 +33,9 @@ class FeatureDensity(Metric):
     half of what the law expects is the default.
 
     Args:
-        num_features: F.
-        phi: in (0, 1].
-        **kwargs: of ``torchmetrics.Metric``.
+        num_features: Number of features F.
+        phi: Share of its expected density below which a feature counts as underused, in (0, 1].
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: an argument out of its range, or counts of another shape.
@@ -69,8 +69,8 @@ class FeatureDensity(Metric):
         """Add a batch.
 
         Args:
-            active_per_feature: (F,) int64, the number of tokens on which each feature is active.
-            active_per_token: (B,) int64, the number of active features of each token.
+            active_per_feature: (F,) int64 number of tokens on which each feature is active.
+            active_per_token: (B,) int64 number of active features of each token.
         """
         if active_per_feature.shape != self.counts.shape or active_per_token.ndim != 1:
             raise ValueError(

@@ -16,8 +16,8 @@ class Passage:
     """Tokens of a context, and how active a feature is on each.
 
     Args:
-        pieces: the text of every token.
-        values: the activations.
+        pieces: Text of every token.
+        values: Activation of every token.
     """
 
     pieces: Sequence[str]
@@ -47,9 +47,9 @@ class Feature:
     """What is shown of a feature.
 
     Args:
-        number: of the feature.
-        density: share of tokens on which it is active.
-        passages: with its largest activations, the largest first.
+        number: Number of the feature.
+        density: Share of tokens on which it is active.
+        passages: Passages with its largest activations, the largest first.
     """
 
     number: int
@@ -74,8 +74,8 @@ def page(features: Sequence[Feature], title: str) -> str:
     """Return a page in HTML that needs nothing else, with a section for every feature.
 
     Args:
-        features: in the order in which they are shown.
-        title: what the page is about.
+        features: Features in the order in which they are shown.
+        title: Title of the page.
     """
     links = " ".join(f'<a href="#f{f.number}">{f.number}</a>' for f in features)
     sections = "\n".join(_section(feature) for feature in features)

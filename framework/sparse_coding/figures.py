@@ -20,7 +20,7 @@ def feature_density(density: Tensor, fit: ZipfFit | None = None) -> Figure:
 
     Args:
         density: (F,) share of tokens on which each feature is active.
-        fit: the Zipf law to draw beside the ranks.
+        fit: Zipf law to draw beside the ranks.
     """
     measured = density.detach().double().cpu().sort(descending=True).values
     active = measured[measured > 0]

@@ -17,8 +17,8 @@ class FractionVarianceUnexplained(Metric):
     which some libraries report, differ from it.
 
     Args:
-        size: d.
-        **kwargs: of ``torchmetrics.Metric``.
+        size: Width d of a row.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: tensors that are not (B, d).
@@ -72,10 +72,10 @@ def pair_of_rows(
     """Return both in float64.
 
     Args:
-        metric: for the message.
+        metric: Metric that the message names.
         reconstruction: (B, d).
         target: (B, d).
-        size: d, if it is fixed.
+        size: Width d of a row, if it is fixed.
 
     Raises:
         ValueError: they are not of one shape (B, d).

@@ -21,8 +21,8 @@ class L0(Metric):
     tokens does not exceed.
 
     Args:
-        num_features: F.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_features: Number of features F.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: ``num_features`` below 1, or counts that are not (B,) integers.
@@ -51,7 +51,7 @@ class L0(Metric):
         """Add a batch.
 
         Args:
-            active_per_token: (B,) int64, the number of active features of each token.
+            active_per_token: (B,) int64 number of active features of each token.
         """
         if active_per_token.ndim != 1 or active_per_token.is_floating_point():
             raise ValueError(

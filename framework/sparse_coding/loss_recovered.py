@@ -27,7 +27,7 @@ class LossRecovered(Metric):
     From sums in float64 over all batches and ranks, which may have no tokens.
 
     Args:
-        **kwargs: of ``torchmetrics.Metric``.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Example:
         >>> import torch
@@ -54,10 +54,10 @@ class LossRecovered(Metric):
         """Add the cross-entropies of the same tokens in the four runs.
 
         Args:
-            clean: (n,) without replacement.
-            sae: (n,) with reconstructions.
-            zero: (n,) with zeros.
-            mean: (n,) with the mean.
+            clean: (n,) losses without replacement.
+            sae: (n,) losses with reconstructions.
+            zero: (n,) losses with zeros.
+            mean: (n,) losses with the mean.
         """
         self.losses += torch.stack([clean, sae, zero, mean]).sum(1, dtype=torch.float64)
         self.tokens += len(clean)

@@ -14,7 +14,7 @@ class NMSERatio(RatioOfSums):
     may have no rows.
 
     Args:
-        **kwargs: of ``torchmetrics.Metric``.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: tensors that are not (B, d).
@@ -43,7 +43,7 @@ class NMSEOpenAI(MeanOverTokens):
     differs from ``NMSERatio``.
 
     Args:
-        **kwargs: of ``torchmetrics.Metric``.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: tensors that are not (B, d).

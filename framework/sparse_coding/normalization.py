@@ -20,8 +20,8 @@ class Normalization:
     (unbiased, plus 1e-5), as the code of arXiv:2406.04093 does; ``none`` leaves them as they are.
 
     Args:
-        mode: which of the three.
-        scale: the factor of ``constant``.
+        mode: Name of one of the three.
+        scale: Factor of ``constant``.
 
     Raises:
         ValueError: an unknown mode, or a factor that is not positive and finite.
@@ -52,8 +52,8 @@ class Normalization:
         """Return the normalization whose constant factor makes the mean norm the root of d.
 
         Args:
-            mode: see the class.
-            sample: (N, d); read by ``constant`` only.
+            mode: Name of one of the three, see the class.
+            sample: (N, d), read by ``constant`` only.
         """
         if mode != "constant":
             return cls(mode)

@@ -19,9 +19,9 @@ class PositiveHistogram:
     32 * 2**bits`` bytes, 8 KiB per group at 6 bits.
 
     Args:
-        groups: G; with more than one, each may hold 2**31 values at most.
-        bits: of the mantissa.
-        device: of the counts.
+        groups: Number of groups G; with more than one, each may hold 2**31 values at most.
+        bits: Bits of the mantissa.
+        device: Device of the counts.
 
     Example:
         >>> import torch

@@ -31,7 +31,7 @@ class Selection(nn.Module):
         per_feature: whether each feature has a threshold of its own.
 
     Args:
-        k: mean number of entries per token.
+        k: Mean number of entries per token.
 
     Raises:
         ValueError: ``k`` is below 1.
@@ -97,7 +97,7 @@ class TokenChoice(Selection):
     equal entries the one of the lowest feature is taken.
 
     Args:
-        k: entries per token.
+        k: Number of entries per token.
 
     Raises:
         ValueError: ``k`` is below 1.
@@ -129,9 +129,9 @@ class MutualChoice(Selection):
     Autoencoders*, 2024, arXiv:2411.02124.
 
     Args:
-        k: mean number of entries per token.
-        sync: choose over all ranks. Otherwise each rank chooses among its own tokens, and results
-            depend on how many ranks there are.
+        k: Mean number of entries per token.
+        sync: Whether to choose over all ranks. Otherwise each rank chooses among its own tokens,
+            and results depend on how many ranks there are.
 
     Raises:
         ValueError: ``k`` is below 1.
@@ -162,8 +162,8 @@ class BatchTopK(MutualChoice):
     Paper: Bussmann, Leask, Nanda, *BatchTopK Sparse Autoencoders*, 2024, arXiv:2412.06410.
 
     Args:
-        k: mean number of entries per token.
-        sync: as in ``MutualChoice``.
+        k: Mean number of entries per token.
+        sync: Whether to choose over all ranks, as in ``MutualChoice``.
 
     Raises:
         ValueError: ``k`` is below 1.
@@ -197,11 +197,11 @@ class FeatureChoice(Selection):
     with budgets below 1.
 
     Args:
-        k: mean number of entries per token.
-        alpha: exponent of the law; None fits exponent and shift to the measured densities, 0 keeps
+        k: Mean number of entries per token.
+        alpha: Exponent of the law; None fits exponent and shift to the measured densities, 0 keeps
             the budgets uniform.
-        beta: shift of the law, for a given ``alpha``.
-        sync: choose over all ranks, as in ``MutualChoice``.
+        beta: Shift of the law, for a given ``alpha``.
+        sync: Whether to choose over all ranks, as in ``MutualChoice``.
 
     Attributes:
         share: (F,) float64, each feature's part of the budget.

@@ -14,7 +14,7 @@ class ReconstructionCosine(MeanOverTokens):
     A reconstruction of zeros counts 0.
 
     Args:
-        **kwargs: of ``torchmetrics.Metric``.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: tensors that are not (B, d).
@@ -40,7 +40,7 @@ class L2Ratio(MeanOverTokens):
     """Mean over tokens of the reconstruction's length over the activation's, called ``l2_ratio``.
 
     Args:
-        **kwargs: of ``torchmetrics.Metric``.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: tensors that are not (B, d).
@@ -67,7 +67,7 @@ class RelativeReconstructionBias(RatioOfSums):
     would fit best (arXiv:2404.16014). From sums in float64 over all batches and ranks.
 
     Args:
-        **kwargs: of ``torchmetrics.Metric``.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: tensors that are not (B, d).

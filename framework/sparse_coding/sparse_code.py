@@ -70,8 +70,8 @@ class SparseCode:
     """A sparse matrix (B, F).
 
     Args:
-        values: (n,) the non-zero entries; differentiable.
-        pattern: where they stand.
+        values: (n,) non-zero entries; differentiable.
+        pattern: Places of the values.
     """
 
     values: Tensor
@@ -99,7 +99,7 @@ def encode_at(
         x: (B, d).
         weight: (F, d).
         bias: (F,).
-        pre_acts: (B, F), that product, which the choice was made from; without gradient.
+        pre_acts: (B, F) product from which the choice was made; without gradient.
         positions: (m,) int64, positions in the flattened ``pre_acts``, grouped by row.
 
     Example:

@@ -17,9 +17,9 @@ class TopContexts(Metric):
     F * ``limit`` pairs of numbers.
 
     Args:
-        num_features: F.
-        limit: contexts kept per feature.
-        **kwargs: of ``torchmetrics.Metric``.
+        num_features: Number of features F.
+        limit: Number of contexts kept per feature.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: an argument below 1.
@@ -59,8 +59,8 @@ class TopContexts(Metric):
 
         Args:
             values: (n,) positive.
-            features: (n,) int64 in 0..F-1, the feature of each.
-            contexts: (n,) int64, the context of the token of each, at least 0.
+            features: (n,) int64 feature of each value, in 0..F-1.
+            contexts: (n,) int64 context of the token of each value, at least 0.
         """
         self.values, self.contexts = self._best(
             torch.cat([self.values.flatten(), values.float()]),

@@ -32,7 +32,7 @@ def top_per_row(scores: Tensor, k: int) -> Tensor:
 
     Args:
         scores: (B, F).
-        k: in 0..F.
+        k: Number of entries per row, in 0..F.
 
     Returns:
         (B, k) int64, in no particular order.
@@ -67,9 +67,9 @@ def top_overall(scores: Tensor, k: int, *, sync: bool = True) -> Tensor:
 
     Args:
         scores: (B_r, F) rows of this rank.
-        k: in 0..B F, of the global matrix.
-        sync: choose among the rows of all ranks, which is a collective call; otherwise among this
-            rank's.
+        k: Number of entries of the global matrix, in 0..B F.
+        sync: Whether to choose among the rows of all ranks, which is a collective call, rather than
+            among this rank's.
 
     Returns:
         (n,) int64, ascending positions in the flattened ``scores``; n adds up to k over the ranks.
@@ -111,8 +111,8 @@ def top_per_column(scores: Tensor, budgets: Tensor, *, sync: bool = True) -> Ten
     Args:
         scores: (B_r, F) rows of this rank.
         budgets: (F,) int64, each in 0..B, the same on every rank.
-        sync: choose among the rows of all ranks, which is a collective call; otherwise among this
-            rank's.
+        sync: Whether to choose among the rows of all ranks, which is a collective call, rather than
+            among this rank's.
 
     Returns:
         (n,) int64, ascending positions in the flattened ``scores``.

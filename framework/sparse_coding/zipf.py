@@ -20,9 +20,9 @@ class ZipfFit:
     """A fitted law ``log density = constant - alpha * log(rank + beta)``.
 
     Args:
-        alpha: the exponent α.
-        beta: the shift β.
-        r2: share of the variance of the log densities that the law explains.
+        alpha: Exponent α.
+        beta: Shift β.
+        r2: Share of the variance of the log densities that the law explains.
     """
 
     alpha: float
@@ -38,10 +38,10 @@ def zipf_density(num_features: int, k: float, alpha: float = 1.0, beta: float = 
     exceeds 1 goes to the other ranks, in proportion.
 
     Args:
-        num_features: F.
-        k: mean number of active features per token, in (0, F].
-        alpha: exponent, at least 0; 0 is the uniform law.
-        beta: shift, above -1.
+        num_features: Number of features F.
+        k: Mean number of active features per token, in (0, F].
+        alpha: Exponent, at least 0; 0 is the uniform law.
+        beta: Shift, above -1.
 
     Returns:
         (F,) float64, decreasing, with sum ``k``.
@@ -119,8 +119,8 @@ def integer_budgets(budgets: Tensor, total: int, most: int) -> Tensor:
 
     Args:
         budgets: (F,) real numbers in 0..most, with sum ``total``.
-        total: K, in F..F * most.
-        most: what no budget may exceed, the rows of the batch.
+        total: Sum K of the result, in F..F * most.
+        most: Largest budget, the rows of the batch.
 
     Returns:
         (F,) int64.

@@ -39,10 +39,12 @@ def rotated_iou(
     Args:
         a: (N, 4, 2) corners in order, either way round; or (N, 5) with ``fmt='cxcywhr'``.
         b: (M, 4, 2) or (M, 5).
-        fmt: ``'quad'``, or ``'cxcywhr'`` with the angle in radians, clockwise on the screen.
-        aligned: compare row i with row i, N = M, rather than all with all.
-        mode: ``'iou'``; ``'iof'``, the intersection over the area of ``a``; or ``'giou'``, the IoU
-            minus the share of the common convex hull that neither covers (arXiv:1902.09630).
+        fmt: Format of the boxes: ``'quad'``, or ``'cxcywhr'`` with the angle in radians, clockwise
+            on the screen.
+        aligned: Whether to compare row i with row i, N = M, rather than all with all.
+        mode: Measure: ``'iou'``; ``'iof'``, the intersection over the area of ``a``; or ``'giou'``,
+            the IoU minus the share of the common convex hull that neither covers
+            (arXiv:1902.09630).
 
     Returns:
         (N, M), or (N,) if aligned, in the wider dtype of both, at least float32.

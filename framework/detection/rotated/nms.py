@@ -36,10 +36,11 @@ def rotated_nms(
         boxes: (N, 4, 2) corners of convex quadrilaterals in pixels, or (N, 5) with
             ``fmt='cxcywhr'``.
         scores: (N,).
-        iou_threshold: in [0, 1].
+        iou_threshold: Largest IoU that two kept boxes may have, in [0, 1].
         labels: (N,) integers of at least 0; boxes of different labels do not meet. Default: one.
-        fmt: ``'quad'``, or ``'cxcywhr'`` with the angle in radians, clockwise on the screen.
-        max_detections: Most boxes to keep; default all.
+        fmt: Format of the boxes: ``'quad'``, or ``'cxcywhr'`` with the angle in radians, clockwise
+            on the screen.
+        max_detections: Largest number of boxes kept; default all.
 
     Returns:
         (K,) int64, in order of descending score.

@@ -34,7 +34,7 @@ def quad_to_orc(quads: Tensor, horizontal: float = 0.9) -> ORC:
 
     Args:
         quads: (..., 4, 2) pixels; where the corners start and which way round they go is free.
-        horizontal: above this area ratio a box counts as horizontal, and ``s`` is 0.
+        horizontal: Area ratio above which a box counts as horizontal, and ``s`` is 0.
 
     Raises:
         ValueError: ``quads`` has another shape.
