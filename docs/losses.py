@@ -62,7 +62,7 @@ def section(kind: type[Loss], title: str) -> str:
 
 def papers(kind: type[Loss]) -> str:
     """Return links to the papers that a docstring names."""
-    numbers = dict.fromkeys(re.findall(r"arXiv[: ](\d{4}\.\d{4,5})", inspect.getdoc(kind) or ""))
+    numbers = dict.fromkeys(re.findall(r"arXiv:(\d{4}\.\d{4,5})", inspect.getdoc(kind) or ""))
     return ", ".join(f"[{n}](https://arxiv.org/abs/{n})" for n in numbers)
 
 

@@ -19,7 +19,7 @@ Objective = Callable[[Any], Tensor]
 
 @contextmanager
 def under_attack(forward: Forward, device: torch.device) -> Iterator[None]:
-    """Inside the block, ``forward`` runs as attacks run it; afterwards all is as it was.
+    """Inside the block, ``forward`` runs as attacks run it; afterwards its modules are restored.
 
     The module behind ``forward`` and its submodules are in evaluation mode, so that batch norm is
     frozen and dropout is off. Gradients are on, even inside ``torch.inference_mode``, and

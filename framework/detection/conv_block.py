@@ -1,4 +1,4 @@
-"""Convolution, batch norm and leaky ReLU: the brick of Darknet-like networks."""
+"""Convolution, batch norm and leaky ReLU: the building block of Darknet-like networks."""
 
 from __future__ import annotations
 

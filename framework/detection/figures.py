@@ -1,4 +1,4 @@
-"""Detections for a person who sees them for the first time."""
+"""Figures of oriented detections."""
 
 from __future__ import annotations
 
@@ -15,17 +15,11 @@ from matplotlib.ticker import MultipleLocator
 from torch import Tensor
 
 from framework.detection.detection_samples import KeptDetections
-from framework.figures.style import COLORS, STYLE, WIDTH
+from framework.detection.pictures import CLASS_COLORS, class_color
+from framework.figures.style import STYLE, WIDTH, titled
 
-# black is not seen on dark images
-CLASS_COLORS = COLORS[:-1]
 SHOWN_SCORE = 0.3
 """Detections below this score are left out of pictures."""
-
-
-def class_color(label: int) -> str:
-    """Return the color of a class, the same on every picture."""
-    return CLASS_COLORS[label % len(CLASS_COLORS)]
 
 
 @rc_context(STYLE)
@@ -40,10 +34,10 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
     columns = min(3, max(1, number))
     lines = max(1, math.ceil(number / columns))
     height, width = kept.images.shape[-2:]
-    figure = Figure(
-        figsize=(WIDTH, 1.0 + lines * WIDTH / columns * height / width), layout="constrained"
+    figure = titled(
+        f"Detections with a score of at least {SHOWN_SCORE}",
+        1.0 + lines * WIDTH / columns * height / width,
     )
-    figure.suptitle(f"Detections with a score of at least {SHOWN_SCORE}", x=0.01, ha="left")
     labels: set[int] = set()
     found, truth = kept.found, kept.truth
     for place in range(number):
@@ -94,7 +88,7 @@ def precision_recall(values: Mapping[str, Any], class_names: Sequence[str]) -> F
             class without objects.
         class_names: Class names by label.
     """
-    figure = Figure(figsize=(WIDTH * 0.7, 4.2), layout="constrained")
+    figure = titled("Precision over recall", 4.2, 0.7 * WIDTH)
     axes = figure.add_subplot()
     # torchmetrics makes a scalar of a single class's precision
     ap = values["ap_50"].reshape(-1).cpu()
@@ -112,7 +106,7 @@ def precision_recall(values: Mapping[str, Any], class_names: Sequence[str]) -> F
         )
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.xaxis.set_major_locator(MultipleLocator(0.2))
-    axes.set_title("Precision over recall, overlap above 0.5; average precision", loc="left")
+    axes.set_title("overlap above 0.5; average precision", loc="left")
     if axes.lines:
         axes.legend(loc="lower left", ncols=1 + (len(axes.lines) > 8))
     return figure

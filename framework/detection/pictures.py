@@ -10,11 +10,18 @@ from torch import Tensor
 
 from framework.data.image_files import decode_image
 from framework.detection.detections import Detections
-from framework.detection.figures import class_color
+from framework.figures.style import COLORS
 from framework.utilities.files import write_atomically
 
+# black is not seen on dark images
+CLASS_COLORS = COLORS[:-1]
 MOST_NAMED = 60
 """More detections than these are drawn without names and scores, which would cover the image."""
+
+
+def class_color(label: int) -> str:
+    """Return the color of a class, the same on every picture."""
+    return CLASS_COLORS[label % len(CLASS_COLORS)]
 
 
 def read_picture(path: str | Path) -> Tensor:

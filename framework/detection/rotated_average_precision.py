@@ -172,7 +172,7 @@ class RotatedMeanAveragePrecision(Metric):
         super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the values above, float32."""
+        """Return the metrics by name, float32."""
         columns = {name: self._column(name) for name in self._empty}
         ranking = _ranking(columns)
         found = {name: column[ranking] for name, column in _take(columns, "").items()}

@@ -49,7 +49,7 @@ def tile_objects(objects: Objects, left: float, top: float, window: float) -> Ob
     and it gets difficult 2 where the part inside, before corners become one, has at most 0.7 of the
     whole object's area.
 
-    These are the rules of the development kit of DOTA (Xia et al. 2018, arXiv 1711.10398), which
+    These are the rules of the development kit of DOTA (Xia et al. 2018, arXiv:1711.10398), which
     also cuts corners to whole numbers and to the range from 1 to the window; both are left out.
 
     Args:

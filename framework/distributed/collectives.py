@@ -1,4 +1,4 @@
-"""What several ranks need to take one step together; with one process, nearly the identity.
+"""Collective operations of several ranks; with one process, nearly the identity.
 
 Everything here works without a process group, and then no function communicates. With one, every
 function except ``world_size``, ``rank`` and ``shared_generator`` is collective: all
@@ -264,7 +264,7 @@ def all_to_all(x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
 
 
 def barrier() -> None:
-    """Wait until every rank is here; returns at once on one process."""
+    """Wait until every rank has arrived; returns at once on one process."""
     if world_size() > 1:
         dist.barrier()
 
@@ -309,7 +309,7 @@ def _all_gather(x: Tensor) -> list[Tensor]:
 
 
 def _channel(device: torch.device) -> torch.device:
-    """Return the device on which tensors of ``device`` travel: NCCL takes none of the CPU's."""
+    """Return the device on which tensors of ``device`` travel; NCCL takes no CPU tensors."""
     if f"{device.type}:" in dist.get_backend_config():
         return device
     return torch.device("cuda", torch.cuda.current_device())

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from framework.figures.style import COLORS, STYLE, WIDTH
+from framework.figures.style import COLORS, STYLE, titled
 
 Points = tuple[list[float], list[float]]
 
@@ -30,9 +30,8 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     panels = _panels(rows)
     columns = min(3, max(1, len(panels)))
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(WIDTH, 0.9 + 2.1 * lines), layout="constrained")
     steps = 1 + max((int(row["step"]) for row in rows), default=-1)
-    figure.suptitle(f"Learning curves over {steps:,} steps", fontsize=12, x=0.01, ha="left")
+    figure = titled(f"Learning curves over {steps:,} steps", 0.9 + 2.1 * lines)
     legend: dict[str, Any] = {}
     order = [*_ROLES, *(label for series in panels.values() for label in series)]
     for place, (name, series) in enumerate(panels.items(), start=1):

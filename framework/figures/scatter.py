@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from framework.figures.style import COLORS, STYLE, WIDTH
+from framework.figures.style import COLORS, STYLE, WIDTH, titled
 
 
 @rc_context(STYLE)
@@ -19,8 +19,7 @@ def predicted_against_true(predicted: Tensor, true: Tensor, name: str = "target"
         true: (N,).
         name: Name of what is predicted.
     """
-    figure = Figure(figsize=(0.75 * WIDTH, 0.7 * WIDTH), layout="constrained")
-    figure.suptitle(f"Predictions of {name.replace('_', ' ')}", fontsize=12)
+    figure = titled(f"Predictions of {name.replace('_', ' ')}", 0.7 * WIDTH, 0.75 * WIDTH)
     axes = figure.add_subplot()
     axes.set_title(f"{len(true):,} samples; on the line a prediction is right", fontsize=9)
     x, y = true.double().numpy(), predicted.double().numpy()

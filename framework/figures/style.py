@@ -1,14 +1,14 @@
-"""Palette, sizes and file format of every figure."""
+"""Palette, sizes, heading and file format of every figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from matplotlib import rc_context
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from framework.utilities.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which is told apart without seeing red or green
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -33,7 +33,18 @@ WIDTH = 8.0
 """Inches; at 100 pixels per inch the text is still easily read."""
 
 
+def titled(title: str, height: float, width: float = WIDTH, **options: Any) -> Figure:
+    """Return an empty figure, in inches, under a heading; ``options`` are those of ``Figure``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), **{"layout": "constrained", **options})
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    return figure
+
+
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
+    from matplotlib import rc_context
+
     with rc_context(STYLE):
         write_atomically(path, lambda file: figure.savefig(file, format="png"))

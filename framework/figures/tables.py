@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from framework.figures.style import STYLE, WIDTH
+from framework.figures.style import STYLE, titled
 
 
 def confusion_matrix(
@@ -64,8 +64,7 @@ def count_matrix(
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # cells are squares, so that a wide table is low
     height = min(6.8, max(3.2, 1.4 + 6.2 * len(counts) / counts.shape[1]))
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure = titled(title, height)
     axes = figure.add_subplot()
     axes.set_title(subtitle, fontsize=9, color="0.35")
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")

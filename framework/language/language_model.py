@@ -57,7 +57,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is, and its activations come from."""
+        """Device of the model and of its activations."""
         return next(self.model.parameters()).device
 
     @property
@@ -176,7 +176,7 @@ class LanguageModel:
 
 
 class _Stop(Exception):  # noqa: N818 (nothing went wrong)
-    """Everything that was asked for is known."""
+    """Raised to end a forward pass once all requested activations are known."""
 
 
 def _output_hook(replace: Replace) -> Any:

@@ -1,4 +1,4 @@
-"""What a bias-free linear head says of every prefix of its features."""
+"""Logits and predictions of a bias-free linear head for every prefix of its features."""
 
 from __future__ import annotations
 

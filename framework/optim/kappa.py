@@ -4,8 +4,8 @@ Each is even, so that a step against ``grad(c)`` needs no care about signs. Weig
 solves ``min f(x) + conjugate(lambda x) / lambda``: where the conjugate is infinite outside a set,
 that is a constraint on ``lambda x``.
 
-Source: Chen et al., Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts, ICLR 2024,
-arXiv 2310.05898. ``group`` and ``nuclear`` are further members by the same rule.
+Paper: Chen et al., Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts, ICLR 2024,
+arXiv:2310.05898. ``group`` and ``nuclear`` are further members by the same rule.
 """
 
 from __future__ import annotations

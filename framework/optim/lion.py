@@ -24,8 +24,8 @@ class LionK(Optimizer):
     ``max |x| <= 1 / wd``; the other members solve ``min f(x) + K*(wd x) / wd``. Norms and biases
     belong into a group without weight decay.
 
-    Source: Chen et al., Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts, ICLR
-    2024, arXiv 2310.05898; Lion itself: arXiv 2302.06675. The paper stores the momentum with the
+    Paper: Chen et al., Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts, ICLR
+    2024, arXiv:2310.05898; Lion itself: arXiv:2302.06675. The paper stores the momentum with the
     opposite sign; this is the convention of PyTorch's optimizers.
 
     Args:

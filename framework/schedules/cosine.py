@@ -17,7 +17,7 @@ class WarmupCosine(LambdaLR):
     With w = ceil(warmup_fraction * T), step t = 0, ..., T - 1 multiplies the learning rate by
     (t + 1) / w while t < w, and then by ``f + (1 - f) * (1 + cos(pi * (t - w) / (T - w))) / 2``.
 
-    Source: Loshchilov and Hutter, SGDR, ICLR 2017, arXiv 1608.03983, without restarts.
+    Paper: Loshchilov and Hutter, SGDR, ICLR 2017, arXiv:1608.03983, without restarts.
 
     Args:
         optimizer: Optimizer whose learning rates are scheduled.

@@ -13,7 +13,7 @@ class InverseDecay(LambdaLR):
 
     It knows no end of the run: a longer run takes the same first steps.
 
-    Source: Ganin et al., *Domain-Adversarial Training of Neural Networks*, JMLR 2016,
+    Paper: Ganin et al., *Domain-Adversarial Training of Neural Networks*, JMLR 2016,
     arXiv:1505.07818, where t is the progress in [0, 1] and gamma 10; per step and with these
     defaults what domain adaptation commonly uses, as in the released code of arXiv:2112.04137.
 

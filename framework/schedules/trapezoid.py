@@ -17,7 +17,7 @@ class WarmupStableDecay(LambdaLR):
     With w = ceil(warmup_fraction * T) and d = ceil(decay_fraction * T), step t = 0, ..., T - 1
     multiplies the learning rate by ``min(1, (t + 1) / w, (T - t) / d)``.
 
-    Source: Hu et al., MiniCPM, COLM 2024, arXiv 2404.06395, here with a linear decay.
+    Paper: Hu et al., MiniCPM, COLM 2024, arXiv:2404.06395, here with a linear decay.
 
     Args:
         optimizer: Optimizer whose learning rates are scheduled.

@@ -1,4 +1,4 @@
-"""Features that point where another one points already."""
+"""Decoder directions that nearly duplicate one another."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class FeatureDensity(Metric):
         self.tokens += len(active_per_token)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the numbers above; without any token both are NaN."""
+        """Return the metrics by name; without any token both are NaN."""
         density = self.counts.double() / self.tokens
         dead = (self.counts == 0).double().mean()
         values = {"dead_share": torch.where(self.tokens > 0, dead, torch.nan)}

@@ -44,7 +44,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Feature:
-    """What is shown of a feature.
+    """A feature of a sparse code, with the passages that activate it most.
 
     Args:
         number: Number of the feature.

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from framework.figures.style import COLORS, STYLE, WIDTH
+from framework.figures.style import COLORS, STYLE, WIDTH, titled
 from framework.sparse_coding.zipf import ZipfFit, zipf_density
 
 
@@ -24,15 +24,10 @@ def feature_density(density: Tensor, fit: ZipfFit | None = None) -> Figure:
     """
     measured = density.detach().double().cpu().sort(descending=True).values
     active = measured[measured > 0]
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     dead = len(measured) - len(active)
-    figure.suptitle(
-        f"{len(measured):,} features, {dead:,} of them never active"
-        f" ({dead / max(1, len(measured)):.1%})",
-        fontsize=12,
-        x=0.01,
-        ha="left",
-    )
+    share = dead / max(1, len(measured))
+    title = f"{len(measured):,} features, {dead:,} of them never active ({share:.1%})"
+    figure = titled(title, 3.6)
     left, right = figure.subplots(1, 2)
     left.set_title("how many features are how often active", loc="left")
     left.set_xlabel("share of tokens on which it is active")
@@ -74,8 +69,7 @@ def active_features(histogram: Tensor) -> Figure:
     counts = np.arange(len(tokens))
     mean = float(tokens @ counts) / total
     spread = math.sqrt(float(tokens @ (counts - mean) ** 2) / total)
-    figure = Figure(figsize=(0.75 * WIDTH, 3.4), layout="constrained")
-    figure.suptitle("Active features of a token", fontsize=12, x=0.01, ha="left")
+    figure = titled("Active features of a token", 3.4, 0.75 * WIDTH)
     axes = figure.add_subplot()
     axes.set_title(
         f"{total:,.0f} tokens; mean {mean:.2f}, standard deviation {spread:.2f}",

@@ -69,7 +69,7 @@ class FractionVarianceUnexplained(Metric):
 def pair_of_rows(
     metric: Metric, reconstruction: Tensor, target: Tensor, size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return both in float64.
+    """Return reconstruction and target in float64 after a check of their shapes.
 
     Args:
         metric: Metric that the message names.

@@ -61,7 +61,7 @@ class L0(Metric):
         self.histogram += torch.bincount(active_per_token, minlength=len(self.histogram))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the numbers above; those of the distribution are NaN without any token."""
+        """Return the metrics by name; those of the distribution are NaN without any token."""
         counts = torch.arange(len(self.histogram), device=self.histogram.device).double()
         tokens = self.histogram.sum()
         share = self.histogram.double() / tokens

@@ -63,7 +63,7 @@ class LossRecovered(Metric):
         self.tokens += len(clean)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the numbers above, NaN without any token."""
+        """Return the metrics by name, NaN without any token."""
         clean, sae, zero, mean = self.losses / self.tokens
         values = {
             "ce_clean": clean,

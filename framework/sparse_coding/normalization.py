@@ -1,4 +1,4 @@
-"""The unit in which activations are given to an autoencoder, and the way back."""
+"""Normalization of the activations given to an autoencoder, and its inverse."""
 
 from __future__ import annotations
 

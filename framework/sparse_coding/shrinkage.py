@@ -1,4 +1,4 @@
-"""Whether a reconstruction points the right way, and whether it is too short."""
+"""Direction and length of reconstructions against those of the activations."""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ def _best_columns(x: Tensor, number: Tensor, most: int) -> Tensor:
 
 
 def _top_of_shared_rows(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Do as ``_top_of_rows`` where every rank has some columns of each row."""
+    """Return what ``_top_of_rows`` does where every rank has some columns of each row."""
     ranks, own = world_size(), rank()
     features, width = x.shape
     widths = rows_per_rank(width, x.device)

@@ -1,4 +1,4 @@
-"""A module that is in evaluation mode for a while."""
+"""Temporary evaluation mode of a module."""
 
 from __future__ import annotations
 

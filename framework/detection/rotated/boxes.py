@@ -39,7 +39,7 @@ def signed_area(polygons: Tensor) -> Tensor:
 
 
 def is_convex(quads: Tensor) -> Tensor:
-    """Say which quadrilaterals are strictly convex, hence neither crossed nor without area.
+    """Return which quadrilaterals are strictly convex, hence neither crossed nor without area.
 
     Args:
         quads: (..., 4, 2).

@@ -1,4 +1,4 @@
-"""Which horizontal boxes meet, found by a sweep along x rather than by comparing all with all."""
+"""Pairs of horizontal boxes that meet, by a sweep along x rather than by comparing all with all."""
 
 from __future__ import annotations
 
