@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 
 class MimickingLoss(Metric):
     r"""The shifted ``TargetClassificationMimicking`` of all rows at once.
@@ -49,8 +51,7 @@ class MimickingLoss(Metric):
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
+        check_at_least(2, num_classes=num_classes)
         zeros = torch.zeros(num_classes, dtype=torch.float64)
         self.add_state("total", zeros, dist_reduce_fx="sum")
         self.add_state("negative_entropy", zeros[0].clone(), dist_reduce_fx="sum")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from framework.attacks.attack import Attack, Forward, Objective
 from framework.distributed.collectives import draw_for_global_batch
+from framework.utilities.checks import check_at_least, check_one_of, check_positive
 
 Norm = Literal["linf", "l2"]
 
@@ -71,16 +71,11 @@ class PGDAttack(Attack):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__(mean, std)
-        if not 0 <= eps < math.inf:
-            raise ValueError(f"PGDAttack: eps must be a finite number of at least 0, got {eps}.")
-        if step_size is not None and not 0 < step_size < math.inf:
-            raise ValueError(f"PGDAttack: step_size must be positive, got {step_size}.")
-        if steps < 0:
-            raise ValueError(f"PGDAttack: steps must not be negative, got {steps}.")
-        if norm not in get_args(Norm):
-            raise ValueError(f"PGDAttack: norm must be 'linf' or 'l2', got {norm!r}.")
+        check_at_least(0, eps=eps, steps=steps)
+        check_positive(step_size=step_size)
+        check_one_of(get_args(Norm), norm=norm)
         if clamp is not None and not clamp[0] < clamp[1]:
-            raise ValueError(f"PGDAttack: clamp must be (low, high) with low < high, got {clamp}.")
+            raise ValueError(f"clamp must be (low, high) with low < high, got {clamp}.")
         self.eps = eps
         self.step_size = eps / 4 if step_size is None else step_size
         self.steps = steps

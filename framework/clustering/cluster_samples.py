@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 
 class KeptSamples(NamedTuple):
     """The images of every cluster, the most certain first."""
@@ -64,11 +66,7 @@ class ClusterSamples(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if min(num_clusters, per_cluster) < 1:
-            raise ValueError(
-                "num_clusters and per_cluster must be at least 1, got "
-                f"{num_clusters} and {per_cluster}."
-            )
+        check_at_least(1, num_clusters=num_clusters, per_cluster=per_cluster)
         places = (num_clusters, per_cluster)
         # an empty place is below every sample in probability and index; ranks are stacked
         self.add_state("image", torch.zeros(*places, *image_shape), dist_reduce_fx=None)

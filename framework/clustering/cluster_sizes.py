@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 
 class ClusterSizes(Metric):
     """Counts the samples of each cluster; it needs no labels.
@@ -38,8 +40,7 @@ class ClusterSizes(Metric):
 
     def __init__(self, num_clusters: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if num_clusters < 1:
-            raise ValueError(f"num_clusters must be at least 1, got {num_clusters}.")
+        check_at_least(1, num_clusters=num_clusters)
         zeros = torch.zeros(num_clusters, dtype=torch.int64)
         self.add_state("sizes", zeros, dist_reduce_fx="sum")
 

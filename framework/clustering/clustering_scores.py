@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from framework.clustering.contingency_table import ContingencyTable
+from framework.utilities.checks import check_one_of
 
 AverageMethod = Literal["geometric", "arithmetic", "min", "max"]
 
@@ -60,7 +61,7 @@ class NormalizedMutualInfoScore(ContingencyTable):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_clusters, num_classes, **kwargs)
-        _check_average(average_method)
+        check_one_of(get_args(AverageMethod), average_method=average_method)
         self.average_method = average_method
 
     def compute(self) -> Tensor:
@@ -119,7 +120,7 @@ def normalized_mutual_info_score(
         >>> round(normalized_mutual_info_score(torch.tensor([[0, 2], [1, 1]])), 4)
         0.3456
     """
-    _check_average(average_method)
+    check_one_of(get_args(AverageMethod), average_method=average_method)
     counts = table.cpu().double()
     total, clusters, classes = counts.sum(), counts.sum(1), counts.sum(0)
     if not total:
@@ -174,9 +175,3 @@ def _ordered_pairs(counts: Tensor) -> int:
 
 def _entropy(share: Tensor) -> float:
     return -float(torch.special.xlogy(share, share).sum())
-
-
-def _check_average(average_method: str) -> None:
-    methods = get_args(AverageMethod)
-    if average_method not in methods:
-        raise ValueError(f"average_method must be one of {methods}, got {average_method!r}.")

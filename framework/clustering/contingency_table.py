@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 
 class ContingencyTable(Metric):
     """Counts the samples of each pair of a cluster and a class.
@@ -42,11 +44,7 @@ class ContingencyTable(Metric):
 
     def __init__(self, num_clusters: int, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if min(num_clusters, num_classes) < 1:
-            raise ValueError(
-                "num_clusters and num_classes must be at least 1, got "
-                f"{num_clusters} and {num_classes}."
-            )
+        check_at_least(1, num_clusters=num_clusters, num_classes=num_classes)
         zeros = torch.zeros(num_clusters, num_classes, dtype=torch.int64)
         self.add_state("table", zeros, dist_reduce_fx="sum")
 

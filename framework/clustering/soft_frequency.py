@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 
 class SmallestSoftFrequency(Metric):
     r"""Returns :math:`\min_k f_k`, where :math:`f_k` is the mean probability of cluster k.
@@ -43,8 +45,7 @@ class SmallestSoftFrequency(Metric):
 
     def __init__(self, num_clusters: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if num_clusters < 1:
-            raise ValueError(f"num_clusters must be at least 1, got {num_clusters}.")
+        check_at_least(1, num_clusters=num_clusters)
         zeros = torch.zeros(num_clusters, dtype=torch.float64)
         self.add_state("total", zeros, dist_reduce_fx="sum")
         self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")

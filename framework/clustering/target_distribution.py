@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from framework.utilities.checks import check_one_of
 from framework.utilities.precision import at_least_float32
 
 TargetKind = Literal["sqrt", "square", "exact"]
@@ -58,8 +59,7 @@ def dec_target_distribution(
     """
     if p.ndim != 2:
         raise ValueError(f"p must be (N, K), got {tuple(p.shape)}.")
-    if kind not in get_args(TargetKind):
-        raise ValueError(f"kind must be one of {get_args(TargetKind)}, got {kind!r}.")
+    check_one_of(get_args(TargetKind), kind=kind)
     if freq is not None and (kind == "exact" or freq.shape != p.shape[1:]):
         raise ValueError(
             f"freq must be ({p.shape[1]},) and belongs to 'sqrt' and 'square', got "

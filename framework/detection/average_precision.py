@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from framework.utilities.checks import check_one_of
+
 Interpolation = Literal["voc07", "voc12", "coco101"]
 
 
@@ -61,10 +63,7 @@ def average_precision(recall: Tensor, precision: Tensor, interpolation: Interpol
         >>> average_precision(*curve, "voc07"), average_precision(*curve, "voc12")
         (tensor(0.4545, dtype=torch.float64), tensor(0.4167, dtype=torch.float64))
     """
-    if interpolation not in get_args(Interpolation):
-        raise ValueError(
-            f"interpolation must be one of {get_args(Interpolation)}, got {interpolation!r}."
-        )
+    check_one_of(get_args(Interpolation), interpolation=interpolation)
     if interpolation == "voc12":
         steps = recall.diff(prepend=recall.new_zeros(1))
         return (steps * interpolated_precision(recall, precision, recall)).sum()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 MOST_OBJECTS = 200
 """Per image; nobody tells more apart on a picture."""
 
@@ -71,8 +73,7 @@ class DetectionSamples(Metric):
 
     def __init__(self, image_shape: Sequence[int], images: int = 6, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if images < 1:
-            raise ValueError(f"images must be at least 1, got {images}.")
+        check_at_least(1, images=images)
         self.image_shape = tuple(image_shape)
         image = torch.zeros(images, *image_shape, dtype=torch.uint8)
         self.add_state("image", image, dist_reduce_fx=None)

@@ -20,6 +20,7 @@ from framework.detection.average_precision import (
 from framework.detection.rotated import rotated_nms
 from framework.detection.rotated.iou import iou_of_pairs
 from framework.detection.rotated.overlap_candidates import overlapping_pairs
+from framework.utilities.checks import check_at_least, check_interval
 
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _CURVE_POINTS = 101
@@ -85,12 +86,10 @@ class RotatedMeanAveragePrecision(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        check_at_least(1, num_classes=num_classes)
         if not iou_thresholds or not all(0 < t < 1 for t in iou_thresholds):
             raise ValueError(f"iou_thresholds must be in (0, 1), got {list(iou_thresholds)}.")
-        if merge_iou is not None and not 0 <= merge_iou <= 1:
-            raise ValueError(f"merge_iou must be in [0, 1], got {merge_iou}.")
+        check_interval("[0, 1]", merge_iou=merge_iou)
         no_detections = torch.zeros(0, dtype=torch.float64)
         average_precision(no_detections, no_detections, interpolation)
         self.num_classes = num_classes

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from framework.detection.objects import Objects
 from framework.detection.rotated import quad_area, rotated_nms
+from framework.utilities.checks import check_at_least, check_interval
 
 VISIBLE = 0.7
 """Share of an object's area that a tile has to show, or there is too little to learn from."""
@@ -31,11 +32,8 @@ def tile_origins(size: int, window: int, gap: int) -> list[int]:
         >>> tile_origins(2000, 1024, gap=200), tile_origins(700, 1024, gap=200)
         ([0, 824, 976], [0])
     """
-    if size < 1 or window < 1 or not 0 <= gap < window:
-        raise ValueError(
-            "Tiles need a size and a window of at least 1 and a gap in 0..window-1, got "
-            f"size={size}, window={window}, gap={gap}."
-        )
+    check_at_least(1, size=size, window=window)
+    check_interval(f"[0, {window})", gap=gap)
     last = max(size - window, 0)
     return [*range(0, last, window - gap), last]
 

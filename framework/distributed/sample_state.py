@@ -21,6 +21,7 @@ from framework.distributed.collectives import (
     world_size,
 )
 from framework.distributed.shared_file import shared_zeros
+from framework.utilities.checks import check_one_of
 
 Layout = Literal["replicated", "exchange", "memmap", "local"]
 
@@ -96,8 +97,7 @@ class SampleState:
         ranks = world_size()
         if num_samples < 1 or any(size < 1 for size in shape):
             raise ValueError(f"A table of {num_samples} rows of shape {tuple(shape)} is empty.")
-        if layout not in get_args(Layout):
-            raise ValueError(f"layout must be one of {get_args(Layout)}, got {layout!r}.")
+        check_one_of(get_args(Layout), layout=layout)
         if shards is not None and (layout != "local" or shards < 1 or shards % ranks):
             raise ValueError(
                 f"shards={shards} belongs to layout='local' and must be a multiple of the {ranks} "

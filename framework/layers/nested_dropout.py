@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.distributed.collectives import shared_generator
+from framework.utilities.checks import check_at_least, check_interval, check_positive
 from framework.utilities.randomness import global_seed
 
 
@@ -70,12 +70,9 @@ class NestedDropout(nn.Module):
         stream: str = "nested_dropout",
     ) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}.")
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma must be a finite number above 0, got {sigma}.")
-        if not math.isfinite(mu):
-            raise ValueError(f"mu must be a finite number, got {mu}.")
+        check_at_least(1, dim=dim)
+        check_positive(sigma=sigma)
+        check_interval("(-inf, inf)", mu=mu)
         self.dim = dim
         self.sigma = sigma
         self.mu = mu
@@ -94,8 +91,7 @@ class NestedDropout(nn.Module):
 
     @eval_k.setter
     def eval_k(self, k: int | None) -> None:
-        if k is not None and not 1 <= k <= self.dim:
-            raise ValueError(f"eval_k must be in 1..{self.dim} or None, got {k}.")
+        check_interval(f"[1, {self.dim}]", eval_k=k)
         self._eval_k = k
 
     def forward(self, features: Tensor) -> Tensor:

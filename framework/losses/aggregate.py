@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.losses.loss import ClassificationLoss, RegressionLoss, check_labels, check_logits
+from framework.utilities.checks import check_interval, check_one_of
 
 BASES = ("mse", "bce", "ce")
 
@@ -66,10 +67,8 @@ class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
 
     def __init__(self, base: str = "mse", rho: float = 0.1, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        if base not in BASES:
-            raise ValueError(f"base must be 'mse', 'bce' or 'ce', got {base!r}.")
-        if not 0 <= rho <= 1:
-            raise ValueError(f"rho must lie in [0, 1], got {rho}.")
+        check_one_of(BASES, base=base)
+        check_interval("[0, 1]", rho=rho)
         self.base = base
         self.rho = rho
 

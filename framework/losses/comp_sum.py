@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.losses.loss import ClassificationLoss, check_labels, check_logits
+from framework.utilities.checks import check_at_least, check_interval
 
 MAX_EXPONENT = 80.0  # exp(80) = 5.5e34; float32 overflows at exp(88.7)
 
@@ -62,10 +62,8 @@ class CompSumLoss(ClassificationLoss):
         self, tau: float = 1.0, label_smoothing: float = 0.0, reduction: str = "mean"
     ) -> None:
         super().__init__(reduction)
-        if not 0 <= tau < math.inf:
-            raise ValueError(f"tau must be a finite number of at least 0, got {tau}.")
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}.")
+        check_at_least(0, tau=tau)
+        check_interval("[0, 1]", label_smoothing=label_smoothing)
         self.tau = tau
         self.label_smoothing = label_smoothing
 
@@ -126,10 +124,8 @@ def h_consistency_transform(beta: Tensor | float, tau: float, num_classes: int) 
     beta = torch.as_tensor(beta, dtype=torch.float64)
     if not ((beta >= 0) & (beta <= 1)).all():
         raise ValueError("beta must lie in [0, 1].")
-    if not 0 <= tau < math.inf:
-        raise ValueError(f"tau must be a finite number of at least 0, got {tau}.")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
+    check_at_least(0, tau=tau)
+    check_at_least(2, num_classes=num_classes)
     if abs(tau - 1) < 1e-6:
         return (torch.special.xlog1py(1 + beta, beta) + torch.special.xlog1py(1 - beta, -beta)) / 2
     scale = (tau - 1) * num_classes ** (tau - 1)

@@ -15,6 +15,7 @@ from framework.ops.cauchy_schwarz import (
     conditional_cs_divergence,
     cs_mutual_information,
 )
+from framework.utilities.checks import check_at_least, check_one_of
 
 
 class ConditionalCSDivergenceLoss(RegressionLoss):
@@ -90,8 +91,8 @@ class ConditionalCSDivergenceLoss(RegressionLoss):
     ) -> None:
         super().__init__()
         check_widths(sigma_x=sigma_x, sigma_y=sigma_y)
-        check_choice("denominator", denominator, get_args(Denominator))
-        check_chunk_size(chunk_size)
+        check_one_of(get_args(Denominator), denominator=denominator)
+        check_at_least(1, chunk_size=chunk_size)
         self.sigma_x = sigma_x
         self.sigma_y = sigma_y
         self.denominator: Denominator = denominator
@@ -167,7 +168,7 @@ class CSQMI(Loss):
     ) -> None:
         super().__init__()
         check_widths(sigma_x=sigma_x, sigma_t=sigma_t)
-        check_chunk_size(chunk_size)
+        check_at_least(1, chunk_size=chunk_size)
         self.sigma_x = sigma_x
         self.sigma_t = sigma_t
         self.normalized = normalized
@@ -200,18 +201,6 @@ def check_widths(**sigmas: Width) -> None:
             continue
         if isinstance(sigma, str) or not 0 < sigma < math.inf:
             raise ValueError(f"{name} must be above 0, 'median' or None, got {sigma!r}.")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}.")
-
-
-def check_chunk_size(chunk_size: int) -> None:
-    """Raise ``ValueError`` unless ``chunk_size`` is at least 1."""
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
 
 
 def check_shapes(loss: Loss, predictions: Tensor, targets: Tensor) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from framework.losses.cs_divergence import (
-    check_choice,
-    check_chunk_size,
     check_shapes,
     check_widths,
     global_rows,
@@ -22,6 +19,7 @@ from framework.ops.cauchy_schwarz import (
     conditional_cs_divergence,
     cs_mutual_information,
 )
+from framework.utilities.checks import check_at_least, check_one_of
 
 Prediction = Literal["cs", "mse"]
 
@@ -96,12 +94,11 @@ class CSIBLoss(RegressionLoss):
         chunk_size: int = 4096,
     ) -> None:
         super().__init__()
-        if not 0 <= beta < math.inf:
-            raise ValueError(f"beta must be a finite number of at least 0, got {beta}.")
+        check_at_least(0, beta=beta)
         check_widths(sigma_x=sigma_x, sigma_y=sigma_y, sigma_t=sigma_t)
-        check_choice("denominator", denominator, get_args(Denominator))
-        check_choice("prediction", prediction, get_args(Prediction))
-        check_chunk_size(chunk_size)
+        check_one_of(get_args(Denominator), denominator=denominator)
+        check_one_of(get_args(Prediction), prediction=prediction)
+        check_at_least(1, chunk_size=chunk_size)
         self.beta = beta
         self.sigma_x = sigma_x
         self.sigma_y = sigma_y

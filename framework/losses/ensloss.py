@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ from framework.losses.loss import (
     check_logits,
     two_class_logits,
 )
+from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from framework.utilities.randomness import global_seed
 
 LEAST_SLOPE = 1e-6  # a slope of zero would leave a drawn loss uncalibrated
@@ -94,16 +94,11 @@ class EnsLoss(ClassificationLoss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction)
-        if not math.isfinite(boxcox_lambda):
-            raise ValueError(f"boxcox_lambda must be a finite number, got {boxcox_lambda}.")
-        if lambda_period is not None and lambda_period < 1:
-            raise ValueError(f"lambda_period must be at least 1 epoch, got {lambda_period}.")
-        if not -math.inf < clip < 0:
-            raise ValueError(f"clip must be a finite number below 0, got {clip}.")
-        if multiclass not in ("relative", "ovr"):
-            raise ValueError(f"multiclass must be 'relative' or 'ovr', got {multiclass!r}.")
-        if sync not in ("global", "local"):
-            raise ValueError(f"sync must be 'global' or 'local', got {sync!r}.")
+        check_interval("(-inf, inf)", boxcox_lambda=boxcox_lambda)
+        check_at_least(1, lambda_period=lambda_period)
+        check_interval("(-inf, 0)", clip=clip)
+        check_one_of(("relative", "ovr"), multiclass=multiclass)
+        check_one_of(("global", "local"), sync=sync)
         self.boxcox_lambda = boxcox_lambda
         self.lambda_period = lambda_period
         self.clip = clip

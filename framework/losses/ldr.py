@@ -11,6 +11,7 @@ from torch import Tensor
 
 from framework.distributed.sample_state import SampleState
 from framework.losses.loss import ClassificationLoss, check_labels, check_logits
+from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
 
 NORMALIZATIONS = ("softplus_mean", "l1", None)
 
@@ -149,10 +150,7 @@ class ALDRLoss(ClassificationLoss):
     ) -> None:
         super().__init__(reduction)
         _check_arguments("lam0", lam0, margin, normalize)
-        if not 1 < alpha < math.inf:
-            raise ValueError(
-                f"alpha must be a finite number above 1, got {alpha}: at 1 a temperature reaches 0."
-            )
+        check_interval("(1, inf)", alpha=alpha)  # at 1 a temperature reaches 0
         self.lam0 = lam0
         self.alpha = alpha
         self.margin = margin
@@ -254,9 +252,6 @@ def adapt_temperature(scores: Tensor, lam0: float, alpha: float) -> Tensor:
 
 
 def _check_arguments(name: str, temperature: float, margin: float, normalize: str | None) -> None:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"{name} must be a finite number above 0, got {temperature}.")
-    if not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be a finite number of at least 0, got {margin}.")
-    if normalize not in NORMALIZATIONS:
-        raise ValueError(f"normalize must be 'softplus_mean', 'l1' or None, got {normalize!r}.")
+    check_positive(**{name: temperature})
+    check_at_least(0, margin=margin)
+    check_one_of(NORMALIZATIONS, normalize=normalize)

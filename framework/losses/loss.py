@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
+from framework.utilities.checks import check_one_of
 from framework.utilities.precision import at_least_float32
 
 NEEDS = ("index", "group", "features", "inputs", "weight", "epoch", "step", "forward")
@@ -40,8 +41,7 @@ class Loss(_Loss):
     monitorable: ClassVar[bool] = True
 
     def __init__(self, reduction: str = "mean") -> None:
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+        check_one_of(("mean", "sum", "none"), reduction=reduction)
         super().__init__(reduction=reduction)
 
     def setup(self, num_samples: int, num_classes: int | None, device: torch.device) -> None:

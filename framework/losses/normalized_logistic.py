@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ from framework.losses.loss import (
     check_logits,
     two_class_logits,
 )
+from framework.utilities.checks import check_at_least
 
 
 class NormalizedLogisticLoss(ClassificationLoss):
@@ -70,8 +70,7 @@ class NormalizedLogisticLoss(ClassificationLoss):
 
     def __init__(self, beta_max: float = 1e6, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        if not 1 <= beta_max < math.inf:
-            raise ValueError(f"beta_max must be a finite number of at least 1, got {beta_max}.")
+        check_at_least(1, beta_max=beta_max)
         self.beta_max = beta_max
 
     def per_sample(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:

@@ -14,6 +14,7 @@ from framework.attacks.pgd import PGDAttack
 from framework.distributed.collectives import shared_generator
 from framework.losses.comp_sum import CompSumLoss
 from framework.losses.loss import check_labels, check_logits
+from framework.utilities.checks import check_at_least, check_positive
 from framework.utilities.precision import at_least_float32
 from framework.utilities.randomness import global_seed
 
@@ -97,12 +98,8 @@ class SmoothAdversarialCompSumLoss(CompSumLoss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(tau=tau, reduction=reduction)
-        if not 0 < rho < math.inf:
-            raise ValueError(f"rho must be a finite positive number, got {rho}.")
-        if not 0 <= nu < math.inf:
-            raise ValueError(f"nu must be a finite number of at least 0, got {nu}.")
-        if nu_warmup_steps < 0:
-            raise ValueError(f"nu_warmup_steps must not be negative, got {nu_warmup_steps}.")
+        check_positive(rho=rho)
+        check_at_least(0, nu=nu, nu_warmup_steps=nu_warmup_steps)
         self.rho = rho
         self.nu = nu
         self.nu_warmup_steps = nu_warmup_steps

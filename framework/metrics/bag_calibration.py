@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 
 class BagCalibrationError(Metric):
     r"""Mean over bags of \|mean prediction - mean response\|, each bag weighted by its rows.
@@ -44,10 +46,7 @@ class BagCalibrationError(Metric):
 
     def __init__(self, num_bags: int, num_outputs: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if min(num_bags, num_outputs) < 1:
-            raise ValueError(
-                f"num_bags and num_outputs must be at least 1, got {num_bags} and {num_outputs}."
-            )
+        check_at_least(1, num_bags=num_bags, num_outputs=num_outputs)
         # sums, so that a bag may be split; in float64, as they cancel
         zeros = torch.zeros(num_bags, num_outputs, dtype=torch.float64)
         self.add_state("residual", zeros, dist_reduce_fx="sum")

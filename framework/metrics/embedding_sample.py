@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 # 2^32 divided by the golden ratio: its multiples modulo 2^32 differ, and those below any bound are
 # multiples by numbers whose gaps take three values at most
 SPREAD, MODULUS = 2_654_435_769, 2**32
@@ -59,8 +61,7 @@ class EmbeddingSample(Metric):
 
     def __init__(self, dim: int, limit: int = 1000, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if min(dim, limit) < 1:
-            raise ValueError(f"dim and limit must be at least 1, got {dim} and {limit}.")
+        check_at_least(1, dim=dim, limit=limit)
         # an empty place has index -1 and comes after every sample; ranks are stacked
         empty = torch.full((limit,), -1, dtype=torch.int64)
         self.add_state("code", torch.zeros(limit, dim), dist_reduce_fx=None)

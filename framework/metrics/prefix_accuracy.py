@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 
 class PrefixAccuracy(Metric):
     """Share of rows that are classified correctly from the first 1, 2, ..., H channels.
@@ -40,8 +42,7 @@ class PrefixAccuracy(Metric):
 
     def __init__(self, num_prefixes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if num_prefixes < 1:
-            raise ValueError(f"num_prefixes must be at least 1, got {num_prefixes}.")
+        check_at_least(1, num_prefixes=num_prefixes)
         counts = torch.zeros(num_prefixes, dtype=torch.int64)
         self.add_state("correct", counts, dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")

@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
+
+from framework.utilities.checks import check_at_least
+from framework.utilities.nearest_names import nearest
 
 
 class Kappa(ABC):
@@ -124,8 +126,7 @@ class Threshold(Kappa):
     elementwise = True
 
     def __init__(self, e: float) -> None:
-        if not e >= 0:
-            raise ValueError(f"kappa='threshold' needs e >= 0, got {e}.")
+        check_at_least(0, e=e)
         self.e = e
 
     def grad_(self, c: Tensor) -> Tensor:
@@ -316,8 +317,7 @@ def make_kappa(
         ValueError: unknown name, or arguments that the member does not take or lacks.
     """
     if name not in _MEMBERS:
-        near = ", ".join(get_close_matches(name, _MEMBERS, n=3, cutoff=0.0))
-        raise ValueError(f"There is no kappa {name!r}; the nearest are {near}.")
+        raise ValueError(f"There is no kappa {name!r}{nearest(name, _MEMBERS)}.")
     kind, needed = _MEMBERS[name]
     given = dict(arguments or {})
     if set(given) != set(needed):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from framework.optim.kappa import Kappa, make_kappa
+from framework.utilities.checks import check_at_least, check_one_of
 
 # elements per block: large enough for the calls to cost little, small enough to stay in the cache
 _BLOCK = 1 << 20
@@ -181,14 +182,10 @@ def _check(options: dict[str, Any]) -> None:
     """Refuse options that are out of range."""
     lr, betas, weight_decay = options["lr"], options["betas"], options["weight_decay"]
     kappa, scope = options["kappa"], options["scope"]
-    if not lr >= 0:
-        raise ValueError(f"lr must not be negative, got {float(lr)}.")
+    check_at_least(0, lr=float(lr), weight_decay=weight_decay)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {tuple(betas)}.")
-    if not weight_decay >= 0:
-        raise ValueError(f"weight_decay must not be negative, got {weight_decay}.")
-    if scope not in ("tensor", "group"):
-        raise ValueError(f"scope must be 'tensor' or 'group', got {scope!r}.")
+    check_one_of(("tensor", "group"), scope=scope)
     make_kappa(kappa, options["kappa_kwargs"], options["rms_scale"])
     if scope == "group" and kappa in ("group", "nuclear"):
         raise ValueError(f"kappa={kappa!r} is a function of a matrix; it takes scope='tensor'.")

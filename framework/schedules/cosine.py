@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from framework.schedules.steps import resolve_total_steps
+from framework.utilities.checks import check_interval
 
 
 class WarmupCosine(LambdaLR):
@@ -44,10 +45,8 @@ class WarmupCosine(LambdaLR):
         final_fraction: float = 0.0,
     ) -> None:
         steps = resolve_total_steps(total_steps)
-        if not 0 <= warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}.")
-        if not 0 <= final_fraction <= 1:
-            raise ValueError(f"final_fraction must be in [0, 1], got {final_fraction}.")
+        check_interval("[0, 1)", warmup_fraction=warmup_fraction)
+        check_interval("[0, 1]", final_fraction=final_fraction)
         warmup_steps = math.ceil(warmup_fraction * steps)
 
         def factor(step: int) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from framework.utilities.checks import check_at_least
 
 
 class InverseDecay(LambdaLR):
@@ -36,7 +36,5 @@ class InverseDecay(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, gamma: float = 0.001, power: float = 0.75) -> None:
-        for name, value in (("gamma", gamma), ("power", power)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value}.")
+        check_at_least(0, gamma=gamma, power=power)
         super().__init__(optimizer, lambda step: (1 + gamma * step) ** -power)

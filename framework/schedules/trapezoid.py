@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from framework.schedules.steps import resolve_total_steps
+from framework.utilities.checks import check_interval
 
 
 class WarmupStableDecay(LambdaLR):
@@ -44,12 +45,7 @@ class WarmupStableDecay(LambdaLR):
         decay_fraction: float = 0.2,
     ) -> None:
         steps = resolve_total_steps(total_steps)
-        for name, value in (
-            ("warmup_fraction", warmup_fraction),
-            ("decay_fraction", decay_fraction),
-        ):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}.")
+        check_interval("[0, 1]", warmup_fraction=warmup_fraction, decay_fraction=decay_fraction)
         warmup = max(1, math.ceil(warmup_fraction * steps))
         decay = max(1, math.ceil(decay_fraction * steps))
 

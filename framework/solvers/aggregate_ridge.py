@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from framework.data.bag_sampling import assign_bags
 from framework.data.privacy import MeanRelease, response_sensitivity
+from framework.utilities.checks import check_interval
 
 Array = NDArray[Any]
 
@@ -210,8 +211,7 @@ def optimal_bag_size(X: Any, **arguments: Any) -> int:  # noqa: N803
 
 def _check_bags(X: Array, bags: Any, rho: float) -> tuple[Array, Array]:  # noqa: N803
     """Return the number of the bag of every row, (n,) in 0..m-1, and the rows of each, (m,)."""
-    if not 0 <= rho <= 1:
-        raise ValueError(f"rho must lie in [0, 1], got {rho}.")
+    check_interval("[0, 1]", rho=rho)
     bags = np.asarray(bags)
     if bags.shape != (len(X),):
         raise ValueError(f"bags must have the shape ({len(X)},), got {bags.shape}.")

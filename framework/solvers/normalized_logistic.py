@@ -12,6 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from framework.utilities.checks import check_at_least
+
 Array = NDArray[Any]
 
 
@@ -87,8 +89,7 @@ class NormalizedLogisticRegression(ClassifierMixin, BaseEstimator):
         """Fit to samples X (n, d) with labels y (n,)."""
         if not self.step_size > 0:
             raise ValueError(f"step_size must be above 0, got {self.step_size}.")
-        if not self.max_iter >= 1:
-            raise ValueError(f"max_iter must be at least 1, got {self.max_iter}.")
+        check_at_least(1, max_iter=self.max_iter)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)

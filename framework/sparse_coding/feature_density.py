@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from framework.sparse_coding.zipf import fit_zipf, zipf_density
+from framework.utilities.checks import check_at_least, check_interval
 
 FEWEST = 10
 """Active features below which no law is fitted."""
@@ -56,10 +57,8 @@ class FeatureDensity(Metric):
 
     def __init__(self, num_features: int, phi: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if num_features < 1 or not 0 < phi <= 1:
-            raise ValueError(
-                f"num_features must be at least 1 and phi in (0, 1], got {num_features} and {phi}."
-            )
+        check_at_least(1, num_features=num_features)
+        check_interval("(0, 1]", phi=phi)
         self.phi = phi
         counts = torch.zeros(num_features, dtype=torch.int64)
         self.add_state("counts", counts, dist_reduce_fx="sum")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -42,8 +44,7 @@ class L0(Metric):
 
     def __init__(self, num_features: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}.")
+        check_at_least(1, num_features=num_features)
         counts = torch.zeros(num_features + 1, dtype=torch.int64)
         self.add_state("histogram", counts, dist_reduce_fx="sum")
 

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from framework.utilities.checks import check_one_of, check_positive
+
 Mode = Literal["none", "constant", "layernorm"]
 EPS = 1e-5
 
@@ -42,10 +44,8 @@ class Normalization:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"normalization must be one of {get_args(Mode)}, got {self.mode!r}.")
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"The scale of a normalization must be positive, got {self.scale}.")
+        check_one_of(get_args(Mode), normalization=self.mode)
+        check_positive(scale=self.scale)
 
     @classmethod
     def fitted(cls, mode: Mode, sample: Tensor) -> Normalization:

@@ -17,6 +17,7 @@ from framework.distributed.collectives import rows_per_rank, world_size
 from framework.sparse_coding.sparse_code import SparseCode, SparsePattern
 from framework.sparse_coding.topk import top_overall, top_per_column, top_per_row
 from framework.sparse_coding.zipf import FEWEST_TO_FIT, fit_zipf, integer_budgets, zipf_density
+from framework.utilities.checks import check_at_least
 
 logger = logging.getLogger("lightning.pytorch")
 _GOLDEN = (5**0.5 - 1) / 2
@@ -42,8 +43,7 @@ class Selection(nn.Module):
 
     def __init__(self, k: int = 32) -> None:
         super().__init__()
-        if k < 1:
-            raise ValueError(f"{type(self).__name__}: k must be at least 1, got {k}.")
+        check_at_least(1, k=k)
         self.k = k
 
     def setup(self, num_features: int) -> None:

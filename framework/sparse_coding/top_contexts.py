@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.utilities.checks import check_at_least
+
 
 class TopContexts(Metric):
     """Keeps, for every feature, the contexts with its largest activations.
@@ -43,10 +45,7 @@ class TopContexts(Metric):
 
     def __init__(self, num_features: int, limit: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if min(num_features, limit) < 1:
-            raise ValueError(
-                f"num_features and limit must be at least 1, got {num_features} and {limit}."
-            )
+        check_at_least(1, num_features=num_features, limit=limit)
         self.num_features = num_features
         self.limit = limit
         shape = (num_features, limit)

@@ -19,6 +19,7 @@ from framework.distributed.collectives import (
     rows_per_rank,
     world_size,
 )
+from framework.utilities.checks import check_at_least
 
 # digits of a 32-bit key, most significant first: how far right it stands, and how wide it is
 _DIGITS = ((21, 11), (10, 11), (0, 10))
@@ -84,8 +85,7 @@ def top_overall(scores: Tensor, k: int, *, sync: bool = True) -> Tensor:
         tensor([1, 2])
     """
     _check_matrix(scores)
-    if k < 0:
-        raise ValueError(f"k must not be negative, got {k}.")
+    check_at_least(0, k=k)
     flat = scores.detach().float().flatten()
     candidates = _candidates(flat, k)
     keys = _ordered_keys(_comparable(flat if candidates is None else flat[candidates]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from framework.utilities.checks import check_at_least, check_interval
 
 SHIFTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 """The shifts β among which ``fit_zipf`` chooses."""
@@ -56,8 +57,8 @@ def zipf_density(num_features: int, k: float, alpha: float = 1.0, beta: float = 
     """
     if num_features < 1 or not 0 < k <= num_features:
         raise ValueError(f"k must be in (0, {num_features}], the number of features, got {k}.")
-    if not 0 <= alpha < math.inf or not -1 < beta < math.inf:
-        raise ValueError(f"alpha must be at least 0 and beta above -1, got {alpha} and {beta}.")
+    check_at_least(0, alpha=alpha)
+    check_interval("(-1, inf)", beta=beta)
     ranks = torch.arange(1, num_features + 1, dtype=torch.float64)
     weight = torch.softmax(-alpha * torch.log(ranks + beta), dim=0)
     capped = 0

@@ -20,14 +20,14 @@ def check_at_least(minimum: float, **values: Any) -> None:
     """
     for name, value in values.items():
         if value is not None and not minimum <= value < math.inf:
-            raise ValueError(f"{name} must be at least {minimum}, got {value}.")
+            raise ValueError(f"{name} must be {_finite(value)}at least {minimum}, got {value}.")
 
 
 def check_positive(**values: Any) -> None:
     """Raise ``ValueError`` unless every value is a finite number above 0."""
     for name, value in values.items():
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive, got {value}.")
+            raise ValueError(f"{name} must be {_finite(value)}positive, got {value}.")
 
 
 def check_interval(interval: str, **values: Any) -> None:
@@ -62,3 +62,7 @@ def check_one_of(allowed: Iterable[Any], **values: Any) -> None:
         if value is not None and value not in known:
             listed = ", ".join(str(item) for item in known)
             raise ValueError(f"{name} must be one of {listed}, got {value!r}.")
+
+
+def _finite(value: float) -> str:
+    return "" if math.isfinite(value) else "finite and "

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
     """Return ``'; the nearest are a, b, c'`` for the end of a message, or nothing.
 
-    Capital letters do not count, and of a dotted name only the last part does.
+    Capital letters do not count. Of dotted names the last parts are compared, and the whole names
+    only where those are equally near.
 
     Example:
         >>> nearest("AdamV", ["Adam", "AdamW", "SGD"])
         '; the nearest are Adam, AdamW'
     """
-    names = list(known)
-    lowered = [name.rpartition(".")[2].lower() for name in names]
-    close = get_close_matches(word.rpartition(".")[2].lower(), lowered, n=count, cutoff=0.5)
-    listed = dict.fromkeys(names[lowered.index(match)] for match in close)
-    return f"; the nearest are {', '.join(listed)}" if listed else ""
+
+    def likeness(name: str) -> tuple[float, float]:
+        pairs = (name.rpartition(".")[2], word.rpartition(".")[2]), (name, word)
+        last, whole = (SequenceMatcher(None, a.lower(), b.lower()).ratio() for a, b in pairs)
+        return last, whole
+
+    scores = {name: likeness(name) for name in known}
+    close = [name for name in scores if scores[name][0] >= 0.5]
+    close = sorted(close, key=lambda name: scores[name], reverse=True)[:count]
+    return f"; the nearest are {', '.join(close)}" if close else ""

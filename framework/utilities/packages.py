@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 
 def require_package(package: str, extra: str, purpose: str) -> None:
-    """Raise ``ImportError`` with the extra to install unless a package is there.
+    """Raise ``ModuleNotFoundError`` with the extra to install unless a package is there.
 
     Args:
         package: Name that is imported.
@@ -14,9 +14,11 @@ def require_package(package: str, extra: str, purpose: str) -> None:
         purpose: Subject of the message, such as ``"ONNXExport"``.
 
     Example:
-        >>> require_package("no_such_package", extra="onnx", purpose="ONNXExport")
+        >>> require_package("no_package", extra="onnx", purpose="ONNXExport")
         Traceback (most recent call last):
-        ImportError: ONNXExport needs the package no_such_package: pip install 'trimtab[onnx]'.
+        ModuleNotFoundError: ONNXExport needs the package no_package: pip install 'trimtab[onnx]'.
     """
     if find_spec(package) is None:
-        raise ImportError(f"{purpose} needs the package {package}: pip install 'trimtab[{extra}]'.")
+        raise ModuleNotFoundError(
+            f"{purpose} needs the package {package}: pip install 'trimtab[{extra}]'."
+        )

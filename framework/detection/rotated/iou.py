@@ -10,6 +10,7 @@ from torch import Tensor
 from framework.detection.rotated.boxes import check_boxes, check_quads, cxcywhr_to_quad
 from framework.detection.rotated.intersection import hull_area, intersection_area, polygon_area
 from framework.detection.rotated.overlap_candidates import overlapping_pairs
+from framework.utilities.checks import check_one_of
 
 BoxFormat = Literal["quad", "cxcywhr"]
 Mode = Literal["iou", "iof", "giou"]
@@ -60,8 +61,7 @@ def rotated_iou(
         >>> rotated_iou(a, b, fmt="cxcywhr")
         tensor([[0.6233, 0.0000]])
     """
-    if mode not in ("iou", "iof", "giou"):
-        raise ValueError(f"mode must be 'iou', 'iof' or 'giou', got {mode!r}.")
+    check_one_of(("iou", "iof", "giou"), mode=mode)
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a, b = as_quads(a, fmt), as_quads(b, fmt)
     if a.ndim != 3 or b.ndim != 3:

@@ -8,6 +8,7 @@ from torch import Tensor
 from framework.detection.rotated.boxes import signed_area
 from framework.detection.rotated.iou import BoxFormat, as_quads, iou_of_pairs
 from framework.detection.rotated.overlap_candidates import bounds, overlapping_pairs_within
+from framework.utilities.checks import check_interval
 
 # pixels; below this mean width a box is a line, and its overlap means nothing
 _THINNEST = 1e-2
@@ -63,8 +64,7 @@ def rotated_nms(
             f"rotated_nms takes boxes, scores and labels of one length, got {tuple(boxes.shape)}, "
             f"{tuple(scores.shape)} and {None if labels is None else tuple(labels.shape)}."
         )
-    if not 0 <= iou_threshold <= 1:
-        raise ValueError(f"iou_threshold must be in [0, 1], got {iou_threshold}.")
+    check_interval("[0, 1]", iou_threshold=iou_threshold)
     order = scores.argsort(descending=True, stable=True)
     order = order[_has_area(quads[order])]
     quads = quads[order]

@@ -110,7 +110,7 @@ def test_goes_on_after_a_result(two_ranks) -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="must be at least 1, got 0 and 10"):
+    with pytest.raises(ValueError, match="num_clusters must be at least 1, got 0"):
         ClusterSamples(0, SHAPE)
-    with pytest.raises(ValueError, match="must be at least 1, got 2 and 0"):
+    with pytest.raises(ValueError, match="per_cluster must be at least 1, got 0"):
         ClusterSamples(2, SHAPE, per_cluster=0)

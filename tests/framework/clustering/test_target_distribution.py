@@ -257,7 +257,7 @@ def test_the_input_is_not_changed(kind: TargetKind) -> None:
     [
         (P[0], {}, r"p must be \(N, K\), got \(3,\)"),
         (P[None], {}, r"p must be \(N, K\), got \(1, 4, 3\)"),
-        (P, {"kind": "cube"}, "kind must be one of .*'sqrt'.*, got 'cube'"),
+        (P, {"kind": "cube"}, "kind must be one of .*sqrt.*, got 'cube'"),
         (P, {"freq": torch.ones(4)}, r"freq must be \(3,\) .* got \(4,\) with 'sqrt'"),
         (P, {"kind": "exact", "freq": torch.ones(3)}, r"belongs to 'sqrt' and 'square'"),
     ],

@@ -277,7 +277,7 @@ def test_bad_input_is_refused() -> None:
     for arguments, message in (
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"iou_thresholds": (50,)}, r"iou_thresholds must be in \(0, 1\), got \[50\]"),
-        ({"merge_iou": 2.0}, r"merge_iou must be in \[0, 1\], got 2.0"),
+        ({"merge_iou": 2.0}, r"merge_iou must lie in \[0, 1\], got 2.0"),
         ({"interpolation": "voc10"}, "got 'voc10'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -49,9 +49,17 @@ def test_windows_cover_a_length_and_overlap_by_the_gap(size, window, data):
     assert origins == sorted(set(origins))
 
 
-@pytest.mark.parametrize("arguments", [(0, 8, 2), (8, 0, 0), (8, 8, 8), (8, 8, -1)])
-def test_windows_that_cannot_be(arguments):
-    with pytest.raises(ValueError, match=r"a gap in 0\.\.window-1, got size="):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 8, 2), "size must be at least 1, got 0"),
+        ((8, 0, 0), "window must be at least 1, got 0"),
+        ((8, 8, 8), r"gap must lie in \[0, 8\), got 8"),
+        ((8, 8, -1), r"gap must lie in \[0, 8\), got -1"),
+    ],
+)
+def test_windows_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
         tile_origins(*arguments)
 
 

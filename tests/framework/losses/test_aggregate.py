@@ -243,7 +243,7 @@ def test_fits_regression_and_classification() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"base": "hinge"}, "base must be 'mse', 'bce' or 'ce', got 'hinge'"),
+        ({"base": "hinge"}, "base must be one of mse, bce, ce, got 'hinge'"),
         ({"rho": -0.1}, r"rho must lie in \[0, 1\], got -0.1"),
         ({"rho": 1.1}, r"rho must lie in \[0, 1\], got 1.1"),
         ({"rho": float("nan")}, "rho must lie"),

@@ -271,9 +271,9 @@ def test_soft_labels_and_wrong_shapes_are_refused():
 
 def test_refuses_arguments_out_of_range():
     for bad, message in (
-        ({"rho": 0.0}, "rho must be a finite positive number"),
-        ({"nu": -1.0}, "nu must be a finite number of at least 0"),
-        ({"nu_warmup_steps": -1}, "nu_warmup_steps must not be negative"),
+        ({"rho": 0.0}, "rho must be positive"),
+        ({"nu": -1.0}, "nu must be at least 0"),
+        ({"nu_warmup_steps": -1}, "nu_warmup_steps must be at least 0"),
         ({"tau": -1.0}, "tau must be"),
         ({"attack": PGDAttack(random_start=False)}, "needs random_start"),
     ):

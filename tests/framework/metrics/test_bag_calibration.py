@@ -74,7 +74,7 @@ def test_ranks_may_share_a_bag(split, two_ranks):
 
 def test_bad_arguments():
     predictions, targets = make()
-    with pytest.raises(ValueError, match="must be at least 1, got 0 and 1"):
+    with pytest.raises(ValueError, match="num_bags must be at least 1, got 0"):
         BagCalibrationError(num_bags=0)
     with pytest.raises(ValueError, match=r"one shape and a group per row, got \(8,\), \(8, 1\)"):
         BagCalibrationError(4).update(predictions, targets[:, None], GROUP)

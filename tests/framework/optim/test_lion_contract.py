@@ -274,13 +274,13 @@ def test_sparse_gradients_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": -1e-3}, "lr must not be negative, got -0.001"),
-        ({"lr": torch.tensor(-0.5)}, "lr must not be negative, got -0.5"),
+        ({"lr": -1e-3}, "lr must be at least 0, got -0.001"),
+        ({"lr": torch.tensor(-0.5)}, "lr must be at least 0, got -0.5"),
         ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\)"),
         ({"betas": (-0.1, 0.9)}, r"betas must be two numbers in \[0, 1\)"),
         ({"betas": (0.9,)}, r"betas must be two numbers in \[0, 1\)"),
-        ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
-        ({"scope": "model"}, "scope must be 'tensor' or 'group', got 'model'"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+        ({"scope": "model"}, "scope must be one of tensor, group, got 'model'"),
         ({"kappa": "lion"}, "There is no kappa 'lion'"),
         ({"kappa": "lp"}, "takes exactly p"),
         ({"kappa": "nuclear", "scope": "group"}, "takes scope='tensor'"),

@@ -236,7 +236,7 @@ def test_without_sync_the_mask_depends_on_the_ranks(two_ranks) -> None:
         (lambda: TokenChoice(k=0), "k must be at least 1"),
         (lambda: TokenChoice(k=9).setup(8), "k=9 of 8 features"),
         (lambda: FeatureChoice(k=1, alpha=-1.0), "alpha must be at least 0"),
-        (lambda: FeatureChoice(k=1, alpha=math.nan), "alpha must be at least 0"),
+        (lambda: FeatureChoice(k=1, alpha=math.nan), "alpha must be finite and at least 0"),
     ],
 )
 def test_refuses(call, says) -> None:

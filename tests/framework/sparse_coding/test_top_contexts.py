@@ -61,5 +61,5 @@ def test_two_ranks_find_what_one_finds(split, two_ranks):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="must be at least 1, got 4 and 0"):
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         TopContexts(4, 0)

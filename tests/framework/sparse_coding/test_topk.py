@@ -126,7 +126,7 @@ def test_without_sync_each_rank_chooses_alone(two_ranks) -> None:
     [
         (lambda: top_per_row(torch.zeros(3), 1), "must be a matrix"),
         (lambda: top_per_row(torch.zeros(3, 2), 3), r"k must be in 0\.\.2"),
-        (lambda: top_overall(torch.zeros(3, 2), -1), "must not be negative"),
+        (lambda: top_overall(torch.zeros(3, 2), -1), "k must be at least 0"),
         (lambda: top_overall(torch.zeros(3, 2), 7), "only 6 entries"),
         (lambda: top_per_column(torch.zeros(3, 2), torch.ones(3).long()), "one per column"),
         (lambda: top_per_column(torch.zeros(3, 2), torch.tensor([1, 4])), "budget of 4 exceeds"),

@@ -263,7 +263,7 @@ def test_pairs_of_boxes_that_meet(groups: int, chunk: int, monkeypatch: pytest.M
 
 def test_bad_arguments_are_refused() -> None:
     a = SQUARE[None]
-    with pytest.raises(ValueError, match="mode must be 'iou', 'iof' or 'giou', got 'diou'"):
+    with pytest.raises(ValueError, match="mode must be one of iou, iof, giou, got 'diou'"):
         rotated_iou(a, a, mode="diou")
     with pytest.raises(ValueError, match="fmt must be 'quad' or 'cxcywhr', got 'xyxy'"):
         rotated_iou(a, a, fmt="xyxy")

@@ -107,7 +107,7 @@ def test_boxes_without_area_are_never_kept() -> None:
 
 def test_bad_arguments_are_refused() -> None:
     quads = SQUARE[None]
-    with pytest.raises(ValueError, match=r"iou_threshold must be in \[0, 1\], got 45"):
+    with pytest.raises(ValueError, match=r"iou_threshold must lie in \[0, 1\], got 45"):
         rotated_nms(quads, torch.ones(1), 45)
     with pytest.raises(ValueError, match=r"one length, got \(1, 4, 2\), \(2,\) and None"):
         rotated_nms(quads, torch.ones(2), 0.5)
