@@ -93,7 +93,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["fit"], "data, model must be given: name a config"),
         (
             ["fit", *BASE, "--model.criterion=LDRLoss", "--model.criterion.lam=-1"],
-            "lam must be a fin",
+            "lam must be positive, got -1",
         ),
         (["fit", *BASE, "--data.batch_size=0"], "batch_size must be at least 1, got 0"),
         (["fit", *BASE, "--model.backbone=resnet18x"], "'resnet18x'; the nearest are resnet18"),

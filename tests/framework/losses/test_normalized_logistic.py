@@ -145,5 +145,5 @@ def test_its_value_cannot_be_monitored() -> None:
 
 @pytest.mark.parametrize("beta_max", [0.5, float("inf"), float("nan")])
 def test_refuses_bad_arguments(beta_max: float) -> None:
-    with pytest.raises(ValueError, match="beta_max must be (finite and )?at least 1"):
+    with pytest.raises(ValueError, match=r"beta_max must be (finite and )?at least 1"):
         NormalizedLogisticLoss(beta_max)

@@ -77,7 +77,7 @@ def test_ranks_add_up(split, two_ranks):
 
 def test_bad_arguments():
     for features, phi in ((0, 0.5), (3, 0.0), (3, 1.5)):
-        with pytest.raises(ValueError, match="num_features must be|phi must lie in"):
+        with pytest.raises(ValueError, match=r"num_features must be|phi must lie in"):
             FeatureDensity(features, phi)
     with pytest.raises(ValueError, match=r"counts \(3,\) of features and \(B,\) of tokens, got"):
         FeatureDensity(3).update(torch.ones(4).long(), torch.ones(2).long())

@@ -42,5 +42,5 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"normalization must be one of .* got 'batchnorm'"):
         Normalization("batchnorm")  # type: ignore[arg-type]
     for scale in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="scale must be (finite and )?positive"):
+        with pytest.raises(ValueError, match=r"scale must be (finite and )?positive"):
             Normalization("constant", scale)

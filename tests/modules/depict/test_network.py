@@ -275,7 +275,7 @@ def test_what_both_losses_act_on_is_the_encoder() -> None:
         ({"kernels": (0, 5)}, "at least 1"),
         ({"strides": (2, 0)}, "at least 1"),
         ({"paddings": (-1, 2)}, "paddings at least 0"),
-        ({"dropouts": (0.1, 1.0, 0.0)}, r"p must be in \[0, 1\)"),
+        ({"dropouts": (0.1, 1.0, 0.0)}, r"p must lie in \[0, 1\)"),
         ({"input_shape": (1, 3, 28)}, "kernel of 4 with padding 0 does not fit a map of 3 x 28"),
         (
             {"input_shape": (1, 28, 4), "paddings": (0, 1)},
