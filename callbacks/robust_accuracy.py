@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from framework.attacks.attack import Attack
-from framework.data.datasets import Batch
 from framework.distributed.collectives import all_reduce_sum, shared_generator
+from framework.metrics.accuracy_under_attack import correct_under_attack
 from framework.objectives.errors import IncompatibleError
+from framework.training.compatibility import require_alone
 from framework.training.module import TrainingModule
+from framework.utilities.checks import check_at_least
 from framework.utilities.randomness import global_seed
 
 
@@ -25,16 +26,22 @@ class RobustAccuracy(Callback):
     handed to the attack. The same starts are drawn in every epoch and on any number of ranks, and
     a checkpoint may monitor the metric.
 
+    It serves any ``LightningModule`` whose ``forward`` takes images and returns logits (B, C),
+    with batches that are a dict with ``image`` and ``label`` or a tuple (image, label). In one's
+    own loop ``framework.metrics.robust_accuracy`` does the same.
+
     An evaluation costs about 2 x ``attack.steps`` forward passes more.
 
     Args:
-        attack: such as ``PGDAttack``.
-        every_n_epochs: during ``fit``; ``validate`` and ``test`` always attack.
-        limit_batches: attack only so many batches of an evaluation.
+        attack: Attack on the images, such as ``PGDAttack``.
+        every_n_epochs: Epochs between two attacks during ``fit``; ``validate`` and ``test`` always
+            attack.
+        limit_batches: Largest number of attacked batches of an evaluation; None for all.
 
     Raises:
-        ValueError: an argument is out of range.
-        IncompatibleError: predictions that are not class logits, or a second RobustAccuracy.
+        ValueError: An argument is out of range.
+        IncompatibleError: Predictions that are not class logits, batches of another form, or a
+            second RobustAccuracy.
 
     Example:
         >>> from framework.attacks.pgd import PGDAttack
@@ -45,14 +52,7 @@ class RobustAccuracy(Callback):
     def __init__(
         self, attack: Attack, every_n_epochs: int = 1, limit_batches: int | None = None
     ) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(
-                f"RobustAccuracy: every_n_epochs must be at least 1, got {every_n_epochs}."
-            )
-        if limit_batches is not None and limit_batches < 1:
-            raise ValueError(
-                f"RobustAccuracy: limit_batches must be at least 1, got {limit_batches}."
-            )
+        check_at_least(1, every_n_epochs=every_n_epochs, limit_batches=limit_batches)
         self.attack = attack
         self.every_n_epochs = every_n_epochs
         self.limit_batches = limit_batches
@@ -61,17 +61,14 @@ class RobustAccuracy(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what has no accuracy; learn how inputs are normalized."""
-        others = [c for c in trainer.callbacks if isinstance(c, RobustAccuracy)]  # type: ignore[attr-defined]
-        if len(others) > 1:
-            raise IncompatibleError(
-                "RobustAccuracy is given twice, but both would log the same metric."
-            )
-        shape = pl_module.prediction_shape if isinstance(pl_module, TrainingModule) else None
-        if shape is None or len(shape) != 1:
-            raise IncompatibleError(
-                f"RobustAccuracy needs class logits of one fixed shape, which "
-                f"{type(pl_module).__name__} does not have."
-            )
+        require_alone(self, trainer.callbacks)  # type: ignore[attr-defined]
+        if isinstance(pl_module, TrainingModule):
+            shape = pl_module.prediction_shape
+            if shape is None or len(shape) != 1:
+                raise IncompatibleError(
+                    f"RobustAccuracy needs class logits of one fixed shape, which "
+                    f"{type(pl_module).__name__} does not have."
+                )
         normalize = getattr(getattr(trainer, "datamodule", None), "normalize", None)
         if normalize is not None and not self.attack.mean:
             mean, std = (v.flatten().tolist() for v in (normalize.mean, normalize.std))
@@ -88,7 +85,7 @@ class RobustAccuracy(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -96,24 +93,18 @@ class RobustAccuracy(Callback):
         beyond = self.limit_batches is not None and batch_idx >= self.limit_batches
         if beyond or not self._active(trainer):
             return
-        assert isinstance(pl_module, TrainingModule)
-        first, *others = pl_module.forward_inputs(batch)
+        (images, *others), labels = _inputs_and_labels(pl_module, batch)
         with torch.inference_mode(False):
             # a tensor of inference mode cannot take part in a gradient
-            label = batch["label"].clone()
             others = [v.clone() if isinstance(v, Tensor) else v for v in others]
 
         def predict(inputs: Tensor) -> Tensor:
             return pl_module(inputs, *others)
 
-        def objective(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits.float(), label, reduction="sum")
-
-        generator = shared_generator(self.seed, batch_idx, "robust_accuracy", first.device)
-        attacked = self.attack.perturb(predict, first, objective, generator=generator)
-        with torch.no_grad():
-            correct = (predict(attacked).argmax(1) == label).sum()
-        self._correct_and_rows += torch.stack([correct, correct.new_tensor(len(label))])
+        generator = shared_generator(self.seed, batch_idx, "robust_accuracy", images.device)
+        right = correct_under_attack(predict, images, labels, self.attack, generator)
+        correct = right.sum()
+        self._correct_and_rows += torch.stack([correct, correct.new_tensor(len(right))])
 
     on_test_batch_end = on_validation_batch_end
 
@@ -131,3 +122,17 @@ class RobustAccuracy(Callback):
             return False
         fitting = trainer.state.fn == "fit"
         return not fitting or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+
+def _inputs_and_labels(module: LightningModule, batch: Any) -> tuple[tuple[Any, ...], Tensor]:
+    """Return what ``forward`` takes and the labels (B,), or refuse the batch."""
+    if isinstance(module, TrainingModule):
+        return module.forward_inputs(batch), batch["label"]
+    if isinstance(batch, dict) and {"image", "label"} <= batch.keys():
+        return (batch["image"],), batch["label"]
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return (batch[0],), batch[1]
+    raise IncompatibleError(
+        "RobustAccuracy needs batches that are a dict with 'image' and 'label' or a tuple "
+        f"(image, label), got {type(batch).__name__}."
+    )

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch.utils.data import DataLoader
 
 from callbacks.robust_accuracy import RobustAccuracy
 from datamodules.augmentation import Normalize
@@ -136,6 +138,44 @@ def test_refuses_what_has_no_accuracy(tmp_path):
         trainer = tiny_trainer(tmp_path, callbacks, False)
         with pytest.raises(IncompatibleError, match=message):
             callback.setup(trainer, module, "fit")
+
+
+class Plain(LightningModule):
+    """A module that knows nothing of Trimtab, with the network of ``Module``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Module().network
+
+    def forward(self, image):
+        return self.network(image)
+
+    def test_step(self, batch, batch_idx):
+        image, label = batch if isinstance(batch, (tuple, list)) else batch.values()
+        self.log("test/accuracy", (self(image).argmax(1) == label).float().mean())
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+@pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
+def test_serves_a_plain_module_and_plain_batches(kind, tmp_path):
+    fields = Data().test_set.fields
+    rows = list(zip(fields["image"], fields["label"], strict=True))
+    if kind == "dict":
+        rows = [{"image": image, "label": label} for image, label in rows]
+    trainer = tiny_trainer(tmp_path, [RobustAccuracy(ATTACK)], False)
+    (values,) = trainer.test(Plain(), DataLoader(rows, batch_size=4), verbose=False)
+    assert values["test/accuracy"] == 1
+    assert values["test/robust_accuracy"] == pytest.approx(by_hand(Data().test_set, ATTACK))
+
+
+def test_other_batches_are_refused(tmp_path):
+    class Single(Plain):
+        def test_step(self, batch, batch_idx):
+            return None
+
+    trainer = tiny_trainer(tmp_path, [RobustAccuracy(ATTACK)], False)
+    with pytest.raises(IncompatibleError, match="'image' and 'label' or a tuple"):
+        trainer.test(Single(), DataLoader(torch.zeros(4, 5)), verbose=False)
 
 
 def test_refuses_arguments_out_of_range():
