@@ -15,6 +15,7 @@ from framework.optim import LionK
 from framework.optim.kappa import make_kappa
 from framework.optim.lion import has_gradient
 from framework.utilities.lightning_internals import is_accumulating, logged_step
+from framework.utilities.checks import check_at_least
 
 
 class ConstraintMonitor(Callback):
@@ -30,15 +31,15 @@ class ConstraintMonitor(Callback):
     ``K*(lambda x) / lambda + a [K*(lambda x) + K(m) - lambda <x, m>]`` with m minus LionK's
     momentum and ``a = lr beta1 / ((1 - beta2) + lr lambda (1 - beta1))``, infinite outside the set.
 
-    Source: Chen et al., Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts, ICLR
-    2024, arXiv 2310.05898; the Lyapunov function is that of continuous time, per step.
+    Paper: Chen et al., *Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts*, ICLR
+    2024, arXiv:2310.05898; the Lyapunov function is that of continuous time, per step.
 
     Args:
-        every_n_steps: optimizer steps between two rows.
+        every_n_steps: Optimizer steps between two rows.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1.
-        IncompatibleError: the optimizer is not one LionK under automatic optimization.
+        IncompatibleError: The optimizer is not one LionK under automatic optimization.
 
     Example:
         >>> ConstraintMonitor(every_n_steps=10).every_n_steps
@@ -46,10 +47,7 @@ class ConstraintMonitor(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise ValueError(
-                f"ConstraintMonitor: every_n_steps must be at least 1, got {every_n_steps}."
-            )
+        check_at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._loss: Tensor | float = 0.0
         self._measured: dict[str, float] | None = None

@@ -19,11 +19,12 @@ from framework.detection.pictures import draw_detections, read_picture, write_pi
 from framework.detection.result_files import write_results
 from framework.detection.tiles import merge_tiles
 from framework.distributed.collectives import gather
+from framework.utilities.checks import check_at_least, check_interval
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """What the callback asks of a module."""
+    """Module whose predictions are detections."""
 
     num_classes: int
     merge_iou: float
@@ -40,9 +41,9 @@ class DetectionWriter(Callback):
     the folder ``detections`` of the run. Other modules are left alone.
 
     Args:
-        folder: instead of ``detections`` in the run folder.
-        pictures: how many images are drawn, the first ones by number; 0 for none.
-        picture_score: detections below this score are not drawn.
+        folder: Folder of the files; default ``detections`` in the run folder.
+        pictures: Number of images that are drawn, the first ones by number; 0 for none.
+        picture_score: Lowest score of a detection that is drawn.
 
     Raises:
         ValueError: ``pictures`` is negative, or ``picture_score`` not in [0, 1].
@@ -55,10 +56,8 @@ class DetectionWriter(Callback):
     def __init__(
         self, folder: str | None = None, pictures: int = 20, picture_score: float = 0.3
     ) -> None:
-        if pictures < 0:
-            raise ValueError(f"pictures must not be negative, got {pictures}.")
-        if not 0 <= picture_score <= 1:
-            raise ValueError(f"picture_score must be in [0, 1], got {picture_score}.")
+        check_at_least(0, pictures=pictures)
+        check_interval("[0, 1]", picture_score=picture_score)
         self.folder = folder
         self.pictures = pictures
         self.picture_score = picture_score
@@ -97,7 +96,7 @@ class DetectionWriter(Callback):
         self._found += [{name: value.cpu() for name, value in one.items()} for one in outputs]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge, and write."""
+        """Merge the detections of tiles, and write files and pictures."""
         if not isinstance(pl_module, Detector):
             return
         device = trainer.strategy.root_device

@@ -11,9 +11,12 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch
 from framework.data.loader import ElasticDataLoader
 from framework.data.samplers import SampleKey
-from framework.gradients import GradientCombiner, HeldOutGuidedLP
+from framework.gradients.combiner import GradientCombiner
+from framework.gradients.held_out_lp import HeldOutGuidedLP
 from framework.objectives.errors import IncompatibleError
+from framework.training.compatibility import require
 from framework.training.module import TrainingModule
+from framework.utilities.checks import check_at_least, check_interval
 
 
 class DynamicPreference(Callback):
@@ -33,19 +36,23 @@ class DynamicPreference(Callback):
     ``cosine/<a>/<b>`` and ``gram/<a>/<b>``, the products with the guide, ``guide/<term>``, its
     value ``guide_loss``, and what the combiner adds.
 
+    The step is ``framework.gradients.CombinedStep``, which serves any training loop and the
+    ``training_step`` of any ``LightningModule``; this callback fills the slot of a
+    ``TrainingModule`` and holds data out for the guide.
+
     Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137. As in the released
     code heads and discriminators keep the gradient of the plain sum; unlike there, one forward pass
     does, and the held-out batch leaves the statistics of batch norm alone.
 
     Args:
-        combiner: of the gradients; default ``HeldOutGuidedLP``.
-        held_out: share of the training set for the guide, where the data holds nothing out itself.
-        batch_size: rows of a global batch of the guide; default that of training.
+        combiner: Rule that weighs the gradients; default ``HeldOutGuidedLP``.
+        held_out: Share of the training set for the guide, where the data holds nothing out itself.
+        batch_size: Rows of a global batch of the guide; default that of training.
 
     Raises:
-        ValueError: an argument out of its range, or a share that leaves nothing (at ``setup``).
-        IncompatibleError: another module than a ``TrainingModule``, one that
-            has a combiner, or data of which nothing can be held out.
+        ValueError: An argument out of its range, or a share that leaves nothing (at ``setup``).
+        IncompatibleError: Another module than a ``TrainingModule``, one that has a combiner, or
+            data of which nothing can be held out.
 
     Example:
         >>> from framework.gradients import EPO
@@ -59,10 +66,8 @@ class DynamicPreference(Callback):
         held_out: float = 0.1,
         batch_size: int | None = None,
     ) -> None:
-        if not 0 < held_out < 1:
-            raise ValueError(f"DynamicPreference: held_out must be in (0, 1), got {held_out}.")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"DynamicPreference: batch_size must be at least 1, got {batch_size}.")
+        check_interval("(0, 1)", held_out=held_out)
+        check_at_least(1, batch_size=batch_size)
         self.combiner = HeldOutGuidedLP() if combiner is None else combiner
         self.held_out = held_out
         self.batch_size = batch_size
@@ -75,12 +80,14 @@ class DynamicPreference(Callback):
         """Fill the module's slot and hold data out."""
         if stage != "fit":
             return
-        if not isinstance(pl_module, TrainingModule):
-            raise IncompatibleError(
-                "DynamicPreference weighs the terms of a TrainingModule, which "
-                f"{type(pl_module).__name__} is not."
-            )
-        pl_module.gradient_combiner = self.combiner
+        module = require(
+            self,
+            pl_module,
+            TrainingModule,
+            "a TrainingModule",
+            "return what framework.gradients.CombinedStep makes of its losses from training_step",
+        )
+        module.gradient_combiner = self.combiner
         if not self.combiner.guided:
             return
         data = getattr(trainer, "datamodule", None)
@@ -94,7 +101,7 @@ class DynamicPreference(Callback):
             data.hold_out(self.held_out)
         self._drawn, self._batches = 0, None
         self._loader = data.guide_dataloader(self.batch_size or data.batch_size, self._place)
-        pl_module.guide_batch = lambda: self._next(trainer)
+        module.guide_batch = lambda: self._next(trainer)
 
     def _next(self, trainer: Trainer) -> Batch:
         """Return this rank's part of the next guide batch, on the device."""
@@ -125,7 +132,7 @@ class DynamicPreference(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Do the same after an error, where Lightning tears no callback down."""
+        """Empty the slot after an exception, where Lightning calls no ``teardown``."""
         self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from framework.sparse_coding.feature_density import FeatureDensity
 from framework.sparse_coding.feature_html import Feature, Passage, page, pieces
 from framework.sparse_coding.sparse_code import SparseCode
 from framework.sparse_coding.top_contexts import TopContexts
+from framework.utilities.checks import check_at_least
 from framework.utilities.files import write_atomically
 
 CONTEXTS_AT_ONCE = 8
@@ -32,15 +33,16 @@ class FeatureDashboard(Callback):
     encodes. Encoding the held-out tokens once more is what it costs.
 
     Args:
-        num_features: how many are shown, spread evenly over the ranks of their density, the most
-            frequent first; those that are never active are left out.
-        features: show these instead.
-        num_contexts: shown per feature.
-        every_n_epochs: during ``fit``; ``validate`` and ``test`` always write.
+        num_features: Number of features that are shown, spread evenly over the ranks of their
+            density, the most frequent first; those that are never active are left out.
+        features: Numbers of the features that are shown instead.
+        num_contexts: Number of contexts per feature.
+        every_n_epochs: Epochs between two pages during ``fit``; ``validate`` and ``test`` always
+            write.
 
     Raises:
-        ValueError: an argument out of its range.
-        IncompatibleError: a module or data without what is needed, or without such a feature.
+        ValueError: An argument out of its range.
+        IncompatibleError: A module or data without what is needed, or without such a feature.
 
     Example:
         >>> FeatureDashboard(features=[0, 17], num_contexts=5).num_contexts
@@ -54,11 +56,9 @@ class FeatureDashboard(Callback):
         num_contexts: int = 8,
         every_n_epochs: int = 1,
     ) -> None:
-        if min(num_features, num_contexts, every_n_epochs) < 1:
-            raise ValueError(
-                "FeatureDashboard: num_features, num_contexts and every_n_epochs must be at least "
-                f"1, got {num_features}, {num_contexts} and {every_n_epochs}."
-            )
+        check_at_least(
+            1, num_features=num_features, num_contexts=num_contexts, every_n_epochs=every_n_epochs
+        )
         self.num_features = num_features
         self.features = features
         self.num_contexts = num_contexts
@@ -83,11 +83,11 @@ class FeatureDashboard(Callback):
         wrong = [f for f in self.features or [] if not 0 <= f < size]
         if wrong:
             raise IncompatibleError(
-                f"FeatureDashboard: there is no feature {wrong[0]} among the {size:,}."
+                f"FeatureDashboard cannot show feature {wrong[0]}: they are 0 to {size - 1:,}."
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Forget what an earlier evaluation counted."""
         self._top = self._density = None
 
     on_test_epoch_start = on_validation_epoch_start
@@ -116,7 +116,7 @@ class FeatureDashboard(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the page."""
+        """Write the page of this evaluation."""
         if self._top is None or self._density is None:
             return
         density = self._density.compute()["density"]

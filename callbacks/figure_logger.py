@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from framework.runs.csv_logger import RunLogger, read_metrics
 from framework.training.module import TrainingModule
+from framework.utilities.checks import check_at_least
 
 
 class FigureLogger(Callback):
@@ -25,7 +26,7 @@ class FigureLogger(Callback):
     of ``fit``, ``validate`` and ``test``, and in between after a validation.
 
     Args:
-        every_n_minutes: during training, draw after a validation at most this often.
+        every_n_minutes: Least time in minutes between two drawings during training.
 
     Raises:
         ValueError: ``every_n_minutes`` is negative.
@@ -36,13 +37,12 @@ class FigureLogger(Callback):
     """
 
     def __init__(self, every_n_minutes: float = 1.0) -> None:
-        if every_n_minutes < 0:
-            raise ValueError(f"every_n_minutes must not be negative, got {every_n_minutes}.")
+        check_at_least(0, every_n_minutes=every_n_minutes)
         self.every_n_minutes = every_n_minutes
         self._drawn_at = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to wait."""
+        """Note when the fit began, from which waiting counts."""
         self._drawn_at = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,7 +57,7 @@ class FigureLogger(Callback):
             self._draw_curves(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Draw the figures of the test."""
         self._draw(trainer, pl_module, "test")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

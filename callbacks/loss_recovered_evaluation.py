@@ -15,6 +15,7 @@ from framework.language.language_model import LanguageModel, Replace
 from framework.objectives.errors import IncompatibleError
 from framework.sparse_coding.loss_recovered import LossRecovered
 from framework.sparse_coding.normalization import Normalization
+from framework.utilities.checks import check_at_least
 
 
 class LossRecoveredEvaluation(Callback):
@@ -31,13 +32,14 @@ class LossRecoveredEvaluation(Callback):
     the hook point; of several ranks each takes its share.
 
     Args:
-        max_contexts: from the start of the held-out part.
-        contexts_per_forward: contexts of one pass.
-        every_n_epochs: during ``fit``; ``validate`` and ``test`` always evaluate.
+        max_contexts: Number of contexts, from the start of the held-out part.
+        contexts_per_forward: Contexts of one pass.
+        every_n_epochs: Epochs between two evaluations during ``fit``; ``validate`` and ``test``
+            always evaluate.
 
     Raises:
-        ValueError: an argument below 1.
-        IncompatibleError: data that does not come from a language model that predicts tokens.
+        ValueError: An argument below 1.
+        IncompatibleError: Data that does not come from a language model that predicts tokens.
 
     Example:
         >>> LossRecoveredEvaluation(max_contexts=256).max_contexts
@@ -47,21 +49,18 @@ class LossRecoveredEvaluation(Callback):
     def __init__(
         self, max_contexts: int = 64, contexts_per_forward: int = 8, every_n_epochs: int = 1
     ) -> None:
-        for name, value in (
-            ("max_contexts", max_contexts),
-            ("contexts_per_forward", contexts_per_forward),
-            ("every_n_epochs", every_n_epochs),
-        ):
-            if value < 1:
-                raise ValueError(
-                    f"LossRecoveredEvaluation: {name} must be at least 1, got {value}."
-                )
+        check_at_least(
+            1,
+            max_contexts=max_contexts,
+            contexts_per_forward=contexts_per_forward,
+            every_n_epochs=every_n_epochs,
+        )
         self.max_contexts = max_contexts
         self.contexts_per_forward = contexts_per_forward
         self.every_n_epochs = every_n_epochs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what has no loss."""
+        """Refuse data without a language model that predicts tokens."""
         data: Any = getattr(trainer, "datamodule", None)
         model = getattr(data, "language_model", None)
         if not isinstance(model, LanguageModel):
@@ -76,7 +75,7 @@ class LossRecoveredEvaluation(Callback):
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate and log."""
+        """Evaluate and log, where it is due."""
         fitting = trainer.state.fn == "fit"
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if trainer.sanity_checking or (fitting and not due):
@@ -101,8 +100,8 @@ class _Splice:
     """Replaces activations of text inside a language model.
 
     Args:
-        data: an ``Activations`` datamodule.
-        module: from activations in their common size to reconstructions.
+        data: Datamodule ``Activations``.
+        module: Module from activations in their common size to reconstructions.
     """
 
     def __init__(self, data: Any, module: LightningModule) -> None:

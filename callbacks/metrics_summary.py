@@ -22,16 +22,16 @@ class MetricsSummary(Callback):
     """
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print."""
+        """Print the table of the fit."""
         self._print(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print, unless validation is part of training."""
+        """Print the table of ``validate``; a validation during a fit has none."""
         if trainer.state.fn == "validate":
             self._print(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print."""
+        """Print the table of the test."""
         self._print(trainer)
 
     @rank_zero_only

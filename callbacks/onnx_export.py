@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from framework.objectives.errors import IncompatibleError
 from framework.training.module import TrainingModule
 from framework.utilities.files import write_atomically
+from framework.utilities.packages import require_package
 
 
 class ONNXExport(Callback):
@@ -24,11 +24,11 @@ class ONNXExport(Callback):
     written, in evaluation mode, from rank 0.
 
     Args:
-        opset: version of ONNX's operators; default the exporter's.
+        opset: Version of ONNX's operators; default the exporter's.
 
     Raises:
-        IncompatibleError: a module without a ``network``.
-        ModuleNotFoundError: without ``onnx`` and ``onnxscript``.
+        IncompatibleError: A module without a ``network``.
+        ImportError: ``onnx`` or ``onnxscript`` is not installed.
 
     Example:
         >>> ONNXExport(opset=20).opset
@@ -47,8 +47,8 @@ class ONNXExport(Callback):
                 f"ONNXExport writes the network of a module, and {type(pl_module).__name__} "
                 "has none."
             )
-        if find_spec("onnx") is None or find_spec("onnxscript") is None:
-            raise ModuleNotFoundError("ONNXExport needs pip install 'trimtab[onnx]'.")
+        for package in ("onnx", "onnxscript"):
+            require_package(package, extra="onnx", purpose="ONNXExport")
 
     def on_train_batch_end(
         self,
@@ -63,7 +63,7 @@ class ONNXExport(Callback):
         self._shapes = [value.shape[1:] for value in pl_module.forward_inputs(batch)]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write on rank 0; nothing where nothing was trained."""
+        """Write the network on rank 0; nothing where nothing was trained."""
         if not trainer.is_global_zero or not self._shapes:
             return
         network: Any = pl_module.network

@@ -6,7 +6,6 @@ import csv
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from framework.command.report import relative
 from framework.utilities.files import write_atomically
+from framework.utilities.packages import require_package
 
 
 class PredictionWriter(Callback):
@@ -28,13 +28,13 @@ class PredictionWriter(Callback):
     puts the file in its place in one step. Only the position of each row is kept in memory.
 
     Args:
-        path: of the file; default ``predictions.csv`` or ``.parquet`` in the run folder.
-        format: of the file; Parquet needs ``pip install 'trimtab[parquet]'``.
+        path: Path of the file; default ``predictions.csv`` or ``.parquet`` in the run folder.
+        format: Format of the file; Parquet needs ``pip install 'trimtab[parquet]'``.
 
     Raises:
         ValueError: ``path`` ends like the other format; a column is neither (B,) nor (B, K);
             several ranks or data loaders predict without distinct ``index``.
-        ModuleNotFoundError: Parquet without ``pyarrow``.
+        ImportError: ``pyarrow``, for Parquet, is not installed.
 
     Example:
         >>> PredictionWriter(format="csv").format
@@ -52,8 +52,8 @@ class PredictionWriter(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse Parquet where it cannot be written, before anything is predicted."""
-        if stage == "predict" and self.format == "parquet" and find_spec("pyarrow") is None:
-            raise ModuleNotFoundError("Parquet needs pyarrow: pip install 'trimtab[parquet]'.")
+        if stage == "predict" and self.format == "parquet":
+            require_package("pyarrow", extra="parquet", purpose="PredictionWriter")
 
     def _target(self, trainer: Trainer) -> Path:
         if self.path is not None:
@@ -95,7 +95,7 @@ class PredictionWriter(Callback):
         writer.writerows(zip(*(_text(values) for values in columns.values()), strict=True))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the parts."""
+        """Join the parts of all ranks into one file."""
         if self._part is None:
             return
         self._part.close()
@@ -108,7 +108,7 @@ class PredictionWriter(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave nothing half-written."""
+        """Remove this rank's part after an exception."""
         if self._part is not None:
             self._part.close()
             self._part = None

@@ -21,7 +21,7 @@ class RunProgressBar(RichProgressBar):
     no terminal, such as a log file, there is one line per epoch instead.
 
     Args:
-        refresh_rate: times per second; 0 shows nothing.
+        refresh_rate: Updates per second; 0 shows nothing.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -41,7 +41,7 @@ class RunProgressBar(RichProgressBar):
         return super().is_enabled and self._is_terminal
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what stands beside the bar."""
+        """Return the values beside the bar: Lightning's, and the terms of the loss."""
         shown: dict[str, Any] = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
         terms = pl_module.term_values if isinstance(pl_module, TrainingModule) else {}
@@ -58,7 +58,7 @@ class RunProgressBar(RichProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move the bar, where it is time to."""
+        """Update the bar, at most ``refresh_rate`` times per second."""
         now = time.monotonic()
         if self.is_enabled and (
             trainer.is_last_batch or now - self._shown_at >= 1 / self.refresh_rate
@@ -67,7 +67,7 @@ class RunProgressBar(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an epoch."""
+        """Print the line of the epoch before, and start the clock of this one."""
         super().on_train_epoch_start(trainer, pl_module)
         self._print_line(trainer)
         self._started_at = time.monotonic()
@@ -82,7 +82,7 @@ class RunProgressBar(RichProgressBar):
             self._line += f", {speed:.3g} it/s"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the last epoch."""
+        """Print the line of the last epoch."""
         super().on_train_end(trainer, pl_module)
         self._print_line(trainer)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from framework.objectives.errors import IncompatibleError
+from framework.training.compatibility import require
+from framework.utilities.packages import require_package
 
 
 @runtime_checkable
 class Exporting(Protocol):
-    """What the callback asks of a module."""
+    """Module that the callback can export."""
 
     def check_export(self) -> None:
         """Refuse, before training, what ``export`` could not write."""
@@ -25,14 +25,15 @@ class Exporting(Protocol):
 class SAELensExport(Callback):
     """At the end of a fit, writes the autoencoder into the folder ``sae`` of the run.
 
-    In the layout that SAELens loads, with the size of the activations folded into the weights.
+    It has the layout that SAELens loads, with the size of the activations folded into the weights.
 
     Args:
-        metadata: what is noted beside it; model, hook point and context length of the data are
-            added where it has them.
+        metadata: Notes beside it; model, hook point and context length of the data are added where
+            it has them.
 
     Raises:
-        IncompatibleError: a module that has nothing to export, or that the layout does not know.
+        IncompatibleError: A module that has nothing to export, or that the layout does not know.
+        ImportError: ``safetensors`` is not installed.
 
     Example:
         >>> SAELensExport(metadata={"dataset_path": "pydoc"}).metadata
@@ -44,23 +45,16 @@ class SAELensExport(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a module that has nothing to export."""
-        if not isinstance(pl_module, Exporting):
-            raise IncompatibleError(
-                f"SAELensExport writes a sparse autoencoder, and {type(pl_module).__name__} "
-                "is none."
-            )
-        if find_spec("safetensors") is None:
-            raise ModuleNotFoundError(
-                "SAELensExport needs safetensors: pip install 'trimtab[language]'."
-            )
+        require(self, pl_module, Exporting, "a sparse autoencoder")  # type: ignore[type-abstract]
+        require_package("safetensors", extra="language", purpose="SAELensExport")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what could not be written, when every callback has had its say on the module."""
+        """Refuse what could not be written, once every callback has changed the module."""
         assert isinstance(pl_module, Exporting)
         pl_module.check_export()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write on rank 0."""
+        """Write the autoencoder on rank 0."""
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Exporting)

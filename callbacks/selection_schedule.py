@@ -11,15 +11,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from framework.objectives.errors import IncompatibleError
 from framework.sparse_coding.selection import Selection
+from framework.training.compatibility import require
 
 
 @dataclass
 class SelectionPhase:
-    """A rule and when it begins.
+    """A rule of selection, and when it begins.
 
     Args:
-        start: share of the run's optimizer steps, in (0, 1).
-        selection: the rule.
+        start: Share of the run's optimizer steps, in (0, 1), before it begins.
+        selection: Rule that begins then.
     """
 
     start: float
@@ -28,17 +29,17 @@ class SelectionPhase:
 
 @runtime_checkable
 class Switching(Protocol):
-    """What the schedule asks of a module."""
+    """Module whose selection can change during training."""
 
     def add_selection(self, selection: Selection) -> None:
         """Add a rule, which gets the next number."""
 
     def switch_selection(self, number: int) -> None:
-        """Go on with a rule; the module's own is number 0."""
+        """Continue with a rule; the module's own is number 0."""
 
 
 class SelectionSchedule(Callback):
-    """Goes on with other rules from given shares of the run.
+    """Switches to other rules of selection at given shares of the run.
 
     The run begins with the module's own rule. At a switch to feature choice the features are ranked
     by their density so far, and budgets follow a Zipf law; optimizer and schedule are left alone.
@@ -47,11 +48,11 @@ class SelectionSchedule(Callback):
     not given there.
 
     Args:
-        phases: in the order in which they begin.
+        phases: Rules in the order in which they begin.
 
     Raises:
-        ValueError: the starts are not ascending shares.
-        IncompatibleError: a module without selections, or a run without a known length.
+        ValueError: The starts are not ascending shares.
+        IncompatibleError: A module without selections, or a run without a known length.
 
     Example:
         >>> from framework.sparse_coding.selection import FeatureChoice
@@ -64,8 +65,7 @@ class SelectionSchedule(Callback):
         starts = [phase.start for phase in phases]
         if not starts or not all(0 < s < 1 for s in starts) or sorted(set(starts)) != starts:
             raise ValueError(
-                f"SelectionSchedule: phases must start at ascending shares of the run between 0 "
-                f"and 1, got {starts}."
+                f"phases must start at ascending shares of the run between 0 and 1, got {starts}."
             )
         self.phases = list(phases)
         self._added_to: Any = None
@@ -77,14 +77,10 @@ class SelectionSchedule(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add the rules, so that a checkpoint finds what it restores."""
-        if not isinstance(pl_module, Switching):
-            raise IncompatibleError(
-                f"SelectionSchedule changes the selection of a sparse autoencoder, and "
-                f"{type(pl_module).__name__} has none."
-            )
+        module = require(self, pl_module, Switching, "a sparse autoencoder")  # type: ignore[type-abstract]
         if self._added_to is not pl_module:
             for phase in self.phases:
-                pl_module.add_selection(phase.selection)
+                module.add_selection(phase.selection)
             self._added_to = pl_module
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,6 +95,6 @@ class SelectionSchedule(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Switch where a phase begins."""
+        """Switch to the rule of the phase that begins here."""
         assert isinstance(pl_module, Switching)
         pl_module.switch_selection(self.phase_at(trainer.global_step, self._total))

@@ -8,11 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from framework.objectives.errors import IncompatibleError
+from framework.training.compatibility import require
 
 
 @runtime_checkable
 class Calibrating(Protocol):
-    """What the callback asks of a module."""
+    """Module whose thresholds can be calibrated."""
 
     def prepare_calibration(self) -> None:
         """Read what ``calibrate`` needs beside these batches; collective."""
@@ -29,7 +30,7 @@ class ThresholdCalibration(Callback):
     many as intended on the validation set, and so on test data of the same kind.
 
     Raises:
-        IncompatibleError: a module without thresholds, or data without a validation set.
+        IncompatibleError: A module without thresholds, or data without a validation set.
 
     Example:
         >>> isinstance(ThresholdCalibration(), Callback)
@@ -38,11 +39,7 @@ class ThresholdCalibration(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a module without thresholds."""
-        if not isinstance(pl_module, Calibrating):
-            raise IncompatibleError(
-                f"ThresholdCalibration sets the thresholds of a sparse autoencoder, and "
-                f"{type(pl_module).__name__} has none."
-            )
+        require(self, pl_module, Calibrating, "a sparse autoencoder")  # type: ignore[type-abstract]
         data = getattr(trainer, "datamodule", None)
         if stage == "fit" and getattr(data, "val_set", None) is None:
             raise IncompatibleError(
@@ -55,7 +52,7 @@ class ThresholdCalibration(Callback):
         pl_module.prepare_calibration()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Calibrate, during a fit."""
+        """Calibrate before each validation of a fit."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             assert isinstance(pl_module, Calibrating)
             pl_module.calibrate(self._batches(trainer, pl_module))

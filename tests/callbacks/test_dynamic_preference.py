@@ -125,7 +125,7 @@ def test_a_resumed_run_goes_on_with_the_guides_stream(kill_at, tmp_path):
 
 
 def test_arguments_out_of_range():
-    with pytest.raises(ValueError, match=r"held_out must be in \(0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"held_out must lie in \(0, 1\), got 1"):
         DynamicPreference(held_out=1)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         DynamicPreference(batch_size=0)

@@ -83,5 +83,5 @@ def test_a_module_without_validation_has_curves_only(tmp_path: Path) -> None:
 
 
 def test_negative_minutes_are_refused() -> None:
-    with pytest.raises(ValueError, match="must not be negative, got -1"):
+    with pytest.raises(ValueError, match="must be at least 0, got -1"):
         FigureLogger(every_n_minutes=-1)

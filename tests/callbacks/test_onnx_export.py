@@ -59,6 +59,6 @@ def test_a_module_without_a_network_is_refused(tmp_path):
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("callbacks.onnx_export.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'trimtab\[onnx\]'"):
+    monkeypatch.setattr("framework.utilities.packages.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'trimtab\[onnx\]'"):
         ONNXExport().setup(tiny_trainer(tmp_path, [], False), TinyModule(), "fit")

@@ -183,6 +183,6 @@ def test_wrong_arguments_and_a_missing_extra(
 ) -> None:
     with pytest.raises(ValueError, match=r"written as csv, but to out\.parquet"):
         PredictionWriter(path="out.parquet")
-    monkeypatch.setattr("callbacks.prediction_writer.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'trimtab\[parquet\]'"):
+    monkeypatch.setattr("framework.utilities.packages.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'trimtab\[parquet\]'"):
         predict(tmp_path, TinyModule(), TinyData(), format="parquet")

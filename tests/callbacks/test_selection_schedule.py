@@ -69,5 +69,7 @@ def test_refuses_starts(starts: list[float]) -> None:
 
 def test_refuses_a_module_without_selections(tmp_path: Path) -> None:
     schedule = SelectionSchedule([SelectionPhase(0.5, MutualChoice(1))])
-    with pytest.raises(IncompatibleError, match="TinyModule has none"):
+    with pytest.raises(
+        IncompatibleError, match="needs a sparse autoencoder, which TinyModule is not"
+    ):
         tiny_trainer(tmp_path, [schedule], False).fit(TinyModule(), datamodule=TinyData())
