@@ -14,8 +14,8 @@ from framework.objectives.errors import IncompatibleError
 from framework.optim import LionK
 from framework.optim.kappa import make_kappa
 from framework.optim.lion import has_gradient
-from framework.utilities.lightning_internals import is_accumulating, logged_step
 from framework.utilities.checks import check_at_least
+from framework.utilities.lightning_internals import is_accumulating, logged_step
 
 
 class ConstraintMonitor(Callback):
