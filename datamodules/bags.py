@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 from framework.data.bag_sampling import BagSampler, assign_bags
 from framework.data.datamodule import DataModule
 from framework.data.datasets import ArrayDataset, Batch, Sample, root_and_rows
+from framework.data.facts import copy_facts
 from framework.data.privacy import (
     MeanRelease,
     project_to_simplex,
@@ -20,23 +21,10 @@ from framework.data.privacy import (
     response_sensitivity,
 )
 from framework.losses.aggregate import bag_means
+from framework.utilities.checks import check_at_least, check_positive
 from framework.utilities.randomness import stable_seed
 
 RESPONSES = ("label", "clean_label", "target")
-# what modules and callbacks read off a datamodule, known at the latest after its setup
-FACTS = (
-    "num_classes",
-    "class_names",
-    "input_shape",
-    "input_size",
-    "num_targets",
-    "feature_names",
-    "target_names",
-    "target_mean",
-    "target_std",
-    "normalize",
-    "augment",
-)
 
 
 class Bags(DataModule):
@@ -108,12 +96,10 @@ class Bags(DataModule):
             batch_size=batch_size, num_workers=num_workers, eval_batch_size=eval_batch_size
         )
         _check_wrapped(data)
-        if bag_size < 1:
-            raise ValueError(f"bag_size must be at least 1, got {bag_size}.")
+        check_at_least(1, bag_size=bag_size)
+        check_positive(clip=clip)
         if epsilon is None and (clip is not None or delta is not None):
             raise ValueError("clip and delta belong to a private release: set epsilon.")
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip must be above 0, got {clip}.")
         self.data = data
         self.bag_size = bag_size
         self.bag_seed = bag_seed
@@ -127,9 +113,8 @@ class Bags(DataModule):
     def setup(self, stage: str | None = None) -> None:
         """Set the wrapped data up, then bag its training set, once."""
         self.data.setup(stage)  # type: ignore[arg-type]
-        for fact in FACTS:
-            if hasattr(self.data, fact):
-                setattr(self, fact, getattr(self.data, fact))
+        copy_facts(self.data, self)
+        self.augment = self.data.augment
         self.val_set, self.test_set = self.data.val_set, self.data.test_set
         self.predict_set = self.data.predict_set
         if self.train_set is None and self.data.train_set is not None:
@@ -161,7 +146,7 @@ class Bags(DataModule):
         name = "target" if "target" in root.fields else "label"
         means = self._means(root.fields[name][rows], name)
         if self.release is not None:
-            means = self._privatised(means, self.release, name)
+            means = self._privatized(means, self.release, name)
         group = torch.full((len(root),), -1)  # a row outside the training set is in no bag
         group[rows] = self.bag_of_row
         self.train_set = Subset(BaggedSet(root, group, name, means.float()), rows)
@@ -180,7 +165,7 @@ class Bags(DataModule):
         one = torch.ones((), dtype=torch.float64)
         return counts.index_put_((self.bag_of_row, values), one, accumulate=True) / sizes[:, None]
 
-    def _privatised(self, means: Tensor, release: MeanRelease, name: str) -> Tensor:
+    def _privatized(self, means: Tensor, release: MeanRelease, name: str) -> Tensor:
         """Return the means with the noise of the release, drawn from ``bag_seed`` alone."""
         if name == "label" and self.clip is not None:
             raise ValueError("clip has no meaning for class labels.")

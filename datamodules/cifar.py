@@ -11,9 +11,10 @@ from torch import Tensor
 
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
 from datamodules.labels import check_labels
 from framework.data.restricted_pickle import load_pickle
+from framework.utilities.checks import check_one_of
 
 
 class _Layout(NamedTuple):
@@ -76,8 +77,7 @@ class CIFAR(ClassificationData):
         **options: Unpack[ClassificationOptions],
     ) -> None:
         super().__init__(val_size=val_size, **options)
-        if name not in _LAYOUTS:
-            raise ValueError(f"name must be cifar10 or cifar100, got {name!r}.")
+        check_one_of(_LAYOUTS, name=name)
         self.root = Path(root)
         self.layout = _LAYOUTS[name]
         self.num_classes = self.layout.num_classes

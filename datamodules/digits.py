@@ -8,7 +8,8 @@ import torch
 
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
+from framework.utilities.checks import check_interval
 from framework.utilities.randomness import stable_seed
 
 
@@ -47,8 +48,7 @@ class Digits(ClassificationData):
         **options: Unpack[ClassificationOptions],
     ) -> None:
         super().__init__(val_size=val_size, **options)
-        if not 0 <= test_size < 1797:
-            raise ValueError(f"test_size must be in 0..1796, got {test_size}.")
+        check_interval("[0, 1796]", test_size=test_size)
         self.test_size = test_size
 
     def read(self) -> Splits:

@@ -11,11 +11,11 @@ from torch.utils.data import Subset
 
 from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
-from datamodules.image_set import ImageSet
-from datamodules.joined_images import JoinedImages
+from datamodules.image_datasets import ImageSet, JoinedImages
 from framework.adaptation.paired_sampling import PairedBatchSampler
 from framework.data.datamodule import DataModule, check_share
 from framework.data.datasets import Sample
+from framework.utilities.checks import check_at_least, check_interval
 from framework.utilities.randomness import stable_seed
 
 
@@ -106,12 +106,9 @@ class DomainPair(DataModule):
                 "The target's labels are for metrics alone, which must be true: drop its "
                 "label_noise."
             )
-        if not 0 <= held_out < 1:
-            raise ValueError(f"held_out must be in [0, 1), got {held_out}.")
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}.")
-        if source_eval < 0:
-            raise ValueError(f"source_eval must not be negative, got {source_eval}.")
+        check_interval("[0, 1)", held_out=held_out)
+        check_at_least(1, image_size=image_size)
+        check_at_least(0, source_eval=source_eval)
         self.source = source
         self.target = target
         self.held_out = held_out

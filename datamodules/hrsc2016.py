@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import torch
 
 from datamodules.dota.tile_set import Tile, TileSet, Tiling
-from datamodules.oriented import OrientedData, OrientedOptions
+from datamodules.oriented_data import OrientedData, OrientedOptions
 from framework.data.image_files import image_size
 from framework.detection.objects import Objects
 from framework.detection.rotated import cxcywhr_to_quad

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
 from datamodules.labels import check_labels
 
 

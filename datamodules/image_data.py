@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Unpack
 
 from datamodules.augmentation import Normalize
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
 from framework.data.datamodule import BatchOptions, DataModule
 
 

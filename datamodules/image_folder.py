@@ -3,73 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self, Unpack
+from typing import Literal, Unpack
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
-from framework.data.datasets import Batch
-
-
-class ImageFiles(ImageSet):
-    """Images that are decoded when they are read.
-
-    Args:
-        paths: of the N files.
-        label: (N,) int64, or None where the images have none.
-        image_size: the center is cropped to a square of this size.
-        channels: 3 for RGB, 1 for gray.
-        resize: the shorter side is resized to it before; default ``image_size``.
-    """
-
-    def __init__(
-        self,
-        paths: list[str],
-        label: Tensor | None,
-        image_size: int,
-        channels: int,
-        resize: int | None = None,
-    ) -> None:
-        # without the base class, which takes its length from a field
-        self.fields = {} if label is None else {"label": label}
-        self.paths = np.array(paths)  # a list of strings would be copied page by page in workers
-        self.image_size = image_size
-        self.channels = channels
-        self.resize = image_size if resize is None else resize
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def followed_by(self, *others: Self) -> Self:
-        """Return these images and then those of other parts of the same data set."""
-        joined = super().followed_by(*others)
-        joined.paths = np.concatenate([self.paths, *(other.paths for other in others)])
-        return joined
-
-    def read(self, rows: Tensor) -> Batch:
-        """Return the rows with their images decoded."""
-        shape = (len(rows), self.channels, self.image_size, self.image_size)
-        image = torch.empty(shape, dtype=torch.float32)
-        for i, row in enumerate(rows.tolist()):
-            image[i] = self._decode(str(self.paths[row]))
-        return {"image": image, **super().read(rows)}
-
-    def _decode(self, path: str) -> Tensor:
-        from PIL import Image
-        from torchvision.transforms.v2 import functional as transforms
-
-        try:
-            with Image.open(path) as file:
-                picture = file.convert("RGB" if self.channels == 3 else "L")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be decoded as an image: {error}.") from None
-        picture = transforms.resize(picture, [self.resize])
-        picture = transforms.center_crop(picture, [self.image_size])
-        return transforms.to_dtype(transforms.pil_to_tensor(picture), torch.float32, scale=True)
+from datamodules.image_datasets import ImageFiles
+from framework.utilities.checks import check_one_of
 
 
 class ImageFolder(ClassificationData):
@@ -116,8 +57,7 @@ class ImageFolder(ClassificationData):
         **options: Unpack[ClassificationOptions],
     ) -> None:
         super().__init__(val_size=val_size, **options)
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 1 or 3, got {channels}.")
+        check_one_of((1, 3), channels=channels)
         if resize is not None and resize < image_size:
             raise ValueError(f"resize must be at least image_size={image_size}, got {resize}.")
         self.root = Path(root)

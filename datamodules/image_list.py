@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from datamodules.image_data import ImageData, ImageOptions, Splits
-from datamodules.image_folder import ImageFiles
+from datamodules.image_datasets import ImageFiles
 from framework.data.image_files import find_images
+from framework.utilities.checks import check_at_least, check_one_of
 
 
 class ImageList(ImageData):
@@ -62,10 +63,8 @@ class ImageList(ImageData):
         **options: Unpack[ImageOptions],
     ) -> None:
         super().__init__(**options)
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}.")
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 1 or 3, got {channels}.")
+        check_at_least(1, image_size=image_size)
+        check_one_of((1, 3), channels=channels)
         self.root = Path(root)
         self.input_shape = (channels, image_size, image_size)
         self.label_pattern = None if label_pattern is None else _one_group(label_pattern)

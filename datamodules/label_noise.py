@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.labels import check_labels, read_labels
+from framework.utilities.checks import check_interval, check_one_of
 from framework.utilities.randomness import stable_seed
 
 Kind = Literal["symmetric", "pair", "class_dependent", "file"]
@@ -57,10 +58,8 @@ class LabelNoise:
         path: str | Path | None = None,
         key: str | None = None,
     ) -> None:
-        if kind not in get_args(Kind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}.")
-        if not 0 <= rate <= 1:
-            raise ValueError(f"rate must be in [0, 1], got {rate}.")
+        check_one_of(get_args(Kind), kind=kind)
+        check_interval("[0, 1]", rate=rate)
         given = {"flips": flips, "transition": transition, "path": path, "key": key}
         used = {"class_dependent": ("flips", "transition"), "file": ("path", "key")}.get(kind, ())
         for name, value in given.items():

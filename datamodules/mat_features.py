@@ -12,7 +12,7 @@ import torch
 
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
 
 
 class MatFeatures(ClassificationData):

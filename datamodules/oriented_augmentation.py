@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
-from datamodules.oriented import Draw, ObjectTransform
 from framework.data.datasets import Sample
 from framework.detection.objects import PADDING
 from framework.detection.rotated import rotated_iou
 from framework.detection.tiles import VISIBLE
+from framework.utilities.checks import check_at_least, check_interval, check_positive
 
 GRAY = 0.5
 """Of what an image shows where there was nothing, as in the tiles of large pictures."""
+
+
+Draw = Callable[[], Sample]
+"""Returns a random sample of the training set, as far transformed as the one at hand."""
+
+
+class ObjectTransform:
+    """Base of what changes a training image together with its objects.
+
+    Random numbers come from the global generators, which the datamodule seeds for every sample.
+    """
+
+    mixes_samples = False
+    """True if the result shows objects of several images."""
+
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        """Return the transformed sample, the given one unchanged.
+
+        Args:
+            sample: ``image`` (3, H, W) float32 and the fields of its objects.
+            draw: returns another sample of the training set.
+        """
+        raise NotImplementedError(f"{type(self).__name__} transforms nothing.")
+
+
+class ObjectAugmentation:
+    """Applies transforms in turn; partners have gone through those before the one that asks.
+
+    Args:
+        transforms: in their order.
+        partners: the training set.
+    """
+
+    def __init__(self, transforms: Sequence[ObjectTransform], partners: Dataset[Sample]) -> None:
+        self.transforms = transforms
+        self.partners = partners
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the augmented sample; random numbers come from the global generators."""
+        return self._apply(sample, len(self.transforms))
+
+    def _apply(self, sample: Sample, number: int) -> Sample:
+        for position, transform in enumerate(self.transforms[:number]):
+            sample = transform(sample, partial(self._partner, position))
+        return sample
+
+    def _partner(self, number: int) -> Sample:
+        row = int(torch.randint(len(self.partners), ()))  # type: ignore[arg-type]
+        return self._apply(self.partners[row], number)
 
 
 class RandomFlip(ObjectTransform):
@@ -37,8 +89,7 @@ class RandomFlip(ObjectTransform):
     """
 
     def __init__(self, horizontal: float = 0.5, vertical: float = 0.5) -> None:
-        _check_probability(self, horizontal)
-        _check_probability(self, vertical)
+        check_interval("[0, 1]", horizontal=horizontal, vertical=vertical)
         self.horizontal = horizontal
         self.vertical = vertical
 
@@ -99,12 +150,10 @@ class RandomAffine(ObjectTransform):
         translate: float = 0.0,
         p: float = 0.5,
     ) -> None:
-        _check_probability(self, p)
-        if not 0 < scale[0] <= scale[1] or degrees < 0 or translate < 0:
-            raise ValueError(
-                "RandomAffine needs degrees and translate of at least 0 and a range of scales, got "
-                f"degrees={degrees}, scale={scale}, translate={translate}."
-            )
+        check_interval("[0, 1]", p=p)
+        check_at_least(0, degrees=degrees, translate=translate)
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"scale must be a least and a largest factor, got {scale}.")
         self.degrees = degrees
         self.scale = scale
         self.translate = translate
@@ -143,7 +192,7 @@ class RandomTranslation(ObjectTransform):
     """
 
     def __init__(self, p: float = 0.3) -> None:
-        _check_probability(self, p)
+        check_interval("[0, 1]", p=p)
         self.p = p
 
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
@@ -171,7 +220,7 @@ class RandomCrop(ObjectTransform):
     """
 
     def __init__(self, p: float = 0.3) -> None:
-        _check_probability(self, p)
+        check_interval("[0, 1]", p=p)
         self.p = p
 
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
@@ -210,7 +259,7 @@ class Mosaic(ObjectTransform):
     mixes_samples = True
 
     def __init__(self, p: float = 1.0) -> None:
-        _check_probability(self, p)
+        check_interval("[0, 1]", p=p)
         self.p = p
 
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
@@ -263,9 +312,8 @@ class Mixup(ObjectTransform):
     mixes_samples = True
 
     def __init__(self, alpha: float = 1.5, p: float = 0.7) -> None:
-        _check_probability(self, p)
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"alpha must be a positive number, got {alpha}.")
+        check_interval("[0, 1]", p=p)
+        check_positive(alpha=alpha)
         self.share = torch.distributions.Beta(alpha, alpha)
         self.p = p
 
@@ -376,8 +424,3 @@ def _chance(p: float) -> bool:
 
 def _between(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
-
-
-def _check_probability(transform: ObjectTransform, p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"{type(transform).__name__} needs a probability in 0..1, got {p}.")

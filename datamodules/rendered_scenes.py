@@ -8,9 +8,10 @@ from typing import Unpack
 import torch
 
 from datamodules.dota.labels import write_labels
-from datamodules.oriented import ObjectImages, OrientedData, OrientedOptions
+from datamodules.oriented_data import ObjectImages, OrientedData, OrientedOptions
 from datamodules.scene_rendering import CLASS_NAMES, render_scene
 from framework.detection.objects import ObjectTable
+from framework.utilities.checks import check_at_least
 from framework.utilities.randomness import stable_seed
 
 
@@ -58,13 +59,9 @@ class RenderedScenes(OrientedData):
         **options: Unpack[OrientedOptions],
     ) -> None:
         super().__init__(**options)
-        if num_train < 1 or min(num_val, num_test) < 0:
-            raise ValueError(
-                "RenderedScenes needs a scene to train on and no negative number, got "
-                f"num_train={num_train}, num_val={num_val}, num_test={num_test}."
-            )
-        if image_size < 64:
-            raise ValueError(f"image_size must be at least 64, got {image_size}.")
+        check_at_least(1, num_train=num_train)
+        check_at_least(0, num_val=num_val, num_test=num_test)
+        check_at_least(64, image_size=image_size)
         if not 0 <= objects[0] <= objects[1]:
             raise ValueError(f"objects must be a least and a largest number, got {objects}.")
         self.sizes = {"train": num_train, "val": num_val, "test": num_test}

@@ -7,7 +7,8 @@ from typing import Literal, Unpack
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.digits import Digits
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
+from framework.utilities.checks import check_one_of
 
 FIRST_ROWS = 900
 
@@ -49,8 +50,7 @@ class RotatedDigits(ClassificationData):
         **options: Unpack[ClassificationOptions],
     ) -> None:
         super().__init__(val_size=val_size, **options)
-        if half not in ("first", "second"):
-            raise ValueError(f"half must be 'first' or 'second', got {half!r}.")
+        check_one_of(("first", "second"), half=half)
         self.half = half
         self.degrees = degrees
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from datamodules.table import Table, read_table
+from datamodules.table_reader import Table, read_table
 from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import ArrayDataset
 from framework.utilities.randomness import stable_seed
@@ -49,7 +49,7 @@ class Tabular(DataModule):
 
     Raises:
         FileNotFoundError: no such file.
-        ModuleNotFoundError: Parquet without ``pyarrow``.
+        ImportError: Parquet without ``pyarrow``.
         ValueError: an unknown column, a cell that is no finite number, a split that does not fit
             the rows, or a fold that does not fit the table; the sentence names file and place.
 

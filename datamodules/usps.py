@@ -10,8 +10,9 @@ from torch import Tensor
 
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
 from datamodules.labels import check_labels
+from framework.utilities.packages import require_package
 
 
 class USPS(ClassificationData):
@@ -28,7 +29,7 @@ class USPS(ClassificationData):
 
     Raises:
         FileNotFoundError: there is no such file (at ``setup``).
-        ModuleNotFoundError: ``h5py`` is not installed (at ``setup``).
+        ImportError: ``h5py`` is not installed (at ``setup``).
         ValueError: a damaged file, or values of another shape, type or range; the sentence names
             the file and the data set in it.
 
@@ -55,12 +56,9 @@ class USPS(ClassificationData):
         """Return the groups ``train`` and ``test``."""
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: there is no such file.")
-        try:
-            import h5py
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                f"{self.path}: HDF5 needs h5py: pip install 'trimtab[hdf5]'."
-            ) from None
+        require_package("h5py", extra="hdf5", purpose=str(self.path))
+        import h5py
+
         try:
             with h5py.File(self.path, "r") as file:
                 return Splits(self._part(file, "train"), None, self._part(file, "test"))

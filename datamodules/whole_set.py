@@ -7,9 +7,7 @@ from typing import Literal, Unpack
 from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
 from framework.data.datamodule import BatchOptions, DataModule
-
-# what modules and callbacks read off a datamodule, known at the latest after its setup
-FACTS = ("num_classes", "class_names", "input_shape", "normalize")
+from framework.data.facts import copy_facts
 
 
 class WholeSet(DataModule):
@@ -61,7 +59,7 @@ class WholeSet(DataModule):
             raise ValueError(f"parts must be some of train, val and test, each once, got {parts}.")
         self.data = data
         self.parts = parts
-        self._copy_facts()
+        copy_facts(self.data, self)
 
     def prepare_data(self) -> None:
         """Prepare the wrapped data."""
@@ -85,12 +83,7 @@ class WholeSet(DataModule):
             raise ValueError(f"{name} has no image in {' and '.join(parts)}.")
         self.train_set = pool[0].followed_by(*pool[1:])
         self.val_set = self.test_set = self.predict_set = self.train_set
-        self._copy_facts()
-
-    def _copy_facts(self) -> None:
-        for fact in FACTS:
-            if hasattr(self.data, fact):
-                setattr(self, fact, getattr(self.data, fact))
+        copy_facts(self.data, self)
 
 
 def _check_wrapped(data: ImageData) -> None:

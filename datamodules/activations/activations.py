@@ -22,6 +22,7 @@ from framework.data.samplers import SampleKey
 from framework.distributed.collectives import gather
 from framework.language.language_model import MINILM, LanguageModel, load_language_model
 from framework.language.text import PYDOC, pack, read_texts
+from framework.utilities.checks import check_at_least
 from framework.utilities.randomness import stable_seed
 
 
@@ -110,14 +111,12 @@ class Activations(ActivationData):
         **options: Unpack[ActivationOptions],
     ) -> None:
         super().__init__(**options)
-        counts = {
-            "max_tokens": max_tokens,
-            "contexts_per_forward": contexts_per_forward,
-            "buffer_tokens": buffer_tokens,
-        }
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(
+            1,
+            max_tokens=max_tokens,
+            contexts_per_forward=contexts_per_forward,
+            buffer_tokens=buffer_tokens,
+        )
         self.model = model
         self.hook_point = hook_point
         self.target_hook_point = target_hook_point

@@ -11,6 +11,7 @@ from torch import Tensor
 from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, BatchedDataset
 from framework.sparse_coding.normalization import Mode, Normalization
+from framework.utilities.checks import check_at_least
 
 SCALE_TOKENS = 1 << 16
 """Activations whose mean norm sets the constant factor."""
@@ -153,8 +154,7 @@ def split_sizes(
     held = []
     for name, size in (("val_size", val_size), ("test_size", test_size)):
         rows = round(size * total) if isinstance(size, float) else size
-        if rows < 0:
-            raise ValueError(f"{name} must not be negative, got {size}.")
+        check_at_least(0, **{name: size})
         held.append(-(-rows // unit) * unit)
     train = total - sum(held)
     if train < 1:

@@ -19,6 +19,7 @@ from datamodules.activations.base import (
 )
 from framework.data.datamodule import check_share
 from framework.data.datasets import root_and_rows
+from framework.utilities.packages import require_package
 
 SCAN_ROWS = 1 << 14
 
@@ -33,7 +34,7 @@ def read_activations(path: str | Path, key: str | None = None) -> Tensor:
 
     Raises:
         FileNotFoundError: no such file.
-        ModuleNotFoundError: ``.safetensors`` without ``safetensors``.
+        ImportError: ``.safetensors`` without ``safetensors``.
         ValueError: it is damaged, holds no such tensor, or one that is not (N, d), not of
             floating-point numbers, or not finite everywhere; the sentence names file and row.
     """
@@ -45,8 +46,6 @@ def read_activations(path: str | Path, key: str | None = None) -> Tensor:
         raise ValueError(f"{path}: activations must end in {', '.join(readers)}.")
     try:
         found = readers[path.suffix](path)
-    except ModuleNotFoundError:
-        raise
     except (ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is not a whole {path.suffix} file: {reason}") from None
@@ -69,12 +68,9 @@ def _read_npy(path: Path) -> Any:
 
 
 def _read_safetensors(path: Path) -> Any:
-    try:
-        from safetensors.torch import load_file
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{path} needs safetensors: pip install 'trimtab[language]'."
-        ) from error
+    require_package("safetensors", extra="language", purpose=str(path))
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except Exception as error:  # its own error class is no ValueError

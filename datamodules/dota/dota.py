@@ -12,6 +12,7 @@ from datamodules.dota.labels import read_labels
 from datamodules.dota.tiled import TiledData, TiledOptions, check_class_names
 from framework.data.image_files import image_size
 from framework.detection.objects import Objects
+from framework.utilities.checks import check_one_of
 
 
 class DOTA(TiledData):
@@ -81,8 +82,8 @@ class DOTA(TiledData):
         **options: Unpack[TiledOptions],
     ) -> None:
         super().__init__(**options)
-        if classes is None and version not in CLASS_NAMES:
-            raise ValueError(f"version must be one of {', '.join(CLASS_NAMES)}, got {version}.")
+        if classes is None:
+            check_one_of(CLASS_NAMES, version=version)
         self.root = Path(root)
         self.class_names = CLASS_NAMES[version] if classes is None else tuple(classes)
         check_class_names(self.class_names)

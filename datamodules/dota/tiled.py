@@ -8,7 +8,7 @@ from typing import Unpack
 
 from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.tile_set import TileCache, TileSet, Tiling
-from datamodules.oriented import OrientedData, OrientedOptions
+from datamodules.oriented_data import OrientedData, OrientedOptions
 from framework.data.image_files import decode_image, find_images, image_size
 from framework.detection.objects import Objects
 

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from framework.utilities.checks import check_one_of, check_positive
+
 MECHANISMS = ("laplace", "gaussian")
 
 
@@ -61,10 +63,8 @@ class MeanRelease:
         mechanism: Literal["laplace", "gaussian"] = "laplace",
         delta: float | None = None,
     ) -> None:
-        if not 0 < epsilon < math.inf:
-            raise ValueError(f"epsilon must be a finite number above 0, got {epsilon}.")
-        if mechanism not in MECHANISMS:
-            raise ValueError(f"mechanism must be 'laplace' or 'gaussian', got {mechanism!r}.")
+        check_positive(epsilon=epsilon)
+        check_one_of(MECHANISMS, mechanism=mechanism)
         if mechanism == "laplace" and delta is not None:
             raise ValueError("delta has no meaning for the Laplace mechanism, whose delta is 0.")
         if mechanism == "gaussian" and (delta is None or not 0 < delta < 1):

@@ -5,7 +5,7 @@ from PIL import Image
 
 from datamodules import ClassificationData, DomainPair
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
 
 
 class Tiny(ClassificationData):

@@ -216,7 +216,7 @@ class RowByRow(DataModule):
         (lambda: ready(Tabular(), bag_size=311), ValueError, r"bag_size must lie in 1\.\.310"),
         (lambda: Bags(Tabular(), 5, clip=1.0), ValueError, "belong to a private release"),
         (lambda: Bags(Tabular(), 5, delta=0.1), ValueError, "belong to a private release"),
-        (lambda: Bags(Tabular(), 5, epsilon=1.0, clip=0.0), ValueError, "clip must be above 0"),
+        (lambda: Bags(Tabular(), 5, epsilon=1.0, clip=0.0), ValueError, "clip must be positive"),
         (lambda: Bags(Tabular(), 5, epsilon=-1.0, clip=1.0), ValueError, "epsilon must be"),
         (lambda: ready(Tabular(), epsilon=1.0), ValueError, "release of targets needs clip"),
         (lambda: ready(Digits(), epsilon=1.0, clip=1.0), ValueError, "no meaning for class labels"),

@@ -130,5 +130,5 @@ def test_wrong_number_of_names(tmp_path):
 
 
 def test_unknown_name(tmp_path):
-    with pytest.raises(ValueError, match="cifar10 or cifar100, got 'cifar'"):
+    with pytest.raises(ValueError, match="one of cifar10, cifar100, got 'cifar'"):
         CIFAR(str(tmp_path), "cifar")

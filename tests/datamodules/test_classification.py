@@ -5,7 +5,7 @@ from torchvision.transforms import v2
 
 from datamodules import ClassificationData, Digits, LabelNoise
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
 
 
 class Tiny(ClassificationData):

@@ -50,5 +50,5 @@ def test_test_set_is_every_class_and_fixed():
 
 @pytest.mark.parametrize("test_size", [-1, 1797])
 def test_bad_test_size(test_size):
-    with pytest.raises(ValueError, match=r"test_size must be in 0\.\.1796"):
+    with pytest.raises(ValueError, match=r"test_size must lie in \[0, 1796\]"):
         Digits(test_size=test_size)

@@ -13,7 +13,7 @@ from datamodules import (
     MatFeatures,
     RotatedDigits,
 )
-from datamodules.image_folder import ImageFiles
+from datamodules.image_datasets import ImageFiles
 from tests.datamodules.domains import Tiny, guide, joined, pair, write_domain
 from tests.helpers.data import shared_data
 

@@ -105,7 +105,7 @@ def test_gray_images(tmp_path):
     data = ready(tmp_path, channels=1)
     assert data.input_shape == (1, 6, 6)
     assert next(iter(data.train_dataloader()))["image"].shape == (9, 1, 6, 6)
-    with pytest.raises(ValueError, match="channels must be 1 or 3"):
+    with pytest.raises(ValueError, match="channels must be one of 1, 3"):
         ImageFolder(str(tmp_path), channels=2)
 
 

@@ -107,7 +107,7 @@ def test_undecodable_image_is_named_when_it_is_read(tmp_path, content):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": 2}, "channels must be 1 or 3, got 2"),
+        ({"channels": 2}, "channels must be one of 1, 3, got 2"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"label_pattern": "obj("}, r"label_pattern 'obj\(' is no regular expression: .+\."),
         ({"label_pattern": "obj"}, "needs one group in parentheses, 'obj' has 0"),

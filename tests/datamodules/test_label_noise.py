@@ -145,8 +145,8 @@ def test_missing_label_file(tmp_path):
     ("arguments", "message"),
     [
         ({"kind": "random"}, "kind must be one of symmetric, pair"),
-        ({"rate": 1.2}, r"rate must be in \[0, 1\]"),
-        ({"rate": float("nan")}, r"rate must be in \[0, 1\]"),
+        ({"rate": 1.2}, r"rate must lie in \[0, 1\]"),
+        ({"rate": float("nan")}, r"rate must lie in \[0, 1\]"),
         ({"flips": {0: 1}}, "flips has no meaning .* 'symmetric'"),
         ({"kind": "pair", "path": "x"}, "path has no meaning .* 'pair'"),
         ({"kind": "class_dependent"}, "either flips or transition"),

@@ -5,10 +5,10 @@ import torch
 from torchvision.transforms.v2 import ColorJitter
 
 from datamodules import oriented
-from datamodules.oriented import ObjectAugmentation
 from datamodules.oriented_augmentation import (
     Mixup,
     Mosaic,
+    ObjectAugmentation,
     PixelTransform,
     RandomAffine,
     RandomCrop,
@@ -296,15 +296,18 @@ def test_all_together_on_scenes_is_the_same_for_any_workers(workers):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RandomFlip(horizontal=1.5), "RandomFlip needs a probability in 0..1, got 1.5"),
-        (lambda: Mosaic(-1), "Mosaic needs a probability"),
-        (lambda: RandomCrop(2), "RandomCrop needs a probability"),
-        (lambda: RandomTranslation(2), "RandomTranslation needs a probability"),
-        (lambda: RandomAffine(p=2), "RandomAffine needs a probability"),
-        (lambda: RandomAffine(scale=(0, 1)), "RandomAffine needs degrees and translate of at"),
-        (lambda: RandomAffine(-1), "RandomAffine needs degrees and translate of at"),
-        (lambda: Mixup(alpha=0), "alpha must be a positive number, got 0"),
-        (lambda: Mixup(p=2), "Mixup needs a probability"),
+        (lambda: RandomFlip(horizontal=1.5), r"horizontal must lie in \[0, 1\], got 1.5"),
+        (lambda: Mosaic(-1), r"p must lie in \[0, 1\]"),
+        (lambda: RandomCrop(2), r"p must lie in \[0, 1\]"),
+        (lambda: RandomTranslation(2), r"p must lie in \[0, 1\]"),
+        (lambda: RandomAffine(p=2), r"p must lie in \[0, 1\]"),
+        (
+            lambda: RandomAffine(scale=(0, 1)),
+            r"scale must be a least and a largest factor, got \(0, 1\)",
+        ),
+        (lambda: RandomAffine(-1), "degrees must be at least 0, got -1"),
+        (lambda: Mixup(alpha=0), "alpha must be positive, got 0"),
+        (lambda: Mixup(p=2), r"p must lie in \[0, 1\]"),
     ],
 )
 def test_arguments_are_checked(make, message):

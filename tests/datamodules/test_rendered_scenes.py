@@ -155,8 +155,8 @@ def test_counts_need_a_training_set():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_train": 0}, "RenderedScenes needs a scene to train on"),
-        ({"num_val": -1}, "no negative number, got num_train=12, num_val=-1"),
+        ({"num_train": 0}, "num_train must be at least 1, got 0"),
+        ({"num_val": -1}, "num_val must be at least 0, got -1"),
         ({"image_size": 32}, "image_size must be at least 64, got 32"),
         ({"objects": (3, 2)}, r"objects must be a least and a largest number, got \(3, 2\)"),
     ],

@@ -54,5 +54,5 @@ def test_serves_itself():
 
 
 def test_bad_half():
-    with pytest.raises(ValueError, match="half must be 'first' or 'second', got 'third'"):
+    with pytest.raises(ValueError, match="half must be one of first, second, got 'third'"):
         RotatedDigits("third")

@@ -131,7 +131,7 @@ def test_a_fold_takes_the_rows_of_its_files(tmp_path):
     ("arguments", "sentence"),
     [
         ({"source": "diabtes"}, "neither a file nor one of diabetes, linnerud"),
-        ({"target": "progresion"}, "no column 'progresion' .* nearest are 'progression'"),
+        ({"target": "progresion"}, "no column 'progresion' .* nearest are progression"),
         ({"features": ["bmi", 11]}, "no column 11 among its 11"),
         ({"features": ["bmi", "progression"]}, "target 'progression' is among the features"),
         ({"test_size": 0.9, "val_size": 50}, "val_size=50 is 50 of the 44 rows .* from 2 to 42"),

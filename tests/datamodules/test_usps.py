@@ -107,7 +107,7 @@ def test_missing_file(tmp_path):
 def test_without_h5py_it_says_what_to_install(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'trimtab\[hdf5\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'trimtab\[hdf5\]'"):
         ready(tmp_path)
 
 

@@ -13,7 +13,7 @@ from datamodules import (
     WholeSet,
 )
 from datamodules.image_data import Splits
-from datamodules.image_set import ImageSet
+from datamodules.image_datasets import ImageSet
 from tests.helpers.data import shared_data
 from tests.helpers.tiny import TinyModule, tiny_trainer
 

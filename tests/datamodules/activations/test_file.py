@@ -170,5 +170,5 @@ def test_a_split_must_leave_rows_for_training(tmp_path) -> None:
     save(X, tmp_path / "a.npy")
     with pytest.raises(ValueError, match=r"leave none of the 40 rows of .*a\.npy for training"):
         ActivationFile(str(tmp_path / "a.npy"), val_size=0.5, test_size=20).setup()
-    with pytest.raises(ValueError, match="val_size must not be negative, got -1"):
+    with pytest.raises(ValueError, match="val_size must be at least 0, got -1"):
         ActivationFile(str(tmp_path / "a.npy"), val_size=-1).setup()

@@ -301,7 +301,7 @@ def test_arguments_are_checked(tmp_path):
         ({"gap": 160}, r"a gap in 0\.\.window-1"),
         ({"rates": ()}, "rates must be positive numbers"),
         ({"rates": (0.0,)}, "rates must be positive numbers"),
-        ({"classes": None, "version": "3.0"}, r"version must be one of 1.0, 1.5, 2.0, got 3.0"),
+        ({"classes": None, "version": "3.0"}, r"version must be one of 1.0, 1.5, 2.0, got '3.0'"),
     ):
         with pytest.raises(ValueError, match=message):
             ready(tmp_path, **arguments)

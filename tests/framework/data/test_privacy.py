@@ -117,9 +117,9 @@ def test_projection_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0.0,), "epsilon must be a finite number above 0, got 0"),
+        ((0.0,), "epsilon must be positive, got 0"),
         ((math.inf,), "epsilon must be"),
-        ((1.0, "uniform"), "mechanism must be 'laplace' or 'gaussian', got 'uniform'"),
+        ((1.0, "uniform"), "mechanism must be one of laplace, gaussian, got 'uniform'"),
         ((1.0, "laplace", 0.1), "delta has no meaning"),
         ((1.0, "gaussian"), r"needs a delta in \(0, 1\), got None"),
         ((1.0, "gaussian", 1.0), r"needs a delta in \(0, 1\), got 1.0"),

@@ -1,8 +1,7 @@
 import torch
 from torch.nn import functional as F
 
-from datamodules.image_set import ImageSet
-from datamodules.joined_images import JoinedImages
+from datamodules.image_datasets import ImageSet, JoinedImages
 
 
 def images(rows, channels, size, first=0):

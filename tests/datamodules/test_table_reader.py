@@ -5,7 +5,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from datamodules.table import read_table
+from datamodules.table_reader import read_table
 
 
 @pytest.fixture
@@ -101,5 +101,5 @@ def test_parquet(tmp_path):
 
 def test_parquet_without_pyarrow_says_what_to_install(write, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'trimtab\[parquet\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'trimtab\[parquet\]'"):
         read_table(write("a.parquet", "PAR1"))

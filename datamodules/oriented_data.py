@@ -1,66 +1,17 @@
-"""What the datamodules of oriented objects share: their samples, batches and augmentation."""
+"""Base of the datamodules of oriented objects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Unpack
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.oriented_augmentation import ObjectAugmentation, ObjectTransform
 from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, Sample
 from framework.detection.objects import ObjectTable, pad_objects
-
-Draw = Callable[[], Sample]
-"""Returns a random sample of the training set, as far transformed as the one at hand."""
-
-
-class ObjectTransform:
-    """Base of what changes a training image together with its objects.
-
-    Random numbers come from the global generators, which the datamodule seeds for every sample.
-    """
-
-    mixes_samples = False
-    """True if the result shows objects of several images."""
-
-    def __call__(self, sample: Sample, draw: Draw) -> Sample:
-        """Return the transformed sample, the given one unchanged.
-
-        Args:
-            sample: ``image`` (3, H, W) float32 and the fields of its objects.
-            draw: returns another sample of the training set.
-        """
-        raise NotImplementedError(f"{type(self).__name__} transforms nothing.")
-
-
-class ObjectAugmentation:
-    """Applies transforms in turn; partners have gone through those before the one that asks.
-
-    Args:
-        transforms: in their order.
-        partners: the training set.
-    """
-
-    def __init__(self, transforms: Sequence[ObjectTransform], partners: Dataset[Sample]) -> None:
-        self.transforms = transforms
-        self.partners = partners
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Return the augmented sample; random numbers come from the global generators."""
-        return self._apply(sample, len(self.transforms))
-
-    def _apply(self, sample: Sample, number: int) -> Sample:
-        for position, transform in enumerate(self.transforms[:number]):
-            sample = transform(sample, partial(self._partner, position))
-        return sample
-
-    def _partner(self, number: int) -> Sample:
-        row = int(torch.randint(len(self.partners), ()))  # type: ignore[arg-type]
-        return self._apply(self.partners[row], number)
 
 
 class ObjectImages(Dataset[Sample]):

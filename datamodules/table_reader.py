@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from framework.utilities.nearest_names import nearest
+from framework.utilities.packages import require_package
 
 
 class Table:
@@ -48,10 +50,9 @@ class Table:
             return self.names.index(column)
         if isinstance(column, int) and -len(self.names) <= column < len(self.names):
             return column % len(self.names)
-        near = get_close_matches(str(column), self.names, n=3, cutoff=0.4) or self.names[:10]
         raise ValueError(
-            f"{self.source} has no column {column!r} among its {len(self.names)}; the nearest are "
-            f"{', '.join(map(repr, near))}."
+            f"{self.source} has no column {column!r} among its {len(self.names)}"
+            f"{nearest(str(column), self.names)}."
         )
 
     def numbers(self, column: int | str) -> np.ndarray:
@@ -96,7 +97,7 @@ def read_table(path: str | Path) -> Table:
 
     Raises:
         FileNotFoundError: no such file.
-        ModuleNotFoundError: Parquet without ``pyarrow``.
+        ImportError: Parquet without ``pyarrow``.
         ValueError: another file type, a damaged file, a file without rows, or a line with more or
             fewer fields than the first.
     """
@@ -149,13 +150,10 @@ def _split(file: Any, path: Path) -> Any:
 
 
 def _read_parquet(path: Path) -> Table:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"{path}: Parquet needs pyarrow: pip install 'trimtab[parquet]'."
-        ) from None
+    require_package("pyarrow", extra="parquet", purpose=str(path))
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
