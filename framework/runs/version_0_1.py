@@ -18,6 +18,10 @@ MODULES = {
     "callbacks.splice": "callbacks.loss_recovered_evaluation",
     "callbacks.summary": "callbacks.metrics_summary",
     "datamodules.dota.faults": "datamodules.dota.label_errors",
+    "datamodules.image_set": "datamodules.image_datasets",
+    "datamodules.joined_images": "datamodules.image_datasets",
+    "datamodules.oriented": "datamodules.oriented_data",
+    "datamodules.table": "datamodules.table_reader",
     "framework.checkpoint": "framework.runs.checkpoint_io",
     "framework.cli": "framework.command.cli",
     "framework.compatibility": "framework.objectives.errors",
@@ -101,8 +105,15 @@ ARGUMENTS = {
 }
 """Arguments by the name of their class today."""
 
-EXCEPTIONS = {"framework.layers.GroupedMLP": "framework.adaptation.GroupedMLP"}
-"""Classes that left a module which is still there."""
+EXCEPTIONS = {
+    "datamodules.image_folder.ImageFiles": "datamodules.image_datasets.ImageFiles",
+    **{
+        f"datamodules.oriented.{name}": f"datamodules.oriented_augmentation.{name}"
+        for name in ("ObjectAugmentation", "ObjectTransform")
+    },
+    "framework.layers.GroupedMLP": "framework.adaptation.GroupedMLP",
+}
+"""Classes that went to another module than the rest of theirs."""
 
 
 def current_class_path(path: str) -> str:
