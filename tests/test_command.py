@@ -1,4 +1,4 @@
-"""What a person gets to read: one sentence for every mistake, and nothing half-written."""
+"""What a person gets to read: a one-line message for every mistake, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one sentence with which a command line is refused."""
+    """Return the one-line message with which a command line is refused."""
     with pytest.raises(SystemExit) as stop:
         trimtab.main(args)
     assert stop.value.code not in (0, None)

@@ -1,4 +1,4 @@
-"""Every overlay goes with every config, or is refused at start-up with one sentence."""
+"""Every overlay goes with every config, or is refused at start-up with a one-line message."""
 
 from __future__ import annotations
 
