@@ -1,9 +1,11 @@
-# Every target builds the environment it needs; PYTHON chooses the interpreter it is built from.
+# Every target builds the environment it needs; PYTHON chooses the interpreter it is built from,
+# and JOBS how many tests run at once.
 PYTHON ?= python3
+JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-all lint bench clean
+.PHONY: demo test test-all test-portable lint bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,14 +25,20 @@ lint: $(VENV)/.ready
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+# one thread each, as several tests run at once
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# every fact, and one config or overlay of each kind
 test: lint
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not combination'
 
-test-slow: $(VENV)/.ready
-	$(BIN)/python -m pytest -m slow
-
+# every combination, published settings and the learning runs of minutes
 test-all: lint
-	$(BIN)/python -m pytest -m 'not gpu'
+	$(PYTEST)
+
+# the facts as other processors compute them, a sample of all tests in other surroundings
+test-portable: $(VENV)/.ready
+	$(BIN)/python -m tests.portable --jobs $(JOBS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.trainer

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import trimtab
-from tests.helpers.configs import PAPERS, SYSTEMS, arguments, systems
+from tests.helpers.configs import PAPERS, SYSTEMS, arguments, one_of_many, systems
 from tests.helpers.runs import CONFIGS, QUIET
 
 TWO_STEPS = [
@@ -26,7 +26,9 @@ def run(command: str, args: list[str], folder: Path, *rest: str) -> None:
     trimtab.main([command, *args, *QUIET, f"--trainer.default_root_dir={folder}", *rest])
 
 
-@pytest.mark.parametrize("system", [*systems(), *PAPERS])
+@pytest.mark.parametrize(
+    "system", [*systems(every=True), *(one_of_many(name, quick=False) for name in PAPERS)]
+)
 def test_every_command_runs(system, tmp_path, data_folder):
     args = arguments(system, data=data_folder)
     run("fit", args, tmp_path, *TWO_STEPS)
@@ -56,7 +58,7 @@ def test_the_header_says_what_a_reader_needs(system):
         assert word in header
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", systems())
 def test_the_saved_config_runs_again(system, tmp_path, data_folder):
     run("fit", arguments(system, data=data_folder), tmp_path / "first", *TWO_STEPS)
     saved = [f"--config={tmp_path / 'first' / 'config.yaml'}"]

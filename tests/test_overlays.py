@@ -7,15 +7,11 @@ import torch
 import yaml
 
 import trimtab
-from tests.helpers.configs import OVERLAYS, SYSTEMS, TERMS, arguments, base_of
+from tests.helpers.configs import OVERLAYS, TERMS, arguments, base_of, systems
 from tests.helpers.runs import CONFIGS, QUIET, fit, fit_on_two_ranks, terms
 
-ONE_STEP = [
-    "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=1",
-    "--trainer.limit_val_batches=1",
-    *QUIET,
-]
+ONE_STEP = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", *QUIET]
+BARE = ["--trainer.limit_val_batches=0", "--trainer.logger=false"]
 
 
 def start(args: list[str]) -> None:
@@ -25,11 +21,22 @@ def start(args: list[str]) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_runs_or_is_refused(system, overlay, tmp_path, data_folder, two_ranks, capsys, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
+def test_trains_and_validates_what_it_is_for(overlay, tmp_path, two_ranks):
+    args = [*arguments(base_of(overlay), overlay), *ONE_STEP, "--trainer.limit_val_batches=1"]
+    args = [*args, f"--trainer.default_root_dir={tmp_path}"]
+    if overlay == "with/ddp":
+        two_ranks(start, args)
+    else:
+        start(args)
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    assert (tmp_path / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("system", systems())
+def test_runs_or_is_refused(system, overlay, tmp_path, data_folder, two_ranks, capsys):
     args = arguments(system, overlay, data=data_folder)
-    args = [*args, *ONE_STEP, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*args, *ONE_STEP, *BARE, f"--trainer.default_root_dir={tmp_path}"]
     if overlay == "with/ddp":
         two_ranks(start, args)
         assert (tmp_path / "checkpoints" / "last.ckpt").is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.configs import OVERLAYS, TERMS, arguments, base_of, systems
+from tests.helpers.configs import TERMS, arguments, base_of, one_of_many, overlays, systems
 from tests.helpers.runs import Record, fit, fit_on_two_ranks, largest_difference, terms
 
 STEPS = 8
@@ -47,7 +47,11 @@ def compare(args: list[str], folder: Path, two_ranks) -> tuple[Record, Record]:
     return one, two
 
 
-@pytest.mark.parametrize("optimizer", [PLAIN_SGD, []], ids=["sgd", "own"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [one_of_many(PLAIN_SGD, quick=False), one_of_many([], quick=True)],
+    ids=["sgd", "own"],
+)
 @pytest.mark.parametrize("system", systems())
 def test_two_ranks_equal_one_process(system, optimizer, tmp_path, two_ranks, data_folder):
     one, _ = compare(
@@ -56,9 +60,7 @@ def test_two_ranks_equal_one_process(system, optimizer, tmp_path, two_ranks, dat
     assert len(one.steps) == STEPS
 
 
-@pytest.mark.parametrize(
-    "overlay", [name for name in OVERLAYS if name not in ("with/ddp", "with/wandb")]
-)
+@pytest.mark.parametrize("overlay", overlays("with/ddp", "with/wandb"))
 def test_overlays_keep_parity(overlay, tmp_path, two_ranks):
     one, two = compare([*arguments(base_of(overlay), overlay), *FLOAT64], tmp_path, two_ranks)
     if overlay in TERMS:
@@ -66,6 +68,6 @@ def test_overlays_keep_parity(overlay, tmp_path, two_ranks):
             assert terms(record.steps[-1])[TERMS[overlay]] > 1e-9
 
 
-@pytest.mark.parametrize("overlays", [("with/saf", "with/lion", "with/aldr", "with/noise")])
-def test_stacked_overlays_keep_parity(overlays, tmp_path, two_ranks):
-    compare([*arguments("classifier", *overlays), *FLOAT64], tmp_path, two_ranks)
+def test_stacked_overlays_keep_parity(tmp_path, two_ranks):
+    stack = ("with/saf", "with/lion", "with/aldr", "with/noise")
+    compare([*arguments("classifier", *stack), *FLOAT64], tmp_path, two_ranks)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.configs import OVERLAYS, arguments, base_of, systems
+from tests.helpers.configs import DOMAINS, SYSTEMS, arguments, base_of, one_of_many, overlays
 from tests.helpers.runs import (
     Record,
     differences,
@@ -25,6 +25,7 @@ from tests.helpers.runs import (
 
 EVERY = "--last_checkpoint.every_n_train_steps=2"
 KILLED = -signal.SIGKILL
+QUICK = {*((system, 0) for system in DOMAINS), ("classifier", 2)}
 
 
 def assert_same_bits(whole: Record, resumed: Record) -> None:
@@ -61,16 +62,20 @@ def kill_and_resume(args: list[str], folder: Path, kill_at: int) -> tuple[Record
     return whole, resumed
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("system", systems())
+@pytest.mark.parametrize(
+    ("system", "workers"),
+    [
+        one_of_many(system, workers, quick=(system, workers) in QUICK, system=system)
+        for system in SYSTEMS
+        for workers in (0, 2)
+    ],
+)
 def test_resume_is_bitwise(system, workers, tmp_path, data_folder):
     args = [*arguments(system, data=data_folder), f"--data.num_workers={workers}"]
     assert_same_bits(*kill_and_resume(args, tmp_path, kill_at=7))
 
 
-@pytest.mark.parametrize(
-    "overlay", [name for name in OVERLAYS if name not in ("with/ddp", "with/wandb")]
-)
+@pytest.mark.parametrize("overlay", overlays("with/ddp", "with/wandb"))
 def test_overlays_resume_bitwise(overlay, tmp_path):
     assert_same_bits(*kill_and_resume(arguments(base_of(overlay), overlay), tmp_path, kill_at=7))
 

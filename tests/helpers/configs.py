@@ -1,4 +1,8 @@
-"""Every config and overlay, with what the tests shrink: a new config is covered by being there."""
+"""Every config and overlay, with what the tests shrink: a new config is covered by being there.
+
+`make test` takes one config per module class, and one overlay per kind of state; the marker
+``combination`` leaves the others to `make test-all`.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +50,59 @@ def base_of(overlay: str) -> str:
     return header(overlay, "over") or "classifier"
 
 
-def systems() -> list[object]:
-    """Return one test parameter per config; those that are not fast are marked slow."""
-    return [
-        pytest.param(name, marks=[] if tier(name) == "fast" else [pytest.mark.slow])
-        for name in SYSTEMS
-    ]
+def module_class(system: str) -> str:
+    """Return the class of a config's module."""
+    return yaml.safe_load((CONFIGS / f"{system}.yaml").read_text())["model"]["class_path"]
+
+
+# per class of modules the config with the shortest name, such as sae before sae_mutual
+DOMAINS = list(
+    {module_class(name): name for name in sorted(SYSTEMS, key=len, reverse=True)}.values()
+)
+# overlays without a state, or whose kind of state another one shows
+SHOWN_ELSEWHERE = {
+    "with/compsum",
+    "with/depict_square",
+    "with/gghl_class",
+    "with/gghl_mesa",
+    "with/ldr",
+    "with/noise",
+    "with/normalized_logistic",
+    "with/pgd_eval",
+    "with/sae_gated",
+    "with/sae_l1",
+    "with/sae_matryoshka",
+    "with/sae_transcoder",
+}
+
+
+def one_of_many(*values: object, quick: bool, system: str | None = None) -> object:
+    """Return a test parameter that `make test` runs or leaves to `make test-all`.
+
+    Args:
+        *values: what the test is called with.
+        quick: it belongs to `make test`.
+        system: a config whose own tier may be slow.
+    """
+    marks = [] if quick else [pytest.mark.combination]
+    if system is not None and tier(system) != "fast":
+        marks.append(pytest.mark.slow)
+    return pytest.param(*values, marks=marks)
+
+
+def systems(every: bool = False) -> list[object]:
+    """Return one test parameter per config.
+
+    Args:
+        every: all of them belong to `make test`, not one per module class.
+    """
+    return [one_of_many(name, quick=every or name in DOMAINS, system=name) for name in SYSTEMS]
+
+
+def overlays(*without: str) -> list[object]:
+    """Return one test parameter per overlay but some, for what may break the state of a method."""
+    names = [name for name in OVERLAYS if name not in without]
+    return [one_of_many(name, quick=name not in SHOWN_ELSEWHERE) for name in names]
 
 
 def arguments(system: str, *overlays: str, data: Path | None = None) -> list[str]:
