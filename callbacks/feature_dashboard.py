@@ -15,7 +15,7 @@ from framework.data.datasets import Batch
 from framework.language.language_model import LanguageModel
 from framework.objectives.errors import IncompatibleError
 from framework.sparse_coding.feature_density import FeatureDensity
-from framework.sparse_coding.feature_html import Feature, Passage, page, pieces
+from framework.sparse_coding.feature_html import Feature, Passage, render_page, token_texts
 from framework.sparse_coding.sparse_code import SparseCode
 from framework.sparse_coding.top_contexts import TopContexts
 from framework.utilities.checks import check_at_least
@@ -128,7 +128,7 @@ class FeatureDashboard(Callback):
         found = _features(trainer.datamodule, pl_module, chosen, density, contexts)  # type: ignore[attr-defined]
         path = Path(trainer.default_root_dir) / "features.html"
         title = f"Features of {trainer.datamodule.hook_point}"  # type: ignore[attr-defined]
-        write_atomically(path, lambda file: file.write(page(found, title).encode()))
+        write_atomically(path, lambda file: file.write(render_page(found, title).encode()))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 _log_table(logger, found, max(trainer.global_step - 1, 0))
@@ -179,7 +179,7 @@ def _features(
         dense[rows, features] = values.float()
         shown = dense[:, chosen].view(len(part), -1, len(chosen)).cpu()
         columns |= dict(zip(part.tolist(), shown, strict=True))
-    words = {c: pieces(model.tokenizer, data.contexts[c, text].tolist()) for c in columns}
+    words = {c: token_texts(model.tokenizer, data.contexts[c, text].tolist()) for c in columns}
     return [
         Feature(
             number,

@@ -21,7 +21,7 @@ from framework.data.datamodule import check_share
 from framework.data.samplers import SampleKey
 from framework.distributed.collectives import gather
 from framework.language.language_model import MINILM, LanguageModel, load_language_model
-from framework.language.text import PYDOC, pack, read_texts
+from framework.language.text import PYDOC, pack_tokens, read_texts
 from framework.utilities.checks import check_at_least
 from framework.utilities.randomness import stable_seed
 
@@ -184,7 +184,7 @@ class Activations(ActivationData):
             )
         prefix, suffix = model.special_tokens()
         texts = read_texts(self.text, self.text_field)
-        self.contexts = pack(
+        self.contexts = pack_tokens(
             texts, model.tokenizer, self.context_length, prefix, suffix, self.max_tokens
         )
         self.text_positions = (len(prefix), self.context_length - len(suffix))

@@ -85,7 +85,7 @@ def _objects(path: Path, field: str) -> Iterator[str]:
             yield text
 
 
-def pack(
+def pack_tokens(
     texts: Iterable[str],
     tokenizer: Any,
     context_length: int,

@@ -57,7 +57,7 @@ class Feature:
     passages: Sequence[Passage]
 
 
-def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """Return the text that each token adds to that of the tokens before it."""
     found: list[str] = []
     before = ""
@@ -70,7 +70,7 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return found
 
 
-def page(features: Sequence[Feature], title: str) -> str:
+def render_page(features: Sequence[Feature], title: str) -> str:
     """Return a page in HTML that needs nothing else, with a section for every feature.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from framework.language import text
-from framework.language.text import pack, read_texts
+from framework.language.text import pack_tokens, read_texts
 from tests.helpers.language import tiny_tokenizer
 
 
@@ -64,13 +64,13 @@ def test_contexts_hold_the_text_in_order_between_special_tokens() -> None:
     tokenizer = tiny_tokenizer(bert=True)
     texts = ["abcdefg", "", "hij", "klmnopq"]
     ids = tokenizer("".join(texts), add_special_tokens=False)["input_ids"]
-    found = pack(texts, tokenizer, 6, prefix=[1], suffix=[2])
+    found = pack_tokens(texts, tokenizer, 6, prefix=[1], suffix=[2])
     assert found.dtype == torch.int32
     assert found.shape == (4, 6)
     assert found[:, 0].tolist() == [1] * 4
     assert found[:, -1].tolist() == [2] * 4
     assert found[:, 1:-1].flatten().tolist() == ids[:16]
-    assert torch.equal(pack(texts, tokenizer, 6, [1], [2], max_tokens=9), found[:2])
+    assert torch.equal(pack_tokens(texts, tokenizer, 6, [1], [2], max_tokens=9), found[:2])
 
 
 def test_texts_are_read_only_as_far_as_needed() -> None:
@@ -79,19 +79,19 @@ def test_texts_are_read_only_as_far_as_needed() -> None:
             yield "abcdefgh"
         raise AssertionError("read too far")
 
-    assert pack(stream(), tiny_tokenizer(), 5, [1], max_tokens=900).shape == (225, 5)
+    assert pack_tokens(stream(), tiny_tokenizer(), 5, [1], max_tokens=900).shape == (225, 5)
 
 
 def test_text_that_looks_like_a_special_token_is_text() -> None:
-    found = pack(["[SEP] [CLS]"], tiny_tokenizer(bert=True), 11)
+    found = pack_tokens(["[SEP] [CLS]"], tiny_tokenizer(bert=True), 11)
     assert not {1, 2} & set(found.flatten().tolist())
 
 
 def test_too_little_room_or_text_is_refused() -> None:
     tokenizer = tiny_tokenizer()
     with pytest.raises(ValueError, match="context_length=1 leaves no room beside the 1 special"):
-        pack(["abc"], tokenizer, 1, prefix=[1])
+        pack_tokens(["abc"], tokenizer, 1, prefix=[1])
     with pytest.raises(ValueError, match="has 3 tokens, not enough for one context of 4"):
-        pack(["abc"], tokenizer, 4)
+        pack_tokens(["abc"], tokenizer, 4)
     with pytest.raises(ValueError, match="has 0 tokens"):
-        pack([], tokenizer, 4)
+        pack_tokens([], tokenizer, 4)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from framework.sparse_coding.feature_html import NEIGHBORS, Feature, Passage, page, pieces
+from framework.sparse_coding.feature_html import (
+    NEIGHBORS,
+    Feature,
+    Passage,
+    render_page,
+    token_texts,
+)
 from tests.helpers.language import tiny_tokenizer
 
 
@@ -43,7 +49,7 @@ def read(text: str) -> Text:
 
 def test_tokens_are_shown_and_the_active_ones_marked() -> None:
     passage = Passage(["a ", "<b>", "&", " c"], [0.0, 2.0, 1.0, 0.0])
-    html = page([Feature(3, 0.125, [passage])], "Features of <x>")
+    html = render_page([Feature(3, 0.125, [passage])], "Features of <x>")
     found = read(html)
     assert found.items == ["2.00a <b>& c"]
     assert found.marks == ["<b>", "&"]
@@ -71,12 +77,12 @@ def test_the_peak_stands_between_brackets() -> None:
 
 
 def test_a_feature_without_contexts_has_an_empty_section() -> None:
-    assert read(page([Feature(0, 0.0, [])], "x")).items == []
+    assert read(render_page([Feature(0, 0.0, [])], "x")).items == []
 
 
 def test_pieces_add_up_to_the_text() -> None:
     tokenizer = tiny_tokenizer()
     ids = tokenizer("the fox", add_special_tokens=False)["input_ids"]
-    found = pieces(tokenizer, ids)
+    found = token_texts(tokenizer, ids)
     assert len(found) == len(ids)
     assert "".join(found) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
