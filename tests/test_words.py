@@ -14,13 +14,13 @@ from docstring_parser import DocstringStyle, parse
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("framework", "modules", "datamodules", "callbacks")
 LATER = (
-    *(ROOT / "framework" / name for name in ("command", "data", "objectives", "runs", "training")),
-    *(ROOT / name for name in ("modules", "datamodules", "callbacks")),
+    *(ROOT / "framework" / name for name in ("data", "training")),
+    *(ROOT / name for name in ("modules", "datamodules")),
 )
 SOURCES = [
     path
     for path in sorted(chain(*((ROOT / name).rglob("*.py") for name in FOLDERS), ROOT.glob("*.py")))
-    if not any(path.is_relative_to(folder) for folder in LATER) and path.name != "steps.py"
+    if not any(path.is_relative_to(folder) for folder in LATER)
 ]
 
 FRAGMENT = re.compile(r"(?:[a-z]|(?:Of|From|As there|Likewise|As above|See)\b)")

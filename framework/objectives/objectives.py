@@ -20,13 +20,13 @@ class Objectives:
     of ranks: see ``reduce``.
 
     Args:
-        terms: named scalar losses, differentiable, before weighting.
-        per_sample: named unreduced terms of shape (B,), for methods that select or re-weight
+        terms: Named scalar losses, differentiable, before weighting.
+        per_sample: Named unreduced terms of shape (B,), for methods that select or re-weight
             samples.
-        weights: weight of a term in the total; a missing name counts 1.
+        weights: Weight of a term in the total; a missing name counts 1.
         sample_weight: (B,) non-negative, set by callbacks; 0 drops the sample. Applies to
             ``per_sample`` terms.
-        count: a term's normalizer. For a name in ``terms`` a scalar, by how much this rank's mean
+        count: Normalizer of a term. For a name in ``terms`` a scalar, by how much this rank's mean
             counts (default: the rows of the batch). For a name in ``per_sample`` a scalar, or (B,)
             values that are summed with ``sample_weight`` (default: ones).
         predictions: (B, ...); row i belongs to sample ``index[i]``.
@@ -34,7 +34,7 @@ class Objectives:
         index: (B,) int64, positions in the full training set.
         group: (B,) int64, the group a row belongs to, such as a bag whose mean response is known.
         features: (B, D) shared representation, for gradient methods.
-        logs: detached scalars for the dashboard, means over this rank's rows.
+        logs: Detached scalars for the dashboard, means over this rank's rows.
     """
 
     terms: dict[str, Tensor] = field(default_factory=dict)

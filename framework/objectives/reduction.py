@@ -18,9 +18,9 @@ class ReducedObjectives:
     """The terms of one step after reduction.
 
     Args:
-        terms: scalars; averaged over the ranks, value and gradient are those of the global batch.
-        total: the weighted sum of the terms, to be sent backward.
-        rows: rows of the global batch.
+        terms: Scalars; averaged over the ranks, value and gradient are those of the global batch.
+        total: Weighted sum of the terms, to be sent backward.
+        rows: Rows of the global batch.
         nonfinite: (T,) bool, in the order of ``terms``: the term, its weight or its normalizer is
             NaN or infinite on any rank.
     """

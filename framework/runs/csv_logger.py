@@ -28,8 +28,8 @@ class RunLogger(Logger):
     Lightning's ``CSVLogger`` deletes what is there when a run is resumed; this one continues it.
 
     Args:
-        folder: where the file lies; None leaves it to the command, which sets ``folder`` to
-            the run folder.
+        folder: Folder of the file; None leaves it to the command, which sets ``folder`` to the run
+            folder.
 
     Raises:
         ValueError: something is logged before the folder is known.
@@ -113,7 +113,7 @@ class RunLogger(Logger):
         run logs the last of them again, it fills the same row.
 
         Args:
-            global_step: optimizer steps in the checkpoint that the run continues from.
+            global_step: Optimizer steps in the checkpoint that the run continues from.
         """
         self._keep_below = global_step
 
@@ -122,8 +122,8 @@ class RunLogger(Logger):
         """Add values to the row of a step.
 
         Args:
-            metrics: scalars by name.
-            step: default: that of the latest row.
+            metrics: Scalars by name.
+            step: Optimizer step of the row; default that of the latest row.
         """
         if self._file is None:
             # rows of later steps than the first one cannot be of this run

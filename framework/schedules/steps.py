@@ -19,8 +19,8 @@ def total_steps_from(trainer: Trainer, start: int = 0) -> Iterator[None]:
     """Let schedules built inside the block read their length from ``trainer``.
 
     Args:
-        trainer: of the run.
-        start: optimizer steps taken before the schedule begins.
+        trainer: Trainer of the run.
+        start: Optimizer steps taken before the schedule begins.
     """
     token = _run.set((trainer, start))
     try:

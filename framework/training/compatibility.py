@@ -119,9 +119,9 @@ def check_monitors(losses: Iterable[Loss], trainer: Trainer, terms: Iterable[str
     """Raise ``IncompatibleError`` if a callback monitors a loss whose value means nothing.
 
     Args:
-        losses: of the module.
-        trainer: whose callbacks are looked at.
-        terms: names of the module's terms, where they are known.
+        losses: Losses of the module.
+        trainer: Trainer whose callbacks are looked at.
+        terms: Names of the module's terms, where they are known.
     """
     meaningless = [type(loss).__name__ for loss in losses if not loss.monitorable]
     if not meaningless:

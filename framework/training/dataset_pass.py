@@ -19,9 +19,9 @@ def visit(module: LightningModule, loader: Iterable[Batch], look: Callable[[Batc
     """Call ``look`` with every batch of a loader, in evaluation mode and without gradient.
 
     Args:
-        module: attached to a Trainer.
-        loader: of this rank's part of the batches.
-        look: called with a batch on the module's device, in the run's precision.
+        module: Module attached to a Trainer.
+        loader: Loader of this rank's part of the batches.
+        look: Function called with a batch on the module's device, in the run's precision.
     """
     trainer: Any = module.trainer
     precision = trainer.precision_plugin
@@ -44,9 +44,10 @@ def sweep(
     loaders of training nor any random number generator notices.
 
     Args:
-        module: attached to a Trainer with a ``DataModule``.
-        compute: from a batch of B rows on the module's device, which may be 0, to tensors (B, ...).
-        rows: positions in the datamodule's ``train_set``; default all.
+        module: Module attached to a Trainer with a ``DataModule``.
+        compute: Function from a batch of B rows on the module's device, where B may be 0, to
+            tensors (B, ...).
+        rows: Positions in the datamodule's ``train_set``; default all.
 
     Returns:
         What ``compute`` returned, (N, ...), and ``index`` (N,) int64, ordered by index.

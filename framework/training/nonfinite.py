@@ -24,7 +24,7 @@ class NonFiniteGuard:
         Args:
             names: T names of terms; a change of names checks those before.
             flags: (T,) bool, True where a term is not finite, the same on every rank.
-            step: optimizer steps taken before this one.
+            step: Optimizer steps taken before this one.
         """
         if self._flags is not None and names != self._names:
             self.check()

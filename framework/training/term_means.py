@@ -32,7 +32,7 @@ class TermMeans:
         Args:
             names: T names; may differ from step to step.
             values: (T,) this rank's share of the means, so that the sum over ranks is the mean.
-            rows: rows of the global batch.
+            rows: Rows of the global batch.
         """
         values = values.detach()
         if names not in self._parts:
