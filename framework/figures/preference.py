@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from framework.figures.style import COLORS, STYLE, WIDTH
+from framework.figures.style import COLORS, STYLE, titled
 
 PREFIX = "train/preference/"
 
@@ -49,9 +49,8 @@ def weight_trajectory(steps: np.ndarray, names: Sequence[str], values: np.ndarra
     """
     shares = np.nan_to_num(values).clip(min=0)
     shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-12)
-    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     mean = ", ".join(f"{n} {m:.2f}" for n, m in zip(names, shares.mean(0), strict=True))
-    figure.suptitle(f"Weights of the terms (mean: {mean})", fontsize=12, x=0.01, ha="left")
+    figure = titled(f"Weights of the terms (mean: {mean})", 3.9)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     left.set_title("share of each term", loc="left")
     colors = [COLORS[k % len(COLORS)] for k in range(len(names))]
@@ -103,14 +102,9 @@ def cosine_curves(steps: np.ndarray, names: Sequence[str], values: np.ndarray) -
         names: Names of the pairs, ``a/b``.
         values: Cosines (N, pairs); NaN where there is none.
     """
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     conflicts = float((values[~np.isnan(values)] < 0).mean())
-    figure.suptitle(
-        f"Cosines of the gradients of two terms ({conflicts:.0%} below 0: a conflict)",
-        fontsize=12,
-        x=0.01,
-        ha="left",
-    )
+    title = f"Cosines of the gradients of two terms ({conflicts:.0%} below 0: a conflict)"
+    figure = titled(title, 3.4)
     axes = figure.add_subplot()
     axes.axhline(0, color="0.4", linewidth=1.0)
     for place, name in enumerate(names):

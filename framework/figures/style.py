@@ -33,11 +33,11 @@ WIDTH = 8.0
 """Inches; at 100 pixels per inch the text is still easily read."""
 
 
-def titled(title: str, height: float, width: float = WIDTH, **options: Any) -> Figure:
-    """Return an empty figure, in inches, under a heading; ``options`` are those of ``Figure``."""
+def titled(title: str, height: float, width: float = WIDTH, layout: Any = "constrained") -> Figure:
+    """Return an empty figure under a heading; height and width are in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), **{"layout": "constrained", **options})
+    figure = Figure(figsize=(width, height), layout=layout)
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     return figure
 
