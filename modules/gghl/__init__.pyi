@@ -1,8 +1,8 @@
 from .assignment import Assignment as Assignment
 from .assignment import OrientedGaussianAssigner as OrientedGaussianAssigner
 from .cells import Cells as Cells
-from .decode import Boxes as Boxes
-from .decode import decode as decode
+from .decoding import Boxes as Boxes
+from .decoding import decode as decode
 from .loss import JointOptimizationLoss as JointOptimizationLoss
 from .module import GGHL as GGHL
 from .network import GGHLNetwork as GGHLNetwork

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from framework.utilities.precision import at_least_float32
 from modules.gghl.assignment import Assignment
 from modules.gghl.cells import Cells
-from modules.gghl.decode import BOX_CHANNELS, OBJECTNESS, check_raw, decode_boxes
+from modules.gghl.decoding import BOX_CHANNELS, OBJECTNESS, check_raw, decode_boxes
 
 EmptyLevel = Literal["skip", "global", "local"]
 WEIGHTS = {

@@ -26,7 +26,7 @@ from framework.training.module import TrainingModule
 from framework.utilities.randomness import global_seed
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
-from modules.gghl.decode import BOX_CHANNELS, OBJECTNESS, ScoreMode, decode
+from modules.gghl.decoding import BOX_CHANNELS, OBJECTNESS, ScoreMode, decode
 from modules.gghl.loss import JointOptimizationLoss
 from modules.gghl.network import GGHLNetwork
 

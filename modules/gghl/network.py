@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from framework.detection.conv_block import SLOPE, conv_block
 from framework.detection.top_down_neck import TopDownNeck
-from modules.gghl.decode import BOX_CHANNELS
+from modules.gghl.decoding import BOX_CHANNELS
 
 STRIDES = (8, 16, 32)
 

@@ -51,7 +51,7 @@ def decode_boxes(
 
     Example:
         >>> import torch
-        >>> from modules.gghl.decode import decode_boxes
+        >>> from modules.gghl.decoding import decode_boxes
         >>> boxes = decode_boxes(torch.zeros(11), torch.tensor([20.0, 12.0]), torch.tensor(8.0))
         >>> boxes.box, boxes.r
         (tensor([12.,  4., 28., 20.]), tensor(0.5000))
@@ -115,7 +115,7 @@ def decode(
     Example:
         >>> import torch
         >>> from modules.gghl.cells import Cells
-        >>> from modules.gghl.decode import decode
+        >>> from modules.gghl.decoding import decode
         >>> cells = Cells.of((32, 32))
         >>> raw = torch.full((1, 21, 12), -9.0)
         >>> raw[0, 16] = torch.tensor([0, 0, 0, 0, -9, -9, -9, -9, 3, 1, -2, 2])

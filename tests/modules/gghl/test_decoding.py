@@ -10,7 +10,7 @@ from torch import Tensor
 from framework.detection.rotated import cxcywhr_to_quad, rotated_iou
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
-from modules.gghl.decode import BOX_CHANNELS, OBJECTNESS, decode, decode_boxes
+from modules.gghl.decoding import BOX_CHANNELS, OBJECTNESS, decode, decode_boxes
 
 CELLS = Cells.of((160, 160))
 DOUBLE = torch.float64
