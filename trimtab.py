@@ -2,6 +2,8 @@
 
 Every public name is here, and is imported when it is first used: ``trimtab.SAF``,
 ``trimtab.CompSumLoss``, ``trimtab.rotated_nms``.
+
+    python -m trimtab fit --config configs/classifier.yaml
 """
 
 from __future__ import annotations
@@ -9,7 +11,48 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from framework.training.evaluation import EvaluationModule
+
+_HERE = Path(__file__).resolve().parent
+_TOP_LEVEL = ("framework", "modules", "datamodules", "callbacks", "configs")
+# those of small things come first: a name is looked up in this order
+_PACKAGES = (
+    "framework.losses",
+    "framework.ops",
+    "framework.layers",
+    "framework.optim",
+    "framework.schedules",
+    "framework.metrics",
+    "framework.gradients",
+    "framework.attacks",
+    "framework.objectives",
+    "framework.distributed",
+    "framework.detection",
+    "framework.sparse_coding",
+    "framework.clustering",
+    "framework.adaptation",
+    "framework.language",
+    "framework.solvers",
+    "framework.data",
+    "framework.runs",
+    "framework.training",
+    "modules",
+    "modules.classifier",
+    "modules.coteaching",
+    "modules.depict",
+    "modules.domain_adaptation",
+    "modules.gghl",
+    "modules.nested",
+    "modules.regressor",
+    "modules.sae",
+    "datamodules",
+    "callbacks",
+)
+"""Packages whose public names are names of ``trimtab``."""
 _CONFIGURABLE = (
     "modules",
     "modules.domain_adaptation",
@@ -22,41 +65,115 @@ _CONFIGURABLE = (
     "framework.gradients",
     "framework.layers",
     "framework.attacks",
-    "framework.sparse_coding.selection",
-    "framework.runs.csv_logger",
-    "framework.runs.wandb_logger",
+    "framework.sparse_coding",
+    "framework.runs",
 )
-"""Packages whose classes a config may name."""
+"""Packages whose classes a config may name without their package."""
 
 
-def import_public_names() -> None:
-    """Import what configs name, so that short class names resolve."""
-    for name in _CONFIGURABLE:
-        package = import_module(name)
-        for public in getattr(package, "__all__", ()):
-            getattr(package, public)
+def _import_own_packages() -> None:
+    """Import the top-level packages from beside this file, also where others have their names.
+
+    A person may stand in a folder with ``callbacks/`` or ``modules/``, which Python searches first.
+
+    Raises:
+        ImportError: A package of another project with one of the names is imported already.
+    """
+    sys.path.insert(0, str(_HERE))
+    try:
+        packages = [import_module(name) for name in _TOP_LEVEL]
+    finally:
+        sys.path.remove(str(_HERE))
+    for package in packages:
+        folder = Path(next(iter(package.__path__))).resolve()
+        if folder.parent != _HERE:
+            raise ImportError(
+                f"The name {package.__name__!r} is taken by {folder}, so that Trimtab's package of "
+                f"that name cannot be imported; rename that folder."
+            )
+
+
+def _public_names() -> dict[str, str]:
+    """Return {name: package} of everything that the packages export."""
+    _import_own_packages()
+    names: dict[str, str] = {}
+    for package in _PACKAGES:
+        names |= dict.fromkeys(import_module(package).__all__, package)
+    return names
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("trimtab")
+    if not name.startswith("_"):
+        _import_own_packages()
+        for package in map(import_module, _PACKAGES):
+            if name in package.__all__:
+                return getattr(package, name)
+        from framework.utilities.nearest_names import nearest
+
+        raise AttributeError(f"trimtab has no {name!r}{nearest(name, _public_names())}.")
+    raise AttributeError(f"trimtab has no {name!r}.")
+
+
+def __dir__() -> list[str]:
+    return sorted({"__version__", "load", "main", *_public_names()})
+
+
+def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
+    """Return the module of a checkpoint, ready to predict; see ``framework.command.load``.
+
+    Args:
+        checkpoint: Checkpoint in a run folder, or the run folder: its best checkpoint, else its
+            last.
+        allow: Packages beside Trimtab's whose classes the run's config may name.
+
+    Example:
+        >>> trimtab.load("runs/classifier/2026-01-01_12-00-00").predict(images)  # doctest: +SKIP
+        {'prediction': tensor([3, 1]), 'probability': tensor([[...]])}
+    """
+    _import_own_packages()
+    from framework.command.load import load
+
+    return load(checkpoint, allow)
+
+
+def import_configurable_classes() -> None:
+    """Import the classes that configs name, so that their short names resolve."""
+    _import_own_packages()
+    for package in map(import_module, _CONFIGURABLE):
+        for name in package.__all__:
+            getattr(package, name)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``trimtab fit|validate|test|predict ...``, ``trimtab report RUN`` or ``trimtab new``."""
-    arguments = list(sys.argv[1:] if args is None else args)
+    arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
+    if arguments == ["--version"]:
+        sys.stdout.write(f"trimtab {__getattr__('__version__')}\n")
+        return
+    try:
+        _import_own_packages()
+    except ImportError as error:
+        sys.stderr.write(f"trimtab: {error}\n")
+        raise SystemExit(1) from error
     from framework.command import cli
 
-    if not arguments:
-        arguments = ["--help"]
-    if arguments[:1] == ["report"]:
+    if arguments[0] == "report":
         from framework.command import report
 
         with cli.error_messages():
             report.main(arguments[1:])
         return
-    if arguments[:1] == ["new"]:
+    if arguments[0] == "new":
         from framework.command import new
 
         with cli.error_messages():
             new.main(arguments[1:])
         return
-    import_public_names()
+    import_configurable_classes()
     from callbacks import for_every_run
 
     cli.main(arguments, for_every_run())
@@ -64,3 +181,5 @@ def main(args: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # a loading process that was spawned
+    _import_own_packages()

@@ -54,7 +54,7 @@ def test_every_class_is_found_under_its_old_path(package):
 
 
 def test_no_old_name_is_that_of_another_class_today():
-    trimtab.import_public_names()
+    trimtab.import_configurable_classes()
     today = {cls.__name__ for path in CLASSES_THEN for cls in [of_today(path)]}
     assert not set(CLASSES) & today
 

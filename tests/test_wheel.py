@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.runs import ROOT
 
-PACKAGES = ("framework", "modules", "datamodules", "callbacks", "configs")
+PACKAGES = ("framework", "modules", "datamodules", "callbacks", "configs", "trimtab-stubs")
 SETUPTOOLS = "import setuptools; assert int(setuptools.__version__.split('.')[0]) >= 77"
 
 

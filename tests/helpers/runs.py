@@ -110,7 +110,7 @@ def fit(args: list[str], extra: Sequence[Callback] = (), **recorder: Any) -> Rec
     """Fit in this process (or on this rank) with further callbacks and return what happened."""
     import trimtab
 
-    trimtab.import_public_names()
+    trimtab.import_configurable_classes()
     torch.set_num_threads(1)
     watcher = Recorder(**recorder)
     cli.run(["fit", *args, *QUIET], [*extra, watcher])

@@ -238,7 +238,7 @@ def test_the_loss_is_made_for_the_classes():
 
 
 def validated(folder, **settings) -> dict[str, float]:
-    trimtab.import_public_names()
+    trimtab.import_configurable_classes()
     torch.set_num_threads(1)
     args = [*arguments("gghl"), f"--trainer.default_root_dir={folder}", *QUIET]
     args += [f"--trainer.{name}={value}" for name, value in settings.items()]

@@ -1,0 +1,40 @@
+# What a type checker sees of the single module ``trimtab``, whose names are imported lazily.
+from collections.abc import Sequence
+from pathlib import Path
+
+from callbacks import *
+from datamodules import *
+from framework.adaptation import *
+from framework.attacks import *
+from framework.clustering import *
+from framework.data import *
+from framework.detection import *
+from framework.distributed import *
+from framework.gradients import *
+from framework.language import *
+from framework.layers import *
+from framework.losses import *
+from framework.metrics import *
+from framework.objectives import *
+from framework.ops import *
+from framework.optim import *
+from framework.runs import *
+from framework.schedules import *
+from framework.solvers import *
+from framework.sparse_coding import *
+from framework.training import *
+from modules import *
+from modules.classifier import *
+from modules.coteaching import *
+from modules.depict import *
+from modules.domain_adaptation import *
+from modules.gghl import *
+from modules.nested import *
+from modules.regressor import *
+from modules.sae import *
+
+__version__: str
+
+def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule: ...
+def import_configurable_classes() -> None: ...
+def main(args: Sequence[str] | None = None) -> None: ...
