@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from datamodules.augmentation import Normalize
 from datamodules.image_datasets import ImageSet
 from framework.data.datamodule import BatchOptions, DataModule
+from framework.data.datasets import Batch
+from framework.data.raw_inputs import as_images
 
 
 class Splits(NamedTuple):
@@ -48,6 +50,8 @@ class ImageData(DataModule):
 
     input_shape: tuple[int, int, int]
     """(C, H, W) of an image."""
+    resize: int | None = None
+    """What the shorter side of a picture is resized to before the crop; default ``image_size``."""
 
     def __init__(
         self,
@@ -64,6 +68,11 @@ class ImageData(DataModule):
     def in_channels(self) -> int:
         """Channels of an image."""
         return self.input_shape[0]
+
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return images as a normalized batch; see ``as_images`` for what they may be."""
+        image = as_images(inputs, getattr(self, "input_shape", None), self.resize)
+        return {"image": image if self.normalize is None else self.normalize(image)}
 
     def read(self) -> Splits:
         """Return the data set, its labels clean; set ``input_shape`` where the files decide it."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from framework.data.datasets import ArrayDataset, Batch, BatchedDataset, Sample
+from framework.data.raw_inputs import as_images
 
 
 class ImageSet(ArrayDataset):
@@ -99,21 +100,8 @@ class ImageFiles(ImageSet):
         shape = (len(rows), self.channels, self.image_size, self.image_size)
         image = torch.empty(shape, dtype=torch.float32)
         for i, row in enumerate(rows.tolist()):
-            image[i] = self._decode(str(self.paths[row]))
+            image[i] = as_images(str(self.paths[row]), shape[1:], self.resize)[0]
         return {"image": image, **super().read(rows)}
-
-    def _decode(self, path: str) -> Tensor:
-        from PIL import Image
-        from torchvision.transforms.v2 import functional as transforms
-
-        try:
-            with Image.open(path) as file:
-                picture = file.convert("RGB" if self.channels == 3 else "L")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be decoded as an image: {error}.") from None
-        picture = transforms.resize(picture, [self.resize])
-        picture = transforms.center_crop(picture, [self.image_size])
-        return transforms.to_dtype(transforms.pil_to_tensor(picture), torch.float32, scale=True)
 
 
 class JoinedImages(BatchedDataset):

@@ -63,17 +63,17 @@ class ImageFolder(ClassificationData):
         self.root = Path(root)
         self.resize = resize
         self.input_shape = (channels, image_size, image_size)
-        if (self.root / "train").is_dir():
-            parts = [part for part in ("train", "val", "test") if (self.root / part).is_dir()]
-            self.parts = {part: self.root / part for part in parts}
-        else:
-            self.parts = {"train": self.root}
-        self.class_names = _class_folders(self.parts["train"])
-        self.num_classes = len(self.class_names)
 
     def read(self) -> Splits:
-        """Find the files."""
-        found = {part: self._find(folder) for part, folder in self.parts.items()}
+        """Find the classes and the files."""
+        if (self.root / "train").is_dir():
+            parts = [part for part in ("train", "val", "test") if (self.root / part).is_dir()]
+            folders = {part: self.root / part for part in parts}
+        else:
+            folders = {"train": self.root}
+        self.class_names = _class_folders(folders["train"])
+        self.num_classes = len(self.class_names)
+        found = {part: self._find(folder) for part, folder in folders.items()}
         return Splits(found["train"], found.get("val"), found.get("test"))
 
     def _find(self, folder: Path) -> ImageFiles:

@@ -103,6 +103,23 @@ class DataModule(LightningDataModule):
         """Join samples to a batch; override where fields have varying shapes."""
         return default_collate(samples)
 
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return raw inputs as a batch, prepared as in evaluation, for predictions outside a run.
+
+        Raises:
+            ValueError: Inputs of another kind than the data serves.
+        """
+        raise ValueError(
+            f"{type(self).__name__} makes no batch of raw inputs: give a batch, a dict of tensors."
+        )
+
+    def restore_statistics(self, state: dict[str, Any]) -> None:
+        """Restore what ``as_batch`` and predictions need of the training data; default: nothing.
+
+        Args:
+            state: State of the datamodule in a checkpoint.
+        """
+
     @property
     def num_samples(self) -> int:
         """Rows of the *full* training set, which bounds ``index``."""

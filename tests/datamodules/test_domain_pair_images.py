@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 
 from datamodules import (
@@ -13,7 +14,6 @@ from datamodules import (
     MatFeatures,
     RotatedDigits,
 )
-from datamodules.image_datasets import ImageFiles
 from tests.datamodules.domains import Tiny, guide, joined, pair, write_domain
 from tests.helpers.data import shared_data
 
@@ -111,10 +111,8 @@ def test_any_two_folders_of_classes_are_domains_and_files_stay_closed(tmp_path, 
     amazon = write_domain(tmp_path / "amazon", 0, "png", "RGB")
     webcam = write_domain(tmp_path / "webcam", 100, "bmp", "L", count=5)
     decoded = []
-    decode = ImageFiles._decode
-    monkeypatch.setattr(
-        ImageFiles, "_decode", lambda self, path: decoded.append(path) or decode(self, path)
-    )
+    decode = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: decoded.append(path) or decode(path))
     data = pair(
         ImageFolder(amazon, image_size=4, resize=5),
         ImageFolder(webcam, image_size=4, channels=1),

@@ -123,11 +123,20 @@ def test_undecodable_image_is_named_when_it_is_read(tmp_path, damage):
     assert "\n" not in str(error.value)
 
 
+def test_raw_pictures_become_a_batch_as_in_evaluation(tmp_path):
+    write_classes(tmp_path)
+    data = ready(tmp_path, image_size=4, resize=6, mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
+    known = data.train_set.dataset
+    elsewhere = ImageFolder("gone", 4, resize=6, mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
+    batch = elsewhere.as_batch([str(path) for path in known.paths[:3]])
+    assert torch.equal(batch["image"], known.batch([0, 1, 2])["image"])
+
+
 def test_bad_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone is not a folder with one folder of images"):
-        ImageFolder(str(tmp_path / "gone"))
+        ready(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="is not a folder with one folder of images"):
-        ImageFolder(str(tmp_path))
+        ready(tmp_path)
     write_classes(tmp_path / "train")
     (tmp_path / "train" / "yellow").mkdir()
     (tmp_path / "train" / "yellow" / "notes.txt").write_text("no image")

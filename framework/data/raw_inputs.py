@@ -1,0 +1,101 @@
+"""Images and rows of numbers as a person has them, as fields of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def as_rows(rows: Any, size: int | None = None) -> Tensor:
+    """Return rows of numbers, (N, D) of a tensor, an array or nested lists, as a tensor.
+
+    Args:
+        rows: N rows of D numbers.
+        size: D, where it is known.
+
+    Raises:
+        ValueError: Anything else, or another D.
+
+    Example:
+        >>> as_rows([[1.0, 2.0], [3.0, 4.0]]).shape
+        torch.Size([2, 2])
+    """
+    values = rows if isinstance(rows, Tensor) else torch.from_numpy(np.asarray(rows))
+    if values.ndim != 2 or (size is not None and values.shape[1] != size):
+        raise ValueError(
+            f"Rows of numbers must have the shape (N, {size or 'D'}), got {tuple(values.shape)}."
+        )
+    return values
+
+
+def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | None = None) -> Tensor:
+    """Return images as float32 (N, C, H, W) in [0, 1].
+
+    Args:
+        images: Tensor or array (N, C, H, W), uint8 or floating-point in [0, 1]; or pictures, each
+            the path of a file or a ``PIL.Image.Image``, one or a sequence of them.
+        shape: (C, H, W) that pictures are brought to: their shorter side is resized, then the
+            center is cropped. Default: RGB in their own size, which must be the same.
+        resize: What the shorter side is resized to instead, at least H and W.
+
+    Raises:
+        ValueError: Another shape or type of numbers, or a file that cannot be decoded, by name.
+
+    Example:
+        >>> as_images(np.full((2, 1, 4, 4), 255, dtype=np.uint8)).amax()
+        tensor(1.)
+    """
+    if isinstance(images, (Tensor, np.ndarray)):
+        values = torch.as_tensor(images)
+        if values.ndim != 4 or not (values.dtype == torch.uint8 or values.is_floating_point()):
+            raise ValueError(
+                "Images must be (N, C, H, W), uint8 or floating-point in [0, 1], got "
+                f"{tuple(values.shape)} of {values.dtype}."
+            )
+        return values.float().div_(255) if values.dtype == torch.uint8 else values.float()
+    pictures = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    found = [_as_image(picture, shape, resize) for picture in pictures]
+    if len({image.shape for image in found}) != 1:
+        shapes = sorted({tuple(image.shape) for image in found})
+        raise ValueError(f"Images of one call must have one shape, got {shapes}.")
+    return torch.stack(found)
+
+
+def _as_image(
+    picture: str | Path | Image.Image, shape: Sequence[int] | None, resize: int | None
+) -> Tensor:
+    from torchvision.transforms.v2 import functional as transforms
+
+    channels = 3 if shape is None else shape[0]
+    image = _opened(picture).convert("RGB" if channels == 3 else "L")
+    if shape is not None:
+        size = list(shape[1:])
+        image = transforms.resize(image, [resize or max(size)])
+        image = transforms.center_crop(image, size)
+    return transforms.to_dtype(transforms.pil_to_tensor(image), torch.float32, scale=True)
+
+
+def _opened(picture: str | Path | Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if isinstance(picture, Image.Image):
+        return picture
+    if not isinstance(picture, (str, Path)):
+        raise ValueError(
+            "Images must be a tensor or an array (N, C, H, W), paths or PIL images, got a "
+            f"{type(picture).__name__}."
+        )
+    try:
+        with Image.open(picture) as file:
+            file.load()
+            return file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{picture} cannot be decoded as an image: {error}.") from None
