@@ -77,11 +77,15 @@ class SelectionSchedule(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add the rules, so that a checkpoint finds what it restores."""
-        module = require(self, pl_module, Switching, "a sparse autoencoder")  # type: ignore[type-abstract]
-        if self._added_to is not pl_module:
+        self.extend_module(pl_module)
+
+    def extend_module(self, module: LightningModule) -> None:
+        """Add the rules to a module, once; ``trimtab.load`` does so too."""
+        switching = require(self, module, Switching, "a sparse autoencoder")  # type: ignore[type-abstract]
+        if self._added_to is not module:
             for phase in self.phases:
-                module.add_selection(phase.selection)
-            self._added_to = pl_module
+                switching.add_selection(phase.selection)
+            self._added_to = module
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the length of the run."""

@@ -120,6 +120,15 @@ class Bags(DataModule):
         if self.train_set is None and self.data.train_set is not None:
             self._bag(self.data.train_set)
 
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return raw inputs as the wrapped data prepares them."""
+        return self.data.as_batch(inputs)
+
+    def restore_statistics(self, state: dict[str, Any]) -> None:
+        """Restore those of the wrapped data."""
+        self.data.restore_statistics(state)
+        copy_facts(self.data, self)
+
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples as the wrapped data does."""
         return self.data.collate(samples)

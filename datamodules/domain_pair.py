@@ -14,7 +14,8 @@ from datamodules.image_data import ImageData
 from datamodules.image_datasets import ImageSet, JoinedImages
 from framework.adaptation.paired_sampling import PairedBatchSampler
 from framework.data.datamodule import DataModule, check_share
-from framework.data.datasets import Sample
+from framework.data.datasets import Batch, Sample
+from framework.data.raw_inputs import as_images
 from framework.utilities.checks import check_at_least, check_interval
 from framework.utilities.randomness import stable_seed
 
@@ -140,6 +141,19 @@ class DomainPair(DataModule):
         self._set_evaluation(source, target, test)
         if self.held_out:
             self.hold_out(self.held_out)
+
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return images of the target as a batch, brought to the common shape and normalized."""
+        try:
+            shape = _common_shape(self.source, self.target, self.image_size)
+        except AttributeError:  # known only from the files
+            self.setup()
+            shape = self._shape
+        own = getattr(self.target, "input_shape", None)
+        images = ImageSet(image=as_images(inputs, own, self.target.resize))
+        images.normalize = self.target.normalize
+        fields = {"domain": _domains(0, len(images))}
+        return JoinedImages([images], fields, shape, self.crop).batch(range(len(images)))
 
     def hold_out(self, share: float) -> None:
         """Move a share of the target's images to ``guide_set``, where they are not trained.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from datamodules.oriented_augmentation import ObjectAugmentation, ObjectTransform
 from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, Sample
+from framework.data.raw_inputs import as_images
 from framework.detection.objects import ObjectTable, pad_objects
 
 
@@ -79,6 +80,10 @@ class OrientedData(DataModule):
         super().__init__(batch_size=batch_size, **options)
         self.transforms = augment or []
         self.mixes_samples = any(transform.mixes_samples for transform in self.transforms)
+
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return images as a batch, in their own pixels; see ``as_images`` for what they may be."""
+        return {"image": as_images(inputs)}
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples to a batch, their objects padded."""

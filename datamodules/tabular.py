@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from torch.utils.data import Subset
 
 from datamodules.table_reader import Table, read_table
 from framework.data.datamodule import BatchOptions, DataModule
-from framework.data.datasets import ArrayDataset
+from framework.data.datasets import ArrayDataset, Batch
+from framework.data.raw_inputs import as_rows
 from framework.utilities.randomness import stable_seed
 
 BUNDLED = ("diabetes", "linnerud")
@@ -108,21 +109,33 @@ class Tabular(DataModule):
             return
         inputs, target = self._read()
         train, val, test = self._split(len(inputs))
-        if self.standardize_inputs:
-            mean, std = _moments(inputs[train])
-            # a column that taught nothing must say nothing: divided by infinity it is 0 everywhere
-            inputs = (inputs - mean) / torch.where(std > 0, std, torch.inf)
+        self._input_mean, self._input_std = _moments(inputs[train])
         self.target_mean, self.target_std = _moments(target[train])
         if not self.standardize_target:
             self.target_mean.zero_()
             self.target_std.fill_(1)
         self.target_std[self.target_std == 0] = 1
         target = (target - self.target_mean) / self.target_std
-        rows = ArrayDataset(input=inputs.float(), target=target.float())
+        rows = ArrayDataset(input=self._standardized(inputs), target=target.float())
         self.train_set = Subset(rows, train)
         self.val_set = Subset(rows, val) if val else None
         self.test_set = Subset(rows, test) if test else None
         self.predict_set = self.test_set or self.val_set
+
+    def _standardized(self, inputs: Tensor) -> Tensor:
+        if self.standardize_inputs:
+            # a column that taught nothing must say nothing: divided by infinity it is 0 everywhere
+            unit = torch.where(self._input_std > 0, self._input_std, torch.inf)
+            inputs = (inputs - self._input_mean) / unit
+        return inputs.float()
+
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return rows (N, D) in the columns' own units as a standardized batch."""
+        return {"input": self._standardized(as_rows(inputs, self.input_size).double())}
+
+    def restore_statistics(self, state: dict[str, Any]) -> None:
+        """Read the table again, whose training rows they are those of."""
+        self.setup()
 
     def _read(self) -> tuple[Tensor, Tensor]:
         """Return inputs (N, D) and targets (N,) or (N, T), float64."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
 from framework.data.datamodule import BatchOptions, DataModule
+from framework.data.datasets import Batch
 from framework.data.facts import copy_facts
 
 
@@ -84,6 +85,10 @@ class WholeSet(DataModule):
         self.train_set = pool[0].followed_by(*pool[1:])
         self.val_set = self.test_set = self.predict_set = self.train_set
         copy_facts(self.data, self)
+
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return raw inputs as the wrapped data prepares them."""
+        return self.data.as_batch(inputs)
 
 
 def _check_wrapped(data: ImageData) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, BatchedDataset
+from framework.data.raw_inputs import as_rows
 from framework.sparse_coding.normalization import Mode, Normalization
 from framework.utilities.checks import check_at_least
 
@@ -112,6 +113,24 @@ class ActivationData(DataModule):
         self.normalizations = normalizations
         for table in self._tables:
             table.normalizations = normalizations
+
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return activations (N, d) as a batch in the common size.
+
+        Raises:
+            ValueError: Another shape, or a transcoder's data, whose batches have targets too.
+        """
+        if "target" in self.normalizations:
+            raise ValueError(
+                f"{type(self).__name__} has targets: give a batch, a dict with activation and "
+                "target."
+            )
+        rows = as_rows(inputs).float()
+        return {"activation": self.normalizations.get("activation", Normalization())(rows)}
+
+    def restore_statistics(self, state: dict[str, Any]) -> None:
+        """Restore the common size."""
+        self._use({name: Normalization(*v) for name, v in state.get("normalizations", {}).items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the stream's identity, the place in it, and the common size."""

@@ -39,13 +39,18 @@ DENIED = [
 ENVIRONMENT = "TRIMTAB_ALLOW"
 
 
+def packages_from_environment() -> list[str]:
+    """Return the packages that ``TRIMTAB_ALLOW`` names, separated by commas."""
+    return [name for name in os.environ.get(ENVIRONMENT, "").split(",") if name]
+
+
 def take_allowed(args: list[str]) -> tuple[list[str], list[str]]:
     """Return the arguments without ``--allow PACKAGE``, and the packages allowed.
 
     Those of the environment variable ``TRIMTAB_ALLOW``, separated by commas, count too. The
     current folder is then searched for them.
     """
-    allowed = [name for name in os.environ.get(ENVIRONMENT, "").split(",") if name]
+    allowed = packages_from_environment()
     rest: list[str] = []
     position = 0
     while position < len(args):

@@ -80,13 +80,14 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
         previous = argument
     checkpoints = option(resolved, "--ckpt_path")
     if checkpoints and not option(resolved, *CONFIG_FLAGS):
-        run = _run_of(checkpoints[-1])
+        run = run_of(checkpoints[-1])
         if run is not None and (run / "config.yaml").is_file():
             resolved[1:1] = ["--config", str(run / "config.yaml")]
     return resolved
 
 
-def _run_of(checkpoint: str) -> Path | None:
+def run_of(checkpoint: str | Path) -> Path | None:
+    """Return the run folder that a checkpoint lies in, or None where it lies in none."""
     folder = Path(checkpoint).parent
     return folder.parent if folder.name == "checkpoints" else None
 
@@ -99,7 +100,7 @@ def choose_run_folder(args: Sequence[str]) -> RunFolder:
     again when it is put back into the queue.
     """
     checkpoints = option(args, "--ckpt_path")
-    run = _run_of(checkpoints[-1]) if checkpoints else None
+    run = run_of(checkpoints[-1]) if checkpoints else None
     if run is not None:
         return RunFolder(run)
     if "TRIMTAB_RUN_FOLDER" in os.environ and "LOCAL_RANK" in os.environ:

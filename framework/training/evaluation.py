@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,14 +15,20 @@ from framework.distributed.collectives import world_size
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
 from framework.training.term_means import TermMeans
+from framework.utilities.evaluation_mode import evaluation_mode
 
 
 class EvaluationModule(LightningModule):
     """Runs a domain's metrics and losses over a validation or test set, and its predictions.
 
     A domain writes ``evaluate`` and, where it has them, ``make_metrics``, ``figures``
-    and ``predict``, or ``predict_step`` where predictions are no columns.
+    and ``predict_columns``, or ``predict_step`` where predictions are no columns.
     """
+
+    config: dict[str, Any] | None = None
+    """The run's config, of a module that ``trimtab.load`` returned."""
+    make_datamodule: Callable[[], Any] | None = None
+    """Returns the datamodule of the run that the module was loaded from."""
 
     predicts_rows = True
     """False if ``predict_step`` returns something else than columns with a row per sample."""
@@ -37,9 +44,49 @@ class EvaluationModule(LightningModule):
         """Update ``metrics`` with a batch; terms that are returned are averaged and logged."""
         raise NotImplementedError(f"{type(self).__name__} defines no evaluation.")
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
+    def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return columns of the prediction file, each (B,) or (B, K)."""
         raise NotImplementedError(f"{type(self).__name__} defines no predictions.")
+
+    @property
+    def datamodule(self) -> Any:
+        """The Trainer's datamodule, or that of the run that the module was loaded from, or None."""
+        if self._trainer is not None:
+            return getattr(self._trainer, "datamodule", None)
+        return None if self.make_datamodule is None else self.make_datamodule()
+
+    @torch.no_grad()
+    def predict(self, inputs: Any) -> Any:
+        """Return what ``trimtab predict`` writes, of raw inputs or of a batch.
+
+        The module may be in either mode, and predicts as in evaluation. It computes in the
+        precision of its parameters.
+
+        Args:
+            inputs: What the datamodule's ``as_batch`` takes, such as images (N, C, H, W) of a
+                tensor or an array, uint8 or in [0, 1], or rows (N, D) of a table; or a batch, a
+                dict of tensors as the datamodule's loaders yield it, predicted as it is.
+
+        Returns:
+            The columns of the prediction file by name, each (N,) or (N, K), or what
+            ``predict_step`` returns where predictions are no columns, such as one dict of
+            detections per image.
+
+        Raises:
+            ValueError: Raw inputs for a module that knows no datamodule, or of another kind than
+                its datamodule serves.
+        """
+        if not isinstance(inputs, Mapping):
+            as_batch = getattr(self.datamodule, "as_batch", None)
+            if as_batch is None:
+                raise ValueError(
+                    f"{type(self).__name__} knows no datamodule that makes a batch of these "
+                    f"inputs: load it by trimtab.load, or give a batch, a dict of tensors."
+                )
+            inputs = as_batch(inputs)
+        batch = self.transfer_batch_to_device(inputs, self.device, 0)
+        with evaluation_mode(self):
+            return self.predict_step(batch, 0)
 
     def make_metrics(self) -> MetricCollection | None:
         """Return the metrics of an evaluation, named without a stage; called once per stage."""
@@ -111,6 +158,6 @@ class EvaluationModule(LightningModule):
         self.log_dict({f"{self.stage}/{n}": v.float() for n, v in scalars.items()})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the columns of ``predict`` and the index of each row."""
-        columns = self.predict(batch)
+        """Return the columns of the prediction file and the index of each row."""
+        columns = self.predict_columns(batch)
         return {"index": batch["index"], **columns} if "index" in batch else columns

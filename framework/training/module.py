@@ -464,6 +464,7 @@ class TrainingModule(EvaluationModule):
         self.phase, self._phase_start = checkpoint.get("phase", (0, 0))
         if self._combined_step is not None and "gradient_combiner" in checkpoint:
             self._combined_step.load_state_dict(checkpoint["gradient_combiner"])
-        if "epoch_means" in checkpoint and self.trainer.state.fn == "fit":
+        resumed = self._trainer is not None and self._trainer.state.fn == "fit"
+        if resumed and "epoch_means" in checkpoint:
             device = self.trainer.strategy.root_device
             self.epoch_means.load_state_dict(checkpoint["epoch_means"], device)

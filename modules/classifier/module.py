@@ -147,7 +147,7 @@ class Classifier(TrainingModule):
         # groups would tie states of different metrics together and break their separate reset
         return MetricCollection(metrics, compute_groups=False)
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
+    def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the predicted class and the probability of every class."""
         probability = self(batch["image"]).float().softmax(-1)
         return {"prediction": probability.argmax(-1), "probability": probability}

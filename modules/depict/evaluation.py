@@ -153,7 +153,7 @@ class ClusterEvaluation(TrainingModule):
                 "DEPICT in it yet: its assignments mean nothing."
             )
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
+    def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cluster of every image and its probability."""
         probability, cluster = self.assign(batch["image"]).max(1)
         return {"cluster": cluster, "probability": probability}

@@ -111,10 +111,10 @@ class DomainEvaluation(Classifier):
         )
         return self.source_objectives(batch, logits, features)
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
+    def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the predicted class, the probability of every class and, if known, the domain."""
         known = {"domain": batch["domain"]} if "domain" in batch else {}
-        return super().predict(batch) | known
+        return super().predict_columns(batch) | known
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the features of both domains and, where labels are known, the confusion matrix."""

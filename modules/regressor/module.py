@@ -147,7 +147,7 @@ class Regressor(TrainingModule):
         # groups would tie states of different metrics together and break their separate reset
         return MetricCollection(metrics, compute_groups=False)
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
+    def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the prediction in the target's own unit."""
         predictions = self(batch["input"]).float()
         unit, mean = self._target_fact("target_std", 1.0), self._target_fact("target_mean", 0.0)
@@ -171,6 +171,5 @@ class Regressor(TrainingModule):
 
     def _target_fact(self, name: str, default: float) -> Tensor:
         """Return the datamodule's mean or unit of the targets."""
-        data = getattr(self.trainer, "datamodule", None)
-        value = getattr(data, name, default)
+        value = getattr(self.datamodule, name, default)
         return torch.as_tensor(value, dtype=torch.float32, device=self.device)

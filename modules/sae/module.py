@@ -437,7 +437,7 @@ class SparseAutoencoderModule(TrainingModule):
         }
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
+    def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the squared error of every token and how many features it uses."""
         x = batch["activation"]
         target = at_least_float32(batch["target"] if self.sae.transcoder else x)

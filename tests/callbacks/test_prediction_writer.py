@@ -55,7 +55,7 @@ def test_one_row_per_sample_with_exact_values(
 
 def test_parquet_has_the_types_and_values_of_the_tensors(tmp_path: Path) -> None:
     class Special(TinyModule):
-        def predict(self, batch: Batch) -> dict[str, Tensor]:
+        def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
             rows = len(batch["image"])
             value = torch.tensor([0.1, math.nan, math.inf, -1e-45])[:rows]
             return {
@@ -124,10 +124,10 @@ def test_parts_are_joined_by_index_and_each_sample_once(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     class Failing(TinyModule):
-        def predict(self, batch: Batch) -> dict[str, Tensor]:
+        def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
             if int(batch["index"][0]) == 8:
                 raise RuntimeError("broken sample")
-            return super().predict(batch)
+            return super().predict_columns(batch)
 
     (tmp_path / "predictions.csv").write_text("old")
     with pytest.raises(RuntimeError, match="broken sample"):

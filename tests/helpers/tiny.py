@@ -71,7 +71,7 @@ class TinyModule(TrainingModule):
             compute_groups=False,
         )
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
+    def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         probability = self(batch["image"]).softmax(-1)
         return {"prediction": probability.argmax(-1), "probability": probability}
 

@@ -64,7 +64,9 @@ def test_metrics_and_predictions_are_in_the_unit_of_the_data(source, tmp_path):
     (measured,) = trainer.validate(model, data, verbose=False)
     batch = data.val_set.dataset.batch(data.val_set.indices)
     true = batch["target"] * data.target_std + data.target_mean
-    predicted = torch.cat([model.predict(b)["prediction"] for b in data.val_dataloader()]).detach()
+    predicted = torch.cat(
+        [model.predict_columns(b)["prediction"] for b in data.val_dataloader()]
+    ).detach()
     # in raw units the means of all targets are several deviations away from 0
     assert ((predicted.mean(0) - true.mean(0)).abs() < 1.5 * data.target_std).all()
     assert measured["val/mae"] == pytest.approx(mean_absolute_error(true, predicted), rel=1e-4)

@@ -99,7 +99,7 @@ def test_evaluation_encodes_every_token_on_its_own() -> None:
     fvu = together.double().sum() / (x - x.mean(0)).square().sum()
     assert float(values["fvu"]) == pytest.approx(float(fvu), rel=1e-5)
     assert float(values["fvu_batch_rule"]) > 0
-    columns = model.predict(data)
+    columns = model.predict_columns(data)
     torch.testing.assert_close(columns["error"], together)
     assert torch.equal(columns["l0"], (model.sae.encode_dense(data["activation"]) > 0).sum(1))
 

@@ -1,0 +1,131 @@
+"""A trained module from its run folder, for predictions in Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningDataModule
+
+from framework.command.class_paths import packages_from_environment, set_up_parsing
+from framework.command.cli import Parser
+from framework.command.errors import format_parser_error
+from framework.data.datamodule import DataModule
+from framework.runs.checkpoint_io import AtomicCheckpointIO
+from framework.runs.run_folder import run_of
+from framework.runs.version_0_1 import current_config
+from framework.training.evaluation import EvaluationModule
+
+
+def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
+    """Return the module of a checkpoint in evaluation mode, on the CPU.
+
+    It is built from the config beside the checkpoint, under the command's rules of trust: only
+    classes of known packages are imported, and the checkpoint is read as data. There is no Trainer,
+    and no data is read. The module has the run's config as ``module.config``, a plain dict, and
+    ``module.predict(inputs)`` takes raw inputs, such as images, as well as batches.
+
+    Args:
+        checkpoint: Checkpoint in a run folder, or the run folder: its best checkpoint, else its
+            last.
+        allow: Packages beside the trusted ones whose classes the config may name.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint, or no config beside it.
+        ValueError: The config names what is not allowed or is not whole, or the checkpoint is
+            damaged or that of another model.
+    """
+    path = _find_checkpoint(Path(checkpoint))
+    config = _read_config(path)
+    state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
+    set_up_parsing([*packages_from_environment(), *allow])
+    module: EvaluationModule = _build(EvaluationModule, "model", _without_pretrained(config))
+    module.config = config
+    for callback in _own_callbacks(config):
+        if hasattr(callback, "extend_module"):
+            callback.extend_module(module)
+
+    @cache
+    def datamodule() -> Any:
+        if "data" not in config:
+            return None
+        data = _build(LightningDataModule, "data", config)
+        if isinstance(data, DataModule):
+            data.restore_statistics(state.get(type(data).__qualname__, {}))
+        return data
+
+    module.make_datamodule = datamodule
+    module.on_load_checkpoint(state)
+    try:
+        module.load_state_dict(state["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()[:40])
+        raise ValueError(f"{path} does not fit the model of its config: {reason}.") from None
+    return module.eval()
+
+
+def _find_checkpoint(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in ("best", "last"):
+        found = path / "checkpoints" / f"{name}.ckpt"
+        if found.is_file():
+            return found
+    raise FileNotFoundError(f"{path} is no run folder: it holds no checkpoint.")
+
+
+def _read_config(checkpoint: Path) -> dict[str, Any]:
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"There is no checkpoint at {checkpoint}.")
+    path = (run_of(checkpoint) or checkpoint.parent) / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} lies in no run folder: there is no {path}, which says how its model is "
+            "built."
+        )
+    try:
+        config = current_config(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(config, dict) or "model" not in config:
+        raise ValueError(f"{path} is no config of a run: it has no 'model'.")
+    return config
+
+
+def _own_callbacks(config: dict[str, Any]) -> Iterator[Callback]:
+    """Yield Trimtab's callbacks of a run, some of which give the module further parts."""
+    trainer = config.get("trainer")
+    found = trainer.get("callbacks") if isinstance(trainer, dict) else None
+    for entry in found if isinstance(found, list) else [found]:
+        if isinstance(entry, dict) and str(entry.get("class_path")).startswith("callbacks."):
+            yield _build(Callback, "callback", {"callback": entry})
+
+
+class _Parser(Parser):
+    """Raises a one-line ``ValueError`` where the command would exit."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Say what is wrong."""
+        said = format_parser_error(message, self)
+        raise ValueError(re.sub(r"--allow (\S+)", r"allow=['\1']", said)) from None
+
+
+def _build(kind: type, name: str, config: dict[str, Any]) -> Any:
+    """Return the object that a section of a config describes."""
+    parser = _Parser()
+    parser.add_subclass_arguments(kind, name, required=True, fail_untyped=False)
+    parsed = parser.parse_object({name: config[name]})
+    return parser.instantiate_classes(parsed)[name]
+
+
+def _without_pretrained(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config without the download of weights that the checkpoint replaces."""
+    model = config["model"]
+    arguments = model.get("init_args") if isinstance(model, dict) else None
+    if not isinstance(arguments, dict) or not arguments.get("pretrained"):
+        return config
+    return {**config, "model": {**model, "init_args": {**arguments, "pretrained": False}}}
