@@ -127,7 +127,8 @@ class RobustAccuracy(Callback):
 def _inputs_and_labels(module: LightningModule, batch: Any) -> tuple[tuple[Any, ...], Tensor]:
     """Return what ``forward`` takes and the labels (B,), or refuse the batch."""
     if isinstance(module, TrainingModule):
-        return module.forward_inputs(batch), batch["label"]
+        fields = module.fields_of(batch)
+        return module.forward_inputs(fields), fields["label"]
     if isinstance(batch, dict) and {"image", "label"} <= batch.keys():
         return (batch["image"],), batch["label"]
     if isinstance(batch, (tuple, list)) and len(batch) == 2:

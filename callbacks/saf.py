@@ -134,7 +134,7 @@ class SAF(ObjectivesCallback):
             "a TrainingModule",
             "add framework.losses.TrajectoryLoss to the loss in its training_step",
         )
-        require_alone(self, training.dynamics)
+        require_alone(self, training.objectives_callbacks)
         check_needs(self, self.needs, training, training.provides)
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, DataModule) or isinstance(data.train_set, IterableDataset):

@@ -57,11 +57,12 @@ class DataModule(LightningDataModule):
     ``setup``, and the class attributes below where they apply.
 
     Args:
-        batch_size: rows of a *global* batch, over all ranks.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
-        shards: fixed assignment of samples to ranks, see ``GlobalBatchSampler``.
+        batch_size: Rows of a global batch, over all ranks.
+        num_workers: Loading processes per rank; results do not depend on it.
+        eval_batch_size: Rows of a global batch outside training; default ``batch_size``.
+        drop_last: Whether to leave out the last training batch if it is smaller.
+        shards: Number of parts that samples are assigned to for good, see ``GlobalBatchSampler``;
+            None for none.
     """
 
     num_classes: int | None = None

@@ -31,7 +31,7 @@ class ArrayDataset(BatchedDataset):
     """Samples held as one tensor per field; a whole batch is read by one indexing operation.
 
     Args:
-        fields: tensors of equal length N, such as ``image`` (N, C, H, W) and ``label`` (N,).
+        **fields: Tensors of equal length N, such as ``image`` (N, C, H, W) and ``label`` (N,).
             Images in uint8 are returned as float32 in [0, 1].
 
     Raises:
@@ -65,15 +65,13 @@ class IndexedDataset(Dataset[Any]):
     """Reads (epoch, position) keys, adds ``index``, and augments reproducibly.
 
     Args:
-        dataset: map-style; returns dicts of tensors. A ``Subset`` keeps its parent's positions as
-            ``index``.
-        augment: called with a sample, returns a sample; its random numbers, drawn from any global
+        dataset: Map-style data set of dicts of tensors. A ``Subset`` keeps its parent's positions
+            as ``index``.
+        augment: Function from a sample to a sample; its random numbers, drawn from any global
             generator, depend on (seed, epoch, index) alone.
-        seed: of the augmentation.
-        collate: from a list of samples to a batch.
+        seed: Seed of the augmentation.
+        collate: Function from a list of samples to a batch.
     """
-
-    adds_index = True
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ class ElasticDataLoader:
     own in the place of ours.
 
     Args:
-        loader: what it iterates over.
+        loader: Loader that it iterates over.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:

@@ -41,7 +41,10 @@ def resolve_total_steps(total_steps: int | str) -> int:
         return total_steps
     run = _run.get()
     if run is None:
-        raise ValueError("total_steps='auto' is known only inside a Trainer's run; give a number.")
+        raise ValueError(
+            "total_steps='auto' is filled in where a TrainingModule builds its schedule; elsewhere "
+            "give a number, such as self.trainer.estimated_stepping_batches."
+        )
     trainer, start = run
     steps = trainer.estimated_stepping_batches
     # Lightning says -1 for an iterable data set without max_steps

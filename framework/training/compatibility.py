@@ -60,7 +60,9 @@ def check_needs(
     known = NEEDS if isinstance(owner, _Loss) else OPTIONAL_FIELDS
     for need in needs:
         if need not in known:
-            raise IncompatibleError(f"{name} needs {need!r}, which is none of {', '.join(known)}.")
+            raise IncompatibleError(
+                f"{name} needs {need!r}, which is not one of {', '.join(known)}."
+            )
         if need in _ALWAYS_GIVEN and isinstance(owner, _Loss):
             continue
         if need not in provides:
@@ -79,30 +81,14 @@ def check_groups(owner: object, datamodule: Any) -> None:
         )
 
 
-def check_index(owner: object, trainer: Trainer) -> None:
-    """Raise ``IncompatibleError`` unless the training data gives every sample an index."""
-    name = type(owner).__name__
+def check_map_style(owner: object, trainer: Trainer) -> None:
+    """Raise ``IncompatibleError`` if samples have no position that could be their index."""
     dataset = getattr(trainer.train_dataloader, "dataset", None)
     if isinstance(dataset, IterableDataset):
         raise IncompatibleError(
-            f"{name} remembers every sample by its index, and an iterable data set "
+            f"{type(owner).__name__} remembers every sample by its index, and an iterable data set "
             f"({type(dataset).__name__}) has none."
         )
-    first = _first_sample(dataset)
-    if not (isinstance(first, dict) and "index" in first):
-        source = type(dataset).__name__ if dataset is not None else "the training data"
-        raise IncompatibleError(
-            f"{name} needs `index`, but the samples of {source} are not dicts with an 'index'."
-        )
-
-
-def _first_sample(dataset: Any) -> Any:
-    if getattr(dataset, "adds_index", False):
-        return {"index": None}  # always added
-    try:
-        return dataset[0]
-    except (TypeError, IndexError, KeyError, NotImplementedError):
-        return None
 
 
 def check_input_shape(data: Any, input_shape: Sequence[int]) -> None:

@@ -14,8 +14,10 @@ from framework.data.datasets import Batch
 from framework.distributed.collectives import world_size
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
+from framework.training.batches import named_fields
 from framework.training.term_means import TermMeans
 from framework.utilities.evaluation_mode import evaluation_mode
+from framework.utilities.lightning_internals import trainer_of
 
 
 class EvaluationModule(LightningModule):
@@ -30,6 +32,10 @@ class EvaluationModule(LightningModule):
     make_datamodule: Callable[[], Any] | None = None
     """Returns the datamodule of the run that the module was loaded from."""
 
+    required_fields: tuple[str, ...] = ()
+    """Fields that every batch must have, the input first; prediction needs that one only."""
+    tuple_fields: tuple[str, ...] = ()
+    """Names of the parts of a batch that is a tuple; without them a tuple is refused."""
     predicts_rows = True
     """False if ``predict_step`` returns something else than columns with a row per sample."""
 
@@ -109,14 +115,37 @@ class EvaluationModule(LightningModule):
                 self._metrics[name] = metrics
 
     @property
+    def datamodule(self) -> Any:
+        """The datamodule of the run; None without one, or without a Trainer."""
+        return getattr(trainer_of(self), "datamodule", None)
+
+    @property
     def stage(self) -> str:
         """``'val'`` or ``'test'`` while evaluating."""
-        return "test" if self.trainer.testing else "val"
+        trainer = trainer_of(self)
+        return "test" if trainer is not None and trainer.testing else "val"
 
     @property
     def metrics(self) -> MetricCollection:
-        """The metrics of the current evaluation."""
+        """The metrics of the current evaluation; empty before ``setup``."""
+        if self.stage not in self._metrics:
+            return MetricCollection({})
         return self._metrics[self.stage]  # type: ignore[return-value]
+
+    def fields_of(self, batch: Any, predicting: bool = False) -> Batch:
+        """Return the batch of any loader as a dict with the fields that a step reads.
+
+        Args:
+            batch: Dict, or a tuple or list of tensors where ``tuple_fields`` names its parts.
+            predicting: Whether the input alone is needed.
+
+        Raises:
+            IncompatibleError: The batch is of another kind, or lacks a field.
+        """
+        if not self.required_fields:
+            return batch
+        required = self.required_fields[:1] if predicting else self.required_fields
+        return named_fields(batch, type(self).__name__, required, self.tuple_fields)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Evaluate a batch."""
@@ -127,7 +156,7 @@ class EvaluationModule(LightningModule):
         self._evaluate(batch)
 
     def _evaluate(self, batch: Batch) -> None:
-        objectives = self.evaluate(batch)
+        objectives = self.evaluate(self.fields_of(batch))
         if objectives is None:
             return
         reduced = reduce_objectives(objectives)
@@ -136,11 +165,11 @@ class EvaluationModule(LightningModule):
         self._stage_means[self.stage].update(names, values / world_size(), reduced.rows)
 
     def on_validation_epoch_end(self) -> None:
-        """Log metrics and mean losses."""
+        """Log the metrics and the mean losses."""
         self._log_evaluation()
 
     def on_test_epoch_end(self) -> None:
-        """Log metrics and mean losses."""
+        """Log the metrics and the mean losses."""
         self._log_evaluation()
 
     def _log_evaluation(self) -> None:
@@ -159,5 +188,6 @@ class EvaluationModule(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the columns of the prediction file and the index of each row."""
+        batch = self.fields_of(batch, predicting=True)
         columns = self.predict_columns(batch)
         return {"index": batch["index"], **columns} if "index" in batch else columns

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from torch.nn.modules.loss import _Loss
 
 from framework.data.datamodule import DataModule
-from framework.data.datasets import Batch
+from framework.data.datasets import Batch, root_and_rows
 from framework.distributed.collectives import world_size
 from framework.distributed.consistency import check_equal_on_all_ranks
 from framework.gradients.combined_step import CombinedStep
@@ -32,6 +32,7 @@ from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.term_means import TermMeans
 from framework.training.terms import add_term
 from framework.utilities.evaluation_mode import evaluation_mode
+from framework.utilities.lightning_internals import logged_step, train_loader, trainer_of
 
 
 class TrainingModule(EvaluationModule):
@@ -42,14 +43,14 @@ class TrainingModule(EvaluationModule):
     ``EvaluationModule`` asks for.
 
     Class attributes:
-        provides: optional fields of ``Objectives`` that
-            ``objectives`` fills.
+        provides: Optional fields of ``Objectives`` that ``objectives`` fills; ``index`` and
+            ``group`` may be missing where the batches lack them and nothing needs them.
 
     Args:
-        optimizer: from parameter groups to an optimizer.
-        lr_scheduler: from an optimizer to a schedule that counts optimizer steps.
-        sync_batchnorm: share batch-norm statistics between ranks.
-        gradient_combiner: how the gradients of several terms become one; None adds them.
+        optimizer: Optimizer, made from the parameter groups.
+        lr_scheduler: Schedule of the learning rate, which counts optimizer steps; None for none.
+        sync_batchnorm: Whether ranks share their batch-norm statistics.
+        gradient_combiner: Method that makes one gradient of those of several terms; None adds them.
     """
 
     provides: tuple[str, ...] = ()
@@ -76,7 +77,7 @@ class TrainingModule(EvaluationModule):
         self._term_values: Tensor | tuple[Tensor, ...] = ()
         self.epoch_means = TermMeans()
         self._trainable: frozenset[str] = frozenset()
-        self._promise_checked = False
+        self._fields_checked = False
         self._watch = NonFiniteGuard()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
@@ -155,13 +156,18 @@ class TrainingModule(EvaluationModule):
         return [m for m in self.modules() if isinstance(m, Loss)]
 
     @property
-    def dynamics(self) -> list[ObjectivesCallback]:
-        """The callbacks that change training, in order."""
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+    def objectives_callbacks(self) -> list[ObjectivesCallback]:
+        """The callbacks that change training, in order; none without a Trainer."""
+        callbacks = getattr(trainer_of(self), "callbacks", [])
         return [c for c in callbacks if isinstance(c, ObjectivesCallback)]
 
+    @property
+    def _owners(self) -> list[Loss | ObjectivesCallback]:
+        """Everything that declares what it needs."""
+        return [*self.losses, *self.objectives_callbacks]
+
     def configure_callbacks(self) -> list[Callback]:
-        """Return what keeps the promise of exact resume, for any Trainer."""
+        """Return the callbacks that make resuming exact, for any Trainer."""
         from framework.runs.preemption import PreemptionCheckpoint
         from framework.runs.resume import ExactResume
 
@@ -178,8 +184,7 @@ class TrainingModule(EvaluationModule):
         if stage != "fit":
             return
         data = getattr(self.trainer, "datamodule", None)
-        owners: list[Loss | ObjectivesCallback] = [*self.losses, *self.dynamics]
-        for owner in owners:
+        for owner in self._owners:
             compatibility.check_groups(owner, data)
             compatibility.check_needs(owner, owner.needs, self, self.provides)
         compatibility.check_monitors(self.losses, self.trainer)
@@ -223,14 +228,18 @@ class TrainingModule(EvaluationModule):
                 )
 
     def _data_facts(self, loss: Loss, data: Any) -> tuple[int, int | None]:
+        """Return the rows of the full training set and the number of classes."""
         if isinstance(data, DataModule):
             return data.num_samples, data.num_classes
-        if "index" in loss.needs:
+        if "index" not in loss.needs:
+            return 0, None
+        dataset = getattr(train_loader(self.trainer), "dataset", None)
+        if not hasattr(dataset, "__len__"):
             raise compatibility.IncompatibleError(
-                f"{type(loss).__name__} needs the number of training samples, which only a "
-                "trimtab DataModule gives."
+                f"{type(loss).__name__} needs the number of training samples: give fit() a "
+                "DataLoader of a map-style data set, or a trimtab DataModule."
             )
-        return 0, None
+        return len(root_and_rows(dataset, [])[0]), getattr(self, "num_classes", None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule from the callables of the config."""
@@ -274,14 +283,13 @@ class TrainingModule(EvaluationModule):
     def on_fit_start(self) -> None:
         """Note what is trainable: it must not change while DDP holds its buckets."""
         self._trainable = self._trainable_names()
-        self._promise_checked = False
+        self._fields_checked = False
 
     def on_train_start(self) -> None:
-        """Refuse data without an index where something needs one."""
-        owners: list[Loss | ObjectivesCallback] = [*self.losses, *self.dynamics]
-        for owner in owners:
+        """Refuse an iterable data set where something needs the index of a sample."""
+        for owner in self._owners:
             if "index" in owner.needs:
-                compatibility.check_index(owner, self.trainer)
+                compatibility.check_map_style(owner, self.trainer)
 
     def _trainable_names(self) -> frozenset[str]:
         return frozenset(n for n, p in self.named_parameters() if p.requires_grad)
@@ -300,12 +308,12 @@ class TrainingModule(EvaluationModule):
         """Add ``loss`` to ``objectives``, handing it what it needs.
 
         Args:
-            objectives: of this step; gives index, group, features and sample weights.
-            name: of the term.
-            loss: any torch or Trimtab loss.
-            predictions: default ``objectives.predictions``.
-            targets: default ``objectives.targets``.
-            inputs: the network's input, for losses that need it.
+            objectives: Objectives of this step; give index, group, features and sample weights.
+            name: Name of the term.
+            loss: Loss of torch or Trimtab.
+            predictions: Predictions (B, ...); default ``objectives.predictions``.
+            targets: Targets (B, ...); default ``objectives.targets``.
+            inputs: Input of the network, for losses that need it.
         """
         predictions = objectives.predictions if predictions is None else predictions
         targets = objectives.targets if targets is None else targets
@@ -336,10 +344,11 @@ class TrainingModule(EvaluationModule):
 
     def reduced_objectives(self, batch: Batch) -> ReducedObjectives:
         """Return the step's terms after the callbacks and the reduction over ranks."""
+        batch = self.fields_of(batch)
         objectives = self.objectives(batch)
-        if not self._promise_checked:
-            self._check_promise(objectives)
-        for callback in self.dynamics:
+        if not self._fields_checked:
+            self._check_provided_fields(objectives)
+        for callback in self.objectives_callbacks:
             callback.on_objectives(self.trainer, self, objectives, batch)
         reduced = reduce_objectives(objectives)
         if self._combined_step is not None:
@@ -351,17 +360,27 @@ class TrainingModule(EvaluationModule):
         """Return what is sent backward."""
         return self.reduced_objectives(batch).total
 
-    def _check_promise(self, objectives: Objectives) -> None:
+    def _check_provided_fields(self, objectives: Objectives) -> None:
+        """Raise an error if a field is missing that ``provides`` names and something needs."""
         for name in self.provides:
             value = getattr(objectives, name)
-            if value is None or (isinstance(value, dict) and not value):
+            if value is not None and value != {}:
+                continue
+            if name not in ("index", "group"):
                 raise RuntimeError(
                     f"{type(self).__name__} says that it provides `{name}`, but its objectives "
                     "have none."
                 )
+            # these two come from the batch, which may lack what nothing needs
+            for owner in self._owners:
+                if name in owner.needs:
+                    raise compatibility.IncompatibleError(
+                        f"{type(owner).__name__} needs `{name}`, a field that the batches of this "
+                        "loader do not have."
+                    )
         terms = [*objectives.terms, *objectives.per_sample]
         compatibility.check_monitors(self.losses, self.trainer, terms)
-        self._promise_checked = True
+        self._fields_checked = True
 
     def _combine(
         self, step: CombinedStep, reduced: ReducedObjectives, objectives: Objectives
@@ -399,7 +418,7 @@ class TrainingModule(EvaluationModule):
         ranks = world_size()
         self.epoch_means.update(names, values / ranks if ranks > 1 else values, reduced.rows)
         self._term_names, self._term_values = names, values
-        step = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = logged_step(self.trainer)
         log_now = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         # reading the flags waits for a GPU, so there it is done as rarely as logging
         if log_now or values.device.type == "cpu":
@@ -458,13 +477,13 @@ class TrainingModule(EvaluationModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what ``on_save_checkpoint`` added."""
-        if self._trainer is not None:
+        trainer = trainer_of(self)
+        if trainer is not None:
             # Lightning does so after the weights are restored, and float64 ones would lose bits
-            self.trainer.precision_plugin.convert_module(self)
+            trainer.precision_plugin.convert_module(self)
         self.phase, self._phase_start = checkpoint.get("phase", (0, 0))
         if self._combined_step is not None and "gradient_combiner" in checkpoint:
             self._combined_step.load_state_dict(checkpoint["gradient_combiner"])
-        resumed = self._trainer is not None and self._trainer.state.fn == "fit"
-        if resumed and "epoch_means" in checkpoint:
-            device = self.trainer.strategy.root_device
+        if "epoch_means" in checkpoint and trainer is not None and trainer.state.fn == "fit":
+            device = trainer.strategy.root_device
             self.epoch_means.load_state_dict(checkpoint["epoch_means"], device)

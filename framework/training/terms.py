@@ -12,6 +12,7 @@ from torch.nn.modules.loss import CrossEntropyLoss, NLLLoss, _Loss
 
 from framework.distributed.collectives import world_size
 from framework.losses.loss import Loss
+from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.utilities.precision import at_least_float32
 
@@ -31,20 +32,23 @@ def add_term(
     a batch-coupled loss goes into ``terms`` and counts equally on every rank.
 
     Args:
-        objectives: of this step.
-        name: of the term.
-        loss: a ``torch`` or Trimtab loss.
-        predictions: (B, ...).
-        targets: (B, ...).
-        **available: what the loss may need, see ``framework.losses.loss.NEEDS``.
+        objectives: Objectives of this step.
+        name: Name of the term.
+        loss: Loss of torch or Trimtab.
+        predictions: Predictions (B, ...).
+        targets: Targets (B, ...).
+        **available: Values that the loss may need, see ``framework.losses.loss.NEEDS``.
 
     Raises:
-        TypeError: the loss needs something that is not available.
+        IncompatibleError: The loss needs something that is not available.
+        TypeError: The loss returns no value per sample.
     """
     needs = getattr(loss, "needs", ())
     missing = [need for need in needs if available.get(need) is None]
     if missing:
-        raise TypeError(f"{type(loss).__name__} needs `{missing[0]}`, which this step has not.")
+        raise IncompatibleError(
+            f"{type(loss).__name__} needs `{missing[0]}`, which is not available in this step."
+        )
     keywords = {need: available[need] for need in needs}
     if isinstance(loss, Loss) and loss.batch_coupled:
         objectives.terms[name] = loss(predictions, targets, **keywords)

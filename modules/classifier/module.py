@@ -57,6 +57,8 @@ class Classifier(TrainingModule):
         (2, 10)
     """
 
+    required_fields: tuple[str, ...] = ("image", "label")
+    tuple_fields: tuple[str, ...] = ("image", "label")
     provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
 
     def __init__(

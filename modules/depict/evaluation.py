@@ -73,7 +73,7 @@ class ClusterEvaluation(TrainingModule):
 
     @property
     def _classes(self) -> int | None:
-        return getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+        return getattr(self.datamodule, "num_classes", None)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the clean logits of the clusters, (B, K)."""

@@ -120,6 +120,7 @@ class DEPICT(ClusterEvaluation):
         (2, 10)
     """
 
+    required_fields = ("image", "index")
     provides: tuple[str, ...] = ("per_sample", "predictions", "index", "features")
 
     def __init__(

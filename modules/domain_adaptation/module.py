@@ -99,6 +99,8 @@ class DomainAdaptation(DomainEvaluation):
         (2, 10)
     """
 
+    required_fields = ("image", "label", "domain", "index")
+    tuple_fields = ()
     provides: tuple[str, ...] = ("per_sample", "predictions", "index", "features")
 
     def __init__(

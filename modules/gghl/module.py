@@ -91,6 +91,7 @@ class GGHL(TrainingModule):
         (2, 84, 13)
     """
 
+    required_fields = ("image", "quads", "label", "index")
     provides = ("per_sample", "predictions", "index")
     predicts_rows = False
 
@@ -279,6 +280,7 @@ class GGHL(TrainingModule):
         self, batch: Batch, batch_idx: int
     ) -> list[Detections]:
         """Return what is detected on each image, in its pixels."""
+        batch = self.fields_of(batch, predicting=True)
         image = batch["image"]
         size = (image.shape[-2], image.shape[-1])
         cells = Cells.of(size, self.network.strides, image.device)

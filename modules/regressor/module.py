@@ -57,6 +57,8 @@ class Regressor(TrainingModule):
         (2,)
     """
 
+    required_fields = ("input", "target")
+    tuple_fields = ("input", "target")
     provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
 
     def __init__(

@@ -57,7 +57,7 @@ CALIBRATION_TOKENS = 1 << 16
 class SparseAutoencoderModule(TrainingModule):
     """Trains a sparse autoencoder or transcoder by its reconstruction and auxiliary losses.
 
-    A batch holds ``activation`` (B, d) float32, ``index`` (B,) and, for transcoders, ``target``
+    A batch holds ``activation`` (B, d) float32 and, for transcoders, ``target``
     (B, d_out). Terms are ``reconstruction``, the squared error over the batch's variance (1 is what
     the mean would reach; with groups the sum over the prefixes), ``auxiliary``, and the penalties
     of an activation that has some. Selections, variances, densities and the clocks of dead features
@@ -100,6 +100,8 @@ class SparseAutoencoderModule(TrainingModule):
         (2, 8)
     """
 
+    required_fields: tuple[str, ...] = ("activation",)
+    tuple_fields: tuple[str, ...] = ("activation",)
     provides: tuple[str, ...] = ("per_sample", "index")
     started: Tensor
     variance: Tensor
@@ -143,6 +145,8 @@ class SparseAutoencoderModule(TrainingModule):
         self.sae = SparseAutoencoder(
             d_in, d_sae, selection, d_out, skip, groups, horizon=density_tokens
         )
+        if self.sae.transcoder:
+            self.required_fields = self.tuple_fields = ("activation", "target")
         self.auxiliary = auxiliary
         self.dead_tokens = dead_tokens
         self.denominator = denominator
@@ -234,7 +238,7 @@ class SparseAutoencoderModule(TrainingModule):
         means = self._count_batch(counts, target, residual)
         if self.training:
             self._update_thresholds(encoding)
-        objectives = Objectives(index=batch["index"])
+        objectives = Objectives(index=batch.get("index"))
         objectives.per_sample["reconstruction"] = errors.square().sum(-1).sum(0)
         spread = (target - means[0]).square().sum(1)
         if self.denominator == "batch":
@@ -394,7 +398,7 @@ class SparseAutoencoderModule(TrainingModule):
             # every rank, as the selection is collective
             together = self.sae.decode(self.sae.encode_batch(x).code, x)
             self.metrics["fvu_batch_rule"].update(together, target)
-        objectives = Objectives(index=batch["index"])
+        objectives = Objectives(index=batch.get("index"))
         objectives.per_sample["reconstruction"] = (target - rebuilt).square().sum(1)
         if self.denominator != "none":
             variance = self.variance.to(target.dtype)

@@ -75,7 +75,7 @@ class Promises(TinyModule):
     [
         ({"criterion": NeedsFeatures()}, [], "NeedsFeatures needs `features`, which TinyModule"),
         ({}, [AsksFeatures()], "AsksFeatures needs `features`, which TinyModule does not provide"),
-        ({}, [NeedsNonsense()], "NeedsNonsense needs 'gradients', which is none of"),
+        ({}, [NeedsNonsense()], "NeedsNonsense needs 'gradients', which is not one of"),
     ],
 )
 def test_needs_are_compared_with_what_is_provided(tmp_path, attributes, callbacks, message):
@@ -83,7 +83,7 @@ def test_needs_are_compared_with_what_is_provided(tmp_path, attributes, callback
         fit(build(**attributes), tmp_path, *callbacks)
 
 
-def test_a_broken_promise_is_found_in_the_first_step(tmp_path):
+def test_a_missing_field_is_found_in_the_first_step(tmp_path):
     with pytest.raises(RuntimeError, match="provides `features`, but its objectives"):
         fit(build(Promises), tmp_path)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from framework.distributed.collectives import rank, world_size
 from framework.losses.loss import Loss
+from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import ReducedObjectives, reduce_objectives
 from framework.training.terms import add_term
@@ -171,7 +172,7 @@ def test_a_batch_coupled_loss_counts_once(two_ranks) -> None:
     ("available", "message"), [({}, "needs `index`"), ({"index": LABELS}, "needs `epoch`")]
 )
 def test_what_a_loss_needs_and_has_not_is_named(available, message) -> None:
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(IncompatibleError, match=message):
         add_term(Objectives(), "a", Coupled(), LOGITS, LABELS, **available)
 
 
