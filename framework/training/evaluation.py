@@ -57,8 +57,9 @@ class EvaluationModule(LightningModule):
     @property
     def datamodule(self) -> Any:
         """The Trainer's datamodule, or that of the run that the module was loaded from, or None."""
-        if self._trainer is not None:
-            return getattr(self._trainer, "datamodule", None)
+        trainer = trainer_of(self)
+        if trainer is not None:
+            return getattr(trainer, "datamodule", None)
         return None if self.make_datamodule is None else self.make_datamodule()
 
     @torch.no_grad()
@@ -113,11 +114,6 @@ class EvaluationModule(LightningModule):
             metrics = self.make_metrics()
             if metrics is not None and name not in self._metrics:
                 self._metrics[name] = metrics
-
-    @property
-    def datamodule(self) -> Any:
-        """The datamodule of the run; None without one, or without a Trainer."""
-        return getattr(trainer_of(self), "datamodule", None)
 
     @property
     def stage(self) -> str:
