@@ -142,7 +142,7 @@ def test_the_tests_of_the_tree_pass_with_the_examples(tree):
     files = ["docs", "config_smoke", "overlays", "losses"]
     every = [f"tests/test_{name}.py" for name in files]
     loss = "tests/framework/losses/test_contract.py"
-    names = ["FocalLoss", "classifier-with/focal", "sine and not with", "docs"]
+    names = ["FocalLoss", "classifier-with/focal", "sine and not with", "table_of_losses"]
     run_tests(tree, *every, loss, "-k", " or ".join(names), "-m", "not slow")
 
 
