@@ -45,6 +45,7 @@ def test_oriented_boxes_are_found_on_rendered_scenes(tmp_path: Path) -> None:
     assert precision["oriented"] - precision["horizontal"] >= 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_weighed_gradients_adapt_better_than_alignment_alone(tmp_path: Path) -> None:
     """Pareto domain adaptation against DANN: turned digits, three seeds, after the last step."""

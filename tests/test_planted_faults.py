@@ -37,13 +37,9 @@ def plain_mean(objectives):
 
 
 def fit_with_plain_mean(args, **recorder):
-    framework.training.module.reduce_objectives = plain_mean
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framework.training.module, "reduce_objectives", plain_mean)
         return runs.fit_on_two_ranks(args, **recorder)
-    finally:
-        from framework.objectives.objectives import reduction
-
-        framework.training.module.reduce_objectives = reduction.reduce_objectives
 
 
 def test_parity_catches_a_mean_per_rank(tmp_path, two_ranks):
@@ -73,8 +69,10 @@ def test_resume_catches_a_forgotten_generator(tmp_path, monkeypatch):
 
 
 def test_resume_catches_a_stale_epoch(tmp_path, monkeypatch):
-    true_progress = framework.data.datamodule.progress
-    monkeypatch.setattr(framework.data.datamodule, "progress", lambda t: (0, true_progress(t)[1]))
+    true_progress = framework.data.datamodule.training_progress
+    monkeypatch.setattr(
+        framework.data.datamodule, "training_progress", lambda t: (0, true_progress(t)[1])
+    )
     with pytest.raises(AssertionError):
         assert_same_bits(*kill_and_resume(arguments("classifier"), tmp_path, kill_at=7))
 
@@ -83,14 +81,16 @@ def test_resume_catches_a_lost_position(tmp_path, monkeypatch):
     monkeypatch.setattr(
         framework.data.datamodule.DataModule, "load_state_dict", lambda self, state: None
     )
-    true_progress = framework.data.datamodule.progress
-    monkeypatch.setattr(framework.data.datamodule, "progress", lambda t: (true_progress(t)[0], 0))
+    true_progress = framework.data.datamodule.training_progress
+    monkeypatch.setattr(
+        framework.data.datamodule, "training_progress", lambda t: (true_progress(t)[0], 0)
+    )
     with pytest.raises(AssertionError):
         assert_same_bits(*kill_and_resume(arguments("classifier"), tmp_path, kill_at=7))
 
 
 def test_a_stale_epoch_is_not_only_caught_on_resume(tmp_path, monkeypatch):
-    monkeypatch.setattr(framework.data.datamodule, "progress", lambda t: (0, 0))
+    monkeypatch.setattr(framework.data.datamodule, "training_progress", lambda t: (0, 0))
     record = runs.fit([*arguments("classifier"), f"--trainer.default_root_dir={tmp_path}"])
     first, second = record.steps[:4], record.steps[4:8]
     assert [s["index"] for s in first] == [s["index"] for s in second], "the fault was not planted"
