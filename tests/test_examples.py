@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.saf import SAF
 from datamodules.digits import Digits
@@ -21,6 +25,7 @@ from modules.classifier.module import Classifier
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX` has been removed"),
 ]
 
 
@@ -50,6 +55,30 @@ def test_own_preference():
 
     assert gap(own_preference.main()) < 0.4
     assert gap(own_preference.main(WeightedSum())) > 0.7
+
+
+def test_readme(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(own_loop.__file__).parents[1] / "README.md").read_text()
+    section = text.partition("## From Python")[2].partition("\n## ")[0]
+    whole, piece = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(whole, names)
+    assert names["model"].trainer.callback_metrics["val/accuracy"] > 0.9
+
+    torch.manual_seed(0)
+    image, label = torch.randn(64, 4), torch.arange(64) % 10
+    dataset = TensorDataset(image, label, torch.arange(64))
+    network = nn.Linear(4, 10)
+    names |= {
+        "dataset": dataset,
+        "loader": DataLoader(dataset, batch_size=16, shuffle=True),
+        "network": network,
+        "criterion": nn.CrossEntropyLoss(),
+        "optimizer": torch.optim.SGD(network.parameters(), lr=0.5),
+    }
+    exec(piece, names)
+    assert names["trajectory"](network(image), torch.arange(64), 10) > 0
 
 
 class Logits(nn.Module):

@@ -132,7 +132,10 @@ def test_arguments_out_of_range():
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(IncompatibleError, match="which BoringModel is not"):
+    with pytest.raises(
+        IncompatibleError,
+        match="which BoringModel is not: return what",
+    ):
         fit(tmp_path, Watched(), module=BoringModel())
     module = Seen()
     module.gradient_combiner = Watched()

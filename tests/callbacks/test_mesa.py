@@ -265,7 +265,10 @@ class Stranger(LightningModule):
     [
         (Regression, r"at least two classes, but .* shape \(1,\)"),
         (Silent, "needs `predictions`, which Silent does not provide"),
-        (Stranger, "TrainingModule, which Stranger is not"),
+        (
+            Stranger,
+            "TrainingModule, which Stranger is not: add framework.losses.AveragedModelLoss",
+        ),
     ],
 )
 def test_refused_before_the_first_step(module, sentence, tmp_path):

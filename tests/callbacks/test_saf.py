@@ -304,7 +304,11 @@ class Stranger(LightningModule):
         (NoIndex, TinyData, "needs `index`, which NoIndex does not provide"),
         (Detector, TinyData, "predictions of one fixed shape, which Detector does not have"),
         (Regression, TinyData, r"at least two classes, but .* shape \(1,\)"),
-        (Stranger, TinyData, "TrainingModule, which Stranger is not"),
+        (
+            Stranger,
+            TinyData,
+            "TrainingModule, which Stranger is not: add framework.losses.TrajectoryLoss",
+        ),
     ],
 )
 def test_refused_before_the_first_step(module, data, sentence, tmp_path):
