@@ -44,8 +44,9 @@ def test_own_module(tmp_path):
     assert epochs == {7, 8, 9}
 
 
-def test_own_data(tmp_path):
-    assert own_data.main(tmp_path) > 0.9
+@pytest.mark.parametrize("tuples", [False, True])
+def test_own_data(tuples, tmp_path):
+    assert own_data.main(tmp_path, tuples) > 0.9
 
 
 def test_own_preference():
