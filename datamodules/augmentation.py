@@ -1,4 +1,4 @@
-"""What happens to one training image on its way into a batch."""
+"""Augmentation and normalization of a training image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Normalize:
     """Subtracts a mean and divides by a standard deviation per channel.
 
     Args:
-        mean: C values, or one for all channels, in units of images in [0, 1].
-        std: as many, positive.
+        mean: Means of the C channels, or one for all, in units of images in [0, 1].
+        std: Standard deviations, as many as ``mean`` has, positive.
 
     Raises:
         ValueError: the numbers of values differ, or a std is not positive.
@@ -45,11 +45,11 @@ class Augmentation:
     per sample, so that a sample does not depend on how batches fall on ranks.
 
     Args:
-        transforms: modules from image to image, such as those of ``torchvision.transforms.v2``.
-        normalize: applied after them.
-        mixup: α; 0 for none.
-        partners: what x_j is drawn from, not yet normalized.
-        num_classes: K of the soft label (K,) float32 that mixup makes.
+        transforms: Modules from image to image, such as those of ``torchvision.transforms.v2``.
+        normalize: Normalization after the transforms.
+        mixup: Parameter α of mixup; 0 for none.
+        partners: Data set that x_j is drawn from, not yet normalized.
+        num_classes: Classes K of the soft label (K,) float32 that mixup makes.
     """
 
     def __init__(

@@ -51,17 +51,19 @@ class Bags(DataModule):
     Paper: Javanmard et al., *Learning from Aggregate Responses*, ICLR 2024, arXiv:2401.11081.
 
     Args:
-        data: any datamodule of this package whose training set is in memory or on files; its own
+        data: Any datamodule of this package whose training set is in memory or on files; its own
             ``batch_size``, ``eval_batch_size`` and ``num_workers`` are not used.
-        bag_size: k.
-        bag_seed: of the bags and of the noise; not the seed of the run.
-        batch_size: rows of a *global* batch; it holds ``batch_size / k`` whole bags, at least one.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
-        epsilon: privacy loss of the release; default exact means.
-        mechanism: ``laplace`` or ``gaussian``, with ``epsilon``.
-        delta: of the Gaussian mechanism.
-        clip: C, in the unit of the batches' targets; needed with ``epsilon``, not for class labels.
+        bag_size: Least number of rows of a bag, k.
+        bag_seed: Seed of the bags and of the noise; not the seed of the run.
+        batch_size: Rows of a global batch, over all ranks; it holds ``batch_size / k`` whole bags,
+            at least one.
+        num_workers: Loading processes per rank; results do not depend on it.
+        eval_batch_size: Rows of a global batch outside training; default ``batch_size``.
+        epsilon: Privacy loss of the release; default exact means.
+        mechanism: Noise of a private release: ``laplace`` or ``gaussian``.
+        delta: Probability δ of the Gaussian mechanism's guarantee to fail.
+        clip: Bound C on the size of a target, in the unit of the batches' targets; needed with
+            ``epsilon``, not for class labels.
 
     Raises:
         ValueError: data with mixup, ``shards``, ``drop_last`` or bags of its own; an argument out
@@ -220,9 +222,9 @@ class BaggedSet(ArrayDataset):
 
     Args:
         samples: N samples.
-        group: (N,) int64 in 0..M-1, the bag of each.
-        name: of the field that holds the response.
-        response: (M, ...) of each bag.
+        group: Bag of each sample, (N,) int64 in 0..M-1.
+        name: Name of the field that holds the response.
+        response: Response of each bag, (M, ...).
     """
 
     def __init__(self, samples: ArrayDataset, group: Tensor, name: str, response: Tensor) -> None:

@@ -53,8 +53,8 @@ class CIFAR(ClassificationData):
     The remaining arguments are those of ``ClassificationData``.
 
     Args:
-        root: folder of the files.
-        name: ``cifar10``, or ``cifar100`` with its 100 fine labels.
+        root: Folder of the files.
+        name: Data set: ``cifar10``, or ``cifar100`` with its 100 fine labels.
 
     Raises:
         FileNotFoundError: a file is missing (at ``setup``).

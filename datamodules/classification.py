@@ -1,4 +1,4 @@
-"""What the datamodules of labeled images share: splits, label noise, augmentation, mixup."""
+"""Base of the datamodules of labeled images: splits, label noise, augmentation, mixup."""
 
 from __future__ import annotations
 

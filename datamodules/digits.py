@@ -24,7 +24,7 @@ class Digits(ClassificationData):
     The remaining arguments are those of ``ClassificationData``.
 
     Args:
-        test_size: rows of the test set.
+        test_size: Rows of the test set.
 
     Raises:
         ValueError: a ``test_size`` that leaves no training sample, or see the base class.

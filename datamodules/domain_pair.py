@@ -41,24 +41,25 @@ class DomainPair(DataModule):
     by its own ``mean`` and ``std``, after augmentation.
 
     Args:
-        source: any datamodule of labeled images; with label noise, training batches also hold
+        source: Any datamodule of labeled images; with label noise, training batches also hold
             ``clean_label`` (B,). Its validation and test parts, ``batch_size``,
             ``eval_batch_size``, ``num_workers``, ``val_size`` and ``split_seed`` are not used.
-        target: likewise, of the same classes; it may lack labels, and its test part is used.
-        held_out: share of the target; 0 for no guide.
-        image_size: images of another size are resized to a square of this size; needed where the
+        target: Any datamodule of images of the same classes; it may lack labels, and its test part
+            is used.
+        held_out: Share of the target that is held out for a guide; 0 for none.
+        image_size: Width and height that images of another size are resized to; needed where the
             domains differ.
-        augment: transforms of a training image of either domain in [0, 1], such as those of
+        augment: Transforms of a training image of either domain in [0, 1], such as those of
             ``torchvision.transforms.v2``.
-        crop: without augmentation the center is cropped to a square of this size; it is the size
+        crop: Width and height of the central square that is cropped without augmentation; the size
             that ``augment`` makes.
-        source_eval: images of the source in the validation set, at most.
-        split_seed: of the permutations that choose them and the held-out share; not the seed of the
-            run.
-        batch_size: rows of a *global* batch of both domains, over all ranks; even.
-        num_workers: loading processes per rank; results do not depend on it.
-        eval_batch_size: rows of a global batch outside training; default ``batch_size``.
-        drop_last: leave out the last training batch if it is smaller.
+        source_eval: Most images of the source in the validation set.
+        split_seed: Seed of the permutations that choose the source's validation images and the
+            held-out share; not the seed of the run.
+        batch_size: Rows of a global batch of both domains, over all ranks; even.
+        num_workers: Loading processes per rank; results do not depend on it.
+        eval_batch_size: Rows of a global batch outside training; default ``batch_size``.
+        drop_last: Whether a smaller last training batch is left out.
 
     Raises:
         TypeError: data that are no images.
@@ -263,9 +264,9 @@ class DomainAugmentation:
     """Transforms a training image, and normalizes it as its domain is.
 
     Args:
-        transforms: modules from image to image.
-        normalize: of the source and of the target.
-        shape: (C, H, W) that the transforms must make.
+        transforms: Modules from image to image.
+        normalize: Normalization of the source and of the target.
+        shape: Shape (C, H, W) that the transforms must make.
 
     Raises:
         ValueError: (when called) they make another shape.

@@ -34,11 +34,11 @@ class HRSC2016(OrientedData):
     Some New Baselines, ICPRAM 2017.
 
     Args:
-        root: folder of the data set.
-        image_size: S, width and height in pixels.
-        train: part to train on.
-        val: part to validate on, or None.
-        test: part to test on and to predict, or None.
+        root: Folder of the data set.
+        image_size: Width and height S of an image, in pixels.
+        train: Part to train on.
+        val: Part to validate on, or None.
+        test: Part to test on and to predict, or None.
 
     Raises:
         FileNotFoundError: a file is not there, by name (at ``setup``).

@@ -22,8 +22,8 @@ def read_idx(path: str | Path, ndim: int) -> Tensor:
     """Read an IDX file of unsigned bytes, also gzipped (``.gz``), as a uint8 tensor.
 
     Args:
-        path: the file.
-        ndim: dimensions it must have: 3 for images (N, H, W), 1 for labels (N,).
+        path: IDX file, plain or gzipped.
+        ndim: Number of dimensions: 3 for images (N, H, W), 1 for labels (N,).
 
     Raises:
         ValueError: a wrong magic number, or more or fewer bytes than the header announces; names
@@ -83,9 +83,9 @@ class IDXImages(ClassificationData):
     The remaining arguments are those of ``ClassificationData``.
 
     Args:
-        root: folder of the files.
-        num_classes: labels are in 0..num_classes - 1.
-        class_names: default the numbers of the classes.
+        root: Folder of the files.
+        num_classes: Number of classes; labels lie in 0..num_classes - 1.
+        class_names: Names of the classes; default their numbers.
 
     Raises:
         FileNotFoundError: a file is missing (at ``setup``).

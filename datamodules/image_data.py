@@ -1,4 +1,4 @@
-"""What all datamodules of images share: their parts, and the shape and scale of an image."""
+"""Base of the datamodules of images: their parts, and the shape and scale of an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from framework.data.raw_inputs import as_images
 
 
 class Splits(NamedTuple):
-    """What a data set consists of; a validation set that is None may be split off the training set.
+    """Parts of a data set; a validation set that is None may be split off the training set.
 
     The training set is the full one.
     """

@@ -64,11 +64,11 @@ class ImageFiles(ImageSet):
     """Images that are decoded when they are read.
 
     Args:
-        paths: of the N files.
-        label: (N,) int64, or None where the images have none.
-        image_size: the center is cropped to a square of this size.
-        channels: 3 for RGB, 1 for gray.
-        resize: the shorter side is resized to it before; default ``image_size``.
+        paths: Files of the N images.
+        label: Labels (N,) int64, or None where the images have none.
+        image_size: Width and height of the central square that is cropped.
+        channels: Channels of an image: 3 for RGB, 1 for gray.
+        resize: Length that the shorter side is resized to before; default ``image_size``.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class JoinedImages(BatchedDataset):
     applied. Images on files are decoded when they are read.
 
     Args:
-        parts: the sets, of N images together; their fields but the image are not used.
-        fields: tensors of length N, such as ``label`` (N,).
-        shape: (C, H, W) that images are brought to, before the crop.
-        crop: size of the square that is cropped; default none.
-        normalize: whether the normalization is applied.
+        parts: Sets of N images together, whose other fields are not used.
+        fields: Tensors of length N, such as ``label`` (N,).
+        shape: Shape (C, H, W) that images are brought to, before the crop.
+        crop: Width and height of the central square that is cropped; default none.
+        normalize: Whether the normalization is applied.
 
     Example:
         >>> gray = ImageSet(image=torch.ones(2, 1, 4, 4), label=torch.arange(2))

@@ -24,10 +24,11 @@ class ImageFolder(ClassificationData):
     The remaining arguments are those of ``ClassificationData``.
 
     Args:
-        root: folder of the classes or of the parts.
-        image_size: the shorter side is resized to it, then the center is cropped to a square.
-        channels: 3 for RGB, 1 for gray.
-        resize: what the shorter side is resized to instead, at least ``image_size``.
+        root: Folder of the classes or of the parts.
+        image_size: Width and height of an image; the shorter side is resized to it, then the center
+            is cropped to a square.
+        channels: Channels of an image: 3 for RGB, 1 for gray.
+        resize: Length that the shorter side is resized to instead, at least ``image_size``.
 
     Raises:
         FileNotFoundError: no such folder, no class in it, or a class without an image.

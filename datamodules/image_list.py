@@ -31,10 +31,11 @@ class ImageList(ImageData):
     The remaining arguments are those of ``ImageData``.
 
     Args:
-        root: the folder.
-        image_size: S; the shorter side is resized to it, then the center is cropped to a square.
-        channels: 3 for RGB, 1 for gray.
-        label_pattern: regular expression with one group, searched in each file's name, such as
+        root: Folder of the images.
+        image_size: Width and height S of an image; the shorter side is resized to it, then the
+            center is cropped to a square.
+        channels: Channels of an image: 3 for RGB, 1 for gray.
+        label_pattern: Regular expression with one group, searched in each file's name, such as
             ``obj(\d+)__`` for COIL-20.
 
     Raises:

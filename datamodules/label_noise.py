@@ -25,17 +25,18 @@ class LabelNoise:
     human labels of CIFAR-N are those of Wei et al. 2022, arXiv 2110.12088.
 
     Args:
-        kind: ``symmetric``: with probability ``rate`` a uniform class. ``pair``: with probability
-            ``rate`` class y + 1 mod K. ``class_dependent``: with probability ``rate`` the class
-            ``flips[y]``, or drawn from row y of ``transition``. ``file``: the labels in ``path``.
-        rate: probability in [0, 1]; for ``symmetric`` with ``redraw_true`` the share of wrong
-            labels is rate (K - 1) / K.
-        seed: of the draw; it does not follow the seed of the run.
-        redraw_true: whether a symmetric draw may give the true class again.
-        flips: class -> class; a class not named keeps its labels.
-        transition: (K, K), rows sum to 1; replaces ``rate`` and ``flips``.
-        path: label file of the *full* training set, see ``read_labels``.
-        key: its column, such as ``worse_label`` of CIFAR-10N.
+        kind: Kind of noise. ``symmetric``: with probability ``rate`` a uniform class. ``pair``:
+            with probability ``rate`` class y + 1 mod K. ``class_dependent``: with probability
+            ``rate`` the class ``flips[y]``, or drawn from row y of ``transition``. ``file``: the
+            labels in ``path``.
+        rate: Probability of a change in [0, 1]; for ``symmetric`` with ``redraw_true`` the share of
+            wrong labels is rate (K - 1) / K.
+        seed: Seed of the draw; it does not follow the seed of the run.
+        redraw_true: Whether a symmetric draw may give the true class again.
+        flips: Class that each class may turn into; a class not named keeps its labels.
+        transition: Transition matrix (K, K) whose rows sum to 1; replaces ``rate`` and ``flips``.
+        path: Label file of the *full* training set, see ``read_labels``.
+        key: Column of the label file, such as ``worse_label`` of CIFAR-10N.
 
     Raises:
         ValueError: a value out of range, or an argument that ``kind`` does not use.

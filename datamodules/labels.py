@@ -26,9 +26,9 @@ def read_labels(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     """Read the columns of a label file.
 
     Args:
-        path: ``.npy`` with one integer array, ``.txt`` or ``.csv`` with one class number a line,
-            or ``.pt`` with a dict of arrays such as CIFAR-10N's.
-        key: the column wanted, needed for ``.pt`` and refused for the others.
+        path: Label file: ``.npy`` with one integer array, ``.txt`` or ``.csv`` with one class
+            number a line, or ``.pt`` with a dict of arrays such as CIFAR-10N's.
+        key: Column of the file, needed for ``.pt`` and refused for the others.
 
     Returns:
         ``{"label": (N,) int64}``, and ``"clean_label"`` too where the file has it.

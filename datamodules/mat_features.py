@@ -27,13 +27,14 @@ class MatFeatures(ClassificationData):
     The remaining arguments are those of ``ClassificationData``.
 
     Args:
-        path: the file.
-        features: name of the features.
-        labels: name of the class numbers.
-        columns: a column is a sample, not a row.
-        shape: (C, H, W) of an image, where the D features are one, row by row.
-        standardize: subtract from each feature its mean over the file and divide by its standard
-            deviation; a constant feature becomes 0.
+        path: MATLAB file.
+        features: Name of the variable of the features.
+        labels: Name of the variable of the class numbers.
+        columns: Whether a column is a sample, not a row.
+        shape: Shape (C, H, W) of an image, where the D features are one, row by row; default (D, 1,
+            1).
+        standardize: Whether each feature is standardized over the file; a constant feature becomes
+            0.
 
     Raises:
         FileNotFoundError: there is no such file (at ``setup``).

@@ -18,7 +18,7 @@ from framework.detection.tiles import VISIBLE
 from framework.utilities.checks import check_at_least, check_interval, check_positive
 
 GRAY = 0.5
-"""Of what an image shows where there was nothing, as in the tiles of large pictures."""
+"""Gray value of an image where there was nothing, as in the tiles of large pictures."""
 
 
 Draw = Callable[[], Sample]
@@ -38,8 +38,8 @@ class ObjectTransform:
         """Return the transformed sample, the given one unchanged.
 
         Args:
-            sample: ``image`` (3, H, W) float32 and the fields of its objects.
-            draw: returns another sample of the training set.
+            sample: Sample with ``image`` (3, H, W) float32 and the fields of its objects.
+            draw: Function that returns another sample of the training set.
         """
         raise NotImplementedError(f"{type(self).__name__} transforms nothing.")
 
@@ -48,8 +48,8 @@ class ObjectAugmentation:
     """Applies transforms in turn; partners have gone through those before the one that asks.
 
     Args:
-        transforms: in their order.
-        partners: the training set.
+        transforms: Transforms in their order.
+        partners: Training set that partners are drawn from.
     """
 
     def __init__(self, transforms: Sequence[ObjectTransform], partners: Dataset[Sample]) -> None:
@@ -74,8 +74,8 @@ class RandomFlip(ObjectTransform):
     """Mirrors an image at its middle.
 
     Args:
-        horizontal: probability that left and right are exchanged.
-        vertical: probability that top and bottom are exchanged.
+        horizontal: Probability that left and right are exchanged.
+        vertical: Probability that top and bottom are exchanged.
 
     Raises:
         ValueError: a probability outside 0..1.
@@ -134,10 +134,10 @@ class RandomAffine(ObjectTransform):
     outside.
 
     Args:
-        degrees: largest angle to either side.
-        scale: range of the factor, whose logarithm is uniform.
-        translate: largest shift to either side, as a share of width and height.
-        p: probability that anything is done.
+        degrees: Largest angle to either side.
+        scale: Range of the factor, whose logarithm is uniform.
+        translate: Largest shift to either side, as a share of width and height.
+        p: Probability that the image is changed.
 
     Raises:
         ValueError: an argument out of its range.
@@ -185,7 +185,7 @@ class RandomTranslation(ObjectTransform):
     """Shifts an image so that no object is cut; one without objects stays.
 
     Args:
-        p: probability of a shift; 0.3 in the authors' code of GGHL (arXiv:2109.12848).
+        p: Probability of a shift; 0.3 in the authors' code of GGHL (arXiv:2109.12848).
 
     Raises:
         ValueError: a probability outside 0..1.
@@ -213,7 +213,7 @@ class RandomCrop(ObjectTransform):
     The rest keeps its shape and stands in the middle; an image without objects stays as it is.
 
     Args:
-        p: probability of a crop; 0.3 in the authors' code of GGHL (arXiv:2109.12848).
+        p: Probability of a crop; 0.3 in the authors' code of GGHL (arXiv:2109.12848).
 
     Raises:
         ValueError: a probability outside 0..1.
@@ -250,7 +250,7 @@ class Mosaic(ObjectTransform):
     image. Objects of which 0.7 or less are shown are left out.
 
     Args:
-        p: probability of a mosaic.
+        p: Probability of a mosaic.
 
     Raises:
         ValueError: a probability outside 0..1, or images of different sizes (when they are joined).
@@ -293,9 +293,9 @@ class Mixup(ObjectTransform):
     share of the image it comes from. Mixup is that of Zhang et al. 2018, arXiv 1710.09412.
 
     Args:
-        alpha: α, positive.
-        p: probability that images are mixed. 0.7 is what the authors' code of GGHL
-            (arXiv:2109.12848) does: it compares the other way round with 0.3.
+        alpha: Parameter α of the Beta distribution, positive.
+        p: Probability that images are mixed; 0.7 is what the authors' code of GGHL
+            (arXiv:2109.12848) does, as it compares the other way round with 0.3.
 
     Raises:
         ValueError: an argument out of its range, or images of two sizes (when they are mixed).
@@ -337,8 +337,8 @@ class PixelTransform(ObjectTransform):
     """Changes the colors of an image and leaves its objects where they are.
 
     Args:
-        transform: from image to image, such as ``torchvision.transforms.v2.ColorJitter``; one that
-            moves pixels would leave the objects behind.
+        transform: Module from image to image, such as ``torchvision.transforms.v2.ColorJitter``;
+            one that moves pixels would leave the objects behind.
 
     Example:
         >>> from torchvision.transforms.v2 import Grayscale
@@ -362,9 +362,9 @@ def warp(sample: Sample, matrix: Tensor, size: tuple[int, int] | None = None) ->
     Objects of which 0.7 or less are shown are left out.
 
     Args:
-        sample: ``image`` (3, H, W) float32 and the fields of its objects.
-        matrix: (3, 3) float64, takes (x, y, 1) in the image to (x, y, 1) in the result.
-        size: (H, W) of the result; default: that of the image.
+        sample: Sample with ``image`` (3, H, W) float32 and the fields of its objects.
+        matrix: Map (3, 3) float64 from (x, y, 1) in the image to (x, y, 1) in the result.
+        size: Size (H, W) of the result; default that of the image.
     """
     image = sample["image"]
     height, width = size or image.shape[1:]

@@ -19,8 +19,8 @@ class ObjectImages(Dataset[Sample]):
     """Images of one size in memory, with their objects.
 
     Args:
-        image: (N, 3, H, W) uint8.
-        objects: of the N images.
+        image: Images (N, 3, H, W) uint8.
+        objects: Objects of the N images.
 
     Raises:
         ValueError: the numbers of images differ.
@@ -67,9 +67,9 @@ class OrientedData(DataModule):
     is_tiled = False
     """True if images outside training are parts of larger ones, named by ``image_id``."""
     image_names: Sequence[str] | None = None
-    """Of the predicted whole images, by ``image_id``; known after ``setup`` where there are any."""
+    """Names of the predicted whole images, by ``image_id``; known after ``setup``."""
     image_paths: Sequence[str] | None = None
-    """Of their files."""
+    """Paths of the predicted whole images, by ``image_id``."""
 
     def __init__(
         self,

@@ -27,12 +27,12 @@ class RenderedScenes(OrientedData):
     ``OrientedData``; scenes are tested and predicted on the test part.
 
     Args:
-        num_train: scenes to train on.
-        num_val: scenes to validate on.
-        num_test: scenes to test on and to predict.
-        image_size: S, width and height in pixels; objects are larger on larger scenes.
-        objects: least and largest number of objects, the least at least 0.
-        scene_seed: of the scenes; not the seed of the run.
+        num_train: Scenes to train on.
+        num_val: Scenes to validate on.
+        num_test: Scenes to test on and to predict.
+        image_size: Width and height S of a scene in pixels; objects are larger on larger scenes.
+        objects: Least and largest number of objects, the least at least 0.
+        scene_seed: Seed of the scenes; not the seed of the run.
 
     Raises:
         ValueError: an argument out of its range.
@@ -101,7 +101,7 @@ class RenderedScenes(OrientedData):
         """Write all parts as a data set that ``DOTA`` reads.
 
         Args:
-            root: folder of the parts, each with ``images`` and ``labelTxt``.
+            root: Folder of the parts, each with ``images`` and ``labelTxt``.
         """
         from torchvision.transforms.v2.functional import to_pil_image
 

@@ -25,8 +25,8 @@ class RotatedDigits(ClassificationData):
     The remaining arguments are those of ``ClassificationData``.
 
     Args:
-        half: ``first`` or ``second``.
-        degrees: anticlockwise.
+        half: Half of the digits: ``first`` or ``second``.
+        degrees: Angle of the turn in degrees, counterclockwise.
 
     Raises:
         ValueError: another ``half``, or see the base class.

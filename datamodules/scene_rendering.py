@@ -24,7 +24,7 @@ SUPERSAMPLING = 2
 
 
 class Shape(NamedTuple):
-    """What an object looks like, in units of half its long and half its short side.
+    """Look of an object, in units of half its long and half its short side.
 
     Its front looks along +x, and its quad and outline lie in the square from -1 to 1.
     """
@@ -102,11 +102,11 @@ def render_scene(
     differs by 10 to 25 and is difficult. Where a place is not found, there are fewer objects.
 
     Args:
-        seed: the picture depends on it alone.
-        width: in pixels.
-        height: in pixels.
-        objects: least and largest number.
-        long_side: range of the objects' long side in pixels, whose logarithm is uniform.
+        seed: Seed that alone determines the picture.
+        width: Width in pixels.
+        height: Height in pixels.
+        objects: Least and largest number of objects.
+        long_side: Range of the objects' long side in pixels, whose logarithm is uniform.
 
     Returns:
         The picture (height, width, 3) uint8 and its objects, their first corner at the front or

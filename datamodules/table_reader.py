@@ -19,10 +19,10 @@ class Table:
     A text column that nobody uses so does no harm.
 
     Args:
-        source: what messages call the table.
-        names: of the columns.
-        cells: one sequence per column.
-        lines: the line of the file that each row stands on, where there are lines.
+        source: Name of the table in messages.
+        names: Names of the columns.
+        cells: Sequences of cells, one per column.
+        lines: Line of the file that each row stands on, where there are lines.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Table:
         """Return the position of a column given by name or by number, negative from the end.
 
         Raises:
-            ValueError: there is no such column; the sentence names the nearest.
+            ValueError: there is no such column; the message names the nearest.
         """
         if isinstance(column, str) and column in self.names:
             return self.names.index(column)
@@ -91,9 +91,9 @@ def read_table(path: str | Path) -> Table:
     """Read a table.
 
     Args:
-        path: ``.csv`` (fields parted by comma, semicolon or tab), ``.txt`` (parted by white space)
-            or ``.parquet``. In text the first line names the columns unless it holds only numbers;
-            columns without names are called ``'0'``, ``'1'`` and so on.
+        path: File ``.csv`` (fields separated by comma, semicolon or tab), ``.txt`` (separated by
+            white space) or ``.parquet``. In text the first line names the columns unless it holds
+            only numbers; columns without names are called ``'0'``, ``'1'`` and so on.
 
     Raises:
         FileNotFoundError: no such file.

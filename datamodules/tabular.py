@@ -33,26 +33,27 @@ class Tabular(DataModule):
     The remaining arguments are those of ``DataModule``.
 
     Args:
-        source: a ``.csv``, ``.txt`` or ``.parquet`` file, see ``read_table``,
-            or a set that comes with scikit-learn: ``diabetes`` (442 rows, 10 inputs, 1 target) or
-            ``linnerud`` (20 rows, 3 inputs, 3 targets).
-        target: the target's column, by name or number (negative from the end), or a list of them.
-            Default: the last column of a file, and what a bundled set has as targets.
-        features: the columns to predict from, by name or number; default all others.
-        val_size: rows for validation, as a number (int) or as a share of all rows (float).
-        test_size: likewise, for testing; not used with ``fold``.
-        split_seed: of the permutation; not the seed of the run.
-        fold: take the rows of ``index_train_<fold>.txt`` and ``index_test_<fold>.txt``, which lie
-            beside the file and hold one row number per line; validation rows are drawn from the
+        source: File ``.csv``, ``.txt`` or ``.parquet``, see ``read_table``, or a set that comes
+            with scikit-learn: ``diabetes`` (442 rows, 10 inputs, 1 target) or ``linnerud`` (20
+            rows, 3 inputs, 3 targets).
+        target: Column of the target, by name or number (negative from the end), or a list of
+            columns. Default: the last column of a file, and what a bundled set has as targets.
+        features: Columns to predict from, by name or number; default all others.
+        val_size: Rows for validation, as a number (int) or as a share of all rows (float).
+        test_size: Rows for testing, as a number (int) or as a share of all rows (float); not used
+            with ``fold``.
+        split_seed: Seed of the permutation; not the seed of the run.
+        fold: Number of a fold, whose rows ``index_train_<fold>.txt`` and ``index_test_<fold>.txt``
+            beside the file name, one row number per line; validation rows are drawn from the
             former.
-        standardize_inputs: to mean 0 and standard deviation 1.
-        standardize_target: likewise.
+        standardize_inputs: Whether inputs are brought to mean 0 and standard deviation 1.
+        standardize_target: Whether targets are brought to mean 0 and standard deviation 1.
 
     Raises:
         FileNotFoundError: no such file.
         ImportError: Parquet without ``pyarrow``.
         ValueError: an unknown column, a cell that is no finite number, a split that does not fit
-            the rows, or a fold that does not fit the table; the sentence names file and place.
+            the rows, or a fold that does not fit the table; the message names file and place.
 
     Example:
         >>> data = Tabular(batch_size=32, source="diabetes")
@@ -64,12 +65,12 @@ class Tabular(DataModule):
 
     num_classes = None
     input_size: int
-    """D; known after ``setup``, as the following are."""
+    """Number of inputs D; known after ``setup``, as the following are."""
     num_targets: int
     feature_names: list[str]
     target_names: list[str]
     target_mean: Tensor
-    """Of one row of ``target``, in its own unit: () or (T,); 0 without standardization."""
+    """Mean of the targets in their own unit, () or (T,); 0 without standardization."""
     target_std: Tensor
     """The unit in which the batches' targets are given: () or (T,)."""
 
@@ -124,7 +125,7 @@ class Tabular(DataModule):
 
     def _standardized(self, inputs: Tensor) -> Tensor:
         if self.standardize_inputs:
-            # a column that taught nothing must say nothing: divided by infinity it is 0 everywhere
+            # a column that was constant in training is divided by infinity, and so 0 everywhere
             unit = torch.where(self._input_std > 0, self._input_std, torch.inf)
             inputs = (inputs - self._input_mean) / unit
         return inputs.float()
@@ -134,7 +135,7 @@ class Tabular(DataModule):
         return {"input": self._standardized(as_rows(inputs, self.input_size).double())}
 
     def restore_statistics(self, state: dict[str, Any]) -> None:
-        """Read the table again, whose training rows they are those of."""
+        """Read the table again, whose training rows the statistics are those of."""
         self.setup()
 
     def _read(self) -> tuple[Tensor, Tensor]:

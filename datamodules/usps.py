@@ -25,12 +25,12 @@ class USPS(ClassificationData):
     The remaining arguments are those of ``ClassificationData``.
 
     Args:
-        root: folder of the file.
+        root: Folder of the file.
 
     Raises:
         FileNotFoundError: there is no such file (at ``setup``).
         ImportError: ``h5py`` is not installed (at ``setup``).
-        ValueError: a damaged file, or values of another shape, type or range; the sentence names
+        ValueError: a damaged file, or values of another shape, type or range; the message names
             the file and the data set in it.
 
     Example:

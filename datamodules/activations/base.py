@@ -1,4 +1,4 @@
-"""What the sources of activations share."""
+"""Base of the datamodules of activations: their common size and a sample of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ActivationRows(BatchedDataset):
     """N activations that are read when they are asked for, in a common size.
 
     Args:
-        num_rows: N.
-        read: from (B,) int64 rows to fields (B, d).
+        num_rows: Number of rows N.
+        read: Function from rows (B,) int64 to fields (B, d).
     """
 
     def __init__(self, num_rows: int, read: Read) -> None:
@@ -62,18 +62,17 @@ class ActivationData(DataModule):
     Args:
         batch_size: Activations of a global batch, over all ranks.
         eval_batch_size: Activations of a global batch outside training; default ``batch_size``.
-        normalization: ``constant`` multiplies all activations by the root of d over their mean norm
-            in a sample of 65,536 from the training part, ``layernorm`` standardizes each,
-            ``none`` leaves them as they are, see
-            ``Normalization``.
+        normalization: Common size of activations: ``constant`` multiplies all by the root of d over
+            their mean norm in a sample of 65,536 from the training part, ``layernorm`` standardizes
+            each, ``none`` leaves them as they are; see ``Normalization``.
     """
 
     input_size: int
-    """d; known after ``setup``, as the following are."""
+    """Width d of an activation; known after ``setup``, as the following are."""
     target_size: int | None
-    """d_out, None without targets."""
+    """Width d_out of a target; None without targets."""
     normalizations: dict[str, Normalization]
-    """Of each field, ``activation`` and ``target``."""
+    """Normalization of each field, ``activation`` and ``target``."""
 
     def __init__(
         self,
@@ -91,7 +90,7 @@ class ActivationData(DataModule):
         All ranks must call it.
 
         Args:
-            rows: at least as many, or all that there are.
+            rows: Least number of rows; all rows where there are fewer.
 
         Returns:
             The fields of a batch, in the order of ``index``.
@@ -161,11 +160,11 @@ def split_sizes(
     """Return how many rows are for training, validation and testing.
 
     Args:
-        total: rows.
-        val_size: rows (int) or share of all (float) for validation, rounded up to whole units.
-        test_size: likewise for testing.
-        unit: rows that stay together.
-        what: what messages call the rows.
+        total: Number of rows.
+        val_size: Rows (int) or share of all (float) for validation, rounded up to whole units.
+        test_size: Rows (int) or share of all (float) for testing, rounded up to whole units.
+        unit: Rows that stay together.
+        what: Name of the rows in messages.
 
     Raises:
         ValueError: nothing is left for training, or a size is negative.

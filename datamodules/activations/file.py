@@ -28,15 +28,15 @@ def read_activations(path: str | Path, key: str | None = None) -> Tensor:
     """Return a tensor (N, d) of floating-point numbers, mapped from its file and not copied.
 
     Args:
-        path: ``.npy``; ``.safetensors``; or ``.pt``, which may hold only tensors and plain
+        path: File ``.npy``, ``.safetensors``, or ``.pt`` that holds only tensors and plain
             containers. It is mapped read-only, except that ``.pt`` in torch's old format is read.
-        key: of the tensor, in a file that holds several.
+        key: Name of the tensor, in a file that holds several.
 
     Raises:
         FileNotFoundError: no such file.
         ImportError: ``.safetensors`` without ``safetensors``.
         ValueError: it is damaged, holds no such tensor, or one that is not (N, d), not of
-            floating-point numbers, or not finite everywhere; the sentence names file and row.
+            floating-point numbers, or not finite everywhere; the message names file and row.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -111,11 +111,11 @@ class ActivationFile(ActivationData):
     into memory, which all processes of a machine share.
 
     Args:
-        path: see ``read_activations``.
-        target_path: likewise, of what a transcoder predicts.
-        key: of the tensor, in files that hold several.
-        val_size: rows for validation, as a number (int) or as a share of all rows (float).
-        test_size: likewise, for testing.
+        path: File of the activations, see ``read_activations``.
+        target_path: File of what a transcoder predicts; default none.
+        key: Name of the tensor, in files that hold several.
+        val_size: Rows for validation, as a number (int) or as a share of all rows (float).
+        test_size: Rows for testing, as a number (int) or as a share of all rows (float).
 
     Raises:
         FileNotFoundError: no such file (at ``setup``, as the following are).
@@ -181,7 +181,7 @@ class ActivationFile(ActivationData):
         """Return activations spread evenly over the training part, the same on every rank.
 
         Args:
-            rows: as many, or all that there are.
+            rows: Number of rows; all rows where there are fewer.
 
         Returns:
             The fields of a batch, in the order of ``index``.

@@ -22,16 +22,16 @@ class GroupBatchSampler(GlobalBatchSampler):
     all groups of a shard, its rows are shuffled exactly.
 
     Args:
-        num_samples: rows.
-        batch_size: rows of a *global* batch.
-        group_rows: rows of a group; the last group may have fewer.
-        window_groups: groups of a shard that are shuffled together.
+        num_samples: Number of rows.
+        batch_size: Rows of a global batch, over all ranks.
+        group_rows: Rows of a group; the last group may have fewer.
+        window_groups: Groups of a shard that are shuffled together.
         shards: S.
-        seed: of the order.
-        drop_last: leave out the last batches if they are smaller.
-        rank: this process.
-        world_size: number of processes W.
-        start: called at each ``iter()``; returns (epoch, global batches to leave out).
+        seed: Seed of the order.
+        drop_last: Whether smaller last batches are left out.
+        rank: Number of this process.
+        world_size: Number of processes W.
+        start: Function called at each ``iter()``; returns (epoch, global batches to leave out).
 
     Raises:
         ValueError: ``shards`` does not divide the batch size, or exceeds the number of groups.

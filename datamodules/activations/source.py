@@ -29,11 +29,11 @@ class Forward:
     left out: it gives P rows, and row i is token ``i % P`` of context ``i // P``.
 
     Args:
-        language_model: the model.
-        contexts: (N, L) int32 token ids.
-        fields: the hook point of every field.
-        text: the positions of the text in a context, start and stop.
-        contexts_per_forward: see above.
+        language_model: Language model.
+        contexts: Token ids (N, L) int32.
+        fields: Hook point of every field.
+        text: Positions in a context where the text starts and stops.
+        contexts_per_forward: Contexts of one forward pass.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class Buffer:
     was asked for before.
 
     Args:
-        forward: computes a group.
-        widths: d of every field.
-        capacity: groups that it holds.
+        forward: Source of a group's activations.
+        widths: Width d of every field.
+        capacity: Groups that the buffer holds.
     """
 
     def __init__(self, forward: Forward, widths: dict[str, int], capacity: int) -> None:
@@ -145,11 +145,11 @@ class Cache:
     in a folder that all ranks see.
 
     Args:
-        folder: of the cache.
-        forward: computes a group.
-        widths: d of every field.
-        dtype: of the files.
-        model: what the index calls the model.
+        folder: Folder of the cache.
+        forward: Source of a group's activations.
+        widths: Width d of every field.
+        dtype: Type of the numbers in the files.
+        model: Name of the model in the index.
 
     Raises:
         ValueError: the folder holds activations of another model, text or hook point.

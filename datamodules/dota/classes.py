@@ -23,4 +23,4 @@ _V1_5 = (*_V1_0, "container-crane")
 _V2_0 = (*_V1_5, "airport", "helipad")
 
 CLASS_NAMES = {"1.0": _V1_0, "1.5": _V1_5, "2.0": _V2_0}
-"""By version: 15, 16 and 18 classes."""
+"""Names of the classes, by version: 15, 16 and 18."""

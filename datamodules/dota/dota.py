@@ -34,17 +34,18 @@ class DOTA(TiledData):
     arXiv:1711.10398.
 
     Args:
-        root: folder of the data set.
-        version: whose classes are used, in quotes in YAML: 15 of ``'1.0'``, with container-crane
-            16 of ``'1.5'``, with airport and helipad 18 of ``'2.0'``.
-        classes: names of the classes instead, for another data set in this form.
-        train: part to train on.
-        val: part to validate on, or None.
-        test: part to test on or to predict.
-        labels: name of the folders of labels.
-        strict: False leaves out what is wrong in the files and says how much it was; every image is
-            then decoded once before.
-        empty_tiles: False leaves out training tiles without objects.
+        root: Folder of the data set.
+        version: Version whose classes are used, in quotes in YAML: 15 of ``'1.0'``, with
+            container-crane 16 of ``'1.5'``, with airport and helipad 18 of ``'2.0'``.
+        classes: Names of the classes of another data set in this form; default those of
+            ``version``.
+        train: Part to train on.
+        val: Part to validate on, or None.
+        test: Part to test on or to predict.
+        labels: Name of the folders of labels.
+        strict: Whether a fault in the files stops the run; otherwise it is left out and counted,
+            and every image is decoded once before.
+        empty_tiles: Whether training tiles without objects are served.
 
     Raises:
         FileNotFoundError: a part is not there (at ``setup``).

@@ -15,9 +15,11 @@ class ImageTiles(TiledData):
     described at ``TiledData``.
 
     Args:
-        root: folder of the images.
-        class_names: of what is detected, by label, as in training; for reports and result files.
-        strict: False leaves out pictures that cannot be decoded, and says how many.
+        root: Folder of the images.
+        class_names: Names of the detected classes, by label, as in training; for reports and result
+            files.
+        strict: Whether a picture that cannot be decoded stops the run; otherwise it is left out and
+            counted.
 
     Raises:
         FileNotFoundError: no such folder, or no image in it (at ``setup``).

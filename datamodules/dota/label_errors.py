@@ -1,4 +1,4 @@
-"""What is wrong in the files of a data set."""
+"""Errors in the label files of a data set, raised or counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class LabelErrors:
     """Raises at the first fault, or leaves it out and counts how many there are of each kind.
 
     Args:
-        strict: whether to raise.
+        strict: Whether to raise.
 
     Example:
         >>> faults = LabelErrors(strict=False)
@@ -26,15 +26,15 @@ class LabelErrors:
         self.kinds: Counter[str] = Counter()
         self.first = ""
 
-    def add(self, kind: str, sentence: str) -> None:
+    def add(self, kind: str, message: str) -> None:
         """Raise, or count.
 
         Raises:
-            ValueError: the sentence, and the way out, if ``strict``.
+            ValueError: the message, and the way out, if ``strict``.
         """
         if self.strict:
-            raise ValueError(f"{sentence.removesuffix('.')}; strict: false leaves it out.")
-        self.first = self.first or sentence
+            raise ValueError(f"{message.removesuffix('.')}; strict: false leaves it out.")
+        self.first = self.first or message
         self.kinds[kind] += 1
 
     def warn(self, folder: Path) -> None:

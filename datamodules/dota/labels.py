@@ -34,11 +34,11 @@ def read_labels(
     DOTA's development kit skips every line with fewer than nine fields and checks nothing.
 
     Args:
-        path: of the file.
-        class_names: by label.
-        faults: to which wrong lines are added; without it the first one raises.
-        size: (width, height) of the image, outside which no object may lie wholly; without it an
-            object may lie anywhere.
+        path: Label file.
+        class_names: Names of the classes, by label.
+        faults: Collector of wrong lines; without it the first one raises.
+        size: Size (width, height) of the image, outside which no object may lie wholly; without it
+            an object may lie anywhere.
 
     Raises:
         ValueError: by file and line, a line of another form, a class that is not in the list, a
@@ -73,17 +73,17 @@ def read_labels(
     quads = torch.tensor(corners, dtype=torch.float32).view(-1, 4, 2)
     convex = is_convex(quads)
     for row in (~convex).nonzero().flatten().tolist():
-        sentence = f"{places[row]}: the corners {corners[row]} enclose no convex area."
-        _report("no convex area", sentence, faults)
+        message = f"{places[row]}: the corners {corners[row]} enclose no convex area."
+        _report("no convex area", message, faults)
     shown = convex.clone()
     if size is not None:
         extent = torch.tensor(size)
         shown &= ((quads.amax(1) > 0) & (quads.amin(1) < extent)).all(1)
         for row in (convex & ~shown).nonzero().flatten().tolist():
-            sentence = (
+            message = (
                 f"{places[row]}: {corners[row]} lies outside the image, {size[0]} x {size[1]}."
             )
-            _report("outside the image", sentence, faults)
+            _report("outside the image", message, faults)
     clockwise = signed_area(quads)[:, None, None] > 0
     return Objects(
         torch.where(clockwise, quads, quads[:, [0, 3, 2, 1]]),
@@ -93,8 +93,8 @@ def read_labels(
 
 
 class _LineError(ValueError):
-    def __init__(self, sentence: str, kind: str = "unreadable line") -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, kind: str = "unreadable line") -> None:
+        super().__init__(message)
         self.kind = kind
 
 
@@ -110,17 +110,17 @@ def _parse(fields: list[str], numbers: dict[str, int]) -> tuple[list[float], int
     if not all(map(math.isfinite, corners)):
         raise _LineError("a coordinate is not finite.")
     if fields[8] not in numbers:
-        sentence = f"{fields[8]} is none of the classes {', '.join(numbers)}."
-        raise _LineError(sentence, "unknown class")
+        message = f"{fields[8]} is none of the classes {', '.join(numbers)}."
+        raise _LineError(message, "unknown class")
     if fields[9:] not in ([], ["0"], ["1"], ["2"]):
         raise _LineError(f"difficult must be 0, 1 or 2, got {fields[9]}.")
     return corners, numbers[fields[8]], int(fields[9]) if fields[9:] else 0
 
 
-def _report(kind: str, sentence: str, faults: LabelErrors | None) -> None:
+def _report(kind: str, message: str, faults: LabelErrors | None) -> None:
     if faults is None:
-        raise ValueError(sentence)
-    faults.add(kind, sentence)
+        raise ValueError(message)
+    faults.add(kind, message)
 
 
 def write_labels(path: str | Path, objects: Objects, class_names: Sequence[str]) -> None:

@@ -26,10 +26,10 @@ def evaluate_results(
     r"""Return the average precision of ``Task1_<class>.txt`` on the images that have labels.
 
     Args:
-        results: folder of the result files.
-        labels: folder of the label files, one for each image.
-        class_names: by label.
-        interpolation: of ``map``, ``map_75`` and ``ap_50``.
+        results: Folder of the result files.
+        labels: Folder of the label files, one for each image.
+        class_names: Names of the classes, by label.
+        interpolation: Interpolation of ``map``, ``map_75`` and ``ap_50``.
 
     Returns:
         What ``RotatedMeanAveragePrecision`` does.
@@ -62,7 +62,7 @@ def evaluate_results(
 
 
 def main() -> None:
-    """Print a table of the classes."""
+    """Run the command, which prints a table of the classes."""
     parser = argparse.ArgumentParser(prog="python -m datamodules.dota.results")
     parser.add_argument("results", help="folder of Task1_<class>.txt")
     parser.add_argument("labels", help="folder of label files")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 GRAY = (128, 128, 128)
-"""Of what a tile shows beyond the picture's right and lower border."""
+"""Color of a tile beyond the picture's right and lower border."""
 
 
 class Tile(NamedTuple):
@@ -40,9 +40,9 @@ class Tiling:
     """How pictures are cut.
 
     Args:
-        window: width and height of a tile.
-        gap: by how much neighbors overlap at least.
-        rates: by which pictures are resized before, one set of tiles for each.
+        window: Width and height of a tile.
+        gap: Least overlap of neighbors.
+        rates: Rates by which pictures are resized before they are cut, one set of tiles for each.
 
     Raises:
         ValueError: an argument out of its range.
@@ -101,8 +101,8 @@ class TileCache:
     size in bytes and time of change, and is cut again for a picture in which they differ.
 
     Args:
-        folder: made if it does not exist; one per part of a data set.
-        tiling: that the folder is for.
+        folder: Folder of one part of a data set; made if it does not exist.
+        tiling: Tiling of the folder's pictures.
 
     Raises:
         ValueError: the folder holds tiles of another tiling.
@@ -191,13 +191,13 @@ class TileSet(Dataset[Sample]):
     ones.
 
     Args:
-        paths: of the pictures.
-        tiling: how they are cut.
-        objects: of each picture, if they are known.
-        training: whether samples are for training.
-        empty_tiles: False leaves out tiles without objects.
-        cache: from which tiles are read.
-        tiles: those to serve instead of all, in the order of their pictures.
+        paths: Files of the pictures.
+        tiling: Tiling by which they are cut.
+        objects: Objects of each picture, if they are known.
+        training: Whether samples are for training.
+        empty_tiles: Whether tiles without objects are served.
+        cache: Cache from which tiles are read.
+        tiles: Tiles to serve instead of all, in the order of their pictures.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the datamodules of large pictures share: they are served as tiles."""
+"""Base of the datamodules of large pictures, which are served as tiles."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class TiledData(OrientedData):
     The remaining arguments are those of ``OrientedData``.
 
     Args:
-        image_size: S, width and height of a tile; a smaller picture is filled up with gray.
-        gap: by how many pixels neighboring tiles overlap at least.
-        rates: by which pictures are resized before they are cut, one set of tiles for each.
-        cache_dir: folder where tiles are kept as PNG files, cut before the first run; without it a
+        image_size: Width and height S of a tile; a smaller picture is filled up with gray.
+        gap: Least overlap of neighboring tiles, in pixels.
+        rates: Rates by which pictures are resized before they are cut, one set of tiles for each.
+        cache_dir: Folder where tiles are kept as PNG files, cut before the first run; without it a
             picture is decoded for each of its tiles. Labels are read anew in any case.
 
     Raises:
@@ -73,7 +73,7 @@ class TiledData(OrientedData):
         return readable(find_images(folder), faults)
 
     def cut_tiles(self, part: str, paths: Sequence[Path]) -> None:
-        """Cut the tiles of a part that the cache lacks; without a cache do nothing."""
+        """Cut the tiles of a part that the cache lacks, if there is a cache."""
         cache = self._cache(part)
         if cache is not None:
             cache.cut_missing(paths)
@@ -116,8 +116,8 @@ def readable(paths: Sequence[Path], faults: LabelErrors) -> list[Path]:
     """Return the pictures that can be opened, and whose names differ.
 
     Args:
-        paths: of the pictures.
-        faults: to which other pictures are added. Where they are left out, every picture is decoded
+        paths: Files of the pictures.
+        faults: Collector of unreadable pictures. Where it leaves them out, every picture is decoded
             once, since the end of a file may be missing; else its header alone is read.
 
     Raises:

@@ -36,13 +36,14 @@ class BagSampler(GlobalBatchSampler):
     bag and may be empty. A bag's rows come in ascending order.
 
     Args:
-        bag_of_row: (N,) int64 in 0..M-1, the bag of each row of the dataset.
-        batch_size: rows of a *global* batch. A batch holds ``batch_size / (N / M)`` bags, rounded
-            down, but at least one; where bags differ in size it may hold a few rows more or less.
-        seed: of the permutation of the bags.
-        rank: this process.
-        world_size: number of processes W.
-        start: called at each ``iter()``; returns (epoch, global batches to leave out).
+        bag_of_row: Bag of each row of the data set, (N,) int64 in 0..M-1.
+        batch_size: Rows of a global batch, over all ranks. A batch holds ``batch_size / (N / M)``
+            bags, rounded down, but at least one; where bags differ in size it may hold a few rows
+            more or less.
+        seed: Seed of the permutation of the bags.
+        rank: Number of this process.
+        world_size: Number of processes W.
+        start: Function called at each ``iter()``; returns (epoch, global batches to leave out).
 
     Raises:
         ValueError: ``batch_size`` below 1, or a bag without rows.
@@ -67,7 +68,7 @@ class BagSampler(GlobalBatchSampler):
         sizes = torch.bincount(bag_of_row)
         if not len(sizes) or not sizes.all():
             raise ValueError("Every bag from 0 to the largest number must have a row.")
-        if batch_size >= 1:  # otherwise the sentence of the base class says what is wrong
+        if batch_size >= 1:  # otherwise the message of the base class says what is wrong
             batch_size = max(1, batch_size * len(sizes) // len(bag_of_row))
         super().__init__(
             len(sizes),

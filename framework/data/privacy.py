@@ -41,9 +41,9 @@ class MeanRelease:
     is not defended against.
 
     Args:
-        epsilon: privacy loss, above 0; the smaller, the more private.
-        mechanism: ``'laplace'`` or ``'gaussian'``.
-        delta: in (0, 1), for ``'gaussian'`` alone.
+        epsilon: Privacy loss ε, above 0; the smaller, the more private.
+        mechanism: Distribution of the noise: ``'laplace'`` or ``'gaussian'``.
+        delta: Probability δ in (0, 1), for ``'gaussian'`` alone.
 
     Raises:
         ValueError: an argument out of its range.
@@ -83,9 +83,10 @@ class MeanRelease:
         """Return noisy means.
 
         Args:
-            means: (M, ...) of the bags, on the CPU.
-            std: (M,) of each bag, see ``noise_std``.
-            generator: of the CPU; the noise is drawn in float64, in the order of the bags.
+            means: Means of the bags, (M, ...), on the CPU.
+            std: Standard deviation (M,) of the noise of each bag, see ``noise_std``.
+            generator: Generator of the CPU; the noise is drawn in float64, in the order of the
+                bags.
         """
         if self.mechanism == "gaussian":
             unit = torch.randn(means.shape, generator=generator, dtype=torch.float64)
@@ -104,9 +105,9 @@ def response_sensitivity(bag_size: int, clip: float, outputs: int = 1) -> Sensit
     2C`. With T outputs, each clipped, the L1 norm is T times and the L2 norm sqrt(T) times as much.
 
     Args:
-        bag_size: k.
-        clip: C.
-        outputs: T.
+        bag_size: Rows k of the bag.
+        clip: Bound C on the size of a response.
+        outputs: Number of outputs T.
     """
     one = 2 * clip / bag_size
     return Sensitivity(one * outputs, one * math.sqrt(outputs))
@@ -119,7 +120,7 @@ def proportion_sensitivity(bag_size: int) -> Sensitivity:
     sqrt(2) / k in L2 norm, whatever the number of classes.
 
     Args:
-        bag_size: k.
+        bag_size: Rows k of the bag.
     """
     return Sensitivity(2 / bag_size, math.sqrt(2) / bag_size)
 

@@ -68,9 +68,9 @@ def load_pickle(
     Nothing is imported by name, so a file cannot run code.
 
     Args:
-        path: the file.
-        encoding: of byte strings written by Python 2; ``"bytes"`` keeps them as bytes.
-        allowed: further classes by the full name that the file uses, such as
+        path: Pickle file.
+        encoding: Encoding of byte strings written by Python 2; ``"bytes"`` keeps them as bytes.
+        allowed: Further classes by the full name that the file uses, such as
             ``{"scipy.sparse.csr.csr_matrix": scipy.sparse.csr_matrix}``.
 
     Raises:

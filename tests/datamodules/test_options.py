@@ -26,7 +26,10 @@ def test_every_argument_has_a_type_and_a_text(kind):
     assert "num_workers" in found
     assert "options" not in found
     for name, param in found.items():
-        assert param.doc, name
+        # a sentence that stands alone in a help screen
+        assert param.doc is not None, name
+        assert param.doc[0].isupper(), name
+        assert param.doc.endswith("."), name
         assert param.annotation is not inspect.Parameter.empty, name
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torchvision.transforms.v2 import ColorJitter
 
-from datamodules import oriented
 from datamodules.oriented_augmentation import (
     Mixup,
     Mosaic,
     ObjectAugmentation,
+    ObjectTransform,
     PixelTransform,
     RandomAffine,
     RandomCrop,
@@ -252,11 +252,11 @@ def test_colors_change_and_corners_stay():
 
 
 def test_partners_have_gone_through_what_comes_before():
-    class Add(oriented.ObjectTransform):
+    class Add(ObjectTransform):
         def __call__(self, sample, draw):
             return {**sample, "value": sample["value"] + 1}
 
-    class Join(oriented.ObjectTransform):
+    class Join(ObjectTransform):
         def __call__(self, sample, draw):
             return {**sample, "value": 100 * sample["value"] + draw()["value"]}
 

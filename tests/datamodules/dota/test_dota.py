@@ -298,7 +298,7 @@ def test_arguments_are_checked(tmp_path):
         ({"classes": []}, r"Classes need names, each its own, got \[\]"),
         ({"classes": ["a", "b", "a"]}, "Classes need names, each its own"),
         ({"classes": ["a", "small ship"]}, "A class cannot be called 'small ship'"),
-        ({"gap": 160}, r"a gap in 0\.\.window-1"),
+        ({"gap": 160}, r"gap must lie in \[0, 160\), got 160"),
         ({"rates": ()}, "rates must be positive numbers"),
         ({"rates": (0.0,)}, "rates must be positive numbers"),
         ({"classes": None, "version": "3.0"}, r"version must be one of 1.0, 1.5, 2.0, got '3.0'"),
