@@ -289,7 +289,7 @@ def test_weights_too_coarse_for_the_average_are_refused(tmp_path):
     ("argument", "sentence"),
     [
         ({"weight": -0.1}, "weight must be at least 0, got -0.1"),
-        ({"weight": float("nan")}, "weight must be at least 0, got nan"),
+        ({"weight": float("nan")}, "weight must be finite and at least 0, got nan"),
         ({"temperature": -1.0}, "temperature must be positive, got -1.0"),
         ({"decay": 1.0}, r"decay must lie in \[0, 1\), got 1.0"),
         ({"start_epoch": 5, "end_epoch": 6}, "No epoch lies between start_epoch=5 and end_epoch=6"),

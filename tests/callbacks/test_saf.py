@@ -330,9 +330,9 @@ def test_a_second_saf_is_refused(tmp_path):
     ("argument", "sentence"),
     [
         ({"weight": -0.1}, "weight must be at least 0, got -0.1"),
-        ({"weight": float("nan")}, "weight must be at least 0, got nan"),
+        ({"weight": float("nan")}, "weight must be finite and at least 0, got nan"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
-        ({"temperature": float("inf")}, "temperature must be positive, got inf"),
+        ({"temperature": float("inf")}, "temperature must be finite and positive, got inf"),
         ({"lag_epochs": 0}, "lag_epochs must be at least 1, got 0"),
         ({"lag_epochs": 3, "start_epoch": 1}, "start_epoch must be at least 2, got 1"),
         ({"start_epoch": 5, "end_epoch": 6}, "No epoch lies between start_epoch=5 and end_epoch=6"),

@@ -293,7 +293,7 @@ def test_it_asks_for_a_guide_and_has_no_state() -> None:
     [
         ({"mode": "ascent"}, "mode must be one of descent, guidance, auto, got 'ascent'"),
         ({"epsilon": -1e-3}, "epsilon must be at least 0, got -0.001"),
-        ({"epsilon": math.nan}, "epsilon must be at least 0, got nan"),
+        ({"epsilon": math.nan}, "epsilon must be finite and at least 0, got nan"),
         ({"mix": 1.5}, r"mix must lie in \[0, 1\], got 1.5"),
         ({"scope": "features"}, "scope must be one of exact, representation"),
         ({"every_n_steps": 0}, "every_n_steps must be at least 1"),
