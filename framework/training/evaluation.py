@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -17,10 +16,10 @@ from framework.objectives.reduction import reduce_objectives
 from framework.training.batches import named_fields
 from framework.training.term_means import TermMeans
 from framework.utilities.evaluation_mode import evaluation_mode
-from framework.utilities.lightning_internals import trainer_of
+from framework.utilities.lightning_internals import QuickHooksModule, trainer_of
 
 
-class EvaluationModule(LightningModule):
+class EvaluationModule(QuickHooksModule):
     """Runs a domain's metrics and losses over a validation or test set, and its predictions.
 
     A domain writes ``evaluate`` and, where it has them, ``make_metrics``, ``figures``

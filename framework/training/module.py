@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from math import isfinite
 from typing import Any
 
 import torch
@@ -409,29 +410,33 @@ class TrainingModule(EvaluationModule):
     def _record(self, reduced: ReducedObjectives, objectives: Objectives) -> None:
         names = ("loss", *reduced.terms)
         values = torch.stack([v.detach() for v in (reduced.total, *reduced.terms.values())])
-        # a difference of a number to itself is 0 only if it is finite
-        flags = (values - values != 0) if reduced.nonfinite is None else reduced.nonfinite
-        self._watch.add(names[-len(flags) :], flags, self.global_step)
+        on_cpu = values.device.type == "cpu"
+        # reading values makes a GPU wait, and costs less on a CPU than to look at them by torch
+        if not on_cpu or reduced.nonfinite is not None or not all(map(isfinite, values.tolist())):
+            # a difference of a number to itself is 0 only if it is finite
+            flags = (values - values != 0) if reduced.nonfinite is None else reduced.nonfinite
+            self._watch.add(names[-len(flags) :], flags, self.global_step)
         if objectives.logs:
             names += tuple(objectives.logs)
             values = torch.cat([values, self._logged(objectives, reduced)])
         ranks = world_size()
         self.epoch_means.update(names, values / ranks if ranks > 1 else values, reduced.rows)
         self._term_names, self._term_values = names, values
-        step = logged_step(self.trainer)
-        log_now = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        trainer = self.trainer
+        step = logged_step(trainer)
+        log_now = (step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         # reading the flags waits for a GPU, so there it is done as rarely as logging
-        if log_now or values.device.type == "cpu":
+        if log_now or on_cpu:
             self._watch.check()
-        if log_now and self.trainer.loggers:
+        if log_now and trainer.loggers:
             if ranks > 1:
-                values = self.trainer.strategy.reduce(values, reduce_op="mean")
+                values = trainer.strategy.reduce(values, reduce_op="mean")
             # handed to the loggers at once: self.log costs more than a small network's step
             row: dict[str, float] = {"epoch": self.current_epoch}
             row |= {f"train/{n}": v for n, v in zip(names, values.tolist(), strict=True)}
             if self._combined_step is not None:
                 row |= {f"train/{n}": v for n, v in self._combined_step.logs.items()}
-            for logger in self.trainer.loggers:
+            for logger in trainer.loggers:
                 logger.log_metrics(row, step=step)
 
     def _logged(self, objectives: Objectives, reduced: ReducedObjectives) -> Tensor:

@@ -89,6 +89,7 @@ def test_no_other_class_uses_or_overrides_private_attributes_of_its_base():
     assert "_wandb_init" in private["WandbLogger"]
     # what a subclass of a class of ours inherits from Lightning
     private |= {
+        "QuickHooksModule": private["LightningModule"],
         "EvaluationModule": private["LightningModule"],
         "TrainingModule": private["LightningModule"],
         "DataModule": private["LightningDataModule"],
