@@ -39,7 +39,7 @@ class Normalize:
 class Augmentation:
     """Transforms a training image, normalizes it, and mixes it with another one.
 
-    Mixup is that of Zhang et al. 2018, arXiv 1710.09412: the image and the one-hot label become
+    Mixup is that of Zhang et al. 2018, arXiv:1710.09412: the image and the one-hot label become
     λ x_i + (1 - λ) x_j and λ y_i + (1 - λ) y_j, λ ~ Beta(α, α). The authors' code draws one λ per
     batch and takes x_j from the same batch; here λ and x_j, from the whole training set, are drawn
     per sample, so that a sample does not depend on how batches fall on ranks.

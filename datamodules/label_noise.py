@@ -20,9 +20,9 @@ class LabelNoise:
 
     The three synthetic kinds are one rule: a label y becomes class j with probability T[y, j],
     where T is the (K, K) transition matrix. It depends on ``seed`` and on a label's position alone,
-    so every rank sees the same labels. As in "Co-teaching" (Han et al. 2018, arXiv 1804.06872) and
+    so every rank sees the same labels. As in "Co-teaching" (Han et al. 2018, arXiv:1804.06872) and
     the label-distributional robustness code, whose symmetric noise may redraw the true class; the
-    human labels of CIFAR-N are those of Wei et al. 2022, arXiv 2110.12088.
+    human labels of CIFAR-N are those of Wei et al. 2022, arXiv:2110.12088.
 
     Args:
         kind: Kind of noise. ``symmetric``: with probability ``rate`` a uniform class. ``pair``:

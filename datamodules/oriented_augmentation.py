@@ -246,7 +246,7 @@ class Mosaic(ObjectTransform):
 
     The image at hand is the upper left one, and the others are drawn. Each touches the meeting
     point with the corner that is nearest to its neighbors, at its own scale. It is the mosaic of
-    YOLOv4 (Bochkovskiy et al. 2020, arXiv 2004.10934) as YOLOv5 crops it back to the size of an
+    YOLOv4 (Bochkovskiy et al. 2020, arXiv:2004.10934) as YOLOv5 crops it back to the size of an
     image. Objects of which 0.7 or less are shown are left out.
 
     Args:
@@ -290,7 +290,7 @@ class Mixup(ObjectTransform):
     """Lays another image over an image and shows the objects of both.
 
     The image becomes λ x + (1 - λ) x', λ ~ Beta(α, α), and ``object_weight`` of an object is the
-    share of the image it comes from. Mixup is that of Zhang et al. 2018, arXiv 1710.09412.
+    share of the image it comes from. Mixup is that of Zhang et al. 2018, arXiv:1710.09412.
 
     Args:
         alpha: Parameter α of the Beta distribution, positive.

@@ -13,10 +13,7 @@ from docstring_parser import DocstringStyle, parse
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("framework", "modules", "datamodules", "callbacks")
-LATER = (
-    *(ROOT / "framework" / name for name in ("data", "training")),
-    *(ROOT / name for name in ("modules", "datamodules")),
-)
+LATER = (ROOT / "modules",)
 SOURCES = [
     path
     for path in sorted(chain(*((ROOT / name).rglob("*.py") for name in FOLDERS), ROOT.glob("*.py")))

@@ -202,8 +202,9 @@ class DataModule(LightningDataModule):
         """Return the loader of this rank's slices of ``guide_set``, without augmentation.
 
         Args:
-            batch_size: rows of a *global* batch.
-            start: called at each ``iter()``; returns (pass, global batches of it to leave out).
+            batch_size: Rows of a global batch.
+            start: Function called at each ``iter()``; it returns (pass, global batches of it to
+                leave out).
         """
         if self.guide_set is None:
             raise RuntimeError(f"{type(self).__name__} holds nothing out; call hold_out().")
@@ -230,7 +231,7 @@ class DataModule(LightningDataModule):
         generators stay untouched.
 
         Args:
-            rows: positions in ``train_set`` that are read instead of all, in this order.
+            rows: Positions in ``train_set`` that are read instead of all, in this order.
 
         Raises:
             RuntimeError: there is no training set.
