@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from os.path import commonprefix
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
     """Return ``'; the nearest are a, b, c'`` for the end of a message, or nothing.
 
-    Capital letters do not count. Of dotted names the last parts are compared, and the whole names
-    only where those are equally near.
+    Capital letters do not count. Of dotted names the last parts are compared; where those are
+    equally near, the whole names are, and then how much they have in common from the beginning.
 
     Example:
         >>> nearest("AdamV", ["Adam", "AdamW", "SGD"])
         '; the nearest are Adam, AdamW'
     """
 
-    def likeness(name: str) -> tuple[float, float]:
+    def likeness(name: str) -> tuple[float, float, int]:
         pairs = (name.rpartition(".")[2], word.rpartition(".")[2]), (name, word)
         last, whole = (SequenceMatcher(None, a.lower(), b.lower()).ratio() for a, b in pairs)
-        return last, whole
+        return last, whole, len(commonprefix([name.lower(), word.lower()]))
 
     scores = {name: likeness(name) for name in known}
     close = [name for name in scores if scores[name][0] >= 0.5]
