@@ -62,7 +62,7 @@ def test_offline_argument_leaves_the_environment_alone(
     assert "WANDB_MODE" not in os.environ
 
 
-def test_a_failed_start_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**kwargs: Any) -> None:
         raise wandb.errors.UsageError("No API key configured.\nUse `wandb login` to log in.")
 

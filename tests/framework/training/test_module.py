@@ -66,7 +66,7 @@ class AsksFeatures(ObjectivesCallback):
     needs = ("features",)
 
 
-class Promises(TinyModule):
+class ProvidesTooMuch(TinyModule):
     provides = (*TinyModule.provides, "features")
 
 
@@ -85,7 +85,7 @@ def test_needs_are_compared_with_what_is_provided(tmp_path, attributes, callback
 
 def test_a_missing_field_is_found_in_the_first_step(tmp_path):
     with pytest.raises(RuntimeError, match="provides `features`, but its objectives"):
-        fit(build(Promises), tmp_path)
+        fit(build(ProvidesTooMuch), tmp_path)
 
 
 class Meaningless(LDRLoss):
