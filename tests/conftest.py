@@ -15,6 +15,7 @@ for name in [*os.environ]:
         del os.environ[name]
 os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -22,6 +23,9 @@ import torch  # noqa: E402
 from tests.helpers.ranks import TwoRanks  # noqa: E402
 
 THREADS = torch.get_num_threads()
+# the same examples everywhere, however long they take there
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

@@ -184,7 +184,7 @@ def test_features_below_zero_everywhere_are_reported_and_not_moved(selection: ob
         (lambda: DeadLatentAuxLoss(weight=-1.0), "weight must not be negative"),
         (lambda: DeadLatentAuxLoss(normalizer="none"), "normalizer must be one of"),
         (lambda: ZipfAuxLoss(phi=0.0), r"phi must be in \(0, 1\]"),
-        (lambda: ZipfAuxLoss(alpha=math.nan), "alpha must be at least 0"),
+        (lambda: ZipfAuxLoss(alpha=math.nan), "alpha must be finite and at least 0"),
     ],
 )
 def test_refuses(call, says) -> None:
