@@ -22,6 +22,7 @@ import torch  # noqa: E402
 
 from tests.helpers.ranks import TwoRanks  # noqa: E402
 
+ENVIRONMENT = dict(os.environ)
 THREADS = torch.get_num_threads()
 # the same examples everywhere, however long they take there
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
@@ -29,14 +30,12 @@ hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)
-def surroundings() -> Iterator[None]:
-    """Let no test depend on those before it: generators, number of threads, environment."""
-    environment = dict(os.environ)
+def surroundings() -> None:
+    """Let no test depend on those before it: environment, generators, number of threads."""
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
-    yield
-    os.environ.clear()
-    os.environ |= environment
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
-from os.path import commonprefix
+from itertools import takewhile
+from operator import eq
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
@@ -21,7 +22,7 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
     def likeness(name: str) -> tuple[float, float, int]:
         pairs = (name.rpartition(".")[2], word.rpartition(".")[2]), (name, word)
         last, whole = (SequenceMatcher(None, a.lower(), b.lower()).ratio() for a, b in pairs)
-        return last, whole, len(commonprefix([name.lower(), word.lower()]))
+        return last, whole, sum(takewhile(bool, map(eq, name.lower(), word.lower())))
 
     scores = {name: likeness(name) for name in known}
     close = [name for name in scores if scores[name][0] >= 0.5]
