@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 from torch.nn.modules.loss import MultiMarginLoss, NLLLoss, _Loss
 from torch.optim import LBFGS, Optimizer
 from torch.utils.data import IterableDataset
@@ -91,13 +92,54 @@ def check_map_style(owner: object, trainer: Trainer) -> None:
         )
 
 
-def check_input_shape(data: Any, input_shape: Sequence[int]) -> None:
-    """Raise ``IncompatibleError`` if the data says that its images have another shape."""
-    shape = getattr(data, "input_shape", None)
-    if shape is not None and tuple(shape) != tuple(input_shape):
+def check_fact(
+    data: Any, name: str, built_for: Any, argument: str = "", at_most: bool = False
+) -> None:
+    """Raise ``IncompatibleError`` if a datamodule says that its data does not fit the model.
+
+    Args:
+        data: Datamodule, or None; what it does not say is not checked.
+        name: Attribute of the datamodule.
+        built_for: Value of the attribute that the model was built for.
+        argument: Argument of the model to change; default ``name``.
+        at_most: Whether a smaller value fits, too.
+    """
+    given = getattr(data, name, None)
+    if given is None:
+        return
+    if isinstance(built_for, Sequence):
+        given, built_for = list(given), list(built_for)
+    if not (given <= built_for if at_most else given == built_for):
         raise IncompatibleError(
-            f"The images of {type(data).__name__} are {list(shape)}, but the model was built for "
-            f"{list(input_shape)}: set model.input_shape."
+            f"{type(data).__name__} has {name} {given}, but the model was built for {built_for}: "
+            f"set model.{argument or name}."
+        )
+
+
+def check_per_sample(loss: nn.Module, owner: str, unit: str = "sample") -> None:
+    """Raise ``IncompatibleError`` if a loss is one number for a batch and not one per sample.
+
+    Args:
+        loss: Loss.
+        owner: Name of what needs a value for each sample.
+        unit: Word for what it needs a value of.
+    """
+    if getattr(loss, "batch_coupled", False):
+        raise IncompatibleError(
+            f"{type(loss).__name__} is one number for a batch, and {owner} needs one per {unit}."
+        )
+
+
+def check_unmixed(data: Any, reason: str) -> None:
+    """Raise ``IncompatibleError`` if a datamodule mixes its samples.
+
+    Args:
+        data: Datamodule, or None.
+        reason: Beginning of the message: what the module does that mixed samples spoil.
+    """
+    if getattr(data, "mixes_samples", False):
+        raise IncompatibleError(
+            f"{reason} and cannot be combined with mixup; switch {type(data).__name__}'s mixup off."
         )
 
 

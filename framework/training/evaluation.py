@@ -94,7 +94,7 @@ class EvaluationModule(QuickHooksModule):
         with evaluation_mode(self):
             return self.predict_step(batch, 0)
 
-    def make_metrics(self) -> MetricCollection | None:
+    def make_metrics(self) -> Mapping[str, Any] | MetricCollection | None:
         """Return the metrics of an evaluation, named without a stage; called once per stage."""
         return None
 
@@ -111,8 +111,12 @@ class EvaluationModule(QuickHooksModule):
         """Make the metrics of every stage, once."""
         for name in self._stage_means:
             metrics = self.make_metrics()
-            if metrics is not None and name not in self._metrics:
-                self._metrics[name] = metrics
+            if metrics is None or name in self._metrics:
+                continue
+            if not isinstance(metrics, MetricCollection):
+                # groups would tie states of metrics together and break their separate reset
+                metrics = MetricCollection(dict(metrics), compute_groups=False)
+            self._metrics[name] = metrics
 
     @property
     def stage(self) -> str:

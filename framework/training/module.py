@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from math import isfinite
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from lightning.pytorch import Callback
@@ -31,9 +31,25 @@ from framework.training.evaluation import EvaluationModule
 from framework.training.nonfinite import NonFiniteGuard
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.term_means import TermMeans
-from framework.training.terms import add_term
+from framework.training.terms import add_term, explained_labels
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import logged_step, train_loader, trainer_of
+
+
+class TrainingOptions(TypedDict, total=False):
+    """Arguments that every ``TrainingModule`` takes and hands on, but for the optimizer.
+
+    The optimizer is an argument of each module, as its default differs.
+
+    Args:
+        lr_scheduler: Schedule of the learning rate, which counts optimizer steps; None for none.
+        sync_batchnorm: Whether ranks share their batch-norm statistics.
+        gradient_combiner: Method that makes one gradient of those of several terms; None adds them.
+    """
+
+    lr_scheduler: LRSchedulerCallable | None
+    sync_batchnorm: bool
+    gradient_combiner: GradientCombiner | None
 
 
 class TrainingModule(EvaluationModule):
@@ -184,7 +200,7 @@ class TrainingModule(EvaluationModule):
             convert_sync_batchnorm(self)
         if stage != "fit":
             return
-        data = getattr(self.trainer, "datamodule", None)
+        data = self.datamodule
         for owner in self._owners:
             compatibility.check_groups(owner, data)
             compatibility.check_needs(owner, owner.needs, self, self.provides)
@@ -341,7 +357,8 @@ class TrainingModule(EvaluationModule):
                     "forward": self.forward,
                 }
                 available[need] = others[need]
-        add_term(objectives, name, loss, predictions, targets, **available)
+        with explained_labels(predictions, targets):
+            add_term(objectives, name, loss, predictions, targets, **available)
 
     def reduced_objectives(self, batch: Batch) -> ReducedObjectives:
         """Return the step's terms after the callbacks and the reduction over ranks."""

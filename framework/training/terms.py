@@ -71,6 +71,40 @@ def add_term(
         objectives.count[name] = torch.full((), 1 / world_size(), device=predictions.device)
 
 
+def rows_of(loss: _Loss, provides: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``provides`` without ``per_sample`` if ``loss`` is one number for the whole batch."""
+    coupled = isinstance(loss, Loss) and loss.batch_coupled
+    return tuple(name for name in provides if not (coupled and name == "per_sample"))
+
+
+@contextmanager
+def explained_labels(logits: Tensor, label: Tensor) -> Iterator[None]:
+    """Name a label that is no class, instead of the error that it causes inside the block.
+
+    Labels are looked at after an error only: a comparison at every step would make a GPU wait.
+
+    Args:
+        logits: Logits (B, K); other shapes are passed over.
+        label: Classes (B,) int64; other targets are passed over.
+
+    Raises:
+        ValueError: A label is not one of 0..K-1.
+    """
+    try:
+        yield
+    except (IndexError, RuntimeError):
+        known = label.ndim == 1 and logits.ndim == 2 and not label.is_floating_point()
+        if not known or label.device.type != "cpu" or not len(label):
+            raise
+        low, high = (int(value) for value in label.aminmax())
+        if low >= 0 and high < logits.shape[1]:
+            raise
+        raise ValueError(
+            f"The data holds the label {low if low < 0 else high}, but the model has the classes "
+            f"0..{logits.shape[1] - 1}: set model.num_classes."
+        ) from None
+
+
 @contextmanager
 def _unreduced(loss: _Loss) -> Iterator[None]:
     # past nn.Module's own assignment, which looks for parameters first
