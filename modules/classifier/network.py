@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
-import torch
 from torch import Tensor, nn
 
 from framework.layers.mlp import mlp_body
+from framework.layers.timm_backbone import timm_features
 
 
 class ClassifierNetwork(nn.Module):
     """A body that maps images to features, and a linear head.
 
     Args:
-        body: from (B, C, H, W) to (B, D).
-        num_features: D.
-        num_classes: K.
+        body: Network from images (B, C, H, W) to features (B, D).
+        num_features: Number D of features.
+        num_classes: Number K of classes.
     """
 
     def __init__(self, body: nn.Module, num_features: int, num_classes: int) -> None:
@@ -58,15 +57,16 @@ def build_network(
     """Return the network that ``backbone`` names.
 
     Args:
-        backbone: ``'mlp'``, ``'cnn'``, or any name that ``timm.list_models()`` gives.
-        num_classes: K.
-        input_shape: (C, H, W).
-        widths: of the layers of ``mlp`` (none: a linear classifier) or the stages of ``cnn``.
-        pretrained: load timm's weights (needs a network connection).
+        backbone: Name ``'mlp'``, ``'cnn'``, or any that ``timm.list_models()`` gives.
+        num_classes: Number K of classes.
+        input_shape: Shape (C, H, W) of an image.
+        widths: Widths of the layers of ``mlp`` (none: a linear classifier) or of the stages of
+            ``cnn``.
+        pretrained: Whether to load timm's weights, which needs a network connection.
 
     Raises:
-        ValueError: unknown name (the sentence names the nearest), ``input_shape`` that is not three
-            numbers, or ``cnn`` without widths.
+        ValueError: The backbone is unknown, ``input_shape`` is not three numbers, or ``cnn`` has no
+            widths.
     """
     if len(input_shape) != 3:
         raise ValueError(f"input_shape must be [channels, height, width], got {list(input_shape)}.")
@@ -78,16 +78,5 @@ def build_network(
         if not widths:
             raise ValueError("The backbone 'cnn' needs at least one width.")
         return ClassifierNetwork(cnn_body(channels, widths), widths[-1], num_classes)
-    import timm
-
-    if not timm.is_model(backbone.partition(".")[0]):
-        near = get_close_matches(backbone, ["mlp", "cnn", *timm.list_models()], n=3, cutoff=0.4)
-        raise ValueError(
-            f"There is no backbone {backbone!r}; the nearest are {', '.join(near) or 'mlp, cnn'}."
-        )
-    body = timm.create_model(backbone, pretrained=pretrained, in_chans=channels, num_classes=0)
-    was_training = body.training
-    with torch.no_grad():
-        # timm's num_features is not what every pooling returns, so ask the network itself
-        size = body.eval()(torch.zeros(1, channels, height, width)).shape[1]
-    return ClassifierNetwork(body.train(was_training), size, num_classes)
+    body, size = timm_features(backbone, input_shape, pretrained, others=("mlp", "cnn"))
+    return ClassifierNetwork(body, size, num_classes)

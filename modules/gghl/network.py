@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from framework.detection.conv_block import SLOPE, conv_block
+from framework.detection.conv_block import conv_block
 from framework.detection.top_down_neck import TopDownNeck
+from framework.layers.timm_backbone import TimmBackbone
+from framework.utilities.checks import check_at_least, check_interval
 from modules.gghl.decoding import BOX_CHANNELS
 
 STRIDES = (8, 16, 32)
@@ -22,7 +23,7 @@ class PlainBackbone(nn.Module):
     Shapes: images (B, 3, H, W) to three maps at strides 8, 16 and 32.
 
     Args:
-        widths: channels at strides 2, 4, 8, 16 and 32.
+        widths: Channels at strides 2, 4, 8, 16 and 32.
     """
 
     def __init__(self, widths: Sequence[int] = (16, 32, 48, 64, 96)) -> None:
@@ -45,61 +46,14 @@ class PlainBackbone(nn.Module):
         return maps[2:]
 
 
-class TimmBackbone(nn.Module):
-    """The maps at strides 8, 16 and 32 of any convolutional timm model.
-
-    ``darknet53`` is given the slope of 0.1 that Darknet's leaky ReLU has. With pretrained weights
-    images are normalized as the model expects, otherwise they stay in [0, 1].
-
-    Args:
-        name: timm's.
-        pretrained: load timm's weights.
-
-    Raises:
-        ValueError: timm knows no such model, or it has no maps at these strides.
-    """
-
-    def __init__(self, name: str, pretrained: bool = False) -> None:
-        super().__init__()
-        import timm
-
-        if name.split(".")[0] not in timm.list_models():
-            close = get_close_matches(name, ["plain", *timm.list_models()], n=3, cutoff=0.4)
-            raise ValueError(f"No backbone {name!r}; the nearest are {', '.join(close)}.")
-        try:
-            whole = timm.create_model(name, features_only=True)
-            reduction = whole.feature_info.reduction()
-            indices = [reduction.index(stride) for stride in STRIDES]
-        except (RuntimeError, AttributeError, ValueError):
-            raise ValueError(f"{name} has no maps at strides 8, 16 and 32.") from None
-        self.body = timm.create_model(
-            name, features_only=True, pretrained=pretrained, out_indices=indices
-        )
-        self.channels = tuple(self.body.feature_info.channels())
-        if name.split(".")[0] == "darknet53":
-            for module in self.body.modules():
-                if isinstance(module, nn.LeakyReLU):
-                    module.negative_slope = SLOPE
-        config = whole.pretrained_cfg if pretrained else {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-        for statistic in ("mean", "std"):
-            value = torch.tensor(config[statistic]).view(-1, 1, 1)
-            self.register_buffer(statistic, value, persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Return the maps from fine to coarse."""
-        return self.body((image - self.mean) / self.std)
-
-
 class PyramidNeck(nn.Module):
     """Torchvision's feature pyramid: levels are added from coarse to fine.
 
     Paper: Lin et al., *Feature Pyramid Networks for Object Detection*, arXiv:1612.03144.
 
     Args:
-        in_channels: of each level, from fine to coarse.
-        width: channels of every level.
+        in_channels: Channels of each level, from fine to coarse.
+        width: Channels of every level behind the neck.
     """
 
     def __init__(self, in_channels: Sequence[int], width: int) -> None:
@@ -128,21 +82,22 @@ class GGHLNetwork(nn.Module):
     N(0, 0.01) and zero biases, as there; ``objectness_bias`` is ours.
 
     Args:
-        num_classes: C.
-        backbone: ``'plain'`` or any timm name with maps at strides 8, 16 and 32.
-        pretrained: load timm's weights.
-        widths: channels of the plain backbone at strides 2, 4, 8, 16 and 32.
-        neck: ``'top_down'``, by concatenation, or ``'pyramid'``, by addition.
-        neck_width: channels of the neck's coarsest level, with ``'pyramid'`` of every level;
+        num_classes: Number C of classes.
+        backbone: Backbone: ``'plain'`` or any timm name with maps at strides 8, 16 and 32.
+        pretrained: Whether to load timm's weights.
+        widths: Channels of the plain backbone at strides 2, 4, 8, 16 and 32.
+        neck: Neck: ``'top_down'``, by concatenation, or ``'pyramid'``, by addition.
+        neck_width: Channels of the neck's coarsest level, with ``'pyramid'`` of every level;
             default half of the backbone's last.
-        drop_block: probability of DropBlock in ``'top_down'``.
-        objectness_bias: the objectness logit of an untrained network; 0 in the released code.
+        drop_block: Probability of DropBlock in ``'top_down'``.
+        objectness_bias: Objectness logit of an untrained network; 0 in the released code.
 
     Raises:
-        ValueError: an unknown backbone, or sizes that do not fit.
+        ValueError: The backbone is unknown, or a size is out of its range.
 
     Example:
         >>> import torch
+        >>> from modules.gghl import GGHLNetwork
         >>> network = GGHLNetwork(num_classes=3)
         >>> tuple(network(torch.zeros(2, 3, 64, 96)).shape)
         (2, 126, 13)
@@ -162,15 +117,13 @@ class GGHLNetwork(nn.Module):
         objectness_bias: float = -4.0,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
-        if not 0 <= drop_block < 1:
-            raise ValueError(f"drop_block must be in [0, 1), got {drop_block}.")
+        check_at_least(1, num_classes=num_classes)
+        check_interval("[0, 1)", drop_block=drop_block)
         self.backbone: PlainBackbone | TimmBackbone
         if backbone == "plain":
             self.backbone = PlainBackbone(widths)
         else:
-            self.backbone = TimmBackbone(backbone, pretrained)
+            self.backbone = TimmBackbone(backbone, STRIDES, pretrained, others=("plain",))
         self.neck: TopDownNeck | PyramidNeck
         if neck == "top_down":
             self.neck = TopDownNeck(self.backbone.channels, neck_width, drop_block)
@@ -189,7 +142,7 @@ class GGHLNetwork(nn.Module):
             nn.init.constant_(last.bias[-1:], objectness_bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return what is predicted in each cell (B, N, 10 + C)."""
+        """Return the prediction in each cell, (B, N, 10 + C)."""
         levels = self.neck(self.backbone(image))
         predicted = [
             torch.cat([boxes(level), classes(level)], 1).flatten(2)

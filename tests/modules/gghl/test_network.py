@@ -77,11 +77,11 @@ def test_timm_backbones(backbone):
 
 
 def test_backbones_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"No backbone 'darknet54'; the nearest are .*darknet53"):
-        GGHLNetwork(2, backbone="darknet54")
     with pytest.raises(
-        ValueError, match="vit_tiny_patch16_224 has no maps at strides 8, 16 and 32"
+        ValueError, match=r"There is no backbone 'darknet54'; the nearest are .*darknet53"
     ):
+        GGHLNetwork(2, backbone="darknet54")
+    with pytest.raises(ValueError, match="vit_tiny_patch16_224 has no maps at strides 8, 16, 32"):
         GGHLNetwork(2, backbone="vit_tiny_patch16_224")
     with pytest.raises(ValueError, match="widths are the channels"):
         PlainBackbone((8, 16))
@@ -89,5 +89,5 @@ def test_backbones_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("wrong", [{"num_classes": 0}, {"num_classes": 2, "drop_block": 1.0}])
 def test_numbers_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match="must"):
         GGHLNetwork(**wrong)
