@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Unpack
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -16,15 +17,26 @@ from torchmetrics.classification import (
 )
 
 from framework.data.datasets import Batch
-from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import ClassificationLoss
-from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
-from framework.training.compatibility import check_input_shape
-from framework.training.module import TrainingModule
+from framework.training.compatibility import check_fact
+from framework.training.module import TrainingModule, TrainingOptions
+from framework.training.terms import rows_of
 from modules.classifier.network import build_network
 
 Criterion = nn.CrossEntropyLoss | nn.MultiMarginLoss | ClassificationLoss
+
+
+class ClassifierOptions(TrainingOptions, total=False):
+    """Arguments of ``Classifier``, for modules that build on it."""
+
+    num_classes: int
+    input_shape: Sequence[int]
+    backbone: str
+    widths: Sequence[int]
+    pretrained: bool
+    criterion: Criterion | None
+    optimizer: OptimizerCallable
 
 
 class Classifier(TrainingModule):
@@ -35,23 +47,23 @@ class Classifier(TrainingModule):
     are torchmetrics'.
 
     Args:
-        num_classes: K.
-        input_shape: (C, H, W) of an image.
-        backbone: ``'mlp'``, ``'cnn'`` or any timm name, such as ``resnet18``.
-        widths: of the layers of ``mlp`` or the stages of ``cnn``; timm backbones ignore it.
-        pretrained: load timm's weights.
-        criterion: the loss on the logits.
-        optimizer: from parameter groups to an optimizer.
-        lr_scheduler: from an optimizer to a schedule.
-        sync_batchnorm: share batch-norm statistics between ranks.
-        gradient_combiner: how the gradients of several terms become one.
+        num_classes: Number K of classes.
+        input_shape: Shape (C, H, W) of an image.
+        backbone: Backbone: ``'mlp'``, ``'cnn'`` or any timm name, such as ``resnet18``.
+        widths: Widths of the layers of ``mlp`` or of the stages of ``cnn``; timm backbones ignore
+            them.
+        pretrained: Whether to load timm's weights.
+        criterion: Loss on the logits; default cross-entropy.
+        optimizer: Optimizer of the parameters.
+        **options: Arguments of ``TrainingModule``.
 
     Raises:
-        ValueError: unknown backbone, data of another shape or with more classes (at
-            ``setup``), or labels outside 0..K-1.
+        ValueError: The backbone is unknown, a label is not one of 0..K-1, or the data has another
+            shape or more classes (at ``setup``).
 
     Example:
         >>> import torch
+        >>> from modules import Classifier
         >>> model = Classifier(num_classes=10, input_shape=(1, 8, 8))
         >>> tuple(model(torch.zeros(2, 1, 8, 8)).shape)
         (2, 10)
@@ -70,30 +82,24 @@ class Classifier(TrainingModule):
         pretrained: bool = False,
         criterion: Criterion | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        sync_batchnorm: bool = True,
-        gradient_combiner: GradientCombiner | None = None,
+        **options: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, sync_batchnorm, gradient_combiner)
+        super().__init__(optimizer=optimizer, **options)
         self.num_classes = num_classes
         self.prediction_shape = (num_classes,)
         self.input_shape = tuple(input_shape)
-        self.network = build_network(backbone, num_classes, input_shape, widths, pretrained)
+        self.build_network = partial(
+            build_network, backbone, num_classes, input_shape, widths, pretrained
+        )
+        """Makes a further network like the first."""
+        self.network = self.build_network()
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
-        if getattr(self.criterion, "batch_coupled", False):
-            # such a loss is one number for the whole batch
-            self.provides = tuple(name for name in self.provides if name != "per_sample")
+        self.provides = rows_of(self.criterion, self.provides)
 
     def setup(self, stage: str) -> None:
-        """Refuse data that says of itself that it does not fit."""
-        data = getattr(self.trainer, "datamodule", None)
-        check_input_shape(data, self.input_shape)
-        classes = getattr(data, "num_classes", None)
-        if classes is not None and classes > self.num_classes:
-            raise IncompatibleError(
-                f"{type(data).__name__} has {classes} classes, but the model has "
-                f"{self.num_classes}: set model.num_classes."
-            )
+        """Check that the data has the model's input shape and no more than its classes."""
+        check_fact(self.datamodule, "input_shape", self.input_shape)
+        check_fact(self.datamodule, "num_classes", self.num_classes, at_most=True)
         super().setup(stage)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -110,23 +116,8 @@ class Classifier(TrainingModule):
             group=batch.get("group"),
             features=features,
         )
-        try:
-            self.add_term(objectives, "classification", self.criterion, inputs=batch["image"])
-        except (IndexError, RuntimeError):
-            # looked at only now: a comparison at every step would make a GPU wait
-            self._check_labels(batch["label"])
-            raise
+        self.add_term(objectives, "classification", self.criterion, inputs=batch["image"])
         return objectives
-
-    def _check_labels(self, label: Tensor) -> None:
-        if label.is_floating_point() or label.device.type != "cpu" or not len(label):
-            return
-        low, high = (int(v) for v in label.aminmax())
-        if low < 0 or high >= self.num_classes:
-            raise ValueError(
-                f"The data holds the label {low if low < 0 else high}, but the model has the "
-                f"classes 0..{self.num_classes - 1}: set model.num_classes."
-            )
 
     def evaluate(self, batch: Batch) -> Objectives:
         """Update the metrics and return the loss."""
@@ -136,7 +127,7 @@ class Classifier(TrainingModule):
             self.metrics.update(objectives.predictions.float().softmax(-1), batch["label"])
         return objectives
 
-    def make_metrics(self) -> MetricCollection:
+    def make_metrics(self) -> Mapping[str, Any] | MetricCollection:
         """Return accuracy, top-5, calibration error and confusion matrix."""
         classes = self.num_classes
         metrics: dict[str, Any] = {
@@ -146,8 +137,7 @@ class Classifier(TrainingModule):
         }
         if classes > 5:
             metrics["accuracy_top5"] = MulticlassAccuracy(classes, average="micro", top_k=5)
-        # groups would tie states of different metrics together and break their separate reset
-        return MetricCollection(metrics, compute_groups=False)
+        return metrics
 
     def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the predicted class and the probability of every class."""
@@ -158,6 +148,5 @@ class Classifier(TrainingModule):
         """Return the confusion matrix."""
         from framework.figures.tables import confusion_matrix
 
-        data = getattr(self.trainer, "datamodule", None)
-        names = getattr(data, "class_names", None)
+        names = getattr(self.datamodule, "class_names", None)
         return {"confusion_matrix": confusion_matrix(values["confusion"].cpu(), names)}

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchmetrics import MetricCollection
 
 from framework.data.datasets import Batch
 from framework.distributed.collectives import all_reduce_sum, rank, rows_per_rank
-from framework.gradients.combiner import GradientCombiner
 from framework.metrics.prefix_accuracy import PrefixAccuracy
-from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.ops.prefix import prefix_predictions
+from framework.training.compatibility import check_per_sample, check_unmixed
+from framework.training.terms import explained_labels
+from framework.utilities.checks import check_at_least
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.precision import at_least_float32
-from modules.classifier.module import Criterion
-from modules.classifier.network import build_network
 from modules.coteaching.small_loss import Scope, SmallLossSelector
 from modules.coteaching.stage_one import load_stage_one
-from modules.nested.module import NestedClassifier
+from modules.nested.module import NestedClassifier, NestedOptions
 from modules.nested.network import NestedNetwork
 
 
@@ -54,34 +51,25 @@ class CoTeaching(NestedClassifier):
     forget rate and the frozen batch-norm statistics; ``halves=False`` is Han et al.'s rule.
 
     Args:
-        num_classes: K.
-        input_shape: (C, H, W) of an image.
-        backbone: of both networks, see ``NestedClassifier``.
-        widths: as there.
-        pretrained: as there; the heads differ all the same.
-        sigma: of the nested dropout; None for plain co-teaching.
-        mu: as there.
-        dropout: as there.
-        forget_rate: share of rows that are left out, in [0, 1); about that of wrong labels.
-        ramp_epochs: epochs of stage 2 in which the forget rate grows from 0.
-        scope: whether rows are ranked over all ranks (``global``) or on each (``local``).
-        halves: each network scores one half of the batch; otherwise both score all of it.
-        freeze_batchnorm: keep the batch-norm statistics of stage 1 in stage 2.
-        checkpoints: of two stage-1 runs of ``NestedClassifier``.
-        warmup_epochs: length of stage 1 in this run.
-        teaching_lr: learning rate of stage 2; default that of ``optimizer``.
-        criterion: the loss that is trained; what scores is always cross-entropy.
-        optimizer: from parameter groups to an optimizer.
-        lr_scheduler: from an optimizer to a schedule, in each stage from its start.
-        sync_batchnorm: share batch-norm statistics between ranks.
-        gradient_combiner: how the gradients of several terms become one.
+        forget_rate: Share of rows that are left out, in [0, 1); about that of wrong labels.
+        ramp_epochs: Number of epochs of stage 2 in which the forget rate grows from 0.
+        scope: Rows that are ranked together: of all ranks (``global``) or of each (``local``).
+        halves: Whether each network scores one half of the batch, and not all of it.
+        freeze_batchnorm: Whether the batch-norm statistics of stage 1 are kept in stage 2.
+        checkpoints: Checkpoints of two stage-1 runs of ``NestedClassifier``.
+        warmup_epochs: Length of stage 1 in this run, in epochs.
+        teaching_lr: Learning rate of stage 2; default that of ``optimizer``.
+        criterion: Loss that is trained; rows are always scored by cross-entropy.
+        lr_scheduler: Schedule of the learning rate, in each stage from its start.
+        pretrained: Whether to load timm's weights into both networks, whose heads differ.
+        **options: Arguments of ``NestedClassifier``.
 
     Raises:
-        ValueError: an argument out of range, other than two checkpoints, checkpoints together with
-            a warm-up, a criterion that is no sum over samples, or see
-            ``Classifier``.
-        FileNotFoundError: there is no such checkpoint (at ``setup``).
-        IncompatibleError: a checkpoint of another network, or data that mixes samples (likewise).
+        ValueError: An argument is out of its range, there are other than two checkpoints, or
+            checkpoints together with a warm-up, or as ``Classifier``.
+        FileNotFoundError: A checkpoint does not exist (at ``setup``).
+        IncompatibleError: The criterion is not a sum over samples, a checkpoint is of another
+            network, or the data mixes samples (the latter two at ``setup``).
 
     Example:
         >>> import torch
@@ -95,14 +83,7 @@ class CoTeaching(NestedClassifier):
 
     def __init__(
         self,
-        num_classes: int = 10,
-        input_shape: Sequence[int] = (1, 8, 8),
-        backbone: str = "mlp",
-        widths: Sequence[int] = (256, 256),
-        pretrained: bool = False,
-        sigma: float | None = 50.0,
-        mu: float = 0.0,
-        dropout: float = 0.0,
+        *,
         forget_rate: float = 0.2,
         ramp_epochs: int = 0,
         scope: Scope = "global",
@@ -111,40 +92,16 @@ class CoTeaching(NestedClassifier):
         checkpoints: list[str] | None = None,
         warmup_epochs: int = 0,
         teaching_lr: float | None = None,
-        criterion: Criterion | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        sync_batchnorm: bool = True,
-        gradient_combiner: GradientCombiner | None = None,
+        **options: Unpack[NestedOptions],
     ) -> None:
-        super().__init__(
-            num_classes,
-            input_shape,
-            backbone,
-            widths,
-            pretrained,
-            sigma,
-            mu,
-            dropout,
-            criterion,
-            optimizer,
-            lr_scheduler,
-            sync_batchnorm,
-            gradient_combiner,
-        )
-        if getattr(self.criterion, "batch_coupled", False):
-            raise ValueError(
-                f"Co-teaching selects samples, and {type(self.criterion).__name__} is no sum over "
-                "samples."
-            )
+        super().__init__(**options)
+        check_per_sample(self.criterion, "co-teaching")
+        check_at_least(0, warmup_epochs=warmup_epochs)
         if checkpoints is not None and len(checkpoints) != 2:
             raise ValueError(f"checkpoints must name two files, got {len(checkpoints)}.")
-        if warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs must not be negative, got {warmup_epochs}.")
         if checkpoints is not None and warmup_epochs:
             raise ValueError("checkpoints are of stage 1, so set warmup_epochs to 0 with them.")
-        other = build_network(backbone, num_classes, input_shape, widths, pretrained)
-        self.network_2 = NestedNetwork(other, sigma, mu, dropout)
+        self.network_2: NestedNetwork = self.nest(self.build_network())
         self.selector = SmallLossSelector(forget_rate, ramp_epochs, scope)
         self.halves = halves
         self.freeze_batchnorm = freeze_batchnorm
@@ -156,7 +113,7 @@ class CoTeaching(NestedClassifier):
 
     @property
     def networks(self) -> list[NestedNetwork]:
-        """Both networks."""
+        """The two networks."""
         return [self.network, self.network_2]
 
     @property
@@ -165,13 +122,8 @@ class CoTeaching(NestedClassifier):
         return self.phase > 0 or self.warmup_epochs == 0
 
     def setup(self, stage: str) -> None:
-        """Refuse mixed samples, and start from the checkpoints of stage 1."""
-        data = getattr(self.trainer, "datamodule", None)
-        if getattr(data, "mixes_samples", False):
-            raise IncompatibleError(
-                "Co-teaching selects samples by their own labels and cannot be combined with "
-                f"mixup; switch {type(data).__name__}'s mixup off."
-            )
+        """Check that the data does not mix samples, and start from the checkpoints of stage 1."""
+        check_unmixed(self.datamodule, "Co-teaching selects samples by their own labels")
         super().setup(stage)
         if stage == "fit" and self.checkpoints is not None and self.trainer.ckpt_path is None:
             for network, path in zip(self.networks, self.checkpoints, strict=True):
@@ -216,11 +168,7 @@ class CoTeaching(NestedClassifier):
 
     def objectives(self, batch: Batch) -> Objectives:
         """Return the terms ``network_1`` and ``network_2``."""
-        try:
-            return self._teach(batch) if self.teaching else self._on_all_rows(batch)[0]
-        except (IndexError, RuntimeError):
-            self._check_labels(batch["label"])
-            raise
+        return self._teach(batch) if self.teaching else self._on_all_rows(batch)[0]
 
     def _on_all_rows(self, batch: Batch) -> tuple[Objectives, list[Tensor]]:
         """Return the terms without any selection, and the features of both networks."""
@@ -262,7 +210,8 @@ class CoTeaching(NestedClassifier):
         label = batch["label"][rows]
         with evaluation_mode(network):
             logits = at_least_float32(network(batch["image"][rows])[0])
-        losses = F.cross_entropy(logits, label, reduction="none")
+        with explained_labels(logits, label):
+            losses = F.cross_entropy(logits, label, reduction="none")
         everywhere = losses.new_zeros(len(rows)).masked_scatter(rows, losses)
         epoch = self.current_epoch - self.warmup_epochs
         return self.selector.select(everywhere, epoch, rows)
@@ -329,13 +278,10 @@ class CoTeaching(NestedClassifier):
             metric = self.metrics[f"prefix_accuracy_{number}"]
             metric.update(prefix_predictions([own], [weight]), label)
 
-    def make_metrics(self) -> MetricCollection:
+    def make_metrics(self) -> dict[str, Any]:
         """Return the accuracy of every prefix, of both networks and of each."""
         channels = self.network.head.in_features
-        names = ("prefix_accuracy", "prefix_accuracy_1", "prefix_accuracy_2")
-        return MetricCollection(
-            {name: PrefixAccuracy(channels) for name in names}, compute_groups=False
-        )
+        return {f"prefix_accuracy{end}": PrefixAccuracy(channels) for end in ("", "_1", "_2")}
 
     def _log_accuracy(self) -> None:
         super()._log_accuracy()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from framework.distributed.collectives import global_topk, rows_per_rank
+from framework.utilities.checks import check_at_least, check_interval, check_one_of
 
 Scope = Literal["global", "local"]
 
@@ -25,13 +26,14 @@ class SmallLossSelector:
     earlier.
 
     Args:
-        forget_rate: in [0, 1); about the share of wrong labels.
-        ramp_epochs: length of the ramp; 0 forgets at the full rate from the start.
-        scope: ``'global'`` ranks the rows of all ranks, so that any number of them selects what one
-            process would; ``'local'`` ranks those of each rank and does not communicate.
+        forget_rate: Share of rows to forget, in [0, 1); about that of wrong labels.
+        ramp_epochs: Length of the ramp in epochs; 0 forgets at the full rate from the start.
+        scope: Rows that are ranked together: ``'global'`` takes those of all ranks, so that any
+            number of them selects what one process would; ``'local'`` takes those of each rank and
+            does not communicate.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -41,12 +43,9 @@ class SmallLossSelector:
     """
 
     def __init__(self, forget_rate: float, ramp_epochs: int = 0, scope: Scope = "global") -> None:
-        if not 0 <= forget_rate < 1:
-            raise ValueError(f"forget_rate must be in [0, 1), got {forget_rate}.")
-        if ramp_epochs < 0:
-            raise ValueError(f"ramp_epochs must not be negative, got {ramp_epochs}.")
-        if scope not in get_args(Scope):
-            raise ValueError(f"scope must be 'global' or 'local', got {scope!r}.")
+        check_interval("[0, 1)", forget_rate=forget_rate)
+        check_at_least(0, ramp_epochs=ramp_epochs)
+        check_one_of(get_args(Scope), scope=scope)
         self.forget_rate = forget_rate
         self.ramp_epochs = ramp_epochs
         self.scope = scope
@@ -62,12 +61,13 @@ class SmallLossSelector:
         """Return which rows to keep; with scope ``'global'`` a collective call.
 
         Args:
-            per_sample_loss: (B,); NaN ranks last. Of equal losses the earlier row is kept.
-            epoch: for the ramp, from 0.
-            candidates: (B,) bool, the rows to choose from; default all.
+            per_sample_loss: Loss of every row, (B,); NaN ranks last. Of equal losses the earlier
+                row is kept.
+            epoch: Epoch of the ramp, from 0.
+            candidates: Rows to choose from, (B,) bool; default all.
 
         Returns:
-            (B,) bool.
+            Rows to keep, (B,) bool.
         """
         if candidates is None:
             candidates = torch.ones_like(per_sample_loss, dtype=torch.bool)

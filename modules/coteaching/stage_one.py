@@ -1,4 +1,4 @@
-"""Starts a network from the checkpoint of a run that trained it alone."""
+"""Initialization of a network from the checkpoint of a run that trained it alone."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def load_stage_one(network: NestedNetwork, path: str) -> None:
     Nothing in the file is executed.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no whole checkpoint, or holds more than tensors and plain containers.
-        IncompatibleError: it is of another network.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a whole checkpoint, or holds more than tensors and plain
+            containers.
+        IncompatibleError: The checkpoint is of another network.
     """
     state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
     given = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}

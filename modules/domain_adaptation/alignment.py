@@ -1,6 +1,6 @@
-"""What aligns the features of two domains: the interface, and the adversary that two methods share.
+"""Alignment of the features of two domains: the interface, and what several alignments share.
 
-Of ``domain`` 0 is the source, whose labels are known, and 1 the target.
+In ``domain`` 0 is the source, whose labels are known, and 1 the target.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from framework.utilities.precision import at_least_float32
 
 
 class Aligned(NamedTuple):
-    """What an alignment says of a batch."""
+    """Output of an alignment for a batch."""
 
     term: Tensor
     """A scalar, to be minimized. Its average over ranks, and that of its gradient, is the term of
@@ -35,7 +35,7 @@ class Alignment(nn.Module, ABC):
     counts half, however many rows it has; without rows it gives 0 with a gradient path.
 
     Class attributes:
-        discriminates: has a discriminator of the domains.
+        discriminates: Whether the alignment has a discriminator of the domains.
     """
 
     discriminates: ClassVar[bool] = False
@@ -45,22 +45,22 @@ class Alignment(nn.Module, ABC):
         """Make the networks.
 
         Args:
-            num_features: F.
-            num_classes: K.
-            width: of their hidden layers.
+            num_features: Number F of features.
+            num_classes: Number K of classes.
+            width: Width of the hidden layers.
         """
 
     @abstractmethod
     def forward(
         self, features: Tensor, logits: Tensor, domain: Tensor, coefficient: float
     ) -> Aligned:
-        """Return the term of a batch; collective.
+        """Return the term of a batch; a collective call.
 
         Args:
-            features: (B, F); they get the reversed gradient.
-            logits: (B, K) of the classifier, which gets none.
-            domain: (B,) int64.
-            coefficient: of the gradient reversal.
+            features: Features (B, F), which get the reversed gradient.
+            logits: Logits (B, K) of the classifier, which gets no gradient.
+            domain: Domain of every row, (B,) int64.
+            coefficient: Coefficient of the gradient reversal.
         """
 
 
@@ -76,12 +76,13 @@ def domain_loss(source_logit: Tensor, domain: Tensor, weight: Tensor | None = No
         + \sum_{i \in T} \frac{w_i}{w_T} \log(1 - D(x_i)) \Big)
 
     Args:
-        source_logit: (B,); D, the probability of the source, is its sigmoid.
-        domain: (B,) int64.
-        weight: (B,) w, constant for the gradient; w_S and w_T are its sums. Default 1.
+        source_logit: Log-odds (B,) of the source, whose probability D is their sigmoid.
+        domain: Domain of every row, (B,) int64.
+        weight: Weight w of every row, (B,), constant for the gradient; w_S and w_T are the sums of
+            the domains. Default 1.
 
     Returns:
-        A scalar whose average over ranks is the loss of the global batch.
+        Scalar whose average over ranks is the loss of the global batch.
     """
     logit = at_least_float32(source_logit)
     weight = torch.ones_like(logit) if weight is None else weight

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.layers.gradient_reversal import reverse_gradient
+from framework.utilities.checks import check_at_least
 from framework.utilities.precision import at_least_float32
 from modules.domain_adaptation.alignment import (
     Aligned,
@@ -25,11 +26,11 @@ def multilinear_map(features: Tensor, probability: Tensor) -> Tensor:
     """Return every product of a feature and a class probability.
 
     Args:
-        features: (B, F).
-        probability: (B, K).
+        features: Features (B, F).
+        probability: Class probabilities (B, K).
 
     Returns:
-        (B, K * F); the F products of class 0 come first.
+        Products (B, K * F); the F products of class 0 come first.
 
     Example:
         >>> import torch
@@ -53,12 +54,12 @@ class CDAN(Alignment):
     the former lets the reversed gradient through them.
 
     Args:
-        entropy: weigh a row by 1 + exp(-entropy of g), so that certain predictions count more
-            (CDAN+E).
-        random_dim: d.
+        entropy: Whether a row is weighed by 1 + exp(-entropy of g), so that certain predictions
+            count more (CDAN+E).
+        random_dim: Number d of projected products.
 
     Raises:
-        ValueError: ``random_dim`` below 1.
+        ValueError: ``random_dim`` is below 1.
 
     Example:
         >>> import torch
@@ -75,13 +76,12 @@ class CDAN(Alignment):
 
     def __init__(self, entropy: bool = False, random_dim: int = 1024) -> None:
         super().__init__()
-        if random_dim < 1:
-            raise ValueError(f"CDAN: random_dim must be at least 1, got {random_dim}.")
+        check_at_least(1, random_dim=random_dim)
         self.entropy = entropy
         self.random_dim = random_dim
 
     def build(self, num_features: int, num_classes: int, width: int) -> None:
-        """Make the discriminator and, where the map is large, draw what it is projected by."""
+        """Make the discriminator and, where the map is large, draw its random projection."""
         products = num_features * num_classes
         projects = products > LARGEST_MAP
         for name, size in (("random_features", num_features), ("random_classes", num_classes)):
@@ -91,7 +91,7 @@ class CDAN(Alignment):
     def forward(
         self, features: Tensor, logits: Tensor, domain: Tensor, coefficient: float
     ) -> Aligned:
-        """Return the loss of the discriminator, and what it says."""
+        """Return the loss of the discriminator, and its log-odds."""
         log_g = F.log_softmax(at_least_float32(logits.detach()), dim=1)
         f, g = reverse_gradient(features, coefficient), log_g.exp().to(features.dtype)
         logit = self.discriminator(self.joint(f, g)).squeeze(1)
@@ -99,7 +99,7 @@ class CDAN(Alignment):
         return Aligned(domain_loss(logit, domain, weight), logit)
 
     def joint(self, features: Tensor, probability: Tensor) -> Tensor:
-        """Return what the discriminator sees, (B, K * F) or (B, d)."""
+        """Return the input of the discriminator, (B, K * F) or (B, d)."""
         if self.random_features is None or self.random_classes is None:
             return multilinear_map(features, probability)
         f, g = features @ self.random_features, probability @ self.random_classes

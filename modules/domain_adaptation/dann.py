@@ -41,6 +41,6 @@ class DANN(Alignment):
     def forward(
         self, features: Tensor, logits: Tensor, domain: Tensor, coefficient: float
     ) -> Aligned:
-        """Return the loss of the discriminator, and what it says."""
+        """Return the loss of the discriminator, and its log-odds."""
         logit = self.discriminator(reverse_gradient(features, coefficient)).squeeze(1)
         return Aligned(domain_loss(logit, domain), logit)

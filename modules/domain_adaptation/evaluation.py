@@ -1,4 +1,4 @@
-"""What is shown of a classifier in two domains: metrics, features before and now, predictions."""
+"""Evaluation of a classifier in two domains: metrics, features before and now, predictions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class DomainEvaluation(Classifier):
     """Evaluates a network on rows of two domains, and remembers how their features once lay.
 
     Attributes:
-        network: gives logits and features.
-        alignment: what aligns the features, if anything.
-        reversal: the coefficient of its gradient reversal.
-        before: features of samples of the validation before the first step, of the source and of
-            the target.
+        network: Network that gives logits and features.
+        alignment: Alignment of the features; None for none.
+        reversal: Coefficient of the alignment's gradient reversal.
+        before: Features of validation samples before the first step, of the source and of the
+            target.
     """
 
     network: AdaptationNetwork
@@ -47,7 +47,7 @@ class DomainEvaluation(Classifier):
         """Keep how the features of the validation samples lie before the first step."""
         super().on_fit_start()
         trainer = self.trainer
-        data = getattr(trainer, "datamodule", None)
+        data = self.datamodule
         if self.before is not None or not isinstance(data, DataModule):
             return
         loader, limit = data.val_dataloader(), trainer.limit_val_batches
@@ -75,18 +75,11 @@ class DomainEvaluation(Classifier):
         of_source = Objectives(
             predictions=predictions, targets=targets, index=index, features=known
         )
-        try:
-            self.add_term(
-                of_source, "classification", self.criterion, inputs=batch["image"][source]
-            )
-        except (IndexError, RuntimeError):
-            assert targets is not None
-            self._check_labels(targets)
-            raise
+        self.add_term(of_source, "classification", self.criterion, inputs=batch["image"][source])
         return of_source
 
     def align(self, batch: Batch, logits: Tensor, features: Tensor) -> Aligned | None:
-        """Return what the alignment says of a batch, None where there is none."""
+        """Return the alignment's output for a batch; None without an alignment."""
         if self.alignment is None:
             return None
         return self.alignment(features, logits, batch["domain"], self.reversal(self.global_step))
@@ -120,7 +113,7 @@ class DomainEvaluation(Classifier):
         """Return the features of both domains and, where labels are known, the confusion matrix."""
         from modules.domain_adaptation.figures import adaptation_figures
 
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        names = getattr(self.datamodule, "class_names", None)
         fitting = self.trainer.state.fn == "fit"
         steps = (
             f"after {self.trainer.global_step:,} steps"

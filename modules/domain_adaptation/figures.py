@@ -1,4 +1,4 @@
-"""How the features of two domains lie, for a person who sees them for the first time."""
+"""Figures of the features of two domains."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def adaptation_figures(
     """Return the figures of an evaluation, by name.
 
     Args:
-        values: of ``DomainScores``.
-        before: features of source and target before training, if they are known.
-        title: says when those of ``values`` were taken.
-        class_names: of the labels; default 0, 1, ...
+        values: Values of ``DomainScores``.
+        before: Features of source and target before training, if they are known.
+        title: Title of the features in ``values``, which says when they were taken.
+        class_names: Names of the classes; default 0, 1, ...
     """
     now = [values["source_features"], values["target_features"]]
     panels: list[Panel] = [] if before is None else [("before training", before)]
@@ -64,12 +64,12 @@ def feature_projection(panels: Sequence[Panel], class_names: Sequence[str] | Non
     different times are different ones: what can be compared is how the domains lie in each.
 
     Args:
-        panels: of each its title and the features of source and target, two rows or more in all;
+        panels: Title of each panel and its features of source and target, two rows or more in all;
             a label of -1 is not known.
-        class_names: default 0, 1, ...
+        class_names: Names of the classes; default 0, 1, ...
 
     Raises:
-        ValueError: no panel, or one with fewer than two rows or features.
+        ValueError: There is no panel, or one with fewer than two rows or features.
     """
     from sklearn.decomposition import PCA
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from framework.adaptation.class_discriminators import SOURCE, TARGET
 from framework.distributed.collectives import global_mean
 from framework.layers.gradient_reversal import reverse_gradient
+from framework.utilities.checks import check_positive
 from framework.utilities.precision import at_least_float32
 from modules.domain_adaptation.alignment import Aligned, Alignment
 
@@ -32,7 +31,7 @@ class MDD(Alignment):
     hidden layer; there both have dropout, and the classifier has a hidden layer too.
 
     Args:
-        margin: the factor :math:`\gamma`, the exponential of the margin; published are 2 to 4.
+        margin: Factor :math:`\gamma`, the exponential of the margin; published are 2 to 4.
 
     Raises:
         ValueError: ``margin`` is not a finite number above 0.
@@ -49,8 +48,7 @@ class MDD(Alignment):
 
     def __init__(self, margin: float = 4.0) -> None:
         super().__init__()
-        if not 0 < margin < math.inf:
-            raise ValueError(f"MDD: margin must be a finite number above 0, got {margin}.")
+        check_positive(margin=margin)
         self.margin = margin
 
     def build(self, num_features: int, num_classes: int, width: int) -> None:

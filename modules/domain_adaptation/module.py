@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import Parameter
 
 from framework.adaptation.class_discriminators import SOURCE, TARGET, class_discriminator_loss
 from framework.data.datasets import Batch
-from framework.gradients.combiner import GradientCombiner
 from framework.layers.gradient_reversal import ReversalSchedule
 from framework.losses.information_maximization import TargetClassificationMimicking
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
-from modules.classifier.module import Criterion
+from framework.training.compatibility import check_unmixed
+from framework.utilities.checks import check_at_least, check_positive
+from modules.classifier.module import ClassifierOptions
 from modules.domain_adaptation.alignment import Alignment
 from modules.domain_adaptation.dann import DANN
 from modules.domain_adaptation.evaluation import DomainEvaluation
@@ -65,31 +63,24 @@ class DomainAdaptation(DomainEvaluation):
     and, in evaluation, use their running statistics. The code selects models by target labels.
 
     Args:
-        num_classes: K.
-        input_shape: (C, H, W) of an image.
-        backbone: ``'mlp'``, ``'cnn'`` or any timm name, such as ``resnet50``.
-        widths: of the layers of ``mlp`` or the stages of ``cnn``; timm backbones ignore it.
-        bottleneck: features F behind the body; None for those of the body.
-        pretrained: load timm's weights.
-        criterion: the loss on the logits of source rows.
-        alignment: ``DANN``, ``CDAN`` or ``MDD``; None for none.
-        alignment_weight: of its term, above 0.
-        mimicking: weight of its term; 0 for none, and then there are no discriminators of classes.
-        refine: correct the probabilities of target rows by the discriminators of the classes.
-        discriminator_width: of the hidden layers of all discriminators.
-        reversal: coefficient of the gradient reversal in the course of the run.
-        backbone_lr_scale: by which the body's learning rate is multiplied; published 0.1 for
-            pretrained ones.
-        optimizer: from parameter groups to an optimizer.
-        lr_scheduler: from an optimizer to a schedule.
-        sync_batchnorm: share batch-norm statistics between ranks.
-        gradient_combiner: how the gradients of several terms become one; acts on body and
-            bottleneck.
+        bottleneck: Number F of features behind the body; None for those of the body.
+        alignment: Alignment of the features: ``DANN``, ``CDAN`` or ``MDD``; None for none.
+        alignment_weight: Weight of the alignment's term, above 0.
+        mimicking: Weight of the mimicking term; 0 for no such term, and then there are no
+            discriminators of classes.
+        refine: Whether the discriminators of the classes correct the probabilities of target rows.
+        discriminator_width: Width of the hidden layers of all discriminators.
+        reversal: Coefficient of the gradient reversal in the course of the run.
+        backbone_lr_scale: Factor of the body's learning rate; published is 0.1 for pretrained ones.
+        criterion: Loss on the logits of source rows; default cross-entropy.
+        gradient_combiner: Method that makes one gradient of those of several terms, for body and
+            bottleneck; None adds them.
+        **options: Arguments of ``Classifier``.
 
     Raises:
-        ValueError: an argument out of its range.
-        IncompatibleError: data of one domain, with mixup, of another shape or with more classes (at
-            ``setup``).
+        ValueError: An argument is out of its range.
+        IncompatibleError: The data is of one domain, with mixup, of another shape or with more
+            classes (at ``setup``).
 
     Example:
         >>> import torch
@@ -105,13 +96,8 @@ class DomainAdaptation(DomainEvaluation):
 
     def __init__(
         self,
-        num_classes: int = 10,
-        input_shape: Sequence[int] = (1, 8, 8),
-        backbone: str = "mlp",
-        widths: Sequence[int] = (256, 256),
+        *,
         bottleneck: int | None = 256,
-        pretrained: bool = False,
-        criterion: Criterion | None = None,
         alignment: Alignment | None = DANN(),  # noqa: B008  (is copied)
         alignment_weight: float = 1.0,
         mimicking: float = 1.0,
@@ -119,40 +105,21 @@ class DomainAdaptation(DomainEvaluation):
         discriminator_width: int = 1024,
         reversal: ReversalSchedule = ReversalSchedule(),  # noqa: B008  (is frozen)
         backbone_lr_scale: float = 1.0,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        sync_batchnorm: bool = True,
-        gradient_combiner: GradientCombiner | None = None,
+        **options: Unpack[ClassifierOptions],
     ) -> None:
-        if not (0 <= mimicking < math.inf and 0 < alignment_weight < math.inf):
-            raise ValueError(
-                "mimicking must be at least 0 and alignment_weight above 0 (set alignment to null "
-                f"for none), got {mimicking} and {alignment_weight}."
-            )
-        if discriminator_width < 1 or not 0 < backbone_lr_scale < math.inf:
-            raise ValueError(
-                "discriminator_width must be at least 1 and backbone_lr_scale above 0, got "
-                f"{discriminator_width} and {backbone_lr_scale}."
-            )
-        super().__init__(
-            num_classes,
-            input_shape,
-            backbone,
-            widths,
-            pretrained,
-            criterion,
-            optimizer,
-            lr_scheduler,
-            sync_batchnorm,
-            gradient_combiner,
-        )
+        check_at_least(0, mimicking=mimicking)
+        check_at_least(1, discriminator_width=discriminator_width)
+        check_positive(alignment_weight=alignment_weight, backbone_lr_scale=backbone_lr_scale)
+        super().__init__(**options)
         refines = bool(mimicking) and refine
         self.network = AdaptationNetwork(
             self.network, bottleneck, discriminator_width if refines else None
         )
         self.alignment = deepcopy(alignment)
         if self.alignment is not None:
-            self.alignment.build(self.network.num_features, num_classes, discriminator_width)
+            self.alignment.build(
+                self.network.num_features, self.num_classes, width=discriminator_width
+            )
         self.alignment_weight = alignment_weight
         self.mimicking = mimicking
         self.mimicking_loss = TargetClassificationMimicking()
@@ -162,20 +129,15 @@ class DomainAdaptation(DomainEvaluation):
     # ---- set-up ---------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse data that says of itself that it does not fit."""
-        data = getattr(self.trainer, "datamodule", None)
-        name = type(data).__name__
+        """Check that the data has two domains, does not mix samples and has the model's classes."""
+        data, name = self.datamodule, type(self.datamodule).__name__
         # a prediction asks for nothing but images
         if data is not None and stage != "predict" and not getattr(data, "has_domains", False):
             raise IncompatibleError(
                 f"DomainAdaptation learns from a source and a target, and {name} holds one domain: "
                 "join two in a DomainPair."
             )
-        if getattr(data, "mixes_samples", False):
-            raise IncompatibleError(
-                "DomainAdaptation learns from labels of the source alone and cannot be combined "
-                f"with mixup; switch {name}'s mixup off."
-            )
+        check_unmixed(data, "DomainAdaptation learns from labels of the source alone")
         classes = getattr(data, "num_classes", None)
         if self.mimicking and classes is not None and classes < self.num_classes:
             raise IncompatibleError(

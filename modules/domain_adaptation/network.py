@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from framework.adaptation.bayes_refinement import bayes_refine
 from framework.adaptation.grouped_mlp import GroupedMLP
+from framework.utilities.checks import check_at_least
 from framework.utilities.precision import at_least_float32
 from modules.classifier.network import ClassifierNetwork
 
@@ -15,13 +16,13 @@ class AdaptationNetwork(ClassifierNetwork):
     """A body, a bottleneck of linear map, batch norm and ReLU, and a linear head.
 
     Args:
-        network: whose body is taken; the head is made anew.
-        bottleneck: number of features F; None for those of the body as they are.
-        discriminator_width: of the two hidden layers of the discriminators, one for each class;
-            None for no discriminators.
+        network: Network whose body is taken; the head is made anew.
+        bottleneck: Number F of features; None for those of the body as they are.
+        discriminator_width: Width of the two hidden layers of the discriminators, one for each
+            class; None for no discriminators.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: A size is below 1.
     """
 
     def __init__(
@@ -31,12 +32,7 @@ class AdaptationNetwork(ClassifierNetwork):
         discriminator_width: int | None = None,
     ) -> None:
         inputs, classes = network.head.in_features, network.head.out_features
-        for name, size in (
-            ("bottleneck", bottleneck),
-            ("discriminator_width", discriminator_width),
-        ):
-            if size is not None and size < 1:
-                raise ValueError(f"{name} must be at least 1 or None, got {size}.")
+        check_at_least(1, bottleneck=bottleneck, discriminator_width=discriminator_width)
         super().__init__(network.body, inputs if bottleneck is None else bottleneck, classes)
         self.bottleneck = nn.Sequential()
         if bottleneck is not None:
@@ -51,7 +47,7 @@ class AdaptationNetwork(ClassifierNetwork):
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """Number F of features."""
         return self.head.in_features
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +59,7 @@ class AdaptationNetwork(ClassifierNetwork):
         """Return the class probabilities of rows of the target, corrected by the discriminators.
 
         Args:
-            features: (B, F); they get a gradient through the head, which itself gets none.
+            features: Features (B, F); they get a gradient through the head, which gets none.
 
         Returns:
             Log-probabilities (B, K), and (B, K) log-odds that a row which is of class k is of the

@@ -1,4 +1,4 @@
-"""What is measured in two domains: without labels, and with them for the accuracies."""
+"""Metrics of a classifier in two domains, with and without labels."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class DomainScores(MetricCollection):
     ``source_features`` and ``target_features`` are up to 500 rows of each.
 
     Args:
-        num_features: F.
-        num_classes: K.
-        discriminates: a discriminator is measured too.
+        num_features: Number F of features.
+        num_classes: Number K of classes.
+        discriminates: Whether a discriminator of the domains is measured, too.
     """
 
     def __init__(self, num_features: int, num_classes: int, discriminates: bool) -> None:
@@ -55,14 +55,14 @@ class DomainScores(MetricCollection):
         held_out: Tensor,
         source_logit: Tensor | None,
     ) -> None:
-        """Add a batch.
+        """Update the metrics with a batch.
 
         Args:
-            batch: with ``domain``, ``label`` and ``index``, (B,).
-            logits: (B, K).
-            features: (B, F).
-            held_out: (N, K) log-probabilities of the held-out rows.
-            source_logit: (B,) of the discriminator.
+            batch: Batch with ``domain``, ``label`` and ``index``, (B,).
+            logits: Logits (B, K).
+            features: Features (B, F).
+            held_out: Log-probabilities (N, K) of the held-out rows.
+            source_logit: Log-odds (B,) of the discriminator; None without one.
         """
         domain, label, predicted = batch["domain"], batch["label"], logits.argmax(1)
         self["confusion"].update(predicted, label.where(domain == TARGET, -1))

@@ -16,8 +16,8 @@ def prefix_accuracy_curves(curves: Mapping[str, Tensor], chosen: int) -> Figure:
     """Draw the accuracy of every prefix of the features, and mark the one in use.
 
     Args:
-        curves: (H,) accuracies of the first 1, ..., H channels by the name of what has them.
-        chosen: channels in use, 1..H.
+        curves: Accuracies (H,) of the first 1, ..., H channels, by the name of the network.
+        chosen: Number of channels in use, 1..H.
     """
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     figure.suptitle("Accuracy of every prefix of the features", fontsize=12, x=0.01, ha="left")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
-import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from framework.data.datasets import Batch
-from framework.gradients.combiner import GradientCombiner
 from framework.layers.nested_dropout import NestedDropout
 from framework.metrics.prefix_accuracy import PrefixAccuracy, best_prefix
 from framework.objectives.objectives import Objectives
 from framework.ops.prefix import prefix_predictions
-from modules.classifier.module import Classifier, Criterion
+from modules.classifier.module import Classifier, ClassifierOptions
 from modules.nested.network import NestedNetwork
+
+
+class NestedOptions(ClassifierOptions, total=False):
+    """Arguments of ``NestedClassifier``, for modules that build on it."""
+
+    sigma: float | None
+    mu: float
+    dropout: float
 
 
 class NestedClassifier(Classifier):
@@ -38,23 +42,14 @@ class NestedClassifier(Classifier):
     has no bias; unlike there, k* is never chosen on the test set.
 
     Args:
-        num_classes: K.
-        input_shape: (C, H, W) of an image.
-        backbone: ``'mlp'``, ``'cnn'`` or any timm name, such as ``resnet18``.
-        widths: of the layers of ``mlp`` or the stages of ``cnn``; timm backbones ignore it.
-        pretrained: load timm's weights.
-        sigma: of the nested dropout, about a fifth of the features' number; None for none, and
-            then always all features are used.
-        mu: center of the nested dropout's distribution.
-        dropout: probability of ordinary dropout instead, as a baseline; needs ``sigma: null``.
-        criterion: the loss on the logits.
-        optimizer: from parameter groups to an optimizer.
-        lr_scheduler: from an optimizer to a schedule.
-        sync_batchnorm: share batch-norm statistics between ranks.
-        gradient_combiner: how the gradients of several terms become one.
+        sigma: Standard deviation of the nested dropout, about a fifth of the number of features;
+            None for no nested dropout, and then all features are always used.
+        mu: Center of the nested dropout's distribution.
+        dropout: Probability of ordinary dropout instead, as a baseline; needs ``sigma: null``.
+        **options: Arguments of ``Classifier``.
 
     Raises:
-        ValueError: both kinds of dropout, a probability outside [0, 1), or see
+        ValueError: Both kinds of dropout are used, a probability is outside [0, 1), or as
             ``Classifier``.
 
     Example:
@@ -67,33 +62,16 @@ class NestedClassifier(Classifier):
 
     def __init__(
         self,
-        num_classes: int = 10,
-        input_shape: Sequence[int] = (1, 8, 8),
-        backbone: str = "mlp",
-        widths: Sequence[int] = (256, 256),
-        pretrained: bool = False,
+        *,
         sigma: float | None = 50.0,
         mu: float = 0.0,
         dropout: float = 0.0,
-        criterion: Criterion | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        sync_batchnorm: bool = True,
-        gradient_combiner: GradientCombiner | None = None,
+        **options: Unpack[ClassifierOptions],
     ) -> None:
-        super().__init__(
-            num_classes,
-            input_shape,
-            backbone,
-            widths,
-            pretrained,
-            criterion,
-            optimizer,
-            lr_scheduler,
-            sync_batchnorm,
-            gradient_combiner,
-        )
-        self.network: NestedNetwork = NestedNetwork(self.network, sigma, mu, dropout)
+        super().__init__(**options)
+        self.nest = partial(NestedNetwork, sigma=sigma, mu=mu, dropout=dropout)
+        """Puts dropout between the body and the head of a network."""
+        self.network: NestedNetwork = self.nest(self.network)
 
     @property
     def networks(self) -> list[NestedNetwork]:
@@ -117,10 +95,9 @@ class NestedClassifier(Classifier):
         weights = [network.head.weight for network in self.networks]
         self.metrics["prefix_accuracy"].update(prefix_predictions(features, weights), label)
 
-    def make_metrics(self) -> MetricCollection:
+    def make_metrics(self) -> dict[str, Any]:
         """Return the accuracy of every prefix."""
-        channels = self.network.head.in_features
-        return MetricCollection({"prefix_accuracy": PrefixAccuracy(channels)})
+        return {"prefix_accuracy": PrefixAccuracy(self.network.head.in_features)}
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics, choose k*, and log the accuracy at it."""

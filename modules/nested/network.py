@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from framework.layers.nested_dropout import NestedDropout
+from framework.utilities.checks import check_interval
 from modules.classifier.network import ClassifierNetwork
 
 
@@ -15,13 +16,13 @@ class NestedNetwork(ClassifierNetwork):
     come from one cumulative sum.
 
     Args:
-        network: whose body is taken; the head is made anew.
-        sigma: of the nested dropout; None for none.
-        mu: of the nested dropout.
-        dropout: probability of ordinary dropout instead.
+        network: Network whose body is taken; the head is made anew.
+        sigma: Standard deviation of the nested dropout; None for no nested dropout.
+        mu: Center of the nested dropout's distribution.
+        dropout: Probability of ordinary dropout instead.
 
     Raises:
-        ValueError: both kinds of dropout, or a value out of its range.
+        ValueError: Both kinds of dropout are used, or a value is out of its range.
     """
 
     def __init__(
@@ -29,8 +30,7 @@ class NestedNetwork(ClassifierNetwork):
     ) -> None:
         features, classes = network.head.in_features, network.head.out_features
         super().__init__(network.body, features, classes)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}.")
+        check_interval("[0, 1)", dropout=dropout)
         if dropout and sigma is not None:
             raise ValueError(
                 "dropout is the baseline of nested dropout: set sigma to null to use it."

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
 from framework.data.datasets import Batch
-from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import RegressionLoss
 from framework.metrics.sample_pairs import SamplePairs
-from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
-from framework.training.module import TrainingModule
+from framework.training.compatibility import check_fact
+from framework.training.module import TrainingModule, TrainingOptions
+from framework.training.terms import rows_of
 from modules.regressor.network import RegressorNetwork
 
 Criterion = nn.MSELoss | nn.L1Loss | nn.SmoothL1Loss | nn.HuberLoss | RegressionLoss
@@ -35,23 +34,23 @@ class Regressor(TrainingModule):
     where the datamodule gives ``target_mean`` and ``target_std``.
 
     Args:
-        num_inputs: D.
-        num_targets: T; with 1, predictions have shape (B,).
-        widths: of the encoder's layers, each followed by ReLU; the last gives the features.
-        bottleneck: size of a linear layer at the end of the encoder, which then gives the features;
-            None for none.
-        decoder_widths: of the hidden layers from the features to the prediction.
-        criterion: the loss on predictions and targets; default the mean squared error.
-        optimizer: from parameter groups to an optimizer.
-        lr_scheduler: from an optimizer to a schedule.
-        gradient_combiner: how the gradients of several terms become one.
+        num_inputs: Number D of inputs.
+        num_targets: Number T of targets; with 1, predictions have shape (B,).
+        widths: Widths of the encoder's layers, each followed by ReLU; the last gives the features.
+        bottleneck: Size of a linear layer at the end of the encoder, which then gives the features;
+            None for no such layer.
+        decoder_widths: Widths of the hidden layers from the features to the prediction.
+        criterion: Loss on predictions and targets; default the mean squared error.
+        optimizer: Optimizer of the parameters.
+        **options: Arguments of ``TrainingModule``.
 
     Raises:
-        ValueError: data with another number of inputs or targets (at ``setup``), or a batch
-            whose targets have another shape than the predictions.
+        ValueError: The data has another number of inputs or targets (at ``setup``), or the targets
+            of a batch have another shape than the predictions.
 
     Example:
         >>> import torch
+        >>> from modules import Regressor
         >>> model = Regressor(num_inputs=10, widths=(64,))
         >>> tuple(model(torch.zeros(2, 10)).shape)
         (2,)
@@ -70,32 +69,26 @@ class Regressor(TrainingModule):
         decoder_widths: Sequence[int] = (),
         criterion: Criterion | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        gradient_combiner: GradientCombiner | None = None,
+        **options: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, gradient_combiner=gradient_combiner)
+        super().__init__(optimizer=optimizer, **options)
         self.num_inputs = num_inputs
         self.num_targets = num_targets
         self.prediction_shape = () if num_targets == 1 else (num_targets,)
-        self.network = RegressorNetwork(num_inputs, num_targets, widths, bottleneck, decoder_widths)
+        self.network = RegressorNetwork(
+            num_inputs=num_inputs,
+            num_targets=num_targets,
+            widths=widths,
+            bottleneck=bottleneck,
+            decoder_widths=decoder_widths,
+        )
         self.criterion = criterion if criterion is not None else nn.MSELoss()
-        if getattr(self.criterion, "batch_coupled", False):
-            # such a loss is one number for the whole batch
-            self.provides = tuple(name for name in self.provides if name != "per_sample")
+        self.provides = rows_of(self.criterion, self.provides)
 
     def setup(self, stage: str) -> None:
-        """Refuse data that says of itself that it does not fit."""
-        data = getattr(self.trainer, "datamodule", None)
-        for argument, attribute, what in (
-            ("num_inputs", "input_size", "inputs"),
-            ("num_targets", "num_targets", "targets"),
-        ):
-            given, built = getattr(data, attribute, None), getattr(self, argument)
-            if given is not None and given != built:
-                raise IncompatibleError(
-                    f"A row of {type(data).__name__} has {given} {what}, but the model was built "
-                    f"for {built}: set model.{argument}."
-                )
+        """Check that the data has the model's numbers of inputs and targets."""
+        check_fact(self.datamodule, "input_size", self.num_inputs, argument="num_inputs")
+        check_fact(self.datamodule, "num_targets", self.num_targets)
         super().setup(stage)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
@@ -138,16 +131,14 @@ class Regressor(TrainingModule):
             )
         return objectives
 
-    def make_metrics(self) -> MetricCollection:
+    def make_metrics(self) -> dict[str, Any]:
         """Return RMSE, MAE, R2 and pairs for the figure."""
-        metrics: dict[str, Any] = {
+        return {
             "rmse": MeanSquaredError(squared=False),
             "mae": MeanAbsoluteError(),
             "r2": R2Score(),
             "pairs": SamplePairs(self.num_targets),
         }
-        # groups would tie states of different metrics together and break their separate reset
-        return MetricCollection(metrics, compute_groups=False)
 
     def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the prediction in the target's own unit."""
@@ -159,8 +150,7 @@ class Regressor(TrainingModule):
         """Return the predicted against the true values of each target, of four at most."""
         from framework.figures.scatter import predicted_against_true
 
-        data = getattr(self.trainer, "datamodule", None)
-        names = getattr(data, "target_names", None) or [f"target_{t}" for t in range(4)]
+        names = getattr(self.datamodule, "target_names", None) or [f"target_{t}" for t in range(4)]
         mean = self._target_fact("target_mean", 0.0)
         predictions, targets = values["pairs"].unbind(1)
         rows = zip((predictions + mean).T.cpu(), (targets + mean).T.cpu(), names[:4], strict=False)
@@ -172,6 +162,6 @@ class Regressor(TrainingModule):
         }
 
     def _target_fact(self, name: str, default: float) -> Tensor:
-        """Return the datamodule's mean or unit of the targets."""
+        """Return the mean or the unit of the targets that the datamodule names."""
         value = getattr(self.datamodule, name, default)
         return torch.as_tensor(value, dtype=torch.float32, device=self.device)

@@ -13,11 +13,12 @@ class RegressorNetwork(nn.Module):
     """An encoder to features and a decoder to predictions; ReLU after every hidden layer.
 
     Args:
-        num_inputs: D.
-        num_targets: T.
-        widths: of the encoder's layers.
-        bottleneck: size of a linear layer, without ReLU, at the end of the encoder; None for none.
-        decoder_widths: of the decoder's hidden layers.
+        num_inputs: Number D of inputs.
+        num_targets: Number T of targets.
+        widths: Widths of the encoder's layers.
+        bottleneck: Size of a linear layer, without ReLU, at the end of the encoder; None for no
+            such layer.
+        decoder_widths: Widths of the decoder's hidden layers.
     """
 
     def __init__(

@@ -29,8 +29,8 @@ ROWS = torch.rand(6, 10)
 # those of a config cost seconds to build
 CLASSIFIERS = {
     "classifier": lambda: Classifier(3, backbone="cnn", widths=(2, 2)),
-    "nested": lambda: NestedClassifier(3, backbone="cnn", widths=(2, 2)),
-    "coteaching": lambda: CoTeaching(3, backbone="cnn", widths=(2, 2), warmup_epochs=0),
+    "nested": lambda: NestedClassifier(num_classes=3, backbone="cnn", widths=(2, 2)),
+    "coteaching": lambda: CoTeaching(num_classes=3, backbone="cnn", widths=(2, 2), warmup_epochs=0),
 }
 
 
@@ -143,7 +143,7 @@ def test_a_tuple_is_the_dict_of_its_parts(tmp_path):
             "GGHL reads batches that are dicts with image and quads and label and index, and ",
         ),
         (
-            lambda: DomainAdaptation(3, backbone="cnn", widths=(2, 2)),
+            lambda: DomainAdaptation(num_classes=3, backbone="cnn", widths=(2, 2)),
             Dicts(image=IMAGES, label=LABELS),
             "DomainAdaptation needs the field 'domain'",
         ),

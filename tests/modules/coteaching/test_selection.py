@@ -151,7 +151,7 @@ def test_the_prediction_is_the_mean_of_the_logits() -> None:
     [
         ({"checkpoints": ["one.ckpt"]}, "must name two files, got 1"),
         ({"checkpoints": ["a", "b"], "warmup_epochs": 1}, "set warmup_epochs to 0"),
-        ({"warmup_epochs": -1}, "must not be negative"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be at least 0"),
         ({"dropout": 0.3, "sigma": 5.0}, "set sigma to null"),
     ],
 )

@@ -101,10 +101,10 @@ def test_local_ranks_select_among_their_own(two_ranks) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"forget_rate": 1.0}, r"forget_rate must be in \[0, 1\)"),
-        ({"forget_rate": -0.1}, r"forget_rate must be in \[0, 1\)"),
-        ({"forget_rate": 0.1, "ramp_epochs": -1}, "ramp_epochs must not be negative"),
-        ({"forget_rate": 0.1, "scope": "world"}, "scope must be 'global' or 'local'"),
+        ({"forget_rate": 1.0}, r"forget_rate must lie in \[0, 1\)"),
+        ({"forget_rate": -0.1}, r"forget_rate must lie in \[0, 1\)"),
+        ({"forget_rate": 0.1, "ramp_epochs": -1}, "ramp_epochs must be at least 0"),
+        ({"forget_rate": 0.1, "scope": "world"}, "scope must be one of global, local"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict, said: str) -> None:

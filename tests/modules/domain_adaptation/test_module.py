@@ -172,11 +172,11 @@ def test_the_body_may_learn_slower(tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"mimicking": -1.0}, "mimicking must be at least 0"),
-        ({"mimicking": math.nan}, "mimicking must be at least 0"),
-        ({"alignment_weight": 0.0}, "set alignment to null"),
+        ({"mimicking": math.nan}, "mimicking must be finite and at least 0"),
+        ({"alignment_weight": 0.0}, "alignment_weight must be positive"),
         ({"discriminator_width": 0}, "discriminator_width must be at least 1"),
-        ({"backbone_lr_scale": 0.0}, "backbone_lr_scale above 0"),
-        ({"bottleneck": 0}, "bottleneck must be at least 1 or None, got 0"),
+        ({"backbone_lr_scale": 0.0}, "backbone_lr_scale must be positive"),
+        ({"bottleneck": 0}, "bottleneck must be at least 1, got 0"),
         ({"backbone": "resnet1"}, "There is no backbone 'resnet1'"),
     ],
 )
@@ -207,7 +207,7 @@ class BadLabels(TwoDomains):
     ("data", "said"),
     [
         (TinyData, "TinyData holds one domain: join two in a DomainPair"),
-        (Wider, "Wider has 4 classes, but the model has 3: set model.num_classes"),
+        (Wider, "Wider has num_classes 4, but the model was built for 3: set model.num_classes"),
         (Larger, r"\[1, 5, 5\], but the model was built for \[1, 4, 4\]"),
         (Mixing, "cannot be combined with mixup; switch Mixing's mixup off"),
         (BadLabels, r"holds the label -1, but the model has the classes 0\.\.2"),

@@ -37,7 +37,7 @@ def last(path: Path, column: str) -> float:
 
 
 def network(state: dict, sigma: float | None = 3.0) -> NestedNetwork:
-    module = NestedClassifier(10, (1, 8, 8), widths=(8, 8), sigma=sigma)
+    module = NestedClassifier(num_classes=10, input_shape=(1, 8, 8), widths=(8, 8), sigma=sigma)
     module.network.load_state_dict(
         {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
     )
@@ -76,13 +76,17 @@ def test_testing_uses_the_stored_prefix(run: Path) -> None:
 
 def test_co_teaching_starts_from_the_checkpoint(run: Path) -> None:
     path = str(run / "checkpoints" / "last.ckpt")
-    fresh = NestedClassifier(10, (1, 8, 8), widths=(8, 8), sigma=3.0).network
+    fresh = NestedClassifier(
+        num_classes=10, input_shape=(1, 8, 8), widths=(8, 8), sigma=3.0
+    ).network
     load_stage_one(fresh, path)
     expected = network(stored(run))
     assert fresh.eval_k == expected.eval_k
     image = torch.rand(4, 1, 8, 8)
     assert torch.equal(fresh.eval()(image)[0], expected(image)[0])
-    other = NestedClassifier(10, (1, 8, 8), widths=(8, 4), sigma=3.0).network
+    other = NestedClassifier(
+        num_classes=10, input_shape=(1, 8, 8), widths=(8, 4), sigma=3.0
+    ).network
     with pytest.raises(ValueError, match="is of another network than the config describes"):
         load_stage_one(other, path)
     with pytest.raises(FileNotFoundError):
@@ -90,7 +94,7 @@ def test_co_teaching_starts_from_the_checkpoint(run: Path) -> None:
 
 
 def test_without_nested_dropout_all_features_are_used() -> None:
-    plain = NestedClassifier(10, (1, 8, 8), widths=(8, 8), sigma=None)
+    plain = NestedClassifier(num_classes=10, input_shape=(1, 8, 8), widths=(8, 8), sigma=None)
     assert plain.eval_k == 8
     with pytest.raises(ValueError, match="set sigma to null"):
-        NestedClassifier(10, (1, 8, 8), sigma=5.0, dropout=0.3)
+        NestedClassifier(num_classes=10, input_shape=(1, 8, 8), sigma=5.0, dropout=0.3)

@@ -123,8 +123,8 @@ def test_targets_of_another_shape_are_refused(targets, shape):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"num_inputs": 9}, r"row of Tabular has 10 inputs, .* for 9: set model\.num_inputs"),
-        ({"num_targets": 2}, r"row of Tabular has 1 targets, .* for 2: set model\.num_targets"),
+        ({"num_inputs": 9}, r"Tabular has input_size 10, .* for 9: set model\.num_inputs"),
+        ({"num_targets": 2}, r"Tabular has num_targets 1, .* for 2: set model\.num_targets"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(arguments, sentence, tmp_path):
