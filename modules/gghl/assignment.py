@@ -1,21 +1,32 @@
-"""Which cells learn which object: every object is an oriented Gaussian on its feature level."""
+"""Assignment of objects to cells: every object is an oriented Gaussian on its feature level."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from framework.detection.rotated import quad_to_orc
+from framework.utilities.checks import (
+    check_at_least,
+    check_interval,
+    check_one_of,
+    check_positive,
+)
 from framework.utilities.precision import at_least_float32
 from modules.gghl.cells import Cells
+from modules.gghl.label_rules import CodeRule, IsotropicRule, PaperRule
 
 Sigma = Literal["code", "paper", "isotropic"]
 MIN_LENGTH = 4
-"""Pixels; an object whose box is no longer than this trains nothing."""
+"""Length in pixels up to which an object trains nothing."""
+RULES: dict[str, type[CodeRule]] = {
+    "code": CodeRule,
+    "paper": PaperRule,
+    "isotropic": IsotropicRule,
+}
 
 
 @dataclass(frozen=True)
@@ -23,22 +34,23 @@ class Assignment:
     """The positive cells of a batch, ordered by image and cell; a cell has one owner.
 
     Args:
-        image: (P,) int64.
-        cell: (P,) int64, place in ``Cells``.
-        object: (P,) int64, place of the owner among the objects of its image.
-        level: (P,) int64.
-        heat: (P, C) value g of the Gaussian in the channel of the owner's class, else 0; with
+        image: Images, (P,) int64.
+        cell: Places in ``Cells``, (P,) int64.
+        object: Places of the owners among the objects of their image, (P,) int64.
+        level: Levels, (P,) int64.
+        heat: Value g of the Gaussian in the channel of the owner's class, else 0, (P, C); with
             ``multi_class_cells`` other classes may have theirs.
-        mask: (P,) 1, or g where a cell is positive in part only (``sigma="paper"``).
-        area_weight: (P,) w_A.
-        object_weight: (P,) λ of the owner.
-        box: (P, 4) left, top, right, bottom of the owner's horizontal box in pixels.
-        s: (P, 4) gliding ratios.
-        r: (P,) area of the object over that of its box.
-        distances: (P, 4) from the cell's center to top, right, bottom and left in pixels.
-        positives: (B, K) int64, cells of mask 1 per image and level.
-        level_weight: (B, K) λ of the last object on the level, 0 where there is none; what the
-            authors' code multiplies the whole level with.
+        mask: Share to which a cell is positive, (P,): 1, or g with ``sigma="paper"``.
+        area_weight: Weight w_A, (P,).
+        object_weight: Weight λ of the owner, (P,).
+        box: Left, top, right and bottom of the owner's horizontal box in pixels, (P, 4).
+        s: Gliding ratios, (P, 4).
+        r: Area of the object over that of its box, (P,).
+        distances: Distances from the cell's center to top, right, bottom and left in pixels,
+            (P, 4).
+        positives: Number of cells of mask 1 per image and level, (B, K) int64.
+        level_weight: Weight λ of the last object on the level, 0 where there is none, (B, K); the
+            authors' code multiplies the whole level by it.
     """
 
     image: Tensor
@@ -58,7 +70,7 @@ class Assignment:
 
 
 class _Objects(NamedTuple):
-    """What the assigner needs to know of n objects, ordered by image and place in it."""
+    """Geometry of n objects, ordered by image and place in it."""
 
     image: Tensor
     object: Tensor
@@ -103,9 +115,11 @@ def oriented_gaussian(offset: Tensor, direction: Tensor, sigma: Tensor) -> Tenso
     The peak is 1.
 
     Args:
-        offset: (..., 2) from the center.
-        direction: (..., 2) unit vector (cos θ, sin θ) of the long side; its sign does not matter.
-        sigma: (..., 2) σ_w along the direction and σ_h across it, in the unit of ``offset``.
+        offset: Offsets from the center, (..., 2).
+        direction: Unit vectors (cos θ, sin θ) of the long sides, (..., 2); the sign does not
+            matter.
+        sigma: Standard deviations σ_w along the direction and σ_h across it, (..., 2), in the unit
+            of ``offset``.
 
     Example:
         >>> import torch
@@ -139,22 +153,23 @@ class OrientedGaussianAssigner(nn.Module):
     it, then the smaller object.
 
     Args:
-        strides: of the levels, three or four. With four, levels change at S/10, S/5 and S/2.5 (the
-            authors' variant for tiny objects, with ``iou_thr`` 0.25), S² being the image's area.
-        iou_thr: T.
-        heat_thr: the g that a positive cell exceeds.
-        level_scale: factor of the lengths at which levels change; smaller sends objects to coarser
+        strides: Strides of the levels, three or four. With four, levels change at S/10, S/5 and
+            S/2.5 (the authors' variant for tiny objects, with ``iou_thr`` 0.25), S² being the
+            image's area.
+        iou_thr: Threshold T.
+        heat_thr: Value g that a positive cell exceeds.
+        level_scale: Factor of the lengths at which levels change; smaller sends objects to coarser
             levels.
-        level_overlap: how far a level reaches beyond that length, 1 for not at all.
-        sigma: ``code``, ``paper`` or ``isotropic``.
-        radius_cap: half-width in cells of the window on the first level, one less on each further
+        level_overlap: Factor by which a level reaches beyond that length, 1 for not at all.
+        sigma: Rule of the labels: ``code``, ``paper`` or ``isotropic``.
+        radius_cap: Half-width in cells of the window on the first level, one less on each further
             level; not for ``paper``, where there is no window.
-        multi_class_cells: keep the largest g per class, and give the cell to the last object that
-            has one, as the authors do.
-        horizontal: r from which an object counts as horizontal, s = 0.
+        multi_class_cells: Whether a cell keeps the largest g of each class and goes to the last
+            object that has one, as in the authors' code.
+        horizontal: Area ratio r from which an object counts as horizontal, s = 0.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -179,33 +194,27 @@ class OrientedGaussianAssigner(nn.Module):
         horizontal: float = 0.9,
     ) -> None:
         super().__init__()
-        name = type(self).__name__
         if len(strides) not in (3, 4) or list(strides) != sorted(set(strides)) or strides[0] < 1:
-            raise ValueError(f"{name}: strides must be 3 or 4 ascending numbers, got {strides}.")
-        if not 0 <= iou_thr < 1:
-            raise ValueError(f"{name}: iou_thr must be in [0, 1), got {iou_thr}.")
-        if not 0 < heat_thr < 1:
-            raise ValueError(f"{name}: heat_thr must be in (0, 1), got {heat_thr}.")
-        if not 0 < level_scale < math.inf:
-            raise ValueError(f"{name}: level_scale must be above 0, got {level_scale}.")
-        if not 1 <= level_overlap < math.inf:
-            raise ValueError(f"{name}: level_overlap must be at least 1, got {level_overlap}.")
-        if sigma not in get_args(Sigma):
-            raise ValueError(f"{name}: sigma must be one of {get_args(Sigma)}, got {sigma!r}.")
-        if radius_cap < len(strides):
-            raise ValueError(
-                f"{name}: radius_cap must be at least {len(strides)}, the number of levels, got "
-                f"{radius_cap}."
-            )
+            raise ValueError(f"strides must be 3 or 4 ascending numbers, got {strides}.")
+        check_interval("[0, 1)", iou_thr=iou_thr)
+        check_interval("(0, 1)", heat_thr=heat_thr)
+        check_positive(level_scale=level_scale)
+        check_at_least(1, level_overlap=level_overlap)
+        check_one_of(RULES, sigma=sigma)
+        # the window must not vanish on the last level
+        check_at_least(len(strides), radius_cap=radius_cap)
         self.strides = tuple(strides)
-        self.iou_thr = iou_thr
         self.heat_thr = heat_thr
-        self.level_scale = level_scale
-        self.level_overlap = level_overlap
         self.sigma = sigma
-        self.radius_cap = radius_cap
         self.multi_class_cells = multi_class_cells
         self.horizontal = horizontal
+        self.rule = RULES[sigma](
+            strides=self.strides,
+            iou_thr=iou_thr,
+            level_scale=level_scale,
+            level_overlap=level_overlap,
+            radius_cap=radius_cap,
+        )
 
     @torch.no_grad()
     def forward(
@@ -219,14 +228,14 @@ class OrientedGaussianAssigner(nn.Module):
         """Return the positive cells.
 
         Args:
-            quads: (B, M, 4, 2) vertices in pixels.
-            label: (B, M) int64, -1 for padding.
-            object_weight: (B, M) λ, the share of mixup that the object's image has, else 1.
-            image_size: height and width in pixels.
-            num_classes: C.
+            quads: Vertices in pixels, (B, M, 4, 2).
+            label: Classes, (B, M) int64; -1 for padding.
+            object_weight: Weight λ, the share of mixup that the object's image has, else 1, (B, M).
+            image_size: Height and width in pixels.
+            num_classes: Number C of classes.
 
         Raises:
-            ValueError: shapes do not fit, or a label is not below ``num_classes``.
+            ValueError: Shapes do not fit, or a label is not below ``num_classes``.
         """
         if quads.shape != (*label.shape, 4, 2) or label.shape != object_weight.shape:
             raise ValueError(
@@ -242,15 +251,7 @@ class OrientedGaussianAssigner(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that differ between variants."""
-        return f"strides={self.strides}, iou_thr={self.iou_thr}, sigma={self.sigma!r}"
-
-    def level_lengths(self, image_size: tuple[int, int]) -> list[float]:
-        """Return the lengths in pixels at which one level ends and the next begins, (K-1)."""
-        size = math.sqrt(image_size[0] * image_size[1])
-        if len(self.strides) == 4:
-            return [self.level_scale / 3 * size / part for part in (10, 5, 2.5)]
-        per_stride = self.level_scale * 2 / (1 - self.iou_thr) * size / 800
-        return [per_stride * self.strides[0], per_stride * self.strides[2]]
+        return f"strides={self.strides}, iou_thr={self.rule.iou_thr}, sigma={self.sigma!r}"
 
     def _objects(self, quads: Tensor, label: Tensor, weight: Tensor) -> _Objects:
         extent = quads.amax(dim=2) - quads.amin(dim=2)
@@ -263,102 +264,59 @@ class OrientedGaussianAssigner(nn.Module):
         sides = (lengths[:, :2] + lengths[:, 2:]) / 2
         first = (sides[:, :1] >= sides[:, 1:]).expand(-1, 2)
         vector = torch.where(first, vectors[:, 0], vectors[:, 1])
+        box, s, r = quad_to_orc(chosen, self.horizontal)
         return _Objects(
-            image,
-            place,
-            label[image, place],
-            weight[image, place].to(quads.dtype),
-            chosen.mean(dim=1),
-            sides.amax(dim=1),
-            sides.amin(dim=1),
-            nn.functional.normalize(vector, dim=1),
-            *quad_to_orc(chosen, self.horizontal),
+            image=image,
+            object=place,
+            label=label[image, place],
+            weight=weight[image, place].to(quads.dtype),
+            center=chosen.mean(dim=1),
+            long=sides.amax(dim=1),
+            short=sides.amin(dim=1),
+            direction=nn.functional.normalize(vector, dim=1),
+            box=box,
+            s=s,
+            r=r,
         )
-
-    def _on_level(self, objects: _Objects, image_size: tuple[int, int]) -> Tensor:
-        """Return which objects train which levels, (n, K) bool."""
-        length = objects.size.amax(dim=1, keepdim=True)
-        if self.sigma == "paper":
-            # every cell decides for itself
-            return torch.ones_like(length, dtype=torch.bool).expand(-1, len(self.strides))
-        ends = length.new_tensor(self.level_lengths(image_size))
-        below = length <= self.level_overlap * ends
-        above = length > ends
-        everyone = torch.ones_like(below[:, :1])
-        return torch.cat([below, everyone], dim=1) & torch.cat([everyone, above], dim=1)
 
     def _candidates(self, objects: _Objects, cells: Cells) -> _Candidates:
         """Return the cells that each object would take if it were alone."""
-        owner, level = self._on_level(objects, cells.image_size).nonzero(as_tuple=True)
+        rule, length = self.rule, objects.size.amax(dim=1, keepdim=True)
+        owner, level = rule.on_level(length, cells.image_size).nonzero(as_tuple=True)
         box, dtype = objects.box[owner], objects.box.dtype
         stride = box.new_tensor(self.strides)[level][:, None]
         grid = torch.tensor(cells.shapes, device=box.device).flip(1)
         center = (objects.center[owner] / stride).floor()
         lower = (box[:, :2] / stride).floor().clamp(min=0)
         upper = torch.minimum((box[:, 2:] / stride).floor(), (grid[level] - 1).to(dtype))
-        caps = self.radius_cap - torch.arange(len(self.strides), device=box.device)
-        radius = (objects.size[owner] / (2 * stride)).clamp(min=1)
-        radius = torch.minimum(radius, caps[level][:, None].to(dtype)).floor()
-        if self.sigma != "paper":
+        radius = rule.radius(objects.size[owner], stride, level)
+        if rule.windowed:
             lower = torch.maximum(lower, center - radius - 1)
             upper = torch.minimum(upper, center + radius + 1)
         pair, place = _grid_points(lower.long(), upper.long())
-        offset = place - center[pair]
-        sigma = self._sigma(objects, owner, stride)
-        g = oriented_gaussian(offset, objects.direction[owner][pair], sigma[pair])
+        sigma = rule.sigma(objects.long[owner], objects.short[owner], stride)
+        g = oriented_gaussian(place - center[pair], objects.direction[owner][pair], sigma[pair])
         distances = _distances((place + 0.5) * stride[pair], box[pair])
         keep = (g > self.heat_thr) & (distances.amin(dim=1) > 0)
-        if self.sigma == "paper":
-            keep &= self._fits_level(distances.amax(dim=1), level[pair])
+        keep &= rule.fits_level(distances.amax(dim=1), level[pair])
         pair, place, g, distances = pair[keep], place[keep].long(), g[keep], distances[keep]
-        mask = self._mask(pair, g)
-        if self.sigma == "paper" or len(self.strides) == 4:
-            number = torch.bincount(pair[mask == 1], minlength=len(owner)).clamp(min=1)
-            area_weight = 2 * math.log(2) / torch.log(number.to(dtype).sqrt() + 1)
-        else:
-            area_weight = math.log(2) / torch.log(radius.prod(dim=1).sqrt() + 1)
+        mask = rule.mask(pair, g)
         sizes = grid.prod(dim=1)
         cell = (sizes.cumsum(0) - sizes)[level[pair]]
         cell = cell + place[:, 1] * grid[level[pair], 0] + place[:, 0]
         found = owner[pair]
         return _Candidates(
-            found,
-            objects.image[found],
-            objects.label[found],
-            level[pair],
-            cell,
-            objects.image[found] * len(cells.level) + cell,
-            g,
-            mask,
-            area_weight[pair],
-            distances,
+            owner=found,
+            image=objects.image[found],
+            label=objects.label[found],
+            level=level[pair],
+            cell=cell,
+            key=objects.image[found] * len(cells.level) + cell,
+            g=g,
+            mask=mask,
+            area_weight=rule.area_weight(pair, mask, radius)[pair],
+            distances=distances,
         )
-
-    def _sigma(self, objects: _Objects, owner: Tensor, stride: Tensor) -> Tensor:
-        """Return σ along and across in cells, (n, 2)."""
-        long = objects.short if self.sigma == "isotropic" else objects.long
-        half = torch.stack([long, objects.short], dim=1)[owner] / (2 * stride)
-        power = 1.0 if self.sigma == "paper" else 1 - self.iou_thr
-        return 0.5 * half**power
-
-    def _fits_level(self, farthest: Tensor, level: Tensor) -> Tensor:
-        ends = [8.0 * s for s in self.strides[:-1]]
-        bounds = farthest.new_tensor([0.0, *ends, math.inf])
-        return (farthest > bounds[level]) & (farthest <= bounds[level + 1])
-
-    def _mask(self, pair: Tensor, g: Tensor) -> Tensor:
-        """Return 1 for the best cells of each object and level, g for the others."""
-        if self.sigma != "paper":
-            return torch.ones_like(g)
-        order = g.argsort(descending=True, stable=True)
-        order = order[pair[order].argsort(stable=True)]
-        number = torch.bincount(pair)
-        rank = torch.arange(len(pair), device=pair.device) - (number.cumsum(0) - number)[pair]
-        best = ((1 - self.iou_thr) * number.double()).ceil()[pair]
-        # `pair` ascends, so that sorting moved rows within their group only
-        mask = torch.empty_like(g)
-        mask[order] = torch.where(rank < best, 1.0, g[order])
-        return mask
 
     def _resolve(
         self, objects: _Objects, found: _Candidates, label: Tensor, weight: Tensor, classes: int
@@ -406,7 +364,7 @@ def _grid_points(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Return all whole points of n windows, both ends included, row by row.
 
     Returns:
-        The window of each point, (m,), and its x and y, (m, 2).
+        Window of each point, (m,), and its x and y, (m, 2).
     """
     size = (upper - lower + 1).clamp(min=0)
     number = size.prod(dim=1)

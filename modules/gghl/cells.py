@@ -1,4 +1,4 @@
-"""The cells of all feature levels, in one row: what the network predicts on."""
+"""The cells of all feature levels, for each of which the network predicts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Cells:
     """The N cells of all levels, ordered by level, row and column.
 
     Args:
-        center: (N, 2) x and y in pixels, float32.
-        stride: (N,) pixels, float32.
-        level: (N,) int64.
-        shapes: rows and columns of each level.
-        strides: of each level.
-        image_size: height and width of the image in pixels.
+        center: Centers x and y in pixels, (N, 2) float32.
+        stride: Strides in pixels, (N,) float32.
+        level: Levels, (N,) int64.
+        shapes: Rows and columns of each level.
+        strides: Stride of each level.
+        image_size: Height and width of the image in pixels.
     """
 
     center: Tensor

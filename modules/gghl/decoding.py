@@ -1,4 +1,4 @@
-"""From the raw output of the head to boxes, and from there to detections."""
+"""Decoding of the head's output to boxes and detections."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.detection.rotated import orc_to_quad, rotated_nms
+from framework.utilities.checks import check_one_of
 from framework.utilities.precision import at_least_float32
 from modules.gghl.cells import Cells
 
@@ -22,10 +23,11 @@ class Boxes(NamedTuple):
     """Boxes of cells.
 
     Args:
-        distances: (..., 4) from the cell's center to top, right, bottom and left in pixels.
-        box: (..., 4) left, top, right, bottom in pixels.
-        s: (..., 4) gliding ratios in [0, 1].
-        r: (...) area ratio in [0, 1].
+        distances: Distances from the cell's center to top, right, bottom and left in pixels,
+            (..., 4).
+        box: Left, top, right and bottom in pixels, (..., 4).
+        s: Gliding ratios in [0, 1], (..., 4).
+        r: Area ratio in [0, 1], (...).
     """
 
     distances: Tensor
@@ -43,11 +45,11 @@ def decode_boxes(
     which half precision overflows. Where r is above ``horizontal``, s is 0 and the box horizontal.
 
     Args:
-        raw: (..., 10 + C) output of the head, float32 or float64.
-        center: (..., 2) of the cells in pixels.
-        stride: (...) of the cells in pixels.
-        oriented: False takes every box as horizontal, s = 0 and r = 1.
-        horizontal: see above.
+        raw: Output of the head, (..., 10 + C) float32 or float64.
+        center: Centers of the cells in pixels, (..., 2).
+        stride: Strides of the cells in pixels, (...).
+        oriented: Whether boxes are oriented; otherwise s = 0 and r = 1.
+        horizontal: Area ratio above which a box is horizontal.
 
     Example:
         >>> import torch
@@ -94,23 +96,26 @@ def decode(
     overlap is that of the quadrilaterals.
 
     Args:
-        raw: (B, N, 10 + C) output of the head.
-        cells: the N cells.
-        score_threshold: that the product exceeds; the authors take 0.2, and 0.005 for precision.
-        nms_iou: see above.
-        max_detections: per image.
-        pre_nms_top_k: Cells per image that become boxes, before suppression.
-        score_mode: ``product``, or ``sqrt`` for its square root as the authors report it.
-        oriented: False takes every box as horizontal.
-        horizontal: area ratio above which a box is horizontal.
-        extent: (B, 2) width and height in pixels to which boxes are clipped, where an image was
-            filled up beyond; default all of it.
+        raw: Output of the head, (B, N, 10 + C).
+        cells: The N cells.
+        score_threshold: Score that a detection exceeds; the authors take 0.2, and 0.005 for
+            precision.
+        nms_iou: Overlap above which the worse of two detections of a class goes.
+        max_detections: Most detections of an image.
+        pre_nms_top_k: Most cells of an image that become boxes, before suppression.
+        score_mode: Score that is reported: ``product``, or ``sqrt`` for its square root as the
+            authors report it.
+        oriented: Whether boxes are oriented; otherwise all are horizontal.
+        horizontal: Area ratio above which a box is horizontal.
+        extent: Width and height in pixels to which boxes are clipped, (B, 2), where an image was
+            filled up beyond; default the whole image.
 
     Returns:
-        Per image ``boxes`` (n, 4, 2) quadrilaterals in pixels, ``scores`` (n,) and ``labels`` (n,).
+        Of each image ``boxes``, quadrilaterals (n, 4, 2) in pixels, ``scores`` (n,) and ``labels``
+        (n,).
 
     Raises:
-        ValueError: ``raw`` does not fit the cells, or an unknown ``score_mode``.
+        ValueError: ``raw`` does not fit the cells, or ``score_mode`` is unknown.
 
     Example:
         >>> import torch
@@ -123,8 +128,7 @@ def decode(
         >>> found["boxes"][0].tolist(), found["labels"].tolist()
         ([[0.0, 0.0], [24.0, 0.0], [24.0, 24.0], [0.0, 24.0]], [1])
     """
-    if score_mode not in get_args(ScoreMode):
-        raise ValueError(f"score_mode must be one of {get_args(ScoreMode)}, got {score_mode!r}.")
+    check_one_of(get_args(ScoreMode), score_mode=score_mode)
     check_raw(raw, cells)
     raw = at_least_float32(raw)
     probability, label = raw[..., BOX_CHANNELS:].sigmoid().max(dim=-1)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from framework.utilities.precision import at_least_float32
 from modules.gghl.assignment import Assignment
 from modules.gghl.cells import Cells
@@ -50,21 +51,23 @@ class JointOptimizationLoss(nn.Module):
     ``empty_level="skip"``. Otherwise λ of mixup belongs to the object's cells.
 
     Args:
-        num_classes: C.
-        weights: of terms, in place of the code's.
-        smoothing: δ; the label of a class is 1 - δ + δ / C where present, else δ / C.
-        gamma: exponent of the focal term, 0 or at least 1.
-        detach_weight: no gradient through ω.
-        empty_level: ``skip`` as above; ``global`` has a background everywhere, divided by the
-            image's positives on all levels; ``local`` by those on the level, which needs a bias of
-            about -4 on the objectness, as a level without objects is divided by 1.
-        extra_class_weight: of ``extra_class``, the plain cross-entropy of all classes, which the
-            authors compute and leave out.
-        oriented: False is a detector of horizontal boxes, E_s = E_r = 0.
-        horizontal: area ratio above which a predicted box is horizontal.
+        num_classes: Number C of classes.
+        weights: Weights of terms, in place of the code's.
+        smoothing: Label smoothing δ; the label of a class is 1 - δ + δ / C where present, else
+            δ / C.
+        gamma: Exponent of the focal term, 0 or at least 1.
+        detach_weight: Whether no gradient goes through ω.
+        empty_level: Background of a level: ``skip`` as above; ``global`` has one everywhere,
+            divided by the image's positives on all levels; ``local`` divides by those on the level,
+            which needs a bias of about -4 on the objectness, as a level without objects is divided
+            by 1.
+        extra_class_weight: Weight of ``extra_class``, the plain cross-entropy of all classes, which
+            the authors compute and leave out.
+        oriented: Whether boxes are oriented; otherwise E_s = E_r = 0.
+        horizontal: Area ratio above which a predicted box is horizontal.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -96,25 +99,17 @@ class JointOptimizationLoss(nn.Module):
         horizontal: float = 0.9,
     ) -> None:
         super().__init__()
-        name = type(self).__name__
-        if num_classes < 1:
-            raise ValueError(f"{name}: num_classes must be at least 1, got {num_classes}.")
-        unknown = sorted(set(weights or {}) - set(WEIGHTS))
-        if unknown:
-            raise ValueError(f"{name}: weights of unknown terms {unknown}; terms: {list(WEIGHTS)}.")
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"{name}: smoothing must be in [0, 1), got {smoothing}.")
+        check_at_least(1, num_classes=num_classes)
+        for term in weights or ():
+            check_one_of(WEIGHTS, weights=term)
+        check_interval("[0, 1)", smoothing=smoothing)
         if gamma != 0 and not gamma >= 1:
-            raise ValueError(f"{name}: gamma must be 0 or at least 1, got {gamma}.")
-        if empty_level not in get_args(EmptyLevel):
-            raise ValueError(
-                f"{name}: empty_level must be one of {get_args(EmptyLevel)}, got {empty_level!r}."
-            )
+            raise ValueError(f"gamma must be 0 or at least 1, got {gamma}.")
+        check_one_of(get_args(EmptyLevel), empty_level=empty_level)
         self.weights = {**WEIGHTS, **(weights or {})}
         if extra_class_weight:
             self.weights["extra_class"] = extra_class_weight
-        if any(not weight >= 0 for weight in self.weights.values()):
-            raise ValueError(f"{name}: weights must not be negative, got {self.weights}.")
+        check_at_least(0, **{f"weights.{term}": value for term, value in self.weights.items()})
         self.num_classes = num_classes
         self.smoothing = smoothing
         self.gamma = gamma
@@ -127,13 +122,13 @@ class JointOptimizationLoss(nn.Module):
         """Return the terms before they are weighted, each (B,); 0 for an image without objects.
 
         Args:
-            raw: (B, N, 10 + C) output of the head: distances, gliding ratios, area ratio,
+            raw: Output of the head, (B, N, 10 + C): distances, gliding ratios, area ratio,
                 objectness, classes.
-            cells: the N cells.
-            assignment: the positive cells of the B images.
+            cells: The N cells.
+            assignment: Positive cells of the B images.
 
         Raises:
-            ValueError: shapes do not fit.
+            ValueError: Shapes do not fit.
         """
         check_raw(raw, cells)
         if raw.shape[2] != BOX_CHANNELS + self.num_classes or len(raw) != len(assignment.positives):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from framework.data.datasets import Batch
 from framework.detection.average_precision import Interpolation
@@ -18,11 +17,12 @@ from framework.detection.detections import Detections, names_of_classes, objects
 from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
 from framework.detection.tiles import to_whole_image
 from framework.distributed.collectives import shared_generator
-from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import ClassificationLoss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
-from framework.training.module import TrainingModule
+from framework.training.compatibility import check_fact, check_per_sample
+from framework.training.module import TrainingModule, TrainingOptions
+from framework.utilities.checks import check_at_least, check_interval
 from framework.utilities.randomness import global_seed
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
@@ -52,40 +52,40 @@ class GGHL(TrainingModule):
     ``JointOptimizationLoss``.
 
     Args:
-        num_classes: C.
-        backbone: ``'plain'`` or any timm name with maps at strides 8, 16 and 32; ``darknet53`` is
-            the paper's.
-        pretrained: load timm's weights.
-        widths: channels of the plain backbone at strides 2, 4, 8, 16 and 32.
-        neck: ``'top_down'``, the paper's, by concatenation, or ``'pyramid'``, by addition.
-        neck_width: channels of the neck's coarsest level, with ``'pyramid'`` of every level;
+        num_classes: Number C of classes.
+        backbone: Backbone: ``'plain'`` or any timm name with maps at strides 8, 16 and 32;
+            ``darknet53`` is the paper's.
+        pretrained: Whether to load timm's weights.
+        widths: Channels of the plain backbone at strides 2, 4, 8, 16 and 32.
+        neck: Neck: ``'top_down'``, the paper's, by concatenation, or ``'pyramid'``, by addition.
+        neck_width: Channels of the neck's coarsest level, with ``'pyramid'`` of every level;
             default half of the backbone's last.
-        drop_block: probability of DropBlock in ``'top_down'``; its noise is drawn on each rank.
-        objectness_bias: the objectness logit of an untrained network; 0 in the released code.
-        assigner: which cells learn which object.
-        loss: from the number of classes to the loss.
-        criterion: a further loss on the class logits of the cells that learn an object, averaged
-            over those of an image; the term ``class``.
-        criterion_weight: its weight.
-        multi_scale: sizes of square training images, one of which is drawn for every 10 steps; none
+        drop_block: Probability of DropBlock in ``'top_down'``; its noise is drawn on each rank.
+        objectness_bias: Objectness logit of an untrained network; 0 in the released code.
+        assigner: Assigner of the objects to cells.
+        loss: Loss, made from the number of classes.
+        criterion: Further loss on the class logits of the cells that learn an object, averaged over
+            those of an image; the term ``class``. None for no such term.
+        criterion_weight: Weight of the term ``class``.
+        multi_scale: Sizes of square training images, one of which is drawn for every 10 steps; none
             leaves images as they are.
-        score_threshold: of detections in evaluation and prediction.
-        nms_iou: overlap above which the worse of two detections of a class goes.
-        max_detections: per image.
-        pre_nms_top_k: Cells per image that become boxes, before suppression.
-        score_mode: ``'product'`` of objectness and class, or its square root ``'sqrt'``.
-        merge_iou: overlap above which the worse of two detections from tiles of one image goes.
-        interpolation: of the average precision over recall, for ``map`` and ``ap``.
-        optimizer: from parameter groups to an optimizer.
-        lr_scheduler: from an optimizer to a schedule.
-        sync_batchnorm: share batch-norm statistics between ranks.
-        gradient_combiner: how the gradients of several terms become one.
+        score_threshold: Score that a detection exceeds in evaluation and prediction.
+        nms_iou: Overlap above which the worse of two detections of a class goes.
+        max_detections: Most detections of an image.
+        pre_nms_top_k: Most cells of an image that become boxes, before suppression.
+        score_mode: Score of a detection: ``'product'`` of objectness and class, or its square root
+            ``'sqrt'``.
+        merge_iou: Overlap above which the worse of two detections from tiles of one image goes.
+        interpolation: Interpolation of the precision over recall, for ``map`` and ``ap``.
+        optimizer: Optimizer of the parameters.
+        **options: Arguments of ``TrainingModule``.
 
     Raises:
-        ValueError: an argument out of its range, or data with more classes (at ``setup``).
+        ValueError: An argument is out of its range, or the data has more classes (at ``setup``).
 
     Example:
         >>> import torch
+        >>> from modules import GGHL
         >>> model = GGHL(num_classes=3)
         >>> tuple(model(torch.zeros(2, 3, 64, 64)).shape)
         (2, 84, 13)
@@ -118,27 +118,27 @@ class GGHL(TrainingModule):
         merge_iou: float = 0.3,
         interpolation: Interpolation = "voc12",
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        sync_batchnorm: bool = True,
-        gradient_combiner: GradientCombiner | None = None,
+        **options: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, sync_batchnorm, gradient_combiner)
-        if criterion_weight < 0:
-            raise ValueError(f"criterion_weight must not be negative, got {criterion_weight}.")
+        super().__init__(optimizer=optimizer, **options)
+        check_at_least(0, criterion_weight=criterion_weight)
+        check_interval("[0, 1]", score_threshold=score_threshold, nms_iou=nms_iou)
+        check_at_least(1, max_detections=max_detections, pre_nms_top_k=pre_nms_top_k)
         if criterion is not None:
             _check_criterion(criterion)
         for size in multi_scale or ():
             if size < 32 or size % 32:
                 raise ValueError(f"multi_scale: sizes must be multiples of 32, got {size}.")
-        for name, value in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}.")
-        for name, number in (("max_detections", max_detections), ("pre_nms_top_k", pre_nms_top_k)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}.")
         self.num_classes = num_classes
         self.network = GGHLNetwork(
-            num_classes, backbone, pretrained, widths, neck, neck_width, drop_block, objectness_bias
+            num_classes=num_classes,
+            backbone=backbone,
+            pretrained=pretrained,
+            widths=widths,
+            neck=neck,
+            neck_width=neck_width,
+            drop_block=drop_block,
+            objectness_bias=objectness_bias,
         )
         self.assigner = OrientedGaussianAssigner() if assigner is None else assigner
         if self.assigner.strides != self.network.strides:
@@ -159,18 +159,12 @@ class GGHL(TrainingModule):
         self.interpolation: Interpolation = interpolation
 
     def setup(self, stage: str) -> None:
-        """Refuse data that says of itself that it does not fit."""
-        data = getattr(self.trainer, "datamodule", None)
-        classes = getattr(data, "num_classes", None)
-        if classes is not None and classes > self.num_classes:
-            raise IncompatibleError(
-                f"{type(data).__name__} has {classes} classes, but the model has "
-                f"{self.num_classes}: set model.num_classes."
-            )
+        """Check that the data has no more than the model's classes."""
+        check_fact(self.datamodule, "num_classes", self.num_classes, at_most=True)
         super().setup(stage)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return what is predicted in each cell (B, N, 10 + C)."""
+        """Return the prediction in each cell, (B, N, 10 + C)."""
         return self.network(image)
 
     def predictions_of(self, output: Tensor) -> Tensor:
@@ -259,27 +253,31 @@ class GGHL(TrainingModule):
         return objectives
 
     def detect(self, raw: Tensor, cells: Cells, extent: Tensor | None = None) -> list[Detections]:
-        """Return what is detected on each image, from the network's output (B, N, 10 + C).
+        """Return the detections on each image.
 
-        ``extent`` (B, 2) is the width and height that an image has before it was filled up.
+        Args:
+            raw: Output of the network, (B, N, 10 + C).
+            cells: The N cells.
+            extent: Width and height of each image before it was filled up, (B, 2); default the
+                whole image.
         """
         return decode(
             raw,
             cells,
-            self.score_threshold,
-            self.nms_iou,
-            self.max_detections,
-            self.pre_nms_top_k,
-            self.score_mode,
-            self.loss.oriented,
-            self.loss.horizontal,
-            extent,
+            score_threshold=self.score_threshold,
+            nms_iou=self.nms_iou,
+            max_detections=self.max_detections,
+            pre_nms_top_k=self.pre_nms_top_k,
+            score_mode=self.score_mode,
+            oriented=self.loss.oriented,
+            horizontal=self.loss.horizontal,
+            extent=extent,
         )
 
     def predict_step(  # type: ignore[override]
         self, batch: Batch, batch_idx: int
     ) -> list[Detections]:
-        """Return what is detected on each image, in its pixels."""
+        """Return the detections on each image, in its pixels."""
         batch = self.fields_of(batch, predicting=True)
         image = batch["image"]
         size = (image.shape[-2], image.shape[-1])
@@ -295,26 +293,24 @@ class GGHL(TrainingModule):
             for one, offset, scale in places
         ]
 
-    def make_metrics(self) -> MetricCollection:
+    def make_metrics(self) -> dict[str, Any]:
         """Return the average precision, and images for a figure."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        merge_iou = self.merge_iou if getattr(data, "is_tiled", False) else None
+        merge_iou = self.merge_iou if getattr(self.datamodule, "is_tiled", False) else None
         metrics: dict[str, Any] = {
             "precision": RotatedMeanAveragePrecision(
                 self.num_classes, interpolation=self.interpolation, merge_iou=merge_iou
             )
         }
-        shape = getattr(data, "input_shape", None)
+        shape = getattr(self.datamodule, "input_shape", None)
         if shape is not None:
             metrics["samples"] = DetectionSamples(shape)
-        return MetricCollection(metrics, compute_groups=False)
+        return metrics
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Return images with what was and what should be found, and precision over recall."""
+        """Return images with detections and true objects, and precision over recall."""
         from framework.detection.figures import detection_panels, precision_recall
 
-        data = getattr(self.trainer, "datamodule", None)
-        names = names_of_classes(getattr(data, "class_names", None), self.num_classes)
+        names = names_of_classes(getattr(self.datamodule, "class_names", None), self.num_classes)
         figures = {"precision_recall": precision_recall(values, names)}
         if "samples" in values:
             figures["detections"] = detection_panels(values["samples"], names)
@@ -329,13 +325,10 @@ def _check_criterion(criterion: nn.Module) -> None:
         raise IncompatibleError(
             f"{type(criterion).__name__} needs `{min(refused)}`, which cells do not have."
         )
-    if getattr(criterion, "batch_coupled", False):
-        raise IncompatibleError(
-            f"{type(criterion).__name__} is one number for a batch, and GGHL needs one per cell."
-        )
+    check_per_sample(criterion, "GGHL", unit="cell")
 
 
 def _truth(batch: Batch) -> list[dict[str, Tensor]]:
-    """Return what should be found on each image; on tiles, on the whole image of its first."""
+    """Return the true objects of each image; for tiles, those of the whole image of the first."""
     prefix = "image_" if "image_quads" in batch else ""
     return objects_of(batch, prefix)

@@ -84,11 +84,15 @@ def test_the_example_on_other_levels(
 
 def test_lengths_at_which_levels_change() -> None:
     assigner = OrientedGaussianAssigner()
-    assert assigner.level_lengths((800, 800)) == pytest.approx([68.571429, 274.285714], abs=5e-7)
-    assert assigner.level_lengths((160, 160)) == pytest.approx([13.714286, 54.857143], abs=5e-7)
-    assert assigner.level_lengths((400, 1600)) == assigner.level_lengths((800, 800))
+    assert assigner.rule.level_lengths((800, 800)) == pytest.approx(
+        [68.571429, 274.285714], abs=5e-7
+    )
+    assert assigner.rule.level_lengths((160, 160)) == pytest.approx(
+        [13.714286, 54.857143], abs=5e-7
+    )
+    assert assigner.rule.level_lengths((400, 1600)) == assigner.rule.level_lengths((800, 800))
     four = OrientedGaussianAssigner((4, 8, 16, 32), iou_thr=0.25)
-    assert four.level_lengths((800, 800)) == [80, 160, 320]
+    assert four.rule.level_lengths((800, 800)) == [80, 160, 320]
 
     def levels(length: float, **arguments: Any) -> list[int]:
         quads = rectangle(400, 400, length, 20, 0)[None, None]
@@ -262,7 +266,7 @@ def loop(
     quads: Tensor, label: Tensor, weight: Tensor, size: int, classes: int, a: Any
 ) -> dict[tuple[int, int], dict[str, Any]]:
     per_cell: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
-    T, starts, start = a.iou_thr, [], 0
+    T, starts, start = a.rule.iou_thr, [], 0
     for s in a.strides:
         starts.append(start)
         start += math.ceil(size / s) ** 2
@@ -298,7 +302,7 @@ def loop(
                 cells_of_object = []
                 n = math.ceil(size / stride)
                 m_w, m_h = (
-                    math.floor(min(max(v / (2 * stride), 1), a.radius_cap - k)) for v in (W, H)
+                    math.floor(min(max(v / (2 * stride), 1), a.rule.radius_cap - k)) for v in (W, H)
                 )
                 power = 1 if a.sigma == "paper" else 1 - T
                 sigma_w = 0.5 * (long / (2 * stride)) ** power
@@ -426,9 +430,9 @@ def test_equal_to_the_loop(arguments: dict[str, Any]) -> None:
     [
         ({"strides": (8, 16)}, "strides must be 3 or 4 ascending"),
         ({"strides": (8, 32, 16)}, "strides must be 3 or 4 ascending"),
-        ({"iou_thr": 1.0}, "iou_thr must be in"),
-        ({"heat_thr": 0.0}, "heat_thr must be in"),
-        ({"level_scale": 0.0}, "level_scale must be above 0"),
+        ({"iou_thr": 1.0}, "iou_thr must lie in"),
+        ({"heat_thr": 0.0}, "heat_thr must lie in"),
+        ({"level_scale": 0.0}, "level_scale must be positive"),
         ({"level_overlap": 0.9}, "level_overlap must be at least 1"),
         ({"sigma": "round"}, "sigma must be one of"),
         ({"radius_cap": 2}, "radius_cap must be at least 3"),

@@ -424,10 +424,13 @@ def test_weights_smoothing_and_gamma() -> None:
     ("make", "message"),
     [
         (lambda: JointOptimizationLoss(0), "num_classes must be at least 1"),
-        (lambda: JointOptimizationLoss(2, weights={"iou": 1}), r"unknown terms \['iou'\]"),
-        (lambda: JointOptimizationLoss(2, weights={"box": -1}), "must not be negative"),
-        (lambda: JointOptimizationLoss(2, extra_class_weight=-1), "must not be negative"),
-        (lambda: JointOptimizationLoss(2, smoothing=1.0), "smoothing must be in"),
+        (
+            lambda: JointOptimizationLoss(2, weights={"iou": 1}),
+            "weights must be one of foreground, .*, got 'iou'",
+        ),
+        (lambda: JointOptimizationLoss(2, weights={"box": -1}), "weights.box must be at least 0"),
+        (lambda: JointOptimizationLoss(2, extra_class_weight=-1), "extra_class must be at least 0"),
+        (lambda: JointOptimizationLoss(2, smoothing=1.0), "smoothing must lie in"),
         (lambda: JointOptimizationLoss(2, gamma=0.5), "gamma must be 0 or at least 1"),
         (lambda: JointOptimizationLoss(2, empty_level="none"), "empty_level must be one of"),
         (lambda: JointOptimizationLoss(2)(worked(), CELLS, SHIP), "does not fit 1 images and 2"),

@@ -194,7 +194,7 @@ def test_a_figure_has_a_name_for_every_class_of_the_model(batch):
         "scores": torch.tensor([0.9]),
         "labels": torch.tensor([4]),
     }
-    net.detect = lambda *_: [certain] * 4
+    net.detect = lambda *_, **__: [certain] * 4
     figure = net.figures("val", evaluate(net, batch))["detections"]
     assert [text.get_text() for text in figure.legends[0].texts][1:] == ["class4"]
 
@@ -203,7 +203,9 @@ def test_class_names_of_other_data_are_refused(data):
     net = GGHL(num_classes=2, **SMALL)
     net.trainer = tiny_trainer("unused", [], False)
     net.trainer.datamodule = data
-    with pytest.raises(IncompatibleError, match=r"RenderedScenes has 3 classes, .* model.num_cl"):
+    with pytest.raises(
+        IncompatibleError, match=r"RenderedScenes has num_classes 3, .* model.num_cl"
+    ):
         net.setup("fit")
 
 
@@ -220,8 +222,8 @@ def test_data_without_objects_is_refused():
     [
         ({"multi_scale": (100,)}, "multiples of 32, got 100"),
         ({"criterion": ALDRLoss()}, "needs `index`, which cells do not have"),
-        ({"criterion_weight": -1.0}, "criterion_weight must not be negative"),
-        ({"nms_iou": 1.5}, r"nms_iou must be in \[0, 1\]"),
+        ({"criterion_weight": -1.0}, "criterion_weight must be at least 0"),
+        ({"nms_iou": 1.5}, r"nms_iou must lie in \[0, 1\]"),
         ({"max_detections": 0}, "max_detections must be at least 1"),
         ({"assigner": assignment.OrientedGaussianAssigner((4, 8, 16))}, "are not the network's"),
     ],
