@@ -7,8 +7,8 @@ from .auxiliary import DeadLatentAuxLoss as DeadLatentAuxLoss
 from .auxiliary import ZipfAuxLoss as ZipfAuxLoss
 from .export import FoldedAutoencoder as FoldedAutoencoder
 from .export import fold as fold
-from .export import load_autoencoder as load_autoencoder
 from .export import save_autoencoder as save_autoencoder
+from .loading import load_autoencoder as load_autoencoder
 from .module import SparseAutoencoderModule as SparseAutoencoderModule
 from .network import Encoding as Encoding
 from .network import SparseAutoencoder as SparseAutoencoder

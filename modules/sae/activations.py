@@ -1,7 +1,7 @@
 """Activations that decide entry by entry, and the penalties that make them sparse.
 
-Unlike the rules of ``selection`` they fix no number of entries: how many stay
-follows from the weight of the penalty.
+Unlike the rules of ``selection`` they fix no number of entries; the weight of the penalty decides
+how many stay.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from framework.utilities.checks import check_at_least, check_interval, check_positive
+
 _LARGEST_LOG = 88.0
-"""Of a threshold in float32 whose logarithm is taken."""
+"""Largest logarithm of a threshold that is finite in float32."""
 
 
 class Dictionary(Protocol):
-    """What a penalty reads of an autoencoder: decoder (F, D), biases (F,) and (D,)."""
+    """Parameters that a penalty reads: decoder (F, D), and the biases (F,) and (D,)."""
 
     W_dec: nn.Parameter
     b_enc: nn.Parameter
@@ -28,25 +30,22 @@ class Activation(nn.Module):
     """Base of the activations.
 
     Class attributes:
-        unit_norm: whether the decoder's directions are kept at length 1.
+        unit_norm: Whether the decoder's directions are kept at length 1.
 
     Args:
-        weight: λ, of the penalty ``sparsity``.
-        warmup: share of the run over which the weight grows from 0.
+        weight: Weight λ of the penalty ``sparsity``.
+        warmup: Share of the run over which the weight grows from 0.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
 
     unit_norm: ClassVar[bool] = True
 
     def __init__(self, weight: float, warmup: float = 0.05) -> None:
         super().__init__()
-        name = type(self).__name__
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{name}: weight must not be negative, got {weight}.")
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"{name}: warmup must be in [0, 1], got {warmup}.")
+        check_at_least(0, weight=weight)
+        check_interval("[0, 1]", warmup=warmup)
         self.weight = weight
         self.warmup = warmup
 
@@ -57,8 +56,8 @@ class Activation(nn.Module):
         """Return the code (B, F).
 
         Args:
-            pre_acts: (B, F), with ``bias``.
-            bias: (F,), the encoder's.
+            pre_acts: Pre-activations (B, F), which include ``bias``.
+            bias: Bias of the encoder, (F,).
         """
         raise NotImplementedError
 
@@ -68,10 +67,10 @@ class Activation(nn.Module):
         """Return the penalty ``sparsity``, and further terms, of every token, (B,) each.
 
         Args:
-            sae: the autoencoder.
-            x: (B, d), what is to be reconstructed.
-            pre_acts: (B, F).
-            code: (B, F).
+            sae: Autoencoder.
+            x: Activations to reconstruct, (B, d).
+            pre_acts: Pre-activations (B, F).
+            code: Code (B, F).
         """
         raise NotImplementedError
 
@@ -94,11 +93,11 @@ class ReLUWithL1(Activation):
     *Update on how we train SAEs*, 2024 (transformer-circuits.pub).
 
     Args:
-        weight: λ; 1 to 5 with activations of mean norm sqrt(d).
-        warmup: share of the run over which the weight grows from 0.
+        weight: Weight λ of the penalty; 1 to 5 with activations of mean norm sqrt(d).
+        warmup: Share of the run over which the weight grows from 0.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -132,15 +131,16 @@ class JumpReLU(Activation):
     paper's, also where its pseudo-code writes the threshold's logarithm as the parameter.
 
     Args:
-        weight: λ of the mean number of active features.
-        threshold: at the start. Its logarithm moves by about the learning rate in a step of Adam,
-            so that a short run must start near where it shall end, ``sae_jumprelu.yaml`` at 1.7.
-        bandwidth: ε of the kernel. 0.001 is the paper's, for activations of mean square 1;
+        weight: Weight λ of the mean number of active features.
+        threshold: Threshold at the start. Its logarithm moves by about the learning rate in a step
+            of Adam, so that a short run must start near where it shall end, ``sae_jumprelu.yaml``
+            at 1.7.
+        bandwidth: Width ε of the kernel. 0.001 is the paper's, for activations of mean square 1;
             ``sae_jumprelu.yaml`` takes 0.5.
-        warmup: share of the run over which the weight grows from 0.
+        warmup: Share of the run over which the weight grows from 0.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -161,9 +161,7 @@ class JumpReLU(Activation):
         warmup: float = 0.05,
     ) -> None:
         super().__init__(weight, warmup)
-        for name, value in (("threshold", threshold), ("bandwidth", bandwidth)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"JumpReLU: {name} must be positive, got {value}.")
+        check_positive(threshold=threshold, bandwidth=bandwidth)
         self.initial_threshold = threshold
         self.bandwidth = bandwidth
 
@@ -174,7 +172,7 @@ class JumpReLU(Activation):
 
     @property
     def threshold(self) -> Tensor:
-        """(F,), positive and finite: the gradient of an infinite one would not be a number."""
+        """Thresholds (F,), positive and finite: the gradient of an infinite one would be NaN."""
         return self.log_threshold.clamp(max=_LARGEST_LOG).exp()
 
     def forward(self, pre_acts: Tensor, bias: Tensor) -> Tensor:
@@ -205,11 +203,11 @@ class GatedReLU(Activation):
     2024, arXiv:2404.16014.
 
     Args:
-        weight: λ of the sum of the positive gates.
-        warmup: share of the run over which the weight grows from 0.
+        weight: Weight λ of the sum of the positive gates.
+        warmup: Share of the run over which the weight grows from 0.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -257,7 +255,7 @@ class GatedReLU(Activation):
 
 
 class _Jump(torch.autograd.Function):
-    """``z * 1[z > θ]``."""
+    """The function ``z * 1[z > θ]``, with an estimate of its gradient by θ."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
@@ -275,7 +273,7 @@ class _Jump(torch.autograd.Function):
 
 
 class _Step(torch.autograd.Function):
-    """``1[z > θ]``."""
+    """The function ``1[z > θ]``, with an estimate of its gradient by θ."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:

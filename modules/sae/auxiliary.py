@@ -6,9 +6,8 @@ The residual is reconstructed *without* the decoder's bias: the residual has non
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from framework.sparse_coding.sparse_code import SparseCode
 from framework.sparse_coding.topk import top_per_row
 from framework.sparse_coding.zipf import FEWEST_TO_FIT, fit_zipf, zipf_density
+from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from modules.sae.network import Encoding, SparseAutoencoder
 from modules.sae.statistics import FiringStatistics
 
@@ -24,15 +24,24 @@ Normalizer = Literal["residual", "input"]
 
 @dataclass(frozen=True)
 class AuxiliaryTerm:
-    """What an auxiliary loss adds to a step.
+    """The term that an auxiliary loss adds to a step.
 
     Args:
-        reconstruction: (B, d_out), of the residual.
-        weight: of the term.
+        reconstruction: Reconstruction of the residual, (B, d_out).
+        weight: Weight of the term.
     """
 
     reconstruction: Tensor
     weight: float
+
+
+class AuxiliaryOptions(TypedDict, total=False):
+    """Arguments of ``AuxiliaryLoss``."""
+
+    weight: float
+    auxk: int | None
+    normalizer: Normalizer
+    scale_by_count: bool
 
 
 class AuxiliaryLoss:
@@ -43,15 +52,15 @@ class AuxiliaryLoss:
     share of its variance, is the loss.
 
     Args:
-        weight: α.
-        auxk: None is half the activation's size.
-        normalizer: ``residual`` divides by the variance of the residual over the batch, ``input``
-            by that of the activations.
-        scale_by_count: multiply by ``min(features / auxk, 1)``, so that two features are not pulled
-            as hard as a hundred.
+        weight: Weight α of the term.
+        auxk: Number of features per token; None is half the activation's size.
+        normalizer: Variance that divides the error: ``residual`` takes that of the residual over
+            the batch, ``input`` that of the activations.
+        scale_by_count: Whether the term is multiplied by ``min(features / auxk, 1)``, so that two
+            features are not pulled as hard as a hundred.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
 
     def __init__(
@@ -61,15 +70,9 @@ class AuxiliaryLoss:
         normalizer: Normalizer = "residual",
         scale_by_count: bool = True,
     ) -> None:
-        name = type(self).__name__
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{name}: weight must not be negative, got {weight}.")
-        if auxk is not None and auxk < 1:
-            raise ValueError(f"{name}: auxk must be at least 1, got {auxk}.")
-        if normalizer not in get_args(Normalizer):
-            raise ValueError(
-                f"{name}: normalizer must be one of {get_args(Normalizer)}, got {normalizer!r}."
-            )
+        check_at_least(0, weight=weight)
+        check_at_least(1, auxk=auxk)
+        check_one_of(get_args(Normalizer), normalizer=normalizer)
         self.weight = weight
         self.auxk = auxk
         self.normalizer = normalizer
@@ -79,9 +82,9 @@ class AuxiliaryLoss:
         """Return which features need help, (F,) bool.
 
         Args:
-            statistics: of the features.
-            k: mean number of active features per token.
-            dead_tokens: a feature that has not fired for as many tokens is dead.
+            statistics: Statistics of the features.
+            k: Mean number of active features per token.
+            dead_tokens: Number of tokens after which a feature that has not fired is dead.
         """
         raise NotImplementedError
 
@@ -109,13 +112,13 @@ class DeadLatentAuxLoss(AuxiliaryLoss):
     EleutherAI/sparsify.
 
     Args:
-        weight: α.
-        auxk: features per token; None is half the activation's size.
-        normalizer: see ``AuxiliaryLoss``.
-        scale_by_count: see ``AuxiliaryLoss``.
+        weight: Weight α of the term.
+        auxk: Number of features per token; None is half the activation's size.
+        normalizer: Variance that divides the error, ``residual`` or ``input``.
+        scale_by_count: Whether few features count less.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -142,16 +145,13 @@ class ZipfAuxLoss(AuxiliaryLoss):
     Paper: Ayonrinde, arXiv:2411.02124, for the idea; threshold and weight are not given there.
 
     Args:
-        phi: φ, in (0, 1]; the smaller, the fewer features.
-        alpha: exponent of the law; None fits the law to the running densities in every step.
-        beta: shift of the law, for a given ``alpha``.
-        weight: α.
-        auxk: features per token; None is half the activation's size.
-        normalizer: see ``AuxiliaryLoss``.
-        scale_by_count: see ``AuxiliaryLoss``.
+        phi: Share φ of the expected density, in (0, 1]; the smaller, the fewer features.
+        alpha: Exponent of the law; None fits the law to the running densities in every step.
+        beta: Shift of the law, for a given ``alpha``.
+        **options: Arguments of ``AuxiliaryLoss``.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -170,14 +170,10 @@ class ZipfAuxLoss(AuxiliaryLoss):
         phi: float = 0.5,
         alpha: float | None = None,
         beta: float = 0.0,
-        weight: float = 1 / 32,
-        auxk: int | None = None,
-        normalizer: Normalizer = "residual",
-        scale_by_count: bool = True,
+        **options: Unpack[AuxiliaryOptions],
     ) -> None:
-        super().__init__(weight, auxk, normalizer, scale_by_count)
-        if not 0 < phi <= 1:
-            raise ValueError(f"ZipfAuxLoss: phi must be in (0, 1], got {phi}.")
+        super().__init__(**options)
+        check_interval("(0, 1]", phi=phi)
         if alpha is not None:
             zipf_density(1, 1, alpha, beta)
         self.phi = phi

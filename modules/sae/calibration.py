@@ -14,22 +14,22 @@ from modules.sae.network import SparseAutoencoder
 
 _BITS_OF_ONE, _BITS_OF_EACH = 12, 6
 _ENTRIES = 1 << 23
-"""Of the pre-activations that are looked at together."""
+"""Number of pre-activations that are looked at together."""
 
 
 @torch.no_grad()
 def calibrated_thresholds(sae: SparseAutoencoder, inputs: Iterable[Tensor]) -> Tensor:
     """Return thresholds (F,) with which k features per token are active on ``inputs``.
 
-    One for all features, above which k N of the N tokens' pre-activations lie; with feature choice
-    one per feature, above which its own share of them lies. A feature that is above 0 less often
-    than its share gets a threshold of 0, and what it leaves goes to the others in proportion; one
-    that never is gets an infinite one. Shares are right for tokens mixed as in training only: on
-    other text, go on with ``scaled_thresholds``. A collective call.
+    There is one for all features, above which k N of the N tokens' pre-activations lie; with
+    feature choice there is one per feature, above which its own share of them lies. A feature that
+    is above 0 less often than its share gets a threshold of 0, and what it leaves goes to the
+    others in proportion; one that never is gets an infinite one. Shares are right for tokens mixed
+    as in training only: on other text, go on with ``scaled_thresholds``. A collective call.
 
     Args:
-        sae: with a selection that looks across tokens.
-        inputs: batches (B, d) of this rank, in the size that the autoencoder was trained on.
+        sae: Autoencoder with a selection that looks across tokens.
+        inputs: Batches (B, d) of this rank, in the size that the autoencoder was trained on.
     """
     selection = sae.selection
     assert isinstance(selection, Selection)
@@ -58,9 +58,9 @@ def scaled_thresholds(
     A collective call.
 
     Args:
-        sae: with a selection that looks across tokens.
-        thresholds: (F,).
-        inputs: batches (B, d) of this rank, in the size that the autoencoder was trained on.
+        sae: Autoencoder with a selection that looks across tokens.
+        thresholds: Thresholds (F,).
+        inputs: Batches (B, d) of this rank, in the size that the autoencoder was trained on.
     """
     selection = sae.selection
     assert isinstance(selection, Selection)

@@ -5,53 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import MetricCollection
 
 from framework.data.datasets import Batch
 from framework.distributed.collectives import all_reduce_sum, rank, world_size
-from framework.gradients.combiner import GradientCombiner
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.sparse_coding.decoder_overlap import duplicate_share
-from framework.sparse_coding.feature_density import FeatureDensity
-from framework.sparse_coding.fvu import FractionVarianceUnexplained
-from framework.sparse_coding.l0 import L0
-from framework.sparse_coding.nmse import NMSEOpenAI, NMSERatio
 from framework.sparse_coding.normalization import Normalization
-from framework.sparse_coding.selection import Selection, TokenChoice
-from framework.sparse_coding.shrinkage import (
-    L2Ratio,
-    ReconstructionCosine,
-    RelativeReconstructionBias,
-)
+from framework.sparse_coding.selection import Selection
 from framework.sparse_coding.sparse_code import SparseCode
 from framework.sparse_coding.zipf import fit_zipf
-from framework.training.module import TrainingModule
-from framework.utilities.lightning_internals import trainer_of
+from framework.training.compatibility import check_fact
+from framework.training.module import TrainingModule, TrainingOptions
+from framework.utilities.checks import check_at_least, check_one_of
 from framework.utilities.precision import at_least_float32
 from modules.sae.activations import Activation
 from modules.sae.auxiliary import AuxiliaryLoss
 from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
-from modules.sae.export import NO_STANDARDIZED_SKIP, NO_TOPK_TRANSCODER, save_autoencoder
+from modules.sae.export import check_exportable, save_autoencoder
 from modules.sae.network import (
     Encoding,
     SparseAutoencoder,
     active_per_feature,
     active_per_token,
 )
+from modules.sae.scores import autoencoder_metrics, measure
 
 Denominator = Literal["batch", "fixed", "none"]
-RECONSTRUCTION_METRICS = ("fvu", "nmse_ratio", "nmse_openai", "cos", "l2_ratio", "rel_rec_bias")
 START_TOKENS = 1 << 14
-"""Activations whose mean the bias starts at."""
+"""Number of activations at whose mean the bias starts."""
 CALIBRATION_TOKENS = 1 << 16
-"""Training activations that give each feature its threshold."""
+"""Number of training activations that give each feature its threshold."""
 
 
 class SparseAutoencoderModule(TrainingModule):
@@ -72,25 +62,25 @@ class SparseAutoencoderModule(TrainingModule):
     Paper: Ayonrinde, arXiv:2411.02124; Gao et al., arXiv:2406.04093.
 
     Args:
-        d_in: d.
-        d_sae: F, number of features.
-        selection: a rule of ``selection``, or an activation of
-            ``activations``; default ``TokenChoice(32)``.
-        d_out: size of a transcoder's target; None for an autoencoder.
-        skip: whether a transcoder has a linear map beside the features.
-        groups: shares of nested groups of features (Matryoshka), with sum 1.
-        auxiliary: the auxiliary loss, None for none.
-        dead_tokens: a feature that has not fired for as many tokens is dead.
-        density_tokens: horizon of the running densities.
-        denominator: ``batch`` divides the squared error by the variance of each batch, ``fixed`` by
-            that of the sample, ``none`` not at all, as penalties are usually weighed against.
-        optimizer: from parameter groups to an optimizer.
-        lr_scheduler: from an optimizer to a schedule.
-        gradient_combiner: how the gradients of several terms become one.
+        d_in: Size d of an activation.
+        d_sae: Number F of features.
+        selection: Rule of ``framework.sparse_coding``, or activation of ``modules.sae``; default
+            ``TokenChoice(32)``.
+        d_out: Size of a transcoder's target; None for an autoencoder.
+        skip: Whether a transcoder has a linear map beside the features.
+        groups: Shares of nested groups of features (Matryoshka), with sum 1; empty for one group.
+        auxiliary: Auxiliary loss; None for none.
+        dead_tokens: Number of tokens after which a feature that has not fired is dead.
+        density_tokens: Horizon of the running densities in tokens.
+        denominator: Divisor of the squared error: ``batch`` for the variance of each batch,
+            ``fixed`` for that of the sample, ``none`` for no division, as penalties are usually
+            weighed against.
+        optimizer: Optimizer of the parameters.
+        **options: Arguments of ``TrainingModule``.
 
     Raises:
-        ValueError: an argument out of its range.
-        IncompatibleError: data of another size, or a transcoder without targets (at ``setup``).
+        ValueError: An argument is out of its range.
+        IncompatibleError: The data has another size, or no targets for a transcoder (at ``setup``).
 
     Example:
         >>> import torch
@@ -119,19 +109,11 @@ class SparseAutoencoderModule(TrainingModule):
         density_tokens: float = 1e6,
         denominator: Denominator = "batch",
         optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        gradient_combiner: GradientCombiner | None = None,
+        **options: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, gradient_combiner=gradient_combiner)
-        if dead_tokens < 1 or density_tokens < 1:
-            raise ValueError(
-                f"dead_tokens and density_tokens must be at least 1, got {dead_tokens} and "
-                f"{density_tokens}."
-            )
-        if denominator not in get_args(Denominator):
-            raise ValueError(
-                f"denominator must be one of {get_args(Denominator)}, got {denominator!r}."
-            )
+        super().__init__(optimizer=optimizer, **options)
+        check_at_least(1, dead_tokens=dead_tokens, density_tokens=density_tokens)
+        check_one_of(get_args(Denominator), denominator=denominator)
         if auxiliary is not None and isinstance(selection, Activation):
             raise ValueError(
                 f"{type(auxiliary).__name__} helps features that a selection leaves out; "
@@ -143,7 +125,13 @@ class SparseAutoencoderModule(TrainingModule):
                 "as it is: set denominator to none, or to fixed with a weight of its own."
             )
         self.sae = SparseAutoencoder(
-            d_in, d_sae, selection, d_out, skip, groups, horizon=density_tokens
+            d_in=d_in,
+            d_sae=d_sae,
+            selection=selection,
+            d_out=d_out,
+            skip=skip,
+            groups=groups,
+            horizon=density_tokens,
         )
         if self.sae.transcoder:
             self.required_fields = self.tuple_fields = ("activation", "target")
@@ -157,9 +145,15 @@ class SparseAutoencoderModule(TrainingModule):
     # ---- set-up -------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse data that does not fit."""
-        data = getattr(self.trainer, "datamodule", None)
-        self._check_sizes(data)
+        """Check that the data has the model's sizes."""
+        check_fact(self.datamodule, "input_size", self.sae.d_in, argument="d_in")
+        if self.sae.transcoder:
+            if getattr(self.datamodule, "target_size", self.sae.d_out) is None:
+                raise IncompatibleError(
+                    f"model.d_out={self.sae.d_out} makes a transcoder, but "
+                    f"{type(self.datamodule).__name__} has no targets."
+                )
+            check_fact(self.datamodule, "target_size", self.sae.d_out, argument="d_out")
         super().setup(stage)
 
     def on_fit_start(self) -> None:
@@ -172,18 +166,17 @@ class SparseAutoencoderModule(TrainingModule):
                 f"The penalty of {type(activation).__name__} grows over a share of the run, which "
                 "has no end: set trainer.max_steps, or warmup to 0."
             )
-        data = getattr(self.trainer, "datamodule", None)
-        sample = getattr(data, "sample", None)
+        sample = getattr(self.datamodule, "sample", None)
         if sample is not None and not self.started:
             self.start_from(sample(START_TOKENS))
-            self._note_sizes(getattr(data, "normalizations", {}))
+            self._note_sizes(getattr(self.datamodule, "normalizations", {}))
 
     @torch.no_grad()
     def start_from(self, sample: Batch) -> None:
         """Set the decoder's bias to the mean of a sample, and note its variance.
 
         Args:
-            sample: a batch, the same on every rank.
+            sample: Batch that is the same on every rank.
         """
         target = sample["target" if self.sae.transcoder else "activation"].double()
         mean = target.mean(0)
@@ -199,22 +192,6 @@ class SparseAutoencoderModule(TrainingModule):
             self.sae.layernorm = given.mode == "layernorm"
             self.sae.input_scale.fill_(given.scale)
             self.sae.output_scale.fill_(target.scale)
-
-    def _check_sizes(self, data: Any) -> None:
-        name = type(data).__name__
-        given = getattr(data, "input_size", self.sae.d_in)
-        if given != self.sae.d_in:
-            raise IncompatibleError(
-                f"An activation of {name} has {given} numbers, but the model was built for "
-                f"{self.sae.d_in}: set model.d_in."
-            )
-        if self.sae.transcoder:
-            found = getattr(data, "target_size", self.sae.d_out)
-            if found != self.sae.d_out:
-                raise IncompatibleError(
-                    f"model.d_out={self.sae.d_out} makes a transcoder, but the targets of {name} "
-                    f"have {found or 'no'} numbers."
-                )
 
     # ---- training -----------------------------------------------------------------------------
 
@@ -317,7 +294,7 @@ class SparseAutoencoderModule(TrainingModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step, and set the directions' lengths to 1."""
+        """Take the step, and set the directions' lengths to 1."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.sae.normalize_decoder()
 
@@ -333,19 +310,19 @@ class SparseAutoencoderModule(TrainingModule):
             self.sae.switch(number)
 
     def prepare_calibration(self) -> None:
-        """Read the sample of training activations that ``calibrate`` needs; collective.
+        """Read the sample of training activations that ``calibrate`` needs; a collective call.
 
-        Once and before training, as reading it takes the place of what a buffer holds. Every rank
-        keeps its part in main memory.
+        It is read once and before training, as reading it takes the place of what a buffer holds.
+        Every rank keeps its part in main memory.
         """
-        sample = getattr(getattr(trainer_of(self), "datamodule", None), "sample", None)
+        sample = getattr(self.datamodule, "sample", None)
         rules = [rule for rule in self.sae.selections if isinstance(rule, Selection)]
         if sample is not None and any(rule.per_feature for rule in rules):
             own = sample(CALIBRATION_TOKENS)["activation"][rank() :: world_size()]
             self._mixed = own.contiguous()
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Set the thresholds to what keeps k features per token on these batches; collective.
+        """Set the thresholds that keep k features per token on these batches; a collective call.
 
         Held-out tokens are often one piece of text, where features must not be forced to the shares
         that they have in training. So with feature choice a sample of the training data gives the
@@ -364,20 +341,12 @@ class SparseAutoencoderModule(TrainingModule):
         self.sae.thresholds.calibrate(thresholds)
 
     def check_export(self) -> None:
-        """Refuse, before training, what ``export`` could not write.
-
-        Raises:
-            IncompatibleError: a transcoder that ends with TopK, or one with a linear part on
-                standardized activations.
-        """
-        if self.sae.transcoder and isinstance(self.sae.selections[-1], TokenChoice):
-            raise IncompatibleError(NO_TOPK_TRANSCODER)
-        data = getattr(trainer_of(self), "datamodule", None)
-        if self.sae.W_skip is not None and getattr(data, "normalization", None) == "layernorm":
-            raise IncompatibleError(NO_STANDARDIZED_SKIP)
+        """Raise ``IncompatibleError`` if ``export`` could not write what training will give."""
+        layernorm = getattr(self.datamodule, "normalization", None) == "layernorm"
+        check_exportable(self.sae, self.sae.selections[-1], layernorm)
 
     def export(self, folder: str | Path, metadata: dict[str, Any]) -> None:
-        """Write the autoencoder for other tools, see ``export``."""
+        """Write the autoencoder in the layout of SAELens."""
         save_autoencoder(self.sae, folder, metadata)
 
     # ---- evaluation ---------------------------------------------------------------------------
@@ -389,15 +358,7 @@ class SparseAutoencoderModule(TrainingModule):
         target = at_least_float32(batch["target"] if self.sae.transcoder else x)
         code = self.sae.encode(x)
         rebuilt = self.sae.decode(code, x)
-        per_token, per_feature = active_per_token(code), active_per_feature(code)
-        for name in RECONSTRUCTION_METRICS:
-            self.metrics[name].update(rebuilt, target)
-        self.metrics["l0"].update(per_token)
-        self.metrics["density"].update(per_feature, per_token)
-        if "fvu_batch_rule" in self.metrics:
-            # every rank, as the selection is collective
-            together = self.sae.decode(self.sae.encode_batch(x).code, x)
-            self.metrics["fvu_batch_rule"].update(together, target)
+        measure(self.metrics, self.sae, x, target, code, rebuilt)
         objectives = Objectives(index=batch.get("index"))
         objectives.per_sample["reconstruction"] = (target - rebuilt).square().sum(1)
         if self.denominator != "none":
@@ -405,24 +366,9 @@ class SparseAutoencoderModule(TrainingModule):
             objectives.count["reconstruction"] = variance.expand(len(target))
         return objectives
 
-    def make_metrics(self) -> MetricCollection:
-        """Return what is measured with every token on its own, and one with the batch's rule."""
-        size, features = self.sae.d_out, self.sae.d_sae
-        metrics: dict[str, Any] = {
-            "fvu": FractionVarianceUnexplained(size),
-            "nmse_ratio": NMSERatio(),
-            "nmse_openai": NMSEOpenAI(),
-            "cos": ReconstructionCosine(),
-            "l2_ratio": L2Ratio(),
-            "rel_rec_bias": RelativeReconstructionBias(),
-            "l0": L0(features),
-            "density": FeatureDensity(features),
-        }
-        rules = [rule for rule in self.sae.selections if isinstance(rule, Selection)]
-        # feature choice would force features onto tokens of a text that is not shuffled
-        if any(rule.across_tokens for rule in rules) and not any(r.per_feature for r in rules):
-            metrics["fvu_batch_rule"] = FractionVarianceUnexplained(size)
-        return MetricCollection(metrics, compute_groups=False)
+    def make_metrics(self) -> dict[str, Any]:
+        """Return the metrics of reconstruction and sparsity."""
+        return autoencoder_metrics(self.sae)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics, and how many directions have a near copy."""

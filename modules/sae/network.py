@@ -1,4 +1,4 @@
-"""The autoencoder, without Lightning."""
+"""The network of a sparse autoencoder or transcoder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from framework.sparse_coding.selection import FeatureChoice, Selection, TokenChoice
 from framework.sparse_coding.sparse_code import SparseCode, decode, encode_at
+from framework.utilities.checks import check_at_least
 from framework.utilities.precision import at_least_float32
 from modules.sae.activations import Activation, GatedReLU
 from modules.sae.statistics import FiringStatistics, Thresholds
@@ -21,12 +22,12 @@ Code = SparseCode | Tensor
 
 @dataclass(frozen=True)
 class Encoding:
-    """A batch's code, and what it was made from.
+    """The code of a batch, and the tensors that it was made from.
 
     Args:
-        code: (B, F), sparse or dense.
-        centered: (B, d), the encoder's input.
-        pre_acts: (B, F); without gradient where the code is sparse.
+        code: Code (B, F), sparse or dense.
+        centered: Input of the encoder, (B, d).
+        pre_acts: Pre-activations (B, F); without gradient where the code is sparse.
     """
 
     code: Code
@@ -47,16 +48,16 @@ class SparseAutoencoder(nn.Module):
     of the groups reconstructs on its own.
 
     Args:
-        d_in: d.
-        d_sae: F.
-        selection: the rule or activation; default ``TokenChoice(32)``.
-        d_out: size of what a transcoder predicts; None for an autoencoder.
-        skip: whether a transcoder has the linear map.
-        groups: shares of the features, in order, with sum 1; empty for one group.
-        horizon: tokens after which an observation counts 1/e in the density of the features.
+        d_in: Size d of an activation.
+        d_sae: Number F of features.
+        selection: Rule or activation; default ``TokenChoice(32)``.
+        d_out: Size of what a transcoder predicts; None for an autoencoder.
+        skip: Whether a transcoder has the linear map.
+        groups: Shares of the features, in order, with sum 1; empty for one group.
+        horizon: Tokens after which an observation counts 1/e in the density of the features.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -85,9 +86,7 @@ class SparseAutoencoder(nn.Module):
         horizon: float = 1e6,
     ) -> None:
         super().__init__()
-        for name, value in (("d_in", d_in), ("d_sae", d_sae), ("d_out", d_out)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(1, d_in=d_in, d_sae=d_sae, d_out=d_out)
         if skip and d_out is None:
             raise ValueError("skip adds a linear map to a transcoder; an autoencoder has no d_out.")
         if skip and isinstance(selection, GatedReLU):
@@ -162,7 +161,7 @@ class SparseAutoencoder(nn.Module):
         Collective, for such a rule on several ranks.
 
         Args:
-            x: (B, d), in the size that the autoencoder was trained on.
+            x: Activations (B, d), in the size that the autoencoder was trained on.
         """
         selection = self.selection
         if isinstance(selection, Activation):
@@ -184,8 +183,8 @@ class SparseAutoencoder(nn.Module):
         """Return the reconstruction, (B, d_out).
 
         Args:
-            code: (B, F).
-            x: (B, d), for a transcoder with a linear map.
+            code: Code (B, F).
+            x: Activations (B, d), for a transcoder with a linear map.
         """
         with _full_precision(self.W_dec):
             return self._mix(code) + self._base(x)
@@ -194,8 +193,8 @@ class SparseAutoencoder(nn.Module):
         """Return the reconstruction by every prefix of the groups, (G, B, d_out), all of them last.
 
         Args:
-            code: (B, F).
-            x: as in ``decode``.
+            code: Code (B, F).
+            x: Activations (B, d), for a transcoder with a linear map.
         """
         if len(self.group_ends) == 1:
             return self.decode(code, x)[None]
@@ -212,8 +211,8 @@ class SparseAutoencoder(nn.Module):
         """Return the code of further entries of an encoded batch.
 
         Args:
-            encoding: of the batch.
-            positions: (n,) positions in the flattened pre-activations, grouped by token.
+            encoding: Encoding of the batch.
+            positions: Positions in the flattened pre-activations, (n,), grouped by token.
         """
         weight, bias = at_least_float32(self.W_enc), at_least_float32(self.b_enc)
         return encode_at(encoding.centered, weight, bias, encoding.pre_acts, positions)

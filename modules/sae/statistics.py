@@ -1,4 +1,4 @@
-"""Which features fire, how often, and above which value: counted over the global batch."""
+"""Statistics of the features over the global batch: firing, density and thresholds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class FiringStatistics(nn.Module):
     As both count tokens, it does not matter into how many micro-batches a batch is cut.
 
     Args:
-        num_features: F.
-        horizon: tokens after which an observation counts 1/e in the density.
+        num_features: Number F of features.
+        horizon: Tokens after which an observation counts 1/e in the density.
 
     Attributes:
-        tokens_since_fired: (F,) int64.
-        tokens: 0-dimensional int64, all tokens so far.
+        tokens_since_fired: Tokens since each feature last fired, (F,) int64.
+        tokens: All tokens so far, 0-dimensional int64.
 
     Example:
         >>> import torch
@@ -51,8 +51,8 @@ class FiringStatistics(nn.Module):
         """Count a global batch.
 
         Args:
-            counts: (F,) tokens on which each feature is active.
-            tokens: B.
+            counts: Tokens on which each feature is active, (F,).
+            tokens: Tokens of the batch.
         """
         self.tokens += tokens
         since = self.tokens_since_fired + tokens
@@ -71,15 +71,15 @@ class FiringStatistics(nn.Module):
 
 
 class Thresholds(nn.Module):
-    """Above which pre-activation a feature counts, where a token is encoded on its own.
+    """Pre-activations above which features count, where a token is encoded on its own.
 
-    In training a running mean of the smallest value that was kept; its horizon grows with the run,
-    to about a tenth of it and at most 1,000 steps. After ``calibrate`` what that gave. A value
-    is active if it is *above* the threshold; a running mean is therefore taken one bit lower, so
-    that the smallest value itself stays.
+    In training a threshold is a running mean of the smallest value that was kept; its horizon grows
+    with the run, to about a tenth of it and at most 1,000 steps. After ``calibrate`` the given
+    thresholds hold. A value is active if it is *above* the threshold; a running mean is therefore
+    taken one bit lower, so that the smallest value itself stays.
 
     Args:
-        num_features: F.
+        num_features: Number F of features.
     """
 
     mean: Tensor
@@ -98,9 +98,9 @@ class Thresholds(nn.Module):
         """Count the smallest values of a global batch; a collective call.
 
         Args:
-            values: (n,) positive values of this rank's code.
-            pattern: where they stand.
-            per_feature: whether each feature has a threshold of its own.
+            values: Positive values of this rank's code, (n,).
+            pattern: Places of the values in the code.
+            per_feature: Whether each feature has a threshold of its own.
         """
         groups = len(self.mean) if per_feature else 1
         smallest = torch.full((groups,), math.inf, device=values.device, dtype=self.mean.dtype)

@@ -181,9 +181,9 @@ def test_features_below_zero_everywhere_are_reported_and_not_moved(selection: ob
     ("call", "says"),
     [
         (lambda: DeadLatentAuxLoss(auxk=0), "auxk must be at least 1"),
-        (lambda: DeadLatentAuxLoss(weight=-1.0), "weight must not be negative"),
+        (lambda: DeadLatentAuxLoss(weight=-1.0), "weight must be at least 0"),
         (lambda: DeadLatentAuxLoss(normalizer="none"), "normalizer must be one of"),
-        (lambda: ZipfAuxLoss(phi=0.0), r"phi must be in \(0, 1\]"),
+        (lambda: ZipfAuxLoss(phi=0.0), r"phi must lie in \(0, 1\]"),
         (lambda: ZipfAuxLoss(alpha=math.nan), "alpha must be finite and at least 0"),
     ],
 )

@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from framework.sparse_coding.selection import BatchTopK, FeatureChoice, MutualChoice, TokenChoice
-from modules.sae import export
+from modules.sae import export, fold, load_autoencoder, save_autoencoder
 from modules.sae.activations import GatedReLU, JumpReLU, ReLUWithL1
-from modules.sae.export import fold, load_autoencoder, save_autoencoder
 from modules.sae.network import SparseAutoencoder
 
 D, FEATURES, SCALE, TARGET_SCALE = 6, 24, 3.7, 0.6

@@ -238,7 +238,7 @@ def _first_loss(record: Record) -> float:
     ("extra", "says"),
     [
         (["--model.d_in=9"], "set model.d_in"),
-        (["--model.d_out=8"], "have no numbers"),
+        (["--model.d_out=8"], "has no targets"),
     ],
 )
 def test_data_of_another_size_is_refused(extra: list[str], says: str, tmp_path: Path) -> None:

@@ -311,8 +311,8 @@ def test_the_weight_of_a_penalty_warms_up() -> None:
         (lambda: SparseAutoencoder(2, 40, groups=(0.001, 0.999)), "leave a group empty"),
         (lambda: SparseAutoencoder(2, 8, TokenChoice(9)), "k=9 of 8 features"),
         (lambda: JumpReLU(bandwidth=0.0), "bandwidth must be positive"),
-        (lambda: ReLUWithL1(weight=-1.0), "weight must not be negative"),
-        (lambda: GatedReLU(warmup=2.0), r"warmup must be in \[0, 1\]"),
+        (lambda: ReLUWithL1(weight=-1.0), "weight must be at least 0"),
+        (lambda: GatedReLU(warmup=2.0), r"warmup must lie in \[0, 1\]"),
     ],
 )
 def test_refuses(call, says) -> None:

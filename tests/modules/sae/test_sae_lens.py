@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.sae.export import load_autoencoder, save_autoencoder
+from modules.sae import load_autoencoder, save_autoencoder
 from tests.modules.sae.test_export import FEATURES, SCALE, SELECTIONS, TARGET_SCALE, D, raw, trained
 
 
