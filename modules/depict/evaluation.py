@@ -1,21 +1,19 @@
-"""What DEPICT shows of its clusters: metrics, baselines, figures and predictions."""
+"""Evaluation of DEPICT's clusters: metrics, baselines, figures and predictions."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from framework.clustering.reconstruction import layerwise_reconstruction_error
 from framework.data.datasets import Batch
-from framework.gradients.combiner import GradientCombiner
 from framework.objectives.objectives import Objectives
 from framework.training.dataset_pass import sweep
-from framework.training.module import TrainingModule
+from framework.training.module import TrainingModule, TrainingOptions
 from modules.depict.network import DEPICTNetwork
 from modules.depict.phases import Phase
 from modules.depict.scores import cluster_metrics, measure
@@ -28,12 +26,11 @@ class ClusterEvaluation(TrainingModule):
     """Evaluates a network that reconstructs images and assigns them softly to clusters.
 
     Args:
-        network: its head gives K logits.
-        hidden_weight: of the hidden layers in the reconstruction.
-        phase: the one that training begins with.
-        optimizer: see ``TrainingModule``.
-        lr_scheduler: likewise.
-        gradient_combiner: likewise.
+        network: Network whose head gives K logits.
+        hidden_weight: Weight of the hidden layers in the reconstruction.
+        phase: Phase that training begins with.
+        optimizer: Optimizer of the parameters.
+        **options: Arguments of ``TrainingModule``.
     """
 
     def __init__(
@@ -42,10 +39,9 @@ class ClusterEvaluation(TrainingModule):
         hidden_weight: float,
         phase: Phase,
         optimizer: OptimizerCallable,
-        lr_scheduler: LRSchedulerCallable | None,
-        gradient_combiner: GradientCombiner | None,
+        **options: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, gradient_combiner=gradient_combiner)
+        super().__init__(optimizer=optimizer, **options)
         self.network = network
         self.hidden_weight = hidden_weight
         self.num_clusters = network.head.out_features
@@ -113,7 +109,7 @@ class ClusterEvaluation(TrainingModule):
             measure(self.metrics, batch, code, assignment)
         return Objectives(per_sample={"reconstruction": reconstruction}, index=batch["index"])
 
-    def make_metrics(self) -> MetricCollection:
+    def make_metrics(self) -> dict[str, Any]:
         """Return the metrics of clusterings, those that need labels only where there are any."""
         return cluster_metrics(self.num_clusters, self.network.input_shape, self._classes)
 
@@ -134,16 +130,16 @@ class ClusterEvaluation(TrainingModule):
             self.snapshots.add(title, self.metric_values["codes"])
 
     def on_validation_start(self) -> None:
-        """Say so where there are no clusters of DEPICT to measure."""
+        """Warn of a checkpoint without clusters of DEPICT to measure."""
         if self.trainer.state.fn == "validate":
             self._warn_of_phase()
 
     def on_test_start(self) -> None:
-        """Say so where there are no clusters of DEPICT to measure."""
+        """Warn of a checkpoint without clusters of DEPICT to measure."""
         self._warn_of_phase()
 
     def on_predict_start(self) -> None:
-        """Say so where the predictions mean nothing."""
+        """Warn of predictions that mean nothing."""
         self._warn_of_phase()
 
     def _warn_of_phase(self) -> None:
@@ -159,13 +155,12 @@ class ClusterEvaluation(TrainingModule):
         return {"cluster": cluster, "probability": probability}
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Return sample sheets, the codes by epoch and, where there are labels, who is who."""
+        """Return sample sheets, the codes by epoch and, with labels, the cluster of each class."""
         if not self.has_metrics:
             return {}
         from modules.depict.figures import evaluation_figures
 
-        data = getattr(self.trainer, "datamodule", None)
-        names = getattr(data, "class_names", None)
+        names = getattr(self.datamodule, "class_names", None)
         # baselines and snapshots are of the data of training
         fitting = self.trainer.state.fn == "fit"
         stages = self.stages if fitting else {}

@@ -1,4 +1,4 @@
-"""What deep clustering found, for a person who sees it for the first time."""
+"""Figures of a deep clustering."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def evaluation_figures(
     Those that compare with classes are missing where the data has no labels.
 
     Args:
-        values: of ``cluster_metrics``.
-        stages: ``accuracy`` and ``nmi_geometric`` of every stage that is over.
-        snapshots: of the codes; without any there is no figure of them.
-        class_names: of the labels; default 0, 1, ...
-        current: the name of the stage that ``values`` belong to.
+        values: Values of ``cluster_metrics``.
+        stages: Scores ``accuracy`` and ``nmi_geometric`` of every stage that is over.
+        snapshots: Snapshots of the codes; without any there is no figure of them.
+        class_names: Names of the classes; default 0, 1, ...
+        current: Name of the stage that ``values`` belong to.
     """
     table = values.get("confusion")
     images, filled = values["samples"]
@@ -90,12 +90,12 @@ def cluster_sheet(
     with it, and the rows are in the order of these classes.
 
     Args:
-        images: (K, P, C, H, W) in [-1, 1], P of each cluster, the most certain first; three
+        images: P images of each cluster, (K, P, C, H, W) in [-1, 1], the most certain first; three
             channels are red, green and blue, the mean of any other number is drawn as gray.
-        filled: (K, P) bool, which of them there are.
-        sizes: (K,) samples in each cluster.
-        table: (K, C) samples per cluster and class.
-        class_names: C names; default 0..C-1.
+        filled: Whether there is such an image, (K, P) bool.
+        sizes: Number of samples in each cluster, (K,).
+        table: Number of samples per cluster and class, (K, C).
+        class_names: Names of the C classes; default 0..C-1.
     """
     match = [-1] * len(images) if table is None else match_clusters(table).tolist()
     order = _order(match)
@@ -210,12 +210,12 @@ def code_projection(
     between them.
 
     Args:
-        snapshots: of each its title, codes (n, D) and the groups (n,) that color them; negative
-            groups are gray.
-        class_names: of the groups, which then are classes; without names they are clusters.
+        snapshots: Title of each snapshot, codes (n, D) and the groups (n,) that color them;
+            negative groups are gray.
+        class_names: Names of the groups, which then are classes; without names they are clusters.
 
     Raises:
-        ValueError: no snapshot, or a last one with fewer than two rows or columns.
+        ValueError: There is no snapshot, or the last has fewer than two rows or columns.
     """
     from sklearn.decomposition import PCA
 
@@ -283,14 +283,14 @@ def code_projection(
 
 @rc_context(STYLE)
 def cluster_confusion(table: Tensor, class_names: Sequence[str] | None = None) -> Figure:
-    """Draw in which clusters the samples of every class are.
+    """Draw the clusters of the samples of every class.
 
     Clusters are in the order of the classes that are matched with them one to one, so that a good
     clustering lies on the diagonal; the matched cells are outlined.
 
     Args:
-        table: (K, C) samples per cluster and class.
-        class_names: C names; default 0..C-1.
+        table: Number of samples per cluster and class, (K, C).
+        class_names: Names of the C classes; default 0..C-1.
     """
     match = match_clusters(table).tolist()
     order = _order(match)
@@ -319,7 +319,7 @@ def stage_comparison(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw how well the clusters of every stage fit the classes, one panel per metric.
 
     Args:
-        rows: values by metric, of each stage, the first stage at the top; one may lack metrics.
+        rows: Values by metric, of each stage, the first stage at the top; one may lack metrics.
     """
     stages = list(rows)
     metrics = list(dict.fromkeys(name for row in rows.values() for name in row))

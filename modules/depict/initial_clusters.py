@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.distributed.collectives import rank, world_size
+from framework.utilities.checks import check_one_of
 from framework.utilities.precision import at_least_float32
 
 InitKind = Literal["kmeans", "acpic"]
@@ -23,22 +24,22 @@ def initial_clusters(
 ) -> Tensor:
     """Return the cluster of every row.
 
-    Rank 0 computes and tells the others: two ranks on their own might number clusters differently.
+    Rank 0 computes and broadcasts: two ranks on their own might number clusters differently.
 
     Args:
-        x: (N, D), the same on every rank.
-        num_clusters: K.
-        kind: ``kmeans`` for scikit-learn's k-means++ with 40 starts, ``acpic`` for
+        x: Points (N, D), the same on every rank.
+        num_clusters: Number K of clusters.
+        kind: Method: ``kmeans`` for scikit-learn's k-means++ with 40 starts, ``acpic`` for
             ``AgglomerativePathIntegral``.
-        seed: of k-means.
-        **options: of the estimator, in place of the defaults.
+        seed: Seed of k-means.
+        **options: Arguments of the estimator, in place of the defaults.
 
     Returns:
-        (N,) int64 in 0..K-1, on the device of ``x``.
+        Clusters (N,) int64 in 0..K-1, on the device of ``x``.
 
     Raises:
-        ValueError: unknown ``kind`` or options, values that are not finite, or fewer than K
-            clusters.
+        ValueError: The method or an option is unknown, values are not finite, or there are fewer
+            than K clusters.
 
     Example:
         >>> import torch
@@ -48,8 +49,7 @@ def initial_clusters(
         >>> bool(label[0] == label[1] != label[2] == label[3])
         True
     """
-    if kind not in get_args(InitKind):
-        raise ValueError(f"init must be one of {get_args(InitKind)}, got {kind!r}.")
+    check_one_of(get_args(InitKind), init=kind)
     # (labels, what went wrong): a rank that failed alone would leave the others waiting
     answer: list[Any] = [None, None]
     if rank() == 0:
@@ -65,11 +65,7 @@ def initial_clusters(
 
 
 def check_options(kind: InitKind, num_clusters: int, options: dict[str, Any]) -> None:
-    """Refuse options that the estimator does not have, before anything is trained.
-
-    Raises:
-        ValueError: there is no such option.
-    """
+    """Raise ``ValueError`` for options that the estimator does not have, before the training."""
     try:
         _estimator(kind, num_clusters, 0, options)
     except TypeError as error:

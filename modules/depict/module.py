@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from framework.clustering.reconstruction import layerwise_reconstruction_error
-from framework.clustering.target_distribution import (
-    TargetKind,
-    dec_target_distribution,
-    unseen_target_distribution,
-)
+from framework.clustering.target_distribution import TargetKind, unseen_target_distribution
 from framework.data.datamodule import DataModule
-from framework.data.datasets import Batch, root_and_rows
-from framework.distributed.collectives import rank, world_size
-from framework.distributed.sample_state import SampleState
-from framework.gradients.combiner import GradientCombiner
+from framework.data.datasets import Batch
 from framework.losses.loss import ClassificationLoss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
-from framework.training.compatibility import check_input_shape
+from framework.training.compatibility import check_fact, check_unmixed
+from framework.training.module import TrainingOptions
+from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from framework.utilities.lightning_internals import logged_step
-from framework.utilities.randomness import global_seed, stable_seed
+from framework.utilities.randomness import global_seed
+from modules.depict.baselines import initial_scores
 from modules.depict.evaluation import ClusterEvaluation, logger
 from modules.depict.initial_clusters import (
     InitKind,
@@ -34,7 +30,8 @@ from modules.depict.initial_clusters import (
     initial_clusters,
 )
 from modules.depict.network import DEPICTNetwork, MultiLayerDenoisingAE
-from modules.depict.phases import Phase, load_parameters
+from modules.depict.phases import PhasePlan, load_parameters
+from modules.depict.sample_tables import SampleTables
 from modules.depict.scores import agreement, sample_codes, stage_scores
 from modules.depict.snapshots import Snapshots
 
@@ -80,37 +77,38 @@ class DEPICT(ClusterEvaluation):
     held-out part is drawn without labels, and no sample is dropped at the end of an epoch.
 
     Args:
-        num_clusters: K, also the size of the code.
-        input_shape: (C, H, W) of an image.
-        channels: of each convolution.
-        kernels: of each convolution.
-        strides: of each convolution.
-        paddings: of each convolution.
-        dropouts: rates behind the input and behind each convolution.
-        target: how Q is made of P: ``sqrt``, ``square`` or ``exact``.
-        hidden_weight: weight of the hidden layers in the reconstruction.
-        lambda_rec: weight of the reconstruction in the phases ``head`` and ``joint``.
-        lambda_clus: weight of the clustering loss.
-        detach_targets: keep the gradient of the reconstruction out of the clean encoder.
-        init: of the clusters, ``kmeans`` or ``acpic``.
-        init_options: arguments of scikit-learn's ``KMeans`` or of ``AgglomerativePathIntegral``.
-        phase_epochs: most epochs of the phases ``autoencoder``, ``head`` and ``joint``.
-        patience: epochs without improvement after which ``autoencoder`` and ``head`` end.
-        held_out: share of the samples that decides over the end of these two; 0 for none.
-        tol: the change of Q at which the run ends.
-        refresh: ``running`` takes each sample's clean assignment right after the step that it was
-            part of, ``full`` computes all of them anew at each epoch's end.
-        baselines: measure k-means on pixels and DEC's target, which takes as long as ``joint`` and
-            moves it to later epochs, whose batches and noise are others.
-        criterion: of the clustering loss; one that takes soft targets.
-        optimizer: from parameter groups to an optimizer; published is Adam with a rate of 1e-4.
-        lr_scheduler: from an optimizer to a schedule, in each phase from its start.
-        gradient_combiner: how the gradients of the terms become one; acts on the encoder.
+        num_clusters: Number K of clusters, also the size of the code.
+        input_shape: Shape (C, H, W) of an image.
+        channels: Channels of each convolution.
+        kernels: Kernel size of each convolution.
+        strides: Stride of each convolution.
+        paddings: Padding of each convolution.
+        dropouts: Dropout rates behind the input and behind each convolution.
+        target: Formula of Q: ``sqrt``, ``square`` or ``exact``.
+        hidden_weight: Weight of the hidden layers in the reconstruction.
+        lambda_rec: Weight of the reconstruction in the phases ``head`` and ``joint``.
+        lambda_clus: Weight of the clustering loss.
+        detach_targets: Whether the gradient of the reconstruction stays out of the clean encoder.
+        init: Method that finds the first clusters, ``kmeans`` or ``acpic``.
+        init_options: Arguments of scikit-learn's ``KMeans`` or of ``AgglomerativePathIntegral``.
+        phase_epochs: Most epochs of the phases ``autoencoder``, ``head`` and ``joint``.
+        patience: Epochs without improvement after which ``autoencoder`` and ``head`` end.
+        held_out: Share of the samples that decides over the end of these two; 0 for none.
+        tol: Change of Q below which the run ends.
+        refresh: Time at which clean assignments are computed: ``running`` takes each sample's right
+            after the step that it was part of, ``full`` computes all of them at each epoch's end.
+        baselines: Whether to measure k-means on pixels and DEC's target, which takes as long as
+            ``joint`` and moves it to later epochs, whose batches and noise are others.
+        criterion: Clustering loss, one that takes soft targets; default cross-entropy.
+        optimizer: Optimizer of the parameters; published is Adam with a rate of 1e-4.
+        lr_scheduler: Schedule of the learning rate, in each phase from its start.
+        gradient_combiner: Method that makes one gradient of those of the terms, for the encoder;
+            None adds them.
+        **options: Arguments of ``TrainingModule``.
 
     Raises:
-        ValueError: an argument out of its range.
-        IncompatibleError: data of another shape, with mixup or without positions, or a criterion
-            for hard labels only (at ``setup``).
+        ValueError: An argument is out of its range, or the criterion is for hard labels only.
+        IncompatibleError: The data has another shape, mixup, or no positions (at ``setup``).
 
     Example:
         >>> import torch
@@ -147,48 +145,40 @@ class DEPICT(ClusterEvaluation):
         baselines: bool = True,
         criterion: Criterion | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        gradient_combiner: GradientCombiner | None = None,
+        **options: Unpack[TrainingOptions],
     ) -> None:
-        if num_clusters < 2:
-            raise ValueError(f"num_clusters must be at least 2, got {num_clusters}.")
-        if len(phase_epochs) != 3 or min(phase_epochs) < 0 or phase_epochs[2] < 1:
-            raise ValueError(
-                "phase_epochs must be three numbers, the last of them at least 1, got "
-                f"{list(phase_epochs)}."
-            )
-        if len(patience) != 2 or min(patience) < 1:
-            raise ValueError(f"patience must be two numbers of at least 1, got {list(patience)}.")
-        if not 0 <= held_out < 1:
-            raise ValueError(f"held_out must be in [0, 1), got {held_out}.")
-        if not all(x >= 0 for x in (hidden_weight, lambda_rec, lambda_clus, tol)):
-            raise ValueError("hidden_weight, lambda_rec, lambda_clus and tol must not be negative.")
-        for name, value, kinds in (
-            ("target", target, TargetKind),
-            ("init", init, InitKind),
-            ("refresh", refresh, Refresh),
-        ):
-            if value not in get_args(kinds):
-                raise ValueError(f"{name} must be one of {get_args(kinds)}, got {value!r}.")
+        plan = PhasePlan(phase_epochs, patience)
+        check_at_least(2, num_clusters=num_clusters)
+        check_interval("[0, 1)", held_out=held_out)
+        check_at_least(
+            0, hidden_weight=hidden_weight, lambda_rec=lambda_rec, lambda_clus=lambda_clus, tol=tol
+        )
+        check_one_of(get_args(TargetKind), target=target)
+        check_one_of(get_args(InitKind), init=init)
+        check_one_of(get_args(Refresh), refresh=refresh)
         autoencoder = MultiLayerDenoisingAE(
-            input_shape, num_clusters, channels, kernels, strides, paddings, dropouts
+            input_shape=input_shape,
+            code_size=num_clusters,
+            channels=channels,
+            kernels=kernels,
+            strides=strides,
+            paddings=paddings,
+            dropouts=dropouts,
         )
         super().__init__(
             DEPICTNetwork(autoencoder, num_clusters),
-            hidden_weight,
-            Phase("autoencoder", phase_epochs[0], patience[0]),
-            optimizer,
-            lr_scheduler,
-            gradient_combiner,
+            hidden_weight=hidden_weight,
+            phase=plan.begin("autoencoder"),
+            optimizer=optimizer,
+            **options,
         )
+        self.plan = plan
         self.target = target
         self.lambda_rec = lambda_rec
         self.lambda_clus = lambda_clus
         self.detach_targets = detach_targets
         self.init = init
         self.init_options = init_options or {}
-        self.phase_epochs = tuple(phase_epochs)
-        self.patience = tuple(patience)
         self.held_out = held_out
         self.tol = tol
         self.refresh = refresh
@@ -201,24 +191,14 @@ class DEPICT(ClusterEvaluation):
             )
         self._start: dict[str, Tensor] = {}
         self._recent: list[Batch] = []
-        self.assignments: SampleState | None = None
 
     # ---- the phases -----------------------------------------------------------------------------
 
-    def _make_phase(self, name: str, first_epoch: int) -> Phase:
-        epochs = dict(zip(("autoencoder", "head", "joint"), self.phase_epochs, strict=True))
-        patience = dict(zip(("autoencoder", "head"), self.patience, strict=True))
-        return Phase(name, epochs.get(name, epochs["joint"]), patience.get(name), first_epoch)
-
     def setup(self, stage: str) -> None:
-        """Refuse data that does not fit, and allocate what is remembered of every sample."""
-        data = getattr(self.trainer, "datamodule", None)
-        check_input_shape(data, self.network.input_shape)
-        if getattr(data, "mixes_samples", False):
-            raise IncompatibleError(
-                "DEPICT remembers the assignment of every sample and cannot be combined with "
-                f"mixup; switch {type(data).__name__}'s mixup off."
-            )
+        """Check that the data fits, and allocate the memory of every sample."""
+        data = self.datamodule
+        check_fact(data, "input_shape", self.network.input_shape)
+        check_unmixed(data, "DEPICT remembers the assignment of every sample")
         super().setup(stage)
         if stage != "fit":
             return
@@ -229,29 +209,16 @@ class DEPICT(ClusterEvaluation):
             )
         # another fit of the same module starts anew; a checkpoint is restored only later
         self.phase = self._phase_start = 0
-        self.part = self._make_phase("autoencoder", first_epoch=0)
+        self.part = self.plan.begin("autoencoder")
         self.stages, self.snapshots, self._start = {}, Snapshots(), {}
-        self._allocate(data)
-
-    def _allocate(self, data: DataModule) -> None:
-        size, device = data.num_samples, self.trainer.strategy.root_device
-        rows = range(len(data.train_set))  # type: ignore[arg-type]
-        if len(rows) < self.num_clusters:
-            raise IncompatibleError(
-                f"{type(data).__name__} has {len(rows)} samples for {self.num_clusters} clusters."
-            )
         check_options(self.init, self.num_clusters, self.init_options)
-        self.assignments = SampleState(size, (self.num_clusters,), device=device)
-        self.targets = SampleState(size, (self.num_clusters,), device=device)
-        self.first_label = SampleState(size, dtype=torch.int64, device=device)
-        generator = torch.Generator().manual_seed(stable_seed(global_seed(), "held out"))
-        held_out = torch.zeros(size, dtype=torch.bool)
-        held_out[torch.randperm(size, generator=generator)[: round(self.held_out * size)]] = True
-        index = torch.tensor(root_and_rows(data.train_set, list(rows))[1])
-        self._held_out_rows = held_out[index].nonzero().flatten().tolist()
-        self._held_out = held_out.to(device)
-        # index of every sample that is trained
-        self._index = index.to(device)
+        self.tables = SampleTables(
+            data, self.num_clusters, self.held_out, device=self.trainer.strategy.root_device
+        )
+        # a checkpoint keeps the tables of the module itself
+        self.assignments = self.tables.assignments
+        self.targets = self.tables.targets
+        self.first_label = self.tables.first_label
 
     def on_train_start(self) -> None:
         """Stop at once where a run that had come to its end is resumed."""
@@ -264,7 +231,7 @@ class DEPICT(ClusterEvaluation):
             self._begin(self._finish())
 
     def _finish(self) -> str:
-        """Draw the conclusions of the present phase and return the name of the next one."""
+        """Finish the present phase and return the name of the next one."""
         if self.part.name == "autoencoder":
             self.part.restore_best(self.network)
             self._find_clusters()
@@ -282,22 +249,22 @@ class DEPICT(ClusterEvaluation):
         return "joint"
 
     def _begin(self, name: str) -> None:
-        self.part = self._make_phase(name, self.current_epoch)
+        self.part = self.plan.begin(name, self.current_epoch)
         if name != "head":
             self._remember_all()
             self._update_targets()
         self.new_phase()
 
     def on_train_epoch_end(self) -> None:
-        """Close the epoch: compute new targets, or see whether the phase should end."""
+        """Compute new targets, or judge by the held-out samples whether the phase should end."""
         super().on_train_epoch_end()
         self.log("train/phase", float(self.phase))
         name = self.part.name
-        if name == "autoencoder" and self._held_out_rows:
+        if name == "autoencoder" and self.tables.held_out_rows:
             score = self._held_out_reconstruction()
             self.part.report(score, self.network)
             self._log_now("heldout_reconstruction", score)
-        elif name == "head" and self._held_out_rows:
+        elif name == "head" and self.tables.held_out_rows:
             score = self._held_out_agreement()
             self.part.report(-score, self.network)
             self._log_now("heldout_agreement", score)
@@ -310,7 +277,7 @@ class DEPICT(ClusterEvaluation):
         self._stop_at_the_end(self.current_epoch + 1)
 
     def _log_now(self, name: str, value: float) -> None:
-        """Log what the phase is judged by; `self.log` would keep it when the phase is over."""
+        """Log the score of the phase at once; `self.log` would repeat it after the phase."""
         # the number under which Lightning logs what belongs to the epoch's last step
         step = logged_step(self.trainer) - 1
         row = {"epoch": self.current_epoch, f"train/{name}_epoch": value}
@@ -318,7 +285,7 @@ class DEPICT(ClusterEvaluation):
             target.log_metrics(row, step=step)
 
     def on_train_end(self) -> None:
-        """Say so where the run ended too early to mean anything."""
+        """Warn of a run that ended too early to mean anything."""
         if self.part.name != "joint":
             logger.warning(
                 f"The run ended in the phase {self.part.name!r}, before the joint phase: continue "
@@ -350,22 +317,25 @@ class DEPICT(ClusterEvaluation):
         found = self._sweep(lambda image: {"code": self.network.code(image)})
         code, seed, clusters = found["code"], global_seed(), self.num_clusters
         first = initial_clusters(code, clusters, self.init, seed, **self.init_options)
-        self._write(self.first_label, found["index"], first)
+        self.tables.write(self.first_label, found["index"], first)
         self.network.place_clusters(centroids(code, first, clusters))
         codes = sample_codes(code, first, found["index"], found.get("label"))
         self.snapshots.add(f"epoch {self.current_epoch}: auto-encoder", codes)
         if not self.labeled:
             return
-        label = found["label"]
-        self.stages[f"{self.init}_code"] = stage_scores(first, label, clusters)
-        if self.init != "kmeans":
-            plain = initial_clusters(code, clusters, "kmeans", seed)
-            self.stages["kmeans_code"] = stage_scores(plain, label, clusters)
+        pixels = None
         if self.baselines:
             pixels = self._sweep(lambda image: {"pixel": image.flatten(1)})["pixel"]
-            options = self.init_options if self.init == "kmeans" else {}
-            plain = initial_clusters(pixels, clusters, "kmeans", seed, **options)
-            self.stages["kmeans_pixels"] = stage_scores(plain, label, clusters)
+        self.stages |= initial_scores(
+            first,
+            code,
+            found["label"],
+            kind=self.init,
+            num_clusters=clusters,
+            seed=seed,
+            options=self.init_options,
+            pixels=pixels,
+        )
 
     def _score(self, stage: str) -> None:
         if self.labeled:
@@ -375,21 +345,20 @@ class DEPICT(ClusterEvaluation):
 
     def _held_out_reconstruction(self) -> float:
         found = self._sweep(
-            lambda image: {"error": self.reconstruct(image)[0]}, self._held_out_rows
+            lambda image: {"error": self.reconstruct(image)[0]}, self.tables.held_out_rows
         )
         return float(found["error"].double().mean())
 
     def _held_out_agreement(self) -> float:
         found = self._sweep(
-            lambda image: {"cluster": self.assign(image).argmax(1)}, self._held_out_rows
+            lambda image: {"cluster": self.assign(image).argmax(1)}, self.tables.held_out_rows
         )
         return agreement(found["cluster"], self.first_label.read(found["index"]))
 
     def _remember_all(self) -> None:
         """Compute the clean assignments of all samples."""
-        assert self.assignments is not None
         found = self._sweep(lambda image: {"assignment": self.assign(image)})
-        self._write(self.assignments, found["index"], found["assignment"])
+        self.tables.write(self.assignments, found["index"], found["assignment"])
 
     @property
     def _kind(self) -> TargetKind:
@@ -397,17 +366,7 @@ class DEPICT(ClusterEvaluation):
 
     def _update_targets(self) -> float:
         """Make Q of P and return the mean squared change of Q."""
-        assert self.assignments is not None
-        new = dec_target_distribution(self.assignments.read(self._index), self._kind)
-        change = (new - self.targets.read(self._index)).double().square().mean()
-        self._write(self.targets, self._index, new)
-        return float(change)
-
-    @staticmethod
-    def _write(state: SampleState, index: Tensor, values: Tensor) -> None:
-        """Write what every rank knows, each rank its part."""
-        own = slice(rank(), None, world_size())
-        state.write(index[own], values[own])
+        return self.tables.update_targets(self._kind)
 
     # ---- training -------------------------------------------------------------------------------
 
@@ -418,7 +377,7 @@ class DEPICT(ClusterEvaluation):
         targets = known.read(index) if self.clusters_exist else None
         objectives = self._objectives(batch, targets)
         if self.part.name in ("autoencoder", "head"):
-            objectives.sample_weight = (~self._held_out[index]).float()
+            objectives.sample_weight = (~self.tables.held_out[index]).float()
         return objectives
 
     def guide_objectives(self, batch: Batch) -> Objectives:
@@ -433,8 +392,9 @@ class DEPICT(ClusterEvaluation):
             p = self.assign(batch["image"])
         if self.part.name == "head":
             return self._objectives(batch, p.argmax(1))
-        assert self.assignments is not None
-        known = (self.targets if self._kind == "exact" else self.assignments).read(self._index)
+        known = (self.targets if self._kind == "exact" else self.assignments).read(
+            self.tables.index
+        )
         return self._objectives(batch, unseen_target_distribution(p, known, self._kind))
 
     def _objectives(self, batch: Batch, targets: Tensor | None) -> Objectives:
@@ -463,7 +423,7 @@ class DEPICT(ClusterEvaluation):
         return objectives
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return what is sent backward, and note whose assignments the step will change."""
+        """Return the loss, and note the samples whose assignments the step will change."""
         if self.refresh == "running" and self.part.name in ("baseline", "joint"):
             self._recent.append(batch)
         return super().training_step(batch, batch_idx)
@@ -476,7 +436,6 @@ class DEPICT(ClusterEvaluation):
         super().optimizer_step(*args, **kwargs)
         recent, self._recent = self._recent, []
         for batch in recent:
-            assert self.assignments is not None
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 assignment = self.assign(batch["image"])
             self.assignments.write(batch["index"], assignment)
@@ -484,7 +443,7 @@ class DEPICT(ClusterEvaluation):
     # ---- checkpoints ----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the phase and what it remembers."""
+        """Add the phase, its best weights, and the scores and codes of earlier ones."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["depict"] = {
             "part": self.part.state_dict(),
@@ -497,7 +456,7 @@ class DEPICT(ClusterEvaluation):
         """Continue in the phase of the checkpoint."""
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["depict"]
-        self.part = self._make_phase(state["part"]["name"], first_epoch=0)
+        self.part = self.plan.begin(state["part"]["name"])
         self.part.load_state_dict(state["part"])
         self._start = state["start"]
         self.stages = state["stages"]

@@ -15,12 +15,12 @@ SLOPE = 0.01
 
 
 class Layers(NamedTuple):
-    """What ``MultiLayerDenoisingAE`` returns; all tensors are (B, ...).
+    """Output of ``MultiLayerDenoisingAE``; all tensors are (B, ...).
 
     Args:
-        clean: input x and the clean encoder's layers z_1, ..., z_L; the last is the code.
-        noisy: z_1, ..., z_L of the noisy encoder, which has the same weights.
-        decoded: reconstructions of x, z_1, ..., z_{L-1} from the noisy code.
+        clean: Input x and the clean encoder's layers z_1, ..., z_L; the last is the code.
+        noisy: Layers z_1, ..., z_L of the noisy encoder, which has the same weights.
+        decoded: Reconstructions of x, z_1, ..., z_{L-1} from the noisy code.
     """
 
     clean: list[Tensor]
@@ -42,16 +42,16 @@ class MultiLayerDenoisingAE(nn.Module):
     are those of the released code (herandy/DEPICT); weights are Glorot-uniform, biases 0.
 
     Args:
-        input_shape: (C, H, W) of an image.
-        code_size: of the code.
-        channels: of each convolution.
-        kernels: size of each convolution's kernel.
-        strides: of each convolution.
-        paddings: of each convolution.
-        dropouts: rates behind the input and behind each convolution.
+        input_shape: Shape (C, H, W) of an image.
+        code_size: Size of the code.
+        channels: Channels of each convolution.
+        kernels: Kernel size of each convolution.
+        strides: Stride of each convolution.
+        paddings: Padding of each convolution.
+        dropouts: Dropout rates behind the input and behind each convolution.
 
     Raises:
-        ValueError: lists of different lengths, sizes out of their range, or an image that is too
+        ValueError: Lists have different lengths, a size is out of its range, or the image is too
             small.
 
     Example:
@@ -123,7 +123,7 @@ class MultiLayerDenoisingAE(nn.Module):
 
     @property
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """What both losses act on."""
+        """Parameters of the encoder, on which both losses act."""
         return [*self.convolutions.parameters(), *self.to_code.parameters()]
 
     def encode(self, image: Tensor, noisy: bool = False) -> list[Tensor]:
@@ -155,8 +155,8 @@ class DEPICTNetwork(nn.Module):
     """The auto-encoder and a linear head on its code, whose softmax assigns samples to clusters.
 
     Args:
-        autoencoder: with a code of one value per cluster.
-        num_clusters: K.
+        autoencoder: Auto-encoder with a code of one value per cluster.
+        num_clusters: Number K of clusters.
 
     Example:
         >>> import torch
@@ -179,7 +179,7 @@ class DEPICTNetwork(nn.Module):
         return self.autoencoder.encode(image)[-1]
 
     def logits(self, code: Tensor) -> Tensor:
-        """Return what the softmax turns to assignments, (B, K)."""
+        """Return the logits of the assignments, (B, K)."""
         return self.head(code)
 
     def forward(self, image: Tensor) -> tuple[Layers, Tensor]:

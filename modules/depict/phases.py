@@ -1,8 +1,9 @@
-"""Where a run of several phases stands: epochs, patience and the best weights of a phase."""
+"""The phases of a run: their lengths, patience, and the best weights of the present one."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ class Phase:
     """One phase of a run: it ends after a number of epochs, or when its score no longer improves.
 
     Args:
-        name: of the phase.
-        max_epochs: most epochs.
-        patience: epochs without a lower score after which it ends; None for no such rule.
-        first_epoch: the run's epoch in which it begins.
+        name: Name of the phase.
+        max_epochs: Most epochs of the phase.
+        patience: Epochs without a lower score after which it ends; None for no such rule.
+        first_epoch: Epoch of the run in which it begins.
     """
 
     def __init__(
@@ -62,6 +63,36 @@ class Phase:
         """Continue from ``state_dict``."""
         for name, value in state.items():
             setattr(self, name, value)
+
+
+class PhasePlan:
+    """Lengths of the phases ``autoencoder``, ``head``, ``baseline`` and ``joint``.
+
+    Args:
+        epochs: Most epochs of ``autoencoder``, ``head`` and ``joint``; ``baseline`` takes as many
+            as ``joint``.
+        patience: Patience of ``autoencoder`` and ``head``.
+
+    Raises:
+        ValueError: Other than three lengths, or two patiences, or one out of its range.
+    """
+
+    def __init__(self, epochs: Sequence[int], patience: Sequence[int]) -> None:
+        if len(epochs) != 3 or min(epochs) < 0 or epochs[2] < 1:
+            raise ValueError(
+                "phase_epochs must be three numbers, the last of them at least 1, got "
+                f"{list(epochs)}."
+            )
+        if len(patience) != 2 or min(patience) < 1:
+            raise ValueError(f"patience must be two numbers of at least 1, got {list(patience)}.")
+        self.epochs = tuple(epochs)
+        self.patience = tuple(patience)
+
+    def begin(self, name: str, epoch: int = 0) -> Phase:
+        """Return a phase that begins in an epoch of the run."""
+        place = {"autoencoder": 0, "head": 1}.get(name, 2)
+        patience = self.patience[place] if place < 2 else None
+        return Phase(name, self.epochs[place], patience, first_epoch=epoch)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What is measured of a clustering, in an evaluation and between the phases."""
+"""Metrics of a clustering, in an evaluation and between the phases."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from framework.data.datasets import Batch
 from framework.metrics.embedding_sample import EmbeddingSample, EmbeddingSnapshot
 
 CODES = 500
-# those that compare with labels
+# metrics that compare with labels
 LABELED = ("accuracy", "nmi_geometric", "adjusted_rand", "confusion")
 
 
 def cluster_metrics(
     num_clusters: int, image_shape: Sequence[int], num_classes: int | None
-) -> MetricCollection:
-    """Return the metrics of an evaluation; ``num_classes`` is None where there are no labels."""
+) -> dict[str, Any]:
+    """Return the metrics of an evaluation; ``num_classes`` is None without labels."""
     metrics: dict[str, Any] = {
         "smallest_frequency": SmallestSoftFrequency(num_clusters),
         "smallest_cluster": SmallestClusterFrequency(num_clusters),
@@ -46,8 +46,7 @@ def cluster_metrics(
             ContingencyTable(num_clusters, num_classes),
         ]
         metrics = dict(zip(LABELED, made, strict=True)) | metrics
-    # groups would tie states of different metrics together and break their separate reset
-    return MetricCollection(metrics, compute_groups=False)
+    return metrics
 
 
 def measure(metrics: MetricCollection, batch: Batch, code: Tensor, assignment: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""How the codes of some samples looked in the course of a run."""
+"""The codes of some samples in the course of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Snapshots:
         self._seen = 0
 
     def add(self, title: str, codes: EmbeddingSnapshot) -> None:
-        """Keep a snapshot under the title that says when it was taken."""
+        """Keep a snapshot, under a title that names its time."""
         # the one before was kept only as the latest
         if self.kept and (self._seen - 1) % self._stride:
             self.kept.pop()
@@ -34,7 +34,7 @@ class Snapshots:
         self._seen += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything, in tensors and plain containers."""
+        """Return all snapshots, in tensors and plain containers."""
         kept = [[title, list(codes)] for title, codes in self.kept]
         return {"kept": kept, "stride": self._stride, "seen": self._seen}
 

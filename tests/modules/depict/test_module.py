@@ -307,16 +307,16 @@ def test_held_out_samples_do_not_teach_the_first_two_phases(tmp_path: Path) -> N
     for part, weight in watch.seen:
         dropped[part] += 0 if weight is None else int((weight == 0).sum())
     assert dropped == {"autoencoder": 2 * 26, "head": 2 * 26, "joint": 0}
-    assert len(module._held_out_rows) == 26
+    assert len(module.tables.held_out_rows) == 26
     # in every phase the score is over these rows alone
-    rows = torch.tensor(module._held_out_rows)
-    assert torch.equal(module._held_out.nonzero().flatten(), rows)
+    rows = torch.tensor(module.tables.held_out_rows)
+    assert torch.equal(module.tables.held_out.nonzero().flatten(), rows)
 
 
 def test_held_out_scores_are_those_of_the_held_out_samples(tmp_path: Path) -> None:
     module, _ = fit(tmp_path, held_out=0.3)
     every = torch.cat([batch["image"] for batch in data_of(module)])
-    held_out = torch.tensor(module._held_out_rows)
+    held_out = torch.tensor(module.tables.held_out_rows)
     with torch.no_grad():
         error = module.reconstruct(every[held_out])[0].double().mean()
         cluster = module(every[held_out]).argmax(1)
@@ -462,8 +462,8 @@ def test_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_the_defaults_are_the_published_ones() -> None:
     module = DEPICT()
-    assert module.phase_epochs == (4001, 1000, 4000)
-    assert module.patience == (100, 5)
+    assert module.plan.epochs == (4001, 1000, 4000)
+    assert module.plan.patience == (100, 5)
     assert (module.held_out, module.tol, module.hidden_weight) == (0.1, 1e-7, 0.1)
     assert (module.lambda_rec, module.lambda_clus, module.target) == (1.0, 1.0, "sqrt")
     assert [layer.p for layer in module.network.autoencoder.dropouts] == [0.1, 0.1, 0.0]
