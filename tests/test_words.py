@@ -13,12 +13,7 @@ from docstring_parser import DocstringStyle, parse
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("framework", "modules", "datamodules", "callbacks")
-LATER = (ROOT / "modules",)
-SOURCES = [
-    path
-    for path in sorted(chain(*((ROOT / name).rglob("*.py") for name in FOLDERS), ROOT.glob("*.py")))
-    if not any(path.is_relative_to(folder) for folder in LATER)
-]
+SOURCES = sorted(chain(*((ROOT / name).rglob("*.py") for name in FOLDERS), ROOT.glob("*.py")))
 
 FRAGMENT = re.compile(r"(?:[a-z]|(?:Of|From|As there|Likewise|As above|See)\b)")
 BRITISH = re.compile(

@@ -33,12 +33,18 @@ WIDTH = 8.0
 """Inches; at 100 pixels per inch the text is still easily read."""
 
 
-def titled(title: str, height: float, width: float = WIDTH, layout: Any = "constrained") -> Figure:
+def titled(
+    title: str,
+    height: float,
+    width: float = WIDTH,
+    layout: Any = "constrained",
+    y: float | None = None,
+) -> Figure:
     """Return an empty figure under a heading; height and width are in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout=layout)
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=12, x=0.01, y=y, ha="left")
     return figure
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from framework.clustering.contingency_table import match_clusters
 from framework.figures.groups import MOST_NAMED, group_colors, name_groups
-from framework.figures.style import COLORS, STYLE, WIDTH
+from framework.figures.style import COLORS, STYLE, WIDTH, titled
 from framework.figures.tables import count_matrix
 from modules.depict.snapshots import Snapshots
 
@@ -124,8 +124,7 @@ def cluster_sheet(
     scale = wide / sheets[0].shape[1]
     above, below = 0.4, 0.5
     tall = above + scale * len(sheets[0]) + below
-    figure = Figure(figsize=(WIDTH, tall))
-    figure.suptitle("What is in each cluster", fontsize=12, x=0.01, ha="left", y=1 - 0.1 / tall)
+    figure = titled("What is in each cluster", tall, layout=None, y=1 - 0.1 / tall)
     figure.supxlabel(caption, fontsize=9, color="0.35", y=0.08 / tall)
     for block, (part, sheet) in enumerate(zip(parts, sheets, strict=True)):
         high = scale * len(sheet)
@@ -242,10 +241,9 @@ def code_projection(
     low, high = low - margin, high + margin
     side = min(WIDTH / columns, 4.0)
     tall = side * float(np.clip((high - low)[1] / (high - low)[0], 0.4, 1.2))
-    figure = Figure(figsize=(WIDTH, 1.3 + (tall + 0.25) * lines), layout="constrained")
+    figure = titled("Codes in the course of training", 1.3 + (tall + 0.25) * lines)
     what = "cluster" if class_names is None else "true class"
     share = np.nan_to_num(plane.explained_variance_ratio_).sum()
-    figure.suptitle("Codes in the course of training", fontsize=12, x=0.01, ha="left")
     caption = (
         f"Each point is an image, its color the {what}. All panels show the plane of the first two"
         f"\nprincipal components of the last one, which hold {share:.0%} of its variance."
@@ -323,8 +321,7 @@ def stage_comparison(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     """
     stages = list(rows)
     metrics = list(dict.fromkeys(name for row in rows.values() for name in row))
-    figure = Figure(figsize=(WIDTH, 1.2 + 0.36 * len(stages)), layout="constrained")
-    figure.suptitle("How well the clusters fit the classes", fontsize=12, x=0.01, ha="left")
+    figure = titled("How well the clusters fit the classes", 1.2 + 0.36 * len(stages))
     figure.supxlabel("higher is better; the best of each is orange", fontsize=9, color="0.35")
     for place, metric in enumerate(metrics):
         axes = figure.add_subplot(1, len(metrics), place + 1)

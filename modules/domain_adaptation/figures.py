@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from framework.figures.groups import MOST_NAMED, group_colors, name_groups
-from framework.figures.style import STYLE, WIDTH
+from framework.figures.style import STYLE, WIDTH, titled
 from framework.figures.tables import confusion_matrix
 from framework.metrics.embedding_sample import EmbeddingSnapshot
 
@@ -79,8 +79,7 @@ def feature_projection(panels: Sequence[Panel], class_names: Sequence[str] | Non
     count = 1 + max(int(label.max(initial=-1)) for label in labels)
     names = [str(k) for k in range(count)] if class_names is None else list(class_names)
     colors = group_colors(count)
-    figure = Figure(figsize=(WIDTH, 1.5 + WIDTH / max(2, len(panels))), layout="constrained")
-    figure.suptitle("Features of source and target", fontsize=12, x=0.01, ha="left")
+    figure = titled("Features of source and target", 1.5 + WIDTH / max(2, len(panels)))
     for place, (title, both) in enumerate(panels):
         codes = [kept.code.cpu().double().numpy() for kept in both]
         plane = PCA(n_components=2, svd_solver="full")

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from framework.figures.style import COLORS, STYLE, WIDTH
+from framework.figures.style import COLORS, STYLE, titled
 
 
 @rc_context(STYLE)
@@ -19,8 +19,7 @@ def prefix_accuracy_curves(curves: Mapping[str, Tensor], chosen: int) -> Figure:
         curves: Accuracies (H,) of the first 1, ..., H channels, by the name of the network.
         chosen: Number of channels in use, 1..H.
     """
-    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
-    figure.suptitle("Accuracy of every prefix of the features", fontsize=12, x=0.01, ha="left")
+    figure = titled("Accuracy of every prefix of the features", 4.2)
     axes = figure.add_subplot()
     first = next(iter(curves.values()))
     at_chosen = float(first[chosen - 1])
