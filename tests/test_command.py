@@ -102,8 +102,14 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             ["fit", *BASE, "--model.input_shape=[8,8]"],
             "input_shape must be [channels, height, width]",
         ),
-        (["fit", *BASE, "--model.input_shape=[1,9,9]"], "Digits has input_shape [1, 8, 8], but the model"),
-        (["fit", *BASE, "--model.num_classes=5"], "Digits has num_classes 10, but the model was built for 5"),
+        (
+            ["fit", *BASE, "--model.input_shape=[1,9,9]"],
+            "Digits has input_shape [1, 8, 8], but the model",
+        ),
+        (
+            ["fit", *BASE, "--model.num_classes=5"],
+            "Digits has num_classes 10, but the model was built for 5",
+        ),
         (["fit", *BASE, "--ckpt_path=nix.ckpt"], "There is no checkpoint at nix.ckpt"),
         (
             ["fit", *BASE, "--data.label_noise=LabelNoise", "--data.label_noise.rate=7"],
@@ -232,7 +238,11 @@ def test_the_help_of_a_model_lists_the_losses_that_fit(capsys):
         trimtab.main(["fit", "--model.help=Classifier"])
     assert stop.value.code in (0, None)
     text = " ".join(capsys.readouterr().out.split())
-    listed = text.split("Loss on the logits; default cross-entropy.")[1].split("known subclasses:")[1].split(")")[0]
+    listed = (
+        text.split("Loss on the logits; default cross-entropy.")[1]
+        .split("known subclasses:")[1]
+        .split(")")[0]
+    )
     names = {name.strip().rpartition(".")[2] for name in listed.split(",")}
     assert names >= {"CrossEntropyLoss", "MultiMarginLoss", "CompSumLoss", "LDRLoss", "ALDRLoss"}
     torchs = {name for name in dir(torch.nn) if name in names}
