@@ -74,7 +74,7 @@ def test_a_loss_for_hard_labels_alone_names_what_it_was_given(tmp_path):
 
 def test_another_number_of_inputs_is_refused(tmp_path):
     args = [*arguments("aggregate"), "--model.num_inputs=9"]
-    with pytest.raises(IncompatibleError, match="A row of Bags has 10 inputs, but the model"):
+    with pytest.raises(IncompatibleError, match="Bags has input_size 10, but the model"):
         fit([*args, f"--trainer.default_root_dir={tmp_path}"])
 
 

@@ -76,7 +76,7 @@ def test_pair_reports_errors_and_recovers():
             pair(fail_on, 1)
         assert pair(rank) == [0, 1]
         pair.timeout = 0.5
-        with pytest.raises(RankError, match=r"No answer from rank 1 within 0\.5 s"):
+        with pytest.raises(RankError, match=r"No answer from rank (0 and )?1 within 0\.5 s"):
             pair(never_meet)
         pair.timeout = 120
         with pytest.raises(RankError, match="Rank 1 died with exit code 7"):
