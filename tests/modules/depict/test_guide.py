@@ -66,7 +66,7 @@ def test_held_out_samples_have_targets_of_their_own(tmp_path):
             objectives = super().guide_objectives(batch)
             if self.part.name in ("head", "joint"):
                 p = self.assign(batch["image"]).detach()
-                known = self.assignments.read(self._index)
+                known = self.assignments.read(self.tables.index)
                 seen[self.part.name] = (p, known, objectives.targets)
             return objectives
 
