@@ -35,6 +35,8 @@ def kernels(aten: str, onednn: str, mkl: str, openblas: str, threads: int) -> di
         "OPENBLAS_CORETYPE": openblas,
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
+        # threads that wait leave the core to the other tests
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
 
 

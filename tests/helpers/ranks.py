@@ -51,7 +51,7 @@ class TwoRanks:
         [0, 1]
     """
 
-    def __init__(self, timeout: float = 120.0) -> None:
+    def __init__(self, timeout: float = 300.0) -> None:
         self.timeout = timeout
         self._processes: list[Any] = []
         self._connections: list[Connection] = []
