@@ -8,8 +8,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from framework.losses import CompSumLoss
-from modules import Classifier
+from trimtab import Classifier, CompSumLoss
 
 
 class OwnDigits(Dataset[dict[str, Tensor]]):

@@ -9,9 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from framework.losses import CompSumLoss, TrajectoryLoss
-from framework.optim import LionK
-from framework.schedules import WarmupCosine
+from trimtab import CompSumLoss, LionK, TrajectoryLoss, WarmupCosine
 
 
 def fit(

@@ -9,9 +9,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from framework.losses import CompSumLoss, TrajectoryLoss
-from framework.optim import LionK
-from framework.schedules import WarmupCosine
+from trimtab import CompSumLoss, LionK, TrajectoryLoss, WarmupCosine
 
 
 class OwnModule(LightningModule):

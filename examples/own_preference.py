@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from framework.gradients import EPO, CombinedStep, GradientCombiner, WeightedSum
+from trimtab import EPO, CombinedStep, GradientCombiner, WeightedSum
 
 
 class TwoTasks(nn.Module):

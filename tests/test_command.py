@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -440,3 +441,17 @@ def test_the_nearest_class_may_be_one_that_only_a_module_or_callback_takes(flag,
         trimtab.main(["fit", f"--config={CONFIGS / 'paretoda.yaml'}", flag])
     # two names may be equally near
     assert re.search(rf"the nearest are .*\b{nearest}\b", capsys.readouterr().err)
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_its_run_as_it_was(capsys):
+    root = "--trainer.default_root_dir=run"
+    trimtab.main(["fit", *BASE, root, *TWO_STEPS])
+    before = Path("run/config.yaml").read_text()
+    last = "--ckpt_path=run/checkpoints/last.ckpt"
+    with pytest.raises(SystemExit):
+        trimtab.main(["fit", last, "--model.widths=[3,5]", *QUIET])
+    said = capsys.readouterr().err
+    assert "does not fit this Classifier: network." in said
+    assert "in it and [3, 1, 3, 3] in the model" in said
+    assert Path("run/config.yaml").read_text() == before
+    assert trimtab.load("run").config == yaml.safe_load(before)

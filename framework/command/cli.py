@@ -21,7 +21,12 @@ from framework.command.class_paths import set_up_parsing, take_allowed
 from framework.command.errors import describe, format_parser_error
 from framework.runs.preemption import Interrupted
 from framework.runs.run_checkpoint import RunCheckpoint
-from framework.runs.run_folder import RunFolder, choose_run_folder, resolve_configs
+from framework.runs.run_folder import (
+    RunFolder,
+    choose_run_folder,
+    resolve_checkpoints,
+    resolve_configs,
+)
 from framework.runs.version_0_1 import current_arguments
 from framework.utilities.lightning_internals import SubcommandCLI
 
@@ -56,7 +61,19 @@ class SaveConfig(SaveConfigCallback):
     """Writes the whole config into the run folder, for every subcommand under its own name."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the config on rank 0, over the file of an earlier part of the same run."""
+        """Write the config of an evaluation or a prediction."""
+        if stage != "fit":
+            self._write(trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the config of a run that trains.
+
+        Its checkpoint is read by now: where that does not fit, the config that it belongs to stays.
+        """
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        """Write on rank 0, over the file of an earlier part of the same run."""
         if self.already_saved or not trainer.is_global_zero:
             return
         command = trainer.state.fn.value if trainer.state.fn is not None else "fit"
@@ -177,7 +194,7 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
         logging.getLogger(name).setLevel(logging.WARNING)
     arguments, allowed = take_allowed(list(args))
     set_up_parsing(allowed)
-    arguments = current_arguments(resolve_configs(arguments))
+    arguments = current_arguments(resolve_configs(resolve_checkpoints(arguments)))
     return TrimtabCLI(arguments, choose_run_folder(arguments), callbacks or [])
 
 

@@ -36,7 +36,28 @@ def describe(error: BaseException) -> str:
         text = " ".join(lines[last_frame + 1 :]).partition(": ")[2]
     if causes := _causes(text):
         text = causes[0]
+    if text.startswith("Error(s) in loading state_dict for "):
+        text = _misfit(text)
     return _finished(" ".join(text.split()))
+
+
+def _misfit(text: str) -> str:
+    """Return what torch says of weights that do not fit a model, with the first of them only."""
+    model = re.findall(r"state_dict for (\w+)", text)[0]
+    name = re.findall(r"size mismatch for ([\w.]+):", text)
+    shapes = re.findall(r"torch\.Size\((\[[\d, ]*\])\)", text)
+    absent = re.findall(r"(Missing|Unexpected) key\(s\) in state_dict: \"([\w.]+)\"", text)
+    if absent:
+        kind, key = absent[0]
+        found = f"it {'lacks' if kind == 'Missing' else 'also holds'} {key}"
+    elif name and len(shapes) > 1:
+        found = f"{name[0]} has the shape {shapes[0]} in it and {shapes[1]} in the model"
+    else:
+        return text
+    return (
+        f"The checkpoint does not fit this {model}: {found}; build the model as its run did, by "
+        "the config beside it and no other options of the model"
+    )
 
 
 def _causes(message: str) -> list[str]:

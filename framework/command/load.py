@@ -16,7 +16,7 @@ from framework.command.cli import Parser
 from framework.command.errors import format_parser_error
 from framework.data.datamodule import DataModule
 from framework.runs.checkpoint_io import AtomicCheckpointIO
-from framework.runs.run_folder import run_of
+from framework.runs.run_folder import find_checkpoint, run_of
 from framework.runs.version_0_1 import current_config
 from framework.training.evaluation import EvaluationModule
 
@@ -39,10 +39,11 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
         ValueError: The config names what is not allowed or is not whole, or the checkpoint is
             damaged or that of another model.
     """
-    path = _find_checkpoint(Path(checkpoint))
+    path = find_checkpoint(Path(checkpoint))
     config = _read_config(path)
     state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
-    set_up_parsing([*packages_from_environment(), *allow])
+    packages = [allow] if isinstance(allow, str) else allow
+    set_up_parsing([*packages_from_environment(), *packages])
     module: EvaluationModule = _build(EvaluationModule, "model", _without_pretrained(config))
     module.config = config
     for callback in _own_callbacks(config):
@@ -66,16 +67,6 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
         reason = " ".join(str(error).split()[:40])
         raise ValueError(f"{path} does not fit the model of its config: {reason}.") from None
     return module.eval()
-
-
-def _find_checkpoint(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in ("best", "last"):
-        found = path / "checkpoints" / f"{name}.ckpt"
-        if found.is_file():
-            return found
-    raise FileNotFoundError(f"{path} is no run folder: it holds no checkpoint.")
 
 
 def _read_config(checkpoint: Path) -> dict[str, Any]:

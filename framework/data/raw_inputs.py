@@ -60,6 +60,15 @@ def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | Non
                 "Images must be (N, C, H, W), uint8 or floating-point in [0, 1], got "
                 f"{tuple(values.shape)} of {values.dtype}."
             )
+        if shape is not None and tuple(values.shape[1:]) != tuple(shape):
+            wanted = ", ".join(map(str, shape))
+            raise ValueError(f"Images must be (N, {wanted}), got {tuple(values.shape)}.")
+        inside = (values >= 0) & (values <= 1)
+        if values.is_floating_point() and not inside.all():
+            raise ValueError(
+                "Images of floating-point numbers must lie in [0, 1], got "
+                f"[{values.min():.4g}, {values.max():.4g}]; give others as uint8, or as a batch."
+            )
         return values.float().div_(255) if values.dtype == torch.uint8 else values.float()
     pictures = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
     found = [_as_image(picture, shape, resize) for picture in pictures]

@@ -113,8 +113,8 @@ class CombinedStep:
                 checkpoints, or the scope of the representation where there is no such thing.
         """
         weights = weights or {}
-        parameters = list(parameters)
-        shared = parameters if shared is None else list(shared)
+        parameters = [p for p in parameters if p.requires_grad]
+        shared = parameters if shared is None else [p for p in shared if p.requires_grad]
         step = self._next_step if step is None else step
         self._next_step = step + 1
         parts = [weights[n] * loss if n in weights else loss for n, loss in losses.items()]

@@ -67,6 +67,9 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
     """Return the arguments with every config as a path.
 
     Without ``--config``, a checkpoint inside a run folder brings that run's config along.
+
+    Raises:
+        FileNotFoundError: No such config or checkpoint, or no config beside the checkpoint.
     """
     resolved: list[str] = []
     previous = ""
@@ -79,11 +82,60 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
         resolved.append(argument)
         previous = argument
     checkpoints = option(resolved, "--ckpt_path")
-    if checkpoints and not option(resolved, *CONFIG_FLAGS):
-        run = run_of(checkpoints[-1])
-        if run is not None and (run / "config.yaml").is_file():
-            resolved[1:1] = ["--config", str(run / "config.yaml")]
+    if checkpoints and "://" not in checkpoints[-1] and not option(resolved, *CONFIG_FLAGS):
+        path = Path(checkpoints[-1])
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no checkpoint at {path}.")
+        config = (run_of(path) or path.parent) / "config.yaml"
+        if not config.is_file():
+            raise FileNotFoundError(
+                f"{path} lies in no run folder: there is no {config}, which says how its model is "
+                "built; give it by --config."
+            )
+        resolved[1:1] = ["--config", str(config)]
     return resolved
+
+
+def resolve_checkpoints(args: Sequence[str]) -> list[str]:
+    """Return the arguments with a run folder in the place of a checkpoint as one of its files.
+
+    It is the last checkpoint where training goes on, else the best.
+
+    Raises:
+        FileNotFoundError: A folder without a checkpoint.
+    """
+    order = ("last", "best") if "fit" in args else ("best", "last")
+    resolved: list[str] = []
+    for argument in args:
+        flag, equals, value = argument.partition("=")
+        if resolved and resolved[-1] == "--ckpt_path":
+            argument = str(find_checkpoint(Path(argument), order))
+        elif flag == "--ckpt_path" and equals:
+            argument = f"{flag}={find_checkpoint(Path(value), order)}"
+        resolved.append(argument)
+    return resolved
+
+
+def find_checkpoint(path: Path, order: Sequence[str] = ("best", "last")) -> Path:
+    """Return the checkpoint of a run folder; what is no folder comes back as it is.
+
+    Args:
+        path: Checkpoint, run folder, or the folder of a run's checkpoints.
+        order: Names of checkpoints, of which the first that is there is taken.
+
+    Raises:
+        FileNotFoundError: A folder without a checkpoint.
+    """
+    if not path.is_dir():
+        return path
+    for name in order:
+        for found in (path / "checkpoints" / f"{name}.ckpt", path / f"{name}.ckpt"):
+            if found.is_file():
+                return found
+    raise FileNotFoundError(
+        f"There is no checkpoint in {path}: name a run folder, which holds checkpoints/best.ckpt "
+        "or checkpoints/last.ckpt, or a file."
+    )
 
 
 def run_of(checkpoint: str | Path) -> Path | None:

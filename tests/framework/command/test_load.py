@@ -136,6 +136,9 @@ def test_pictures(tmp_path):
     [
         ("nested", torch.zeros(1, 8, 8), r"Images must be \(N, C, H, W\), .* got \(1, 8, 8\) of"),
         ("nested", np.zeros((1, 1, 8, 8), int), r"got \(1, 1, 8, 8\) of torch.int64"),
+        ("nested", torch.zeros(1, 1, 9, 9), r"must be \(N, 1, 8, 8\), got \(1, 1, 9, 9\)"),
+        ("nested", torch.full((1, 1, 8, 8), 16.0), r"must lie in \[0, 1\], got \[16, 16\]"),
+        ("nested", torch.full((1, 1, 8, 8), torch.nan), r"must lie in \[0, 1\], got \[nan, nan\]"),
         ("nested", 3, "or an array .*, paths or PIL images, got a int"),
         ("nested", "absent.png", "absent.png cannot be decoded as an image"),
         ("regressor", np.zeros((2, 3)), r"the shape \(N, 10\), got \(2, 3\)"),
@@ -155,7 +158,7 @@ def test_a_module_without_a_run():
 def test_what_cannot_be_loaded(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no checkpoint at .*absent.ckpt"):
         trimtab.load(tmp_path / "absent.ckpt")
-    with pytest.raises(FileNotFoundError, match="is no run folder: it holds no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint in"):
         trimtab.load(tmp_path)
     shutil.copy(FOLDERS / "nested" / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
     with pytest.raises(FileNotFoundError, match=r"alone.ckpt lies in no run folder"):

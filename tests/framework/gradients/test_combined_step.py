@@ -216,6 +216,19 @@ def test_terms_that_reach_the_body_by_another_way_are_refused():
         step(Fixed([0.5, 0.5], scope="representation"), leak=0.1)
 
 
+def test_frozen_parameters_are_left_alone():
+    body, head = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+    body.requires_grad_(False)
+    output = head(body(torch.ones(5, 3)))
+    losses = {"first": output[:, 0].square().mean(), "second": output[:, 1].square().mean()}
+    parameters = [*body.parameters(), *head.parameters()]
+    CombinedStep(WeightedSum())(losses, parameters).backward()
+    assert all(parameter.grad is None for parameter in body.parameters())
+    plain = torch.autograd.grad(sum(losses.values()), [*head.parameters()])
+    for parameter, expected in zip(head.parameters(), plain, strict=True):
+        torch.testing.assert_close(parameter.grad, expected)
+
+
 def test_between_two_decisions_the_latest_weights_stay():
     combiner = Fixed([0.25, 0.75], every_n_steps=3)
     _, combined, _ = step(combiner, 3)

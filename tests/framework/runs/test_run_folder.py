@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore
 
-from framework.runs.run_folder import choose_run_folder, find_config, option, resolve_configs
+from framework.runs.run_folder import (
+    choose_run_folder,
+    find_config,
+    option,
+    resolve_checkpoints,
+    resolve_configs,
+)
 from tests.helpers.runs import CONFIGS
 
 VARIABLES = ("TRIMTAB_RUN_FOLDER", "LOCAL_RANK", "RANK", "SLURM_JOB_ID")
@@ -42,6 +48,7 @@ def test_a_file_here_comes_before_an_installed_one():
 def test_a_checkpoint_brings_its_config_and_its_folder():
     Path("run/checkpoints").mkdir(parents=True)
     Path("run/config.yaml").touch()
+    Path("run/checkpoints/best.ckpt").touch()
     args = ["test", "--ckpt_path=run/checkpoints/best.ckpt"]
     assert resolve_configs(args) == ["test", "--config", "run/config.yaml", args[1]]
     assert choose_run_folder(args).path == Path("run")
@@ -49,9 +56,28 @@ def test_a_checkpoint_brings_its_config_and_its_folder():
         "-c",
         str(CONFIGS / "with" / "saf.yaml"),
     ]
-    assert resolve_configs(["test", "--ckpt_path=elsewhere.ckpt"])[1:] == [
-        "--ckpt_path=elsewhere.ckpt"
-    ]
+    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint at elsewhere\.ckpt"):
+        resolve_configs(["test", "--ckpt_path=elsewhere.ckpt"])
+    Path("elsewhere.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"elsewhere\.ckpt lies in no run folder"):
+        resolve_configs(["test", "--ckpt_path", "elsewhere.ckpt"])
+
+
+def test_a_run_folder_stands_for_its_checkpoint():
+    checkpoints = Path("run/checkpoints")
+    checkpoints.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint in run"):
+        resolve_checkpoints(["fit", "--ckpt_path=run"])
+    (checkpoints / "best.ckpt").touch()
+    assert (
+        resolve_checkpoints(["fit", "--ckpt_path=run"])[1]
+        == "--ckpt_path=run/checkpoints/best.ckpt"
+    )
+    (checkpoints / "last.ckpt").touch()
+    for command, name in (("fit", "last"), ("test", "best")):
+        for folder in ("run", "run/checkpoints"):
+            args = resolve_checkpoints([command, "--ckpt_path", folder, "--x", "run"])
+            assert args[2:] == [f"run/checkpoints/{name}.ckpt", "--x", "run"]
 
 
 def test_options_are_read_in_order():
