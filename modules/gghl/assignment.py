@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -287,20 +288,26 @@ class OrientedGaussianAssigner(nn.Module):
         stride = box.new_tensor(self.strides)[level][:, None]
         grid = torch.tensor(cells.shapes, device=box.device).flip(1)
         center = (objects.center[owner] / stride).floor()
-        lower = (box[:, :2] / stride).floor().clamp(min=0)
-        upper = torch.minimum((box[:, 2:] / stride).floor(), (grid[level] - 1).to(dtype))
+        sigma = rule.sigma(objects.long[owner], objects.short[owner], stride)
+        direction = objects.direction[owner]
         radius = rule.radius(objects.size[owner], stride, level)
         if rule.windowed:
-            lower = torch.maximum(lower, center - radius - 1)
-            upper = torch.minimum(upper, center + radius + 1)
-        pair, place = _grid_points(lower.long(), upper.long())
-        sigma = rule.sigma(objects.long[owner], objects.short[owner], stride)
-        g = oriented_gaussian(place - center[pair], objects.direction[owner][pair], sigma[pair])
+            lower = torch.maximum((box[:, :2] / stride).floor(), center - radius - 1)
+            upper = torch.minimum((box[:, 2:] / stride).floor(), center + radius + 1)
+        else:
+            reach = _reach(direction, sigma, self.heat_thr).ceil()
+            lower, upper = center - reach, center + reach
+        upper = torch.minimum(upper, (grid[level] - 1).to(dtype))
+        pair, place = _grid_points(lower.clamp(min=0).long(), upper.long())
+        g = oriented_gaussian(place - center[pair], direction[pair], sigma[pair])
+        above = g > self.heat_thr
+        pair, place, g = pair[above], place[above], g[above]
         distances = _distances((place + 0.5) * stride[pair], box[pair])
-        keep = (g > self.heat_thr) & (distances.amin(dim=1) > 0)
+        keep = distances.amin(dim=1) > 0
         keep &= rule.fits_level(distances.amax(dim=1), level[pair])
+        mask = rule.mask(pair, g)[keep]
+        area_weight = rule.area_weight(pair, keep, radius)
         pair, place, g, distances = pair[keep], place[keep].long(), g[keep], distances[keep]
-        mask = rule.mask(pair, g)
         sizes = grid.prod(dim=1)
         cell = (sizes.cumsum(0) - sizes)[level[pair]]
         cell = cell + place[:, 1] * grid[level[pair], 0] + place[:, 0]
@@ -314,7 +321,7 @@ class OrientedGaussianAssigner(nn.Module):
             key=objects.image[found] * len(cells.level) + cell,
             g=g,
             mask=mask,
-            area_weight=rule.area_weight(pair, mask, radius)[pair],
+            area_weight=area_weight[pair],
             distances=distances,
         )
 
@@ -372,6 +379,13 @@ def _grid_points(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.arange(len(window), device=size.device) - (number.cumsum(0) - number)[window]
     width = size[window, 0]
     return window, lower[window] + torch.stack([place % width, place // width], dim=1)
+
+
+def _reach(direction: Tensor, sigma: Tensor, value: float) -> Tensor:
+    """Return how far Gaussians are above a value, to the side and upwards in cells, (n, 2)."""
+    axes = sigma.square() * (-2 * math.log(value))
+    squares = direction.square()
+    return torch.stack([(squares * axes).sum(1), (squares.flip(1) * axes).sum(1)], dim=1).sqrt()
 
 
 def _distances(points: Tensor, box: Tensor) -> Tensor:

@@ -9,6 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+TIE = 1e-4
+"""Relative difference up to which two values of a Gaussian count as equal: corners are rounded."""
+
 
 @dataclass(frozen=True)
 class CodeRule:
@@ -87,20 +90,20 @@ class CodeRule:
 
         Args:
             pair: Number of the object and level that a cell belongs to, (m,), ascending.
-            g: Values of the Gaussians, (m,).
+            g: Values of the Gaussians above the threshold, (m,).
         """
         return torch.ones_like(g)
 
-    def area_weight(self, pair: Tensor, mask: Tensor, radius: Tensor) -> Tensor:
+    def area_weight(self, pair: Tensor, kept: Tensor, radius: Tensor) -> Tensor:
         """Return w_A of every object and level, (n,).
 
         Args:
             pair: Number of the object and level that a cell belongs to, (m,).
-            mask: Shares to which cells are positive, (m,).
+            kept: Whether cells lie in the box and train on their level, (m,) bool.
             radius: Half-widths and half-heights of the windows in cells, (n, 2).
         """
         if len(self.strides) == 4:
-            return _weight_by_number(pair, mask, radius)
+            return _weight_by_number(torch.bincount(pair[kept], minlength=len(radius)), radius)
         return math.log(2) / torch.log(radius.prod(dim=1).sqrt() + 1)
 
 
@@ -115,8 +118,12 @@ class IsotropicRule(CodeRule):
 class PaperRule(CodeRule):
     """The rule of the authors' other label file, which matches the text of the paper.
 
-    The level belongs to the cell, and the best 1-T of an object's cells on a level are positive in
-    full, the rest by g.
+    The level belongs to the cell. The best 1-T of an object's cells on a level are positive in
+    full, with all that are as good as the last of them; the rest are by g. As in that file, the
+    share is one of all cells above the threshold, also of those outside the box or of another
+    level. There cells are counted in a window that reaches two cells further to the right and
+    downwards than to the left and upwards; here all of the level count, so that a turned image has
+    the turned targets.
     """
 
     windowed = False
@@ -140,18 +147,19 @@ class PaperRule(CodeRule):
         order = g.argsort(descending=True, stable=True)
         order = order[pair[order].argsort(stable=True)]
         number = torch.bincount(pair)
-        rank = torch.arange(len(pair), device=pair.device) - (number.cumsum(0) - number)[pair]
-        best = ((1 - self.iou_thr) * number.double()).ceil()[pair]
         # `pair` ascends, so that sorting moved rows within their group only
-        mask = torch.empty_like(g)
-        mask[order] = torch.where(rank < best, 1.0, g[order])
-        return mask
+        last = number.cumsum(0) - number + self._best(number) - 1
+        threshold = g[order[last[pair]]]
+        return torch.where(g >= (1 - TIE) * threshold, 1.0, g)
 
-    def area_weight(self, pair: Tensor, mask: Tensor, radius: Tensor) -> Tensor:
-        """Return w_A by the number of positive cells, (n,)."""
-        return _weight_by_number(pair, mask, radius)
+    def area_weight(self, pair: Tensor, kept: Tensor, radius: Tensor) -> Tensor:
+        """Return w_A by the number of the best cells, (n,)."""
+        return _weight_by_number(self._best(torch.bincount(pair, minlength=len(radius))), radius)
+
+    def _best(self, number: Tensor) -> Tensor:
+        """Return how many of so many cells are the best 1-T."""
+        return ((1 - self.iou_thr) * number.double()).ceil().long()
 
 
-def _weight_by_number(pair: Tensor, mask: Tensor, radius: Tensor) -> Tensor:
-    number = torch.bincount(pair[mask == 1], minlength=len(radius)).clamp(min=1)
-    return 2 * math.log(2) / torch.log(number.to(radius.dtype).sqrt() + 1)
+def _weight_by_number(number: Tensor, radius: Tensor) -> Tensor:
+    return 2 * math.log(2) / torch.log(number.clamp(min=1).to(radius.dtype).sqrt() + 1)

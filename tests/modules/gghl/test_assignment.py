@@ -240,15 +240,19 @@ def test_half_precision_boxes_are_assigned_in_float32() -> None:
 
 def test_the_best_cells_are_positive_in_the_paper_variant() -> None:
     found = assign(SHIP, sigma="paper", iou_thr=0.3)
-    for level in found.level.unique().tolist():
+    # sigma is a quarter of a side; all cells above the threshold count, wherever they lie
+    for level, stride in enumerate((8, 16, 32)):
+        x, y = torch.meshgrid(torch.arange(-20, 21), torch.arange(-20, 21), indexing="xy")
+        direction = torch.tensor([math.cos(math.radians(30)), math.sin(math.radians(30))])
+        sigma = torch.tensor([20.0, 7.5]) / stride
+        values = oriented_gaussian(torch.stack([x, y], -1).float(), direction, sigma).flatten()
+        values = values[values > 0.05].sort(descending=True).values
+        best = math.ceil(0.7 * len(values))
         here = found.level == level
-        g, mask = found.heat[here, 0], found.mask[here]
-        best = math.ceil(0.7 * len(g))
-        assert int((mask == 1).sum()) == best == int(found.positives[0, level])
-        soft = mask != 1
-        assert torch.equal(mask[soft], g[soft])
-        if soft.any():
-            assert g[soft].max() <= g[~soft].min()
+        g, mask = found.heat[here, 0].float(), found.mask[here].float()
+        full = g >= values[best - 1] - 1e-6
+        assert torch.equal(mask, torch.where(full, 1, g))
+        assert int(full.sum()) == int(found.positives[0, level])
         weight = 2 * math.log(2) / math.log(math.sqrt(best) + 1)
         assert found.area_weight[here].tolist() == pytest.approx([weight] * len(g))
     # the longest distance of a cell decides on its level
@@ -257,6 +261,38 @@ def test_the_best_cells_are_positive_in_the_paper_variant() -> None:
     assert (farthest > bounds[found.level]).all()
     assert (farthest <= bounds[found.level + 1]).all()
     assert set(found.level.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("sigma", ["code", "paper", "isotropic"])
+@pytest.mark.parametrize(
+    "quad",
+    [
+        # upright, where many values are equal; turned by 45 degrees, where rounding parts them
+        rectangle(77, 69, 60, 20, 0),
+        rectangle(77, 69, 60, 20, 90),
+        rectangle(77, 69, 60, 20, 45),
+        rectangle(61, 93, 75, 33, 17),
+        rectangle(31, 43, 100, 90, 151),
+    ],
+    ids=["flat", "upright", "diagonal", "turned", "large"],
+)
+def test_a_turned_picture_has_the_turned_targets(sigma: str, quad: Tensor) -> None:
+    size = 160
+    found = assign(quad.float()[None, None], size=size, sigma=sigma)
+    turned = assign(size - quad.float()[None, None], size=size, sigma=sigma)
+    assert len(found.cell) > 0
+    shapes = torch.tensor([(size // s) ** 2 for s in (8, 16, 32)])
+    starts = shapes.cumsum(0) - shapes
+    place = starts[turned.level] + shapes[turned.level] - 1 - (turned.cell - starts[turned.level])
+    order = place.argsort()
+    assert torch.equal(place[order], found.cell)
+    # a quarter of the values are equal to others; none of them may depend on its place
+    torch.testing.assert_close(turned.mask[order], found.mask)
+    torch.testing.assert_close(turned.heat[order], found.heat)
+    torch.testing.assert_close(turned.area_weight[order], found.area_weight)
+    torch.testing.assert_close(turned.distances[order].roll(2, 1), found.distances)
+    torch.testing.assert_close(turned.s[order].roll(2, 1), found.s, atol=1e-5, rtol=0)
+    assert torch.equal(turned.positives, found.positives)
 
 
 # ---- a loop over images, objects, levels and cells, written from the definition ------------------
@@ -299,7 +335,7 @@ def loop(
                 fits = ends[k] < max(W, H) <= 1.2 * ends[k + 1]
                 if a.sigma != "paper" and not fits:
                     continue
-                cells_of_object = []
+                cells_of_object, above = [], []
                 n = math.ceil(size / stride)
                 m_w, m_h = (
                     math.floor(min(max(v / (2 * stride), 1), a.rule.radius_cap - k)) for v in (W, H)
@@ -318,7 +354,10 @@ def loop(
                         g = math.exp(-((u / sigma_w) ** 2 + (v / sigma_h) ** 2) / 2)
                         px, py = (column + 0.5) * stride, (row + 0.5) * stride
                         sides_of_cell = [py - y0, x1 - px, y1 - py, px - x0]
-                        if g <= a.heat_thr or min(sides_of_cell) <= 0:
+                        if g <= a.heat_thr:
+                            continue
+                        above.append(g)
+                        if min(sides_of_cell) <= 0:
                             continue
                         if a.sigma == "paper":
                             low = 0 if k == 0 else 8 * a.strides[k - 1]
@@ -340,16 +379,16 @@ def loop(
                                 "object_weight": float(weight[image, number]),
                             }
                         )
-                # values that differ by rounding only are equal
-                ranked = sorted(cells_of_object, key=lambda c: (-round(c["g"], 12), c["cell"]))
-                best = len(ranked)
+                best, threshold = len(cells_of_object), 0.0
                 if a.sigma == "paper":
-                    best = math.ceil((1 - T) * len(ranked))
+                    best = math.ceil((1 - T) * len(above))
+                    threshold = sorted(above, reverse=True)[best - 1] if above else 0.0
                 w = math.log(2) / math.log(math.sqrt(m_w * m_h) + 1)
                 if a.sigma == "paper" or len(a.strides) == 4:
                     w = 2 * math.log(2) / math.log(math.sqrt(max(best, 1)) + 1)
-                for place, c in enumerate(ranked):
-                    c["mask"] = 1.0 if place < best else c["g"]
+                for c in cells_of_object:
+                    # values that differ by rounding only are equal
+                    c["mask"] = 1.0 if c["g"] > threshold * (1 - 1e-4) else c["g"]
                     c["area_weight"] = w
                     per_cell[image, c["cell"]].append(c)
     result = {}
