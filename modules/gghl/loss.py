@@ -31,8 +31,9 @@ WEIGHTS = {
 class JointOptimizationLoss(nn.Module):
     r"""Joint-optimization loss (JOL): a positive cell is a joint event of object, class and place.
 
-    With E = E_iou + E_s + E_r, the errors of the horizontal box (β (1 - GIoU)), of the gliding
-    ratios and of the area ratio, class c has the joint probability q_c = σ(z_c) exp(-E). The terms
+    With E = E_iou + E_s + E_r, the errors of the horizontal box (β (1 - GIoU), β being 2 minus the
+    share of the image that it covers, at least 0), of the gliding ratios and of the area ratio,
+    class c has the joint probability q_c = σ(z_c) exp(-E). The terms
     of an image, each a sum over cells, divided by its positives on their level, are
 
     - ``foreground`` and ``background``: focal cross-entropy of the objectness, the former times
@@ -153,7 +154,9 @@ class JointOptimizationLoss(nn.Module):
         if not self.oriented:
             s, r = torch.zeros_like(s), torch.ones_like(r)
         height, width = cells.image_size
-        emphasis = 2 - (box[:, 2:] - box[:, :2]).prod(dim=1) / (height * width)
+        # an object that a crop or an affine map enlarged may be larger than the image
+        covered = (box[:, 2:] - box[:, :2]).prod(dim=1) / (height * width)
+        emphasis = (2 - covered).clamp(min=0)
         errors = {
             "box": emphasis * generalized_box_iou_loss(found.box, box, reduction="none"),
             "vertices": (found.s - s).square().sum(dim=1),

@@ -93,6 +93,20 @@ def test_the_cell_of_the_spec() -> None:
     assert background == pytest.approx(2499 * 6.433667e-6, rel=1e-6)
 
 
+@pytest.mark.parametrize("sigma", ["code", "paper", "isotropic"])
+def test_no_term_is_negative_where_an_object_is_larger_than_the_image(sigma: str) -> None:
+    """As ``RandomAffine`` makes them; the weight of its size would be 2 - 1.5 x 1.5."""
+    found = assign([[(quad(64, 64, 192, 192, 0), 1, 1.0)]], 128, sigma=sigma)
+    assert len(found.cell) > 0
+    cells = Cells.of((128, 128))
+    raw = torch.randn(1, len(cells.level), 13, dtype=DOUBLE, generator=torch.manual_seed(0))
+    terms = JointOptimizationLoss(num_classes=3)(raw, cells, found)
+    assert all(float(term) >= 0 for term in terms.values())
+    assert float(terms["box"]) == float(terms["distance"]) == 0
+    # which did not go through a clamped weight alone
+    assert float(terms["area"]) > 0
+
+
 def test_gradient_through_the_place() -> None:
     """The slope of L_pos in E is w_A (y - (1 - y) q / (1 - q)), whatever moves E."""
     raw, loss = worked(), JointOptimizationLoss(num_classes=3)
