@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.detection.conv_block import conv_block
+from framework.layers.drop_block import GlobalDropBlock
 
 POOLS = (5, 9, 13)
 
@@ -53,7 +54,7 @@ class TopDownNeck(nn.Module):
         in_channels: Channels C_k of the inputs, from fine to coarse.
         width: Channels of the coarsest output, halved at every finer level; default half of the
             coarsest input's.
-        drop_block: Probability of DropBlock, with blocks of 3 x 3; its noise is drawn per rank.
+        drop_block: Probability of DropBlock, with blocks of 3 x 3, the same in all channels.
 
     Raises:
         ValueError: ``width`` is too small to be halved.
@@ -100,9 +101,6 @@ def _block(in_channels: int, channels: int, drop_block: float, *, pooling: bool)
         layers.append(SpatialPyramidPooling(channels))
     layers += [conv_block(channels, 2 * channels, 3), conv_block(2 * channels, channels, 1)]
     if drop_block:
-        # starting the command must not wait for torchvision
-        from torchvision.ops import DropBlock2d
-
-        layers.append(DropBlock2d(drop_block, 3))
+        layers.append(GlobalDropBlock(drop_block, stream=f"drop_block {channels}"))
     layers += [conv_block(channels, 2 * channels, 3), conv_block(2 * channels, channels, 1)]
     return nn.Sequential(*layers)

@@ -1,3 +1,4 @@
+from .drop_block import GlobalDropBlock as GlobalDropBlock
 from .dropout import GlobalDropout as GlobalDropout
 from .gradient_reversal import ReversalSchedule as ReversalSchedule
 from .gradient_reversal import reverse_gradient as reverse_gradient

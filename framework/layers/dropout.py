@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,17 +50,20 @@ class GlobalDropout(nn.Module):
         """Return ``x`` with elements dropped, in evaluation ``x`` itself."""
         if not self.training or self.p == 0:
             return x
-        generator = shared_generator(self.seed, self.count, self.stream, x.device)
-        self.count += 1
         # in one dtype, as each draws other numbers and the default is that of the run's precision
-        noise = draw_for_global_batch(
+        noise = self.draw(
             lambda rows, g: torch.rand(
                 rows, *x.shape[1:], generator=g, dtype=torch.float32, device=x.device
             ),
-            len(x),
-            generator,
+            x,
         )
         return torch.where(noise >= self.p, x / (1 - self.p), 0)
+
+    def draw(self, sampler: Callable[[int, torch.Generator], Tensor], x: Tensor) -> Tensor:
+        """Return this rank's rows of what ``sampler`` draws for the global batch of ``x``."""
+        generator = shared_generator(self.seed, self.count, self.stream, x.device)
+        self.count += 1
+        return draw_for_global_batch(sampler, len(x), generator)
 
     def get_extra_state(self) -> dict[str, int]:
         """Return what the next mask depends on."""

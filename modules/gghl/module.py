@@ -60,7 +60,7 @@ class GGHL(TrainingModule):
         neck: Neck: ``'top_down'``, the paper's, by concatenation, or ``'pyramid'``, by addition.
         neck_width: Channels of the neck's coarsest level, with ``'pyramid'`` of every level;
             default half of the backbone's last.
-        drop_block: Probability of DropBlock in ``'top_down'``; its noise is drawn on each rank.
+        drop_block: Probability of DropBlock in ``'top_down'``; 0.1 in the released code.
         objectness_bias: Objectness logit of an untrained network; 0 in the released code.
         assigner: Assigner of the objects to cells.
         loss: Loss, made from the number of classes.

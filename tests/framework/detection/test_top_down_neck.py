@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from framework.detection.top_down_neck import SpatialPyramidPooling, TopDownNeck
+from framework.layers.drop_block import GlobalDropBlock
 
 
 def count(module):
@@ -45,8 +46,12 @@ def test_drop_block_is_in_all_blocks_or_in_none():
     plain, noisy = TopDownNeck((8, 16, 32)), TopDownNeck((8, 16, 32), drop_block=0.1)
     assert count(plain) == count(noisy)
     kinds = [type(m).__name__ for m in noisy.modules()]
-    assert kinds.count("DropBlock2d") == 3
-    assert "DropBlock2d" not in [type(m).__name__ for m in plain.modules()]
+    assert kinds.count("GlobalDropBlock") == 3
+    assert "GlobalDropBlock" not in [type(m).__name__ for m in plain.modules()]
+    assert len({m.stream for m in noisy.modules() if isinstance(m, GlobalDropBlock)}) == 3
+    # one that was written when the noise was the ranks' own
+    state = noisy.state_dict()
+    noisy.load_state_dict({name: state[name] for name in state if "extra_state" not in name})
 
 
 def test_a_width_that_cannot_be_halved_is_refused():

@@ -1,0 +1,74 @@
+"""DropBlock whose mask does not depend on the number of ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.layers.dropout import GlobalDropout
+
+
+class GlobalDropBlock(GlobalDropout):
+    """Zeroes square blocks of a map in training, the same in all channels, and rescales the rest.
+
+    Every place is the center of a block with probability p / block², and what is kept is divided by
+    the share that is kept of the global batch. As with ``GlobalDropout`` the blocks are drawn for
+    the global batch and sliced, and a resumed run drops what it would have dropped.
+
+    Shapes: (B, C, H, W) to the same; a rank's B may be 0. In training every rank must call it.
+
+    Paper: Ghiasi, Lin, Le, *DropBlock: A regularization method for convolutional networks*,
+    arXiv:1810.12890. There channels drop blocks of their own, and p is divided by the share of
+    places that can be a center, too; one mask for all channels, without that factor, is that of the
+    package ``dropblock``, which GGHL's released code uses.
+
+    Args:
+        p: Probability of a zero, in [0, 1), where blocks do not overlap.
+        stream: Name of the random stream, one for each layer of a network.
+        block: Width and height of a block, an odd number.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from framework.layers import GlobalDropBlock
+        >>> dropped = GlobalDropBlock(0.3, stream="neck")(torch.ones(1, 2, 8, 8)) == 0
+        >>> bool(dropped.any()), torch.equal(dropped[0, 0], dropped[0, 1])
+        (True, True)
+    """
+
+    def __init__(self, p: float, stream: str, block: int = 3) -> None:
+        super().__init__(p, stream)
+        if block < 1 or block % 2 == 0:
+            raise ValueError(f"block must be an odd number of at least 1, got {block}.")
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` with blocks dropped, in evaluation ``x`` itself."""
+        if not self.training or self.p == 0:
+            return x
+        scale = self.draw(lambda rows, g: self._scale((rows, 1, *x.shape[2:]), g), x)
+        return x * scale.to(x.dtype)
+
+    def _scale(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return 0 in blocks, elsewhere the number of places over that of those kept."""
+        device = generator.device
+        noise = torch.rand(shape, generator=generator, dtype=torch.float32, device=device)
+        centers = (noise < self.p / self.block**2).float()
+        kept = 1 - F.max_pool2d(centers, self.block, stride=1, padding=self.block // 2)
+        return kept * (kept.numel() / kept.sum().clamp(min=1))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # a checkpoint of version 0.1 holds nothing of this layer
+        state_dict.setdefault(f"{prefix}_extra_state", {"count": 0})
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"{super().extra_repr()}, block={self.block}"
