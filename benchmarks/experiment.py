@@ -30,7 +30,7 @@ def run_arm(args: Sequence[str], seed: int, metrics: Sequence[str]) -> list[floa
     import trimtab
 
     with tempfile.TemporaryDirectory() as folder:
-        out = [f"--trainer.default_root_dir={folder}", f"--seed_everything={seed}", *QUIET]
+        out = [f"--run_folder={folder}", f"--seed_everything={seed}", *QUIET]
         with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
             trimtab.main(["fit", *(arg.replace("SEED", str(seed)) for arg in args), *out])
         with (Path(folder) / "metrics.csv").open() as file:

@@ -21,7 +21,7 @@ def fit(args: Sequence[str], seed: int) -> Any:
     from framework.command import cli
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as sink:
-        out = [f"--trainer.default_root_dir={folder}", f"--seed_everything={seed}", *QUIET]
+        out = [f"--run_folder={folder}", f"--seed_everything={seed}", *QUIET]
         with redirect_stdout(sink), redirect_stderr(sink):
             trimtab.import_configurable_classes()
             return cli.run(["fit", *args, *out])

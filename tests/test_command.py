@@ -444,7 +444,7 @@ def test_the_nearest_class_may_be_one_that_only_a_module_or_callback_takes(flag,
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_its_run_as_it_was(capsys):
-    root = "--trainer.default_root_dir=run"
+    root = "--run_folder=run"
     trimtab.main(["fit", *BASE, root, *TWO_STEPS])
     before = Path("run/config.yaml").read_text()
     last = "--ckpt_path=run/checkpoints/last.ckpt"

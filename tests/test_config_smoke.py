@@ -23,7 +23,7 @@ TWO_STEPS = [
 
 
 def run(command: str, args: list[str], folder: Path, *rest: str) -> None:
-    trimtab.main([command, *args, *QUIET, f"--trainer.default_root_dir={folder}", *rest])
+    trimtab.main([command, *args, *QUIET, f"--run_folder={folder}", *rest])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,8 @@ def test_the_header_says_what_a_reader_needs(system):
 def test_the_saved_config_runs_again(system, tmp_path, data_folder):
     run("fit", arguments(system, data=data_folder), tmp_path / "first", *TWO_STEPS)
     saved = [f"--config={tmp_path / 'first' / 'config.yaml'}"]
-    run("fit", saved, tmp_path / "second", f"--checkpoint.dirpath={tmp_path / 'second'}")
+    run("fit", saved, tmp_path / "second")
+    assert (tmp_path / "second" / "checkpoints" / "last.ckpt").is_file()
     assert (tmp_path / "second" / "metrics.csv").read_bytes() == (
         tmp_path / "first" / "metrics.csv"
     ).read_bytes()

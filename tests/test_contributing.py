@@ -181,7 +181,7 @@ def test_the_loss_is_named_from_a_package_of_ones_own(folder, tmp_path, monkeypa
     path = f"{MODULES['focal']}.FocalLoss"
     args = ["fit", *arguments("classifier"), *TWO_STEPS, *QUIET]
     args += [f"--model.criterion={path}", "--model.criterion.gamma=1"]
-    args += [f"--trainer.default_root_dir={tmp_path}", "--allow", PACKAGE]
+    args += [f"--run_folder={tmp_path}", "--allow", PACKAGE]
     assert in_child(lambda: trimtab.main(args)) == 0
     assert path in (tmp_path / "config.yaml").read_text()
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
@@ -194,7 +194,7 @@ def test_the_loss_is_named_from_a_package_of_ones_own(folder, tmp_path, monkeypa
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_overlays_train(overlay, folder, tmp_path):
     def run() -> None:
-        root = f"--trainer.default_root_dir={tmp_path}"
+        root = f"--run_folder={tmp_path}"
         record = fit([*overlaid(folder, overlay), *TWO_STEPS, root])
         assert len(record.steps) == 2
         assert all(math.isfinite(value) for step in record.steps for value in terms(step).values())
@@ -226,7 +226,7 @@ def test_the_optimizer_is_lion_without_momentum(folder):
 
 def test_the_domain_runs_every_command(folder, tmp_path):
     def run() -> None:
-        root = f"--trainer.default_root_dir={tmp_path}"
+        root = f"--run_folder={tmp_path}"
         trimtab.main(["fit", *sine(folder), *TWO_STEPS, *QUIET, root])
         best = f"--ckpt_path={tmp_path / 'checkpoints' / 'best.ckpt'}"
         for command in ("validate", "test", "predict"):
@@ -243,7 +243,7 @@ def test_the_domain_learns_what_its_header_says(folder, tmp_path):
     header = float(re.search(r"val/mae below ([\d.]+)", EXAMPLES["configs/sine.yaml"])[1])
 
     def run() -> None:
-        record = fit([sine(folder)[0], f"--trainer.default_root_dir={tmp_path}"])
+        record = fit([sine(folder)[0], f"--run_folder={tmp_path}"])
         assert record.metrics["val/mae"] < header
 
     check(folder, run)
@@ -257,12 +257,12 @@ def test_two_ranks_equal_one_process(name, folder, tmp_path, two_ranks):
     args = [*(sine(folder) if name == "sine" else overlaid(folder, name)), *FLOAT64]
 
     def run() -> None:
-        record = fit([*args, f"--trainer.default_root_dir={tmp_path / 'one'}"], gradients=True)
+        record = fit([*args, f"--run_folder={tmp_path / 'one'}"], gradients=True)
         torch.save(vars(record), tmp_path / "one.pt")
 
     check(folder, run)
     one = Record(**torch.load(tmp_path / "one.pt", weights_only=True))
-    root = f"--trainer.default_root_dir={tmp_path / 'two'}"
+    root = f"--run_folder={tmp_path / 'two'}"
     two = two_ranks(inside, folder, fit_on_two_ranks, [*args, root], gradients=True)[0]
     assert_parity(one, two)
 

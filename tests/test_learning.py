@@ -13,7 +13,7 @@ from tests.helpers.runs import CONFIGS, QUIET, fit
 
 
 def test_the_demo_reaches_what_its_header_says(tmp_path: Path) -> None:
-    args = [f"--config={CONFIGS / 'classifier.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    args = [f"--config={CONFIGS / 'classifier.yaml'}", f"--run_folder={tmp_path}"]
     assert fit(args).metrics["val/accuracy"] >= 0.96
 
 
@@ -22,7 +22,7 @@ def test_the_demo_reaches_what_its_header_says(tmp_path: Path) -> None:
 def test_mnist_reaches_985_within_five_epochs(tmp_path: Path) -> None:
     data = shared_data("mnist")
     args = [f"--config={CONFIGS / 'classifier_mnist.yaml'}", f"--data.root={data}", *QUIET]
-    args = [*args, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*args, f"--run_folder={tmp_path}"]
     trimtab.main(["fit", *args])
     best = tmp_path / "checkpoints" / "best.ckpt"
     trimtab.main(["test", *args, f"--ckpt_path={best}"])
@@ -39,7 +39,7 @@ def test_oriented_boxes_are_found_on_rendered_scenes(tmp_path: Path) -> None:
     args = [*args, "--trainer.check_val_every_n_epoch=10"]
     precision = {}
     for name, change in (("oriented", []), ("horizontal", ["--model.loss.oriented=false"])):
-        folder = f"--trainer.default_root_dir={tmp_path / name}"
+        folder = f"--run_folder={tmp_path / name}"
         precision[name] = fit([*args, *change, folder]).metrics["val/map_50"]
     assert precision["oriented"] >= 0.75
     assert precision["oriented"] - precision["horizontal"] >= 0.3
@@ -58,7 +58,7 @@ def test_weighed_gradients_adapt_better_than_alignment_alone(tmp_path: Path) -> 
             ("dann", ["--model.mimicking=0", "--trainer.callbacks=null"]),
         ):
             folder = tmp_path / f"{name}{seed}"
-            more = [f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}"]
+            more = [f"--seed_everything={seed}", f"--run_folder={folder}"]
             record = fit([*args, *change, *more])
             accuracy[name].append(record.metrics["val/accuracy"])
     means = {name: statistics.mean(values) for name, values in accuracy.items()}
@@ -90,7 +90,7 @@ def test_robust_losses_beat_cross_entropy_under_label_noise(tmp_path: Path) -> N
     for name, loss in LOSSES.items():
         runs = []
         for seed in (0, 1):
-            folder = f"--trainer.default_root_dir={tmp_path / name / str(seed)}"
+            folder = f"--run_folder={tmp_path / name / str(seed)}"
             record = fit([*NOISY, root, *loss, f"--seed_everything={seed}", folder])
             runs.append(record.metrics["val/accuracy"])
         accuracy[name] = statistics.mean(runs)

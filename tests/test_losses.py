@@ -28,7 +28,7 @@ EXTRA = {AggregateResponseLoss: ["--model.init_args.criterion.base=ce", *BAGS]}
 @pytest.mark.parametrize("kind", LOSSES)
 def test_a_loss_is_one_flag(kind: type[ClassificationLoss], tmp_path: Path) -> None:
     flag = [f"--model.init_args.criterion={kind.__name__}", *EXTRA.get(kind, [])]
-    folder = f"--trainer.default_root_dir={tmp_path}"
+    folder = f"--run_folder={tmp_path}"
     record = fit([*arguments("classifier"), *flag, folder, "--trainer.max_epochs=2"])
     assert len(record.steps) > 4
     if kind.monitorable:
@@ -39,5 +39,5 @@ def test_a_loss_is_one_flag(kind: type[ClassificationLoss], tmp_path: Path) -> N
 def test_a_loss_for_bags_is_refused_without_them(tmp_path, capsys):
     args = [*arguments("classifier"), "--model.criterion=AggregateResponseLoss", *QUIET]
     with pytest.raises(SystemExit):
-        trimtab.main(["fit", *args, f"--trainer.default_root_dir={tmp_path}"])
+        trimtab.main(["fit", *args, f"--run_folder={tmp_path}"])
     assert "wrap the data in Bags" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def start(args: list[str]) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_trains_and_validates_what_it_is_for(overlay, tmp_path, two_ranks):
     args = [*arguments(base_of(overlay), overlay), *ONE_STEP, "--trainer.limit_val_batches=1"]
-    args = [*args, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*args, f"--run_folder={tmp_path}"]
     if overlay == "with/ddp":
         two_ranks(start, args)
     else:
@@ -36,7 +36,7 @@ def test_trains_and_validates_what_it_is_for(overlay, tmp_path, two_ranks):
 @pytest.mark.parametrize("system", systems())
 def test_runs_or_is_refused(system, overlay, tmp_path, data_folder, two_ranks, capsys):
     args = arguments(system, overlay, data=data_folder)
-    args = [*args, *ONE_STEP, *BARE, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*args, *ONE_STEP, *BARE, f"--run_folder={tmp_path}"]
     if overlay == "with/ddp":
         two_ranks(start, args)
         assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
@@ -55,7 +55,7 @@ def test_runs_or_is_refused(system, overlay, tmp_path, data_folder, two_ranks, c
 
 @pytest.mark.parametrize("overlay", sorted(TERMS))
 def test_the_term_of_an_overlay_is_active(overlay, tmp_path):
-    args = [*arguments(base_of(overlay), overlay), f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments(base_of(overlay), overlay), f"--run_folder={tmp_path}"]
     record = fit([*args, "--trainer.max_epochs=2"])
     assert terms(record.steps[-1])[TERMS[overlay]] > 1e-9
 
@@ -101,7 +101,5 @@ def test_overlays_append_callbacks_in_order(capsys):
 
 def test_the_stack_of_the_readme_runs_on_two_ranks(tmp_path, two_ranks):
     args = arguments("classifier", "with/saf", "with/lion")
-    record = two_ranks(
-        fit_on_two_ranks, [*args, f"--trainer.default_root_dir={tmp_path}", *ONE_STEP]
-    )[0]
+    record = two_ranks(fit_on_two_ranks, [*args, f"--run_folder={tmp_path}", *ONE_STEP])[0]
     assert record.steps

@@ -39,10 +39,8 @@ def assert_parity(one: Record, two: Record) -> None:
 
 def compare(args: list[str], folder: Path, two_ranks) -> tuple[Record, Record]:
     """Run on one process and on two ranks."""
-    one = fit([*args, f"--trainer.default_root_dir={folder / 'one'}"], gradients=True)
-    two = two_ranks(
-        fit_on_two_ranks, [*args, f"--trainer.default_root_dir={folder / 'two'}"], gradients=True
-    )[0]
+    one = fit([*args, f"--run_folder={folder / 'one'}"], gradients=True)
+    two = two_ranks(fit_on_two_ranks, [*args, f"--run_folder={folder / 'two'}"], gradients=True)[0]
     assert_parity(one, two)
     return one, two
 

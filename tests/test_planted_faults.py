@@ -91,13 +91,13 @@ def test_resume_catches_a_lost_position(tmp_path, monkeypatch):
 
 def test_a_stale_epoch_is_not_only_caught_on_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(framework.data.datamodule, "training_progress", lambda t: (0, 0))
-    record = runs.fit([*arguments("classifier"), f"--trainer.default_root_dir={tmp_path}"])
+    record = runs.fit([*arguments("classifier"), f"--run_folder={tmp_path}"])
     first, second = record.steps[:4], record.steps[4:8]
     assert [s["index"] for s in first] == [s["index"] for s in second], "the fault was not planted"
 
 
 def test_every_epoch_has_an_order_of_its_own(tmp_path):
-    record = runs.fit([*arguments("classifier"), f"--trainer.default_root_dir={tmp_path}"])
+    record = runs.fit([*arguments("classifier"), f"--run_folder={tmp_path}"])
     first, second = record.steps[:4], record.steps[4:8]
     assert [s["index"] for s in first] != [s["index"] for s in second]
     assert sorted(i for s in first for i in s["index"]) == sorted(
@@ -106,7 +106,7 @@ def test_every_epoch_has_an_order_of_its_own(tmp_path):
 
 
 def test_diverged_ranks_are_reported(two_ranks, tmp_path):
-    args = [*arguments("classifier"), f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("classifier"), f"--run_folder={tmp_path}"]
     for message in two_ranks(message_of_diverging_run, args):
         assert "diverged" in message
         assert "network.head.bias" in message

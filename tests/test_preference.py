@@ -76,7 +76,7 @@ def test_logged_weights_are_the_answer_and_the_gradient_their_combination(
 ):
     args = [*arguments(*SYSTEMS[system], data=data_folder), *MORE.get(system, [])]
     checker = Checker()
-    fit([*args, f"--trainer.default_root_dir={tmp_path}"], [checker])
+    fit([*args, f"--run_folder={tmp_path}"], [checker])
     assert checker.gap < 1e-4
     assert max(checker.sizes) > 1
     _, rows = read_metrics(Path(tmp_path) / "metrics.csv")

@@ -43,8 +43,8 @@ def last(folder: Path) -> str:
 
 def kill_and_resume(args: list[str], folder: Path, kill_at: int) -> tuple[Record, Record]:
     """Run once whole, and once killed by SIGKILL before a step and resumed."""
-    whole_args = [*args, EVERY, f"--trainer.default_root_dir={folder / 'whole'}"]
-    args = [*args, EVERY, f"--trainer.default_root_dir={folder / 'killed'}"]
+    whole_args = [*args, EVERY, f"--run_folder={folder / 'whole'}"]
+    args = [*args, EVERY, f"--run_folder={folder / 'killed'}"]
     code, whole = fit_in_child(whole_args, folder / "whole.pt")
     assert code == 0
     journal = folder / "journal"
@@ -95,7 +95,7 @@ def test_resume_around_the_end_of_an_epoch(kill_at, tmp_path):
 
 
 def test_resume_from_the_best_checkpoint_of_an_epochs_end(tmp_path):
-    args = [*arguments("classifier"), f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("classifier"), f"--run_folder={tmp_path}"]
     code, whole = fit_in_child(args, tmp_path / "whole.pt")
     assert code == 0
     assert whole is not None
@@ -112,17 +112,17 @@ def test_resume_on_another_number_of_ranks(overlay, tmp_path, two_ranks):
     overlays = [] if overlay is None else [overlay]
     # without float64 the order of a sum over ranks would decide the seventh digit
     args = [*arguments("classifier", *overlays), "--trainer.precision=64-true", EVERY]
-    one = [*args, f"--trainer.default_root_dir={tmp_path / 'one'}"]
+    one = [*args, f"--run_folder={tmp_path / 'one'}"]
     code, whole = fit_in_child(one, tmp_path / "whole.pt")
     assert code == 0
     assert whole is not None
     # one process, killed, goes on as two
-    first = [*args, f"--trainer.default_root_dir={tmp_path / 'first'}"]
+    first = [*args, f"--run_folder={tmp_path / 'first'}"]
     assert fit_in_child(first, tmp_path / "none.pt", kill_at=7)[0] == KILLED
     resumed = two_ranks(fit_on_two_ranks, [*first, last(tmp_path / "first")])[0]
     assert_close(whole, resumed)
     # two, stopped by a signal, go on as one
-    second = [*args, f"--trainer.default_root_dir={tmp_path / 'second'}"]
+    second = [*args, f"--run_folder={tmp_path / 'second'}"]
     two_ranks(stop_on_two_ranks, second, terminate_at=5)
     code, resumed = fit_in_child([*second, last(tmp_path / "second")], tmp_path / "resumed.pt")
     assert code == 0
@@ -142,11 +142,9 @@ def assert_close(whole: Record, resumed: Record) -> None:
 
 def test_sigterm_saves_and_stops(tmp_path):
     args = arguments("classifier", "with/saf")
-    code, whole = fit_in_child(
-        [*args, f"--trainer.default_root_dir={tmp_path / 'whole'}"], tmp_path / "whole.pt"
-    )
+    code, whole = fit_in_child([*args, f"--run_folder={tmp_path / 'whole'}"], tmp_path / "whole.pt")
     assert code == 0
-    args = [*args, f"--trainer.default_root_dir={tmp_path / 'stopped'}"]
+    args = [*args, f"--run_folder={tmp_path / 'stopped'}"]
     journal = tmp_path / "journal"
     code, _ = fit_in_child(args, tmp_path / "none.pt", terminate_at=5, log=journal)
     assert code == 128 + signal.SIGTERM
@@ -167,9 +165,7 @@ def test_slurm_preemption_saves_where_a_requeued_job_looks(tmp_path, monkeypatch
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
     args = arguments("classifier")
-    code, whole = fit_in_child(
-        [*args, f"--trainer.default_root_dir={tmp_path / 'whole'}"], tmp_path / "whole.pt"
-    )
+    code, whole = fit_in_child([*args, f"--run_folder={tmp_path / 'whole'}"], tmp_path / "whole.pt")
     assert code == 0
     assert whole is not None
     for name, value in {
@@ -182,7 +178,7 @@ def test_slurm_preemption_saves_where_a_requeued_job_looks(tmp_path, monkeypatch
         "SLURM_NTASKS_PER_NODE": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    args = [*args, f"--trainer.default_root_dir={tmp_path / 'job'}"]
+    args = [*args, f"--run_folder={tmp_path / 'job'}"]
     code, _ = fit_in_child(
         args, tmp_path / "none.pt", terminate_at=5, terminate_with=signal.SIGUSR1
     )
@@ -197,7 +193,7 @@ def test_slurm_preemption_saves_where_a_requeued_job_looks(tmp_path, monkeypatch
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_previous_one(tmp_path, monkeypatch):
-    args = [*arguments("classifier"), EVERY, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("classifier"), EVERY, f"--run_folder={tmp_path}"]
 
     def killed_while_writing() -> None:
         write, calls = torch.save, []

@@ -24,7 +24,7 @@ def test_a_command_is_silent_where_srun_is_installed(
     args = [*arguments("classifier"), "--trainer.max_steps=1", *QUIET]
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*srun")
-        trimtab.main(["fit", *args, f"--trainer.default_root_dir={tmp_path}"])
+        trimtab.main(["fit", *args, f"--run_folder={tmp_path}"])
 
 
 @pytest.mark.parametrize("turn", [1, 2])

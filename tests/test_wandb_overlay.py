@@ -16,7 +16,7 @@ def test_the_run_holds_terms_metrics_rates_config_and_figures(tmp_path: Path, mo
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     args = arguments("classifier", "with/saf", "with/wandb")
-    trimtab.main(["fit", *args, f"--trainer.default_root_dir={tmp_path}"])
+    trimtab.main(["fit", *args, f"--run_folder={tmp_path}"])
     rows = history(tmp_path)
     logged = {name for row in rows for name in row}
     # every loss term of each step and epoch, every metric, the learning rate
@@ -50,7 +50,7 @@ def test_detections_are_seen_on_the_dashboard(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     args = arguments("gghl", "with/wandb")
-    args = [*args, "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"]
+    args = [*args, "--trainer.max_epochs=1", f"--run_folder={tmp_path}"]
     trimtab.main(["fit", *args])
     logged = {name for row in history(tmp_path) for name in row}
     assert {"train/class_positive", "train/vertices", "val/map_50", "val/map_50_voc07"} <= logged
@@ -63,7 +63,7 @@ def test_weights_of_terms_and_features_are_seen_on_the_dashboard(tmp_path: Path,
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     args = arguments("paretoda", "with/wandb")
-    trimtab.main(["fit", *args, f"--trainer.default_root_dir={tmp_path}"])
+    trimtab.main(["fit", *args, f"--run_folder={tmp_path}"])
     rows = history(tmp_path)
     logged = {name for row in rows for name in row}
     terms = ("alignment", "classification", "mimicking")

@@ -16,16 +16,20 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from rich.console import Console
 
 from framework.command.class_paths import set_up_parsing, take_allowed
 from framework.command.errors import describe, format_parser_error
+from framework.command.report import relative
 from framework.runs.preemption import Interrupted
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import (
     RunFolder,
     choose_run_folder,
+    option,
     resolve_checkpoints,
     resolve_configs,
+    set_aside,
 )
 from framework.runs.version_0_1 import current_arguments
 from framework.utilities.lightning_internals import SubcommandCLI
@@ -41,6 +45,16 @@ FORESEEN = (
     RuntimeError,
     MisconfigurationException,
 )
+NOT_SAVED = (
+    "config",
+    "name",
+    "run_folder",
+    "ckpt_path",
+    "weights_only",
+    "verbose",
+    "return_predictions",
+)
+"""What is said of one execution and not of the run."""
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -58,12 +72,22 @@ class Parser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the whole config into the run folder, for every subcommand under its own name."""
+    """Writes the whole config into the run folder, for every subcommand under its own name.
+
+    What an earlier evaluation wrote there is moved away.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the config of an evaluation or a prediction."""
-        if stage != "fit":
-            self._write(trainer)
+        if stage == "fit" or trainer.state.fn is None or not trainer.is_global_zero:
+            return
+        command = trainer.state.fn.value
+        if not self.already_saved and (
+            earlier := set_aside(Path(trainer.default_root_dir), command)
+        ):
+            said = f"results of the {command} before: {relative(earlier)}"
+            Console(highlight=False).print(said, soft_wrap=True)
+        self._write(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config of a run that trains.
@@ -79,7 +103,7 @@ class SaveConfig(SaveConfigCallback):
         command = trainer.state.fn.value if trainer.state.fn is not None else "fit"
         name = "config.yaml" if command == "fit" else f"config_{command}.yaml"
         config = self.config.clone()
-        for key in ("config", "ckpt_path", "weights_only", "verbose", "return_predictions"):
+        for key in NOT_SAVED:
             config.pop(key, None)
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         folder = Path(trainer.default_root_dir)
@@ -95,13 +119,22 @@ class TrimtabCLI(SubcommandCLI):
 
     Args:
         args: Command line without the program's name.
-        folder: Folder where the run keeps what it writes.
         callbacks: Callbacks added to those of the config, unless it has one of the same class.
     """
 
-    def __init__(self, args: Sequence[str], folder: RunFolder, callbacks: list[Any]) -> None:
-        self.folder = folder
+    def __init__(self, args: Sequence[str], callbacks: list[Any]) -> None:
+        self._arguments = list(args)
         self._callbacks = callbacks
+        # chosen when the config is known
+        self.folder = RunFolder(Path())
+        try:
+            self._run(args)
+        except BaseException:
+            self.folder.clear(failed=True)
+            raise
+        self.folder.clear(failed=False)
+
+    def _run(self, args: Sequence[str]) -> None:
         super().__init__(
             next((argument for argument in args if argument in SUBCOMMANDS), None),
             model_class=LightningModule,
@@ -118,7 +151,14 @@ class TrimtabCLI(SubcommandCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the best and the last checkpoint, which every run keeps."""
+        """Add the run's place, and the best and the last checkpoint, which every run keeps."""
+        parser.add_argument("--name", type=str | None, help="Name of the run; default the time.")
+        parser.add_argument(
+            "--run_folder",
+            type=str | None,
+            help="Folder of the run; default ROOT/CONFIG/NAME, with trainer.default_root_dir, or "
+            "runs, as ROOT.",
+        )
         for name, filename in CHECKPOINTS.items():
             parser.add_lightning_class_args(RunCheckpoint, name)
             parser.set_defaults(
@@ -141,21 +181,31 @@ class TrimtabCLI(SubcommandCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Set the run folder where the config leaves it open."""
+        """Choose the run folder."""
         config = self.config[self.subcommand]
-        if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = str(self.folder.path)
-        root = Path(str(config.trainer.default_root_dir))
         for name in CHECKPOINTS:
-            if config[name].dirpath is None:
-                config[name].dirpath = str(root / "checkpoints")
-        self.folder.path = root
+            # what a run of an earlier version recorded as its own place
+            recorded = config[name].dirpath
+            if recorded is None or option(self._arguments, f"--{name}.dirpath"):
+                continue
+            if Path(recorded).name == "checkpoints":
+                config[name].dirpath = None
+                if str(Path(recorded).parent) == str(config.trainer.default_root_dir):
+                    config.trainer.default_root_dir = None
+        self.folder = choose_run_folder(
+            self._arguments, config.trainer.default_root_dir, config.name, config.run_folder
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add ``RunLogger`` unless the config names loggers, and the callbacks of every run."""
         from framework.runs.csv_logger import RunLogger
 
         config = self.setting(self.config_init, "trainer")
+        kwargs["default_root_dir"] = str(self.folder.path)
+        for name in CHECKPOINTS:
+            checkpoint = self.setting(self.config_init, name)
+            if checkpoint.dirpath is None:
+                checkpoint.dirpath = os.path.realpath(self.folder.path / "checkpoints")
         logger = config.get("logger")
         if logger in (None, True):
             logger = kwargs["logger"] = [RunLogger()]
@@ -188,6 +238,7 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     # Lightning's notes on hardware and cloud services, and its use of what torch has deprecated
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", message="The `srun` command is available")
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # what is logged at an epoch's end has been reduced over the ranks
     warnings.filterwarnings("ignore", message=r".*recommended to use .*sync_dist=True")
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -195,7 +246,7 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     arguments, allowed = take_allowed(list(args))
     set_up_parsing(allowed)
     arguments = current_arguments(resolve_configs(resolve_checkpoints(arguments)))
-    return TrimtabCLI(arguments, choose_run_folder(arguments), callbacks or [])
+    return TrimtabCLI(arguments, callbacks or [])
 
 
 @contextmanager

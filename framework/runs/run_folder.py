@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
+
+from framework.utilities.nearest_names import nearest
+
 CONFIG_FLAGS = ("--config", "-c")
+ROOT = "runs"
+TIME = "%Y-%m-%d_%H-%M-%S"
+EVALUATIONS = {
+    "validate": ("config_validate.yaml", "metrics_validate.csv", "figures/validate_*.png"),
+    "test": ("config_test.yaml", "metrics_test.csv", "figures/test_*.png", "features.html"),
+    "predict": ("config_predict.yaml", "predictions.*", "detections"),
+}
+"""What an evaluation writes into a run folder."""
 
 
 @dataclass
 class RunFolder:
-    """The folder of one run: config, metrics, checkpoints, figures, predictions."""
+    """The folder of one run: config, metrics, checkpoints, figures, predictions.
+
+    Args:
+        path: The folder.
+        made: Folders that this process made for it, the run's own first.
+    """
 
     path: Path
+    made: list[Path] = field(default_factory=list)
+
+    def clear(self, failed: bool) -> None:
+        """Remove what this process made for nothing.
+
+        Args:
+            failed: Whether the command failed; then a folder with nothing but its config goes too.
+        """
+        if not self.made:
+            return
+        if failed and not any(map(_is_result, self.path.rglob("*"))):
+            shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self.made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def option(args: Sequence[str], *names: str) -> list[str]:
@@ -45,7 +79,7 @@ def find_config(name: str) -> str:
     where no such file lies in the current folder.
 
     Raises:
-        FileNotFoundError: there is none; the sentence names the nearest.
+        FileNotFoundError: There is none; the message names the nearest.
     """
     if Path(name).is_file():
         return name
@@ -56,11 +90,9 @@ def find_config(name: str) -> str:
     found = folder / f"{short}.yaml"
     if found.is_file():
         return str(found)
-    from difflib import get_close_matches
-
     known = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
-    near = get_close_matches(short, known, n=3, cutoff=0.3) or known[:3]
-    raise FileNotFoundError(f"There is no config {name!r}; the nearest are {', '.join(near)}.")
+    near = nearest(short, known) or f"; there are {', '.join(known)}"
+    raise FileNotFoundError(f"There is no config {name!r}{near}.")
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:
@@ -144,38 +176,151 @@ def run_of(checkpoint: str | Path) -> Path | None:
     return folder.parent if folder.name == "checkpoints" else None
 
 
-def choose_run_folder(args: Sequence[str]) -> RunFolder:
-    """Return the folder of the checkpoint's run, or a new one ``runs/<config>/<time>``.
+def holds_run(folder: Path) -> bool:
+    """Return whether a run was trained in a folder."""
+    return any((folder / name).exists() for name in ("config.yaml", "metrics.csv", "checkpoints"))
+
+
+def choose_run_folder(
+    args: Sequence[str],
+    root: str | Path | None = None,
+    name: str | None = None,
+    exact: str | Path | None = None,
+) -> RunFolder:
+    """Return the folder of the checkpoint's run, or a new one ``ROOT/<config>/<name or time>``.
 
     Processes that belong to one run agree on it: those that Lightning starts inherit it by an
     environment variable, those that torchrun starts ask its store, and a SLURM job finds its folder
     again when it is put back into the queue.
+
+    Args:
+        args: Command line.
+        root: Folder of all runs; default ``runs``.
+        name: Name of the run instead of the time.
+        exact: The run's folder itself.
+
+    Raises:
+        ValueError: The name is no name of a folder.
+        FileExistsError: The folder holds another run.
+        OSError: The folder cannot be written.
     """
     checkpoints = option(args, "--ckpt_path")
-    run = run_of(checkpoints[-1]) if checkpoints else None
-    if run is not None:
-        return RunFolder(run)
+    own = run_of(checkpoints[-1]) if checkpoints else None
+    if exact is not None:
+        if name is not None:
+            raise ValueError(f"name and run_folder exclude each other, got {name!r} and {exact!r}.")
+        folder = Path(exact).expanduser()
+        if own is not None and own.resolve() == folder.resolve():
+            return RunFolder(folder)
+        return _reserve(folder, may_exist=not holds_run(folder))
+    if own is not None and name in (None, own.name):
+        # training that goes on in another place is another run
+        elsewhere = option(args, "--trainer.default_root_dir")
+        place = Path(elsewhere[-1]).resolve() if elsewhere else None
+        if place is None or place in (own.resolve(), *own.resolve().parents):
+            return RunFolder(own)
     if "TRIMTAB_RUN_FOLDER" in os.environ and "LOCAL_RANK" in os.environ:
         return RunFolder(Path(os.environ["TRIMTAB_RUN_FOLDER"]))
+    parent = Path(root or ROOT).expanduser() / _name_of_config(args)
+    if name is not None and (not name or name.startswith(".") or Path(name).name != name):
+        raise ValueError(f"name must be a name for a folder, got {name!r}.")
+    chosen = _of_rank_zero(parent, name)
+    os.environ["TRIMTAB_RUN_FOLDER"] = str(chosen.path)
+    return chosen
+
+
+def set_aside(folder: Path, command: str) -> Path | None:
+    """Move what an earlier evaluation wrote into a folder of its own, ``earlier/<command>_<time>``.
+
+    Args:
+        folder: Run folder.
+        command: One of ``EVALUATIONS``.
+
+    Returns:
+        Where it is now; None where there was nothing.
+    """
+    found = [path for pattern in EVALUATIONS[command] for path in folder.glob(pattern)]
+    if not found:
+        return None
+    written = time.localtime(max(path.stat().st_mtime for path in found))
+    earlier = _free(folder / "earlier" / f"{command}_{time.strftime(TIME, written)}").path
+    for path in found:
+        target = earlier / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    return earlier
+
+
+def _is_result(path: Path) -> bool:
+    """Return whether a file is more than the config and W&B's record of a start."""
+    return path.is_file() and path.suffix != ".yaml" and "wandb" not in str(path)
+
+
+def _name_of_config(args: Sequence[str]) -> str:
     configs = option(args, *CONFIG_FLAGS)
-    name = Path(configs[0]).stem if configs else "run"
+    if not configs:
+        return "run"
+    path = Path(configs[0]).resolve()
+    of_run = any((path.parent / name).exists() for name in ("metrics.csv", "checkpoints"))
+    return path.parent.parent.name if of_run and path.name == "config.yaml" else path.stem
+
+
+def _new(parent: Path, name: str | None) -> RunFolder:
+    if name is not None:
+        return _reserve(parent / name)
     if "SLURM_JOB_ID" in os.environ:
-        stamp = f"slurm-{os.environ['SLURM_JOB_ID']}"
-    else:
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder = Path(_of_rank_zero(str(Path("runs") / name / stamp)))
-    os.environ["TRIMTAB_RUN_FOLDER"] = str(folder)
-    return RunFolder(folder)
+        return _reserve(parent / f"slurm-{os.environ['SLURM_JOB_ID']}", may_exist=True)
+    return _free(parent / time.strftime(TIME))
 
 
-def _of_rank_zero(folder: str) -> str:
-    """Return what rank 0 gave, in processes that torchrun started; there is no group yet."""
+def _free(folder: Path) -> RunFolder:
+    """Make a folder of this name, with a number after it where the name is taken."""
+    for number in count(1):
+        try:
+            return _reserve(folder.with_name(f"{folder.name}-{number}") if number > 1 else folder)
+        except FileExistsError:
+            continue
+    raise AssertionError("a count has no end")
+
+
+def _reserve(folder: Path, may_exist: bool = False) -> RunFolder:
+    """Make a folder on rank 0, which no other process can do at the same time."""
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return RunFolder(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=may_exist or _is_requeued(folder))
+    except FileExistsError as error:
+        raise FileExistsError(
+            f"{folder} holds a run already: choose another name or folder, or continue that run by "
+            f"--ckpt_path {folder}."
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written ({error.strerror}); choose another place by "
+            "--trainer.default_root_dir."
+        ) from error
+    return RunFolder(folder, made)
+
+
+def _is_requeued(folder: Path) -> bool:
+    """Return whether this is a SLURM job that was put back into the queue, and its folder."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return False
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return restarts != "0" or any(folder.glob("hpc_ckpt_*"))
+
+
+def _of_rank_zero(parent: Path, name: str | None) -> RunFolder:
+    """Return what rank 0 chose, in processes that torchrun started; there is no group yet."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return folder
+        return _new(parent, name)
     from torch.distributed import TCPStore
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     key = f"trimtab/run_folder/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    if os.environ["RANK"] == "0":
-        store.set(key, folder)
-    return str(store.get(key).decode())
+    if os.environ["RANK"] != "0":
+        return RunFolder(Path(store.get(key).decode()))
+    chosen = _new(parent, name)
+    store.set(key, str(chosen.path))
+    return chosen

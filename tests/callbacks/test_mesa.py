@@ -174,7 +174,7 @@ def test_mixed_samples_are_allowed(tmp_path):
     watch, _ = tiny_fit(tmp_path, MESA(start_epoch=0, decay=0.6), data=Mixed(), epochs=2)
     assert watch.steps[-1]["term"].min() > 0
     args = [*arguments("classifier", "with/mesa"), "--data.mixup=0.4"]
-    record = fit([*args, f"--trainer.default_root_dir={tmp_path}"])
+    record = fit([*args, f"--run_folder={tmp_path}"])
     assert terms(record.steps[-1])["mesa"] > 1e-9
 
 
@@ -207,8 +207,8 @@ def overlay(folder: Path, **arguments: Any) -> str:
 @pytest.mark.parametrize("idle", [{"weight": 0.0, "start_epoch": -1}, {"start_epoch": 2}])
 def test_without_weight_or_before_its_start_nothing_changes(idle, tmp_path):
     args = [*arguments("classifier"), "--trainer.max_epochs=3"]
-    plain = fit([*args, f"--trainer.default_root_dir={tmp_path / 'plain'}"])
-    mesa = fit([*args, overlay(tmp_path, **idle), f"--trainer.default_root_dir={tmp_path / 'm'}"])
+    plain = fit([*args, f"--run_folder={tmp_path / 'plain'}"])
+    mesa = fit([*args, overlay(tmp_path, **idle), f"--run_folder={tmp_path / 'm'}"])
     assert differences(plain.parameters, mesa.parameters) == []
     assert differences(plain.optimizer, mesa.optimizer) == []
     assert [s["terms"]["loss"] for s in plain.steps] == [s["terms"]["loss"] for s in mesa.steps]

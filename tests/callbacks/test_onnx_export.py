@@ -27,7 +27,7 @@ def outputs(path, *inputs):
 def test_the_file_computes_what_the_network_does(system, tmp_path):
     trimtab.import_configurable_classes()
     torch.set_num_threads(1)
-    args = [*arguments(system), f"--trainer.default_root_dir={tmp_path}", *QUIET]
+    args = [*arguments(system), f"--run_folder={tmp_path}", *QUIET]
     args += ["--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
     run = cli.run(["fit", *args, "--trainer.callbacks+=ONNXExport"])
     network = run.model.network

@@ -190,7 +190,7 @@ def test_two_ranks_log_what_one_process_logs_and_training_is_as_without(tmp_path
     attack = ["--trainer.callbacks+=RobustAccuracy", "--trainer.callbacks.attack=PGDAttack"]
     attack += ["--trainer.callbacks.attack.eps=0.2", "--trainer.callbacks.attack.steps=3"]
     attack += ["--checkpoint.monitor=val/robust_accuracy"]
-    folders = [f"--trainer.default_root_dir={tmp_path / name}" for name in ("0", "1", "2")]
+    folders = [f"--run_folder={tmp_path / name}" for name in ("0", "1", "2")]
     without = fit([*args, folders[0]])
     one = fit([*args, *attack, folders[1]])
     two = two_ranks(fit_on_two_ranks, [*args, *attack, folders[2]])

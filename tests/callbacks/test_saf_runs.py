@@ -36,7 +36,7 @@ def saf_run(folder: Path, storage: str, **more: Any) -> list[str]:
 
 
 def root(folder: Path) -> str:
-    return f"--trainer.default_root_dir={folder}"
+    return f"--run_folder={folder}"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class Watch(Callback):
 def test_feature_choice_follows_mutual_choice(tmp_path: Path) -> None:
     watch = Watch()
     args = [*arguments("sae_feature"), "--trainer.logger=false"]
-    record = fit([*args, f"--trainer.default_root_dir={tmp_path}"], [watch])
+    record = fit([*args, f"--run_folder={tmp_path}"], [watch])
     assert watch.rules == ["MutualChoice"] * 6 + ["FeatureChoice"] * 6
     assert watch.laws[:6] == [[0, 0, 0]] * 6
     alpha, _, r2 = watch.laws[6]

@@ -32,7 +32,7 @@ class Look(Callback):
 @pytest.mark.parametrize("system", ["sae_mutual", "sae_feature"])
 def test_the_mean_number_of_features_is_k(system: str, tmp_path: Path) -> None:
     look = Look()
-    fit([*arguments(system), *LARGE, f"--trainer.default_root_dir={tmp_path}"], [look])
+    fit([*arguments(system), *LARGE, f"--run_folder={tmp_path}"], [look])
     assert look.l0 == pytest.approx(4, rel=0.01)
     # a batch of consecutive text must not be encoded by feature choice
     assert look.rule is (system == "sae_mutual")
@@ -50,7 +50,7 @@ def test_training_data_are_sampled_before_training_and_never_again(tmp_path, mon
             self.at_start = len(asked)
 
     count = Count()
-    args = [*arguments("sae_feature"), *LARGE, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("sae_feature"), *LARGE, f"--run_folder={tmp_path}"]
     fit(args, [count])
     # for the common size, the bias and the thresholds
     assert len(asked) == count.at_start == 3
@@ -60,7 +60,7 @@ def test_training_data_are_sampled_before_training_and_never_again(tmp_path, mon
     fit([*args, f"--ckpt_path={checkpoint}", "--trainer.max_epochs=4"])
     assert len(asked) == 2
     asked.clear()
-    fit([*arguments("sae_mutual"), *LARGE, f"--trainer.default_root_dir={tmp_path / 'mutual'}"])
+    fit([*arguments("sae_mutual"), *LARGE, f"--run_folder={tmp_path / 'mutual'}"])
     assert len(asked) == 2
 
 
@@ -71,17 +71,17 @@ def on_a_rank(args: list[str]) -> list[float]:
 
 def test_two_ranks_calibrate_as_one_process(tmp_path: Path, two_ranks) -> None:
     args = [*arguments("sae_feature"), *LARGE, "--trainer.precision=64-true"]
-    one = fit([*args, f"--trainer.default_root_dir={tmp_path / 'one'}"])
+    one = fit([*args, f"--run_folder={tmp_path / 'one'}"])
     expected = one.parameters["sae.thresholds.calibrated"].tolist()
     assert max(expected) > 0
-    for found in two_ranks(on_a_rank, [*args, f"--trainer.default_root_dir={tmp_path / 'two'}"]):
+    for found in two_ranks(on_a_rank, [*args, f"--run_folder={tmp_path / 'two'}"]):
         assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_run_exports_its_autoencoder(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     args = [*arguments("sae_mutual"), "--trainer.logger=false", "--trainer.max_steps=2"]
-    fit([*args, f"--trainer.default_root_dir={tmp_path}"], [SAELensExport()])
+    fit([*args, f"--run_folder={tmp_path}"], [SAELensExport()])
     assert sorted(p.name for p in (tmp_path / "sae").iterdir()) == [
         "cfg.json",
         "sae_weights.safetensors",
@@ -90,7 +90,7 @@ def test_a_run_exports_its_autoencoder(tmp_path: Path) -> None:
 
 def test_refuses_before_training_what_cannot_be_exported(tmp_path: Path) -> None:
     args = [*arguments("sae", "with/sae_transcoder"), "--trainer.logger=false"]
-    args = [*args, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*args, f"--run_folder={tmp_path}"]
     look = Look()
     with pytest.raises(IncompatibleError, match="no TopK transcoder"):
         fit(args, [SAELensExport(), look])
@@ -111,4 +111,4 @@ def test_refuses_a_module_of_another_kind(callback: Callback, tmp_path: Path) ->
 def test_refuses_data_without_a_validation_set(tmp_path: Path) -> None:
     args = [*arguments("sae_mutual"), "--data.val_size=0", "--trainer.logger=false"]
     with pytest.raises(IncompatibleError, match="needs a validation set"):
-        fit([*args, f"--trainer.default_root_dir={tmp_path}"])
+        fit([*args, f"--run_folder={tmp_path}"])

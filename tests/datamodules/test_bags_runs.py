@@ -31,7 +31,7 @@ def test_the_trained_model_is_the_closed_form(rho, tmp_path):
     record = fit(
         [
             f"--config={CONFIGS / 'aggregate.yaml'}",
-            f"--trainer.default_root_dir={tmp_path}",
+            f"--run_folder={tmp_path}",
             "--trainer.logger=false",
             f"--model.criterion.rho={rho}",
             # the same minimum in fewer steps
@@ -57,7 +57,7 @@ def test_the_trained_model_is_the_closed_form(rho, tmp_path):
 
 def test_classes_are_learned_from_proportions(tmp_path):
     criterion = ["--model.criterion=AggregateResponseLoss", "--model.criterion.base=ce"]
-    root = f"--trainer.default_root_dir={tmp_path}"
+    root = f"--run_folder={tmp_path}"
     record = fit(
         [*DIGITS, *BAGGED, *criterion, root, "--model.optimizer.lr=0.1", "--trainer.max_epochs=8"]
     )
@@ -69,17 +69,17 @@ def test_classes_are_learned_from_proportions(tmp_path):
 def test_a_loss_for_hard_labels_alone_names_what_it_was_given(tmp_path):
     args = [*DIGITS, *BAGGED, "--model.criterion=LDRLoss"]
     with pytest.raises(ValueError, match="LDRLoss is defined for hard labels only"):
-        fit([*args, f"--trainer.default_root_dir={tmp_path}"])
+        fit([*args, f"--run_folder={tmp_path}"])
 
 
 def test_another_number_of_inputs_is_refused(tmp_path):
     args = [*arguments("aggregate"), "--model.num_inputs=9"]
     with pytest.raises(IncompatibleError, match="Bags has input_size 10, but the model"):
-        fit([*args, f"--trainer.default_root_dir={tmp_path}"])
+        fit([*args, f"--run_folder={tmp_path}"])
 
 
 def test_batches_of_a_run_are_whole_bags(tmp_path):
-    record = fit([*arguments("aggregate"), f"--trainer.default_root_dir={tmp_path}"])
+    record = fit([*arguments("aggregate"), f"--run_folder={tmp_path}"])
     data = Bags(Tabular(val_size=260, test_size=50), bag_size=10)
     data.setup("fit")
     group = data.train_set.dataset.fields["group"]

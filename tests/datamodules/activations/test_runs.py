@@ -52,7 +52,7 @@ def command(folder: Path, root: Path, *more: str) -> list[str]:
         "--trainer.devices=1",
         "--trainer.strategy=auto",
         "--last_checkpoint.every_n_train_steps=3",
-        f"--trainer.default_root_dir={root}",
+        f"--run_folder={root}",
         *more,
     ]
 

@@ -275,7 +275,7 @@ def test_early_stopping_on_it_is_refused(monitor, tmp_path, capsys) -> None:
                 *arguments("classifier", "with/ensloss"),
                 "--trainer.callbacks+=EarlyStopping",
                 f"--trainer.callbacks.monitor={monitor}",
-                f"--trainer.default_root_dir={tmp_path}",
+                f"--run_folder={tmp_path}",
                 *QUIET,
             ]
         )

@@ -333,7 +333,7 @@ def test_two_uneven_ranks_equal_one_process(split, two_ranks):
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_trains_in_half_precision(precision, tmp_path):
-    args = [*arguments("adversarial"), f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("adversarial"), f"--run_folder={tmp_path}"]
     record = fit([*args, f"--trainer.precision={precision}", "--trainer.max_steps=3"])
     assert len(record.steps) == 3
 
@@ -341,8 +341,8 @@ def test_trains_in_half_precision(precision, tmp_path):
 @pytest.mark.slow
 def test_the_config_reaches_what_its_header_says(tmp_path):
     args = [f"--config={CONFIGS / 'adversarial.yaml'}"]
-    ours = fit([*args, f"--trainer.default_root_dir={tmp_path / 'ours'}"]).metrics
-    plain = ["--model.criterion=CrossEntropyLoss", f"--trainer.default_root_dir={tmp_path / 'ce'}"]
+    ours = fit([*args, f"--run_folder={tmp_path / 'ours'}"]).metrics
+    plain = ["--model.criterion=CrossEntropyLoss", f"--run_folder={tmp_path / 'ce'}"]
     cross_entropy = fit([*args, *plain]).metrics
     assert ours["val/robust_accuracy"] >= 0.80
     assert ours["val/accuracy"] >= 0.97

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from framework.runs.run_folder import (
     option,
     resolve_checkpoints,
     resolve_configs,
+    set_aside,
 )
 from tests.helpers.runs import CONFIGS
 
@@ -112,3 +114,92 @@ def test_the_ranks_of_torchrun_agree(clock, monkeypatch):
         monkeypatch.setenv("RANK", rank)
         folders.append(choose_run_folder(["fit"]).path)
     assert folders == [Path("runs/run/a")] * 2
+
+
+def test_two_runs_of_the_same_second_have_two_folders(monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda _: "now")
+    args = ["fit", "--config=digits.yaml"]
+    found = [choose_run_folder(args, root="out").path for _ in range(3)]
+    assert found == [Path("out/digits", name) for name in ("now", "now-2", "now-3")]
+
+
+def test_a_name_is_taken_once():
+    args = ["fit", "--config=digits"]
+    assert choose_run_folder(args, name="first").path == Path("runs/digits/first")
+    with pytest.raises(
+        FileExistsError, match="runs/digits/first holds a run already: choose anoth"
+    ):
+        choose_run_folder(args, name="first")
+    for name in ("", "a/b", "..", ".hidden"):
+        with pytest.raises(ValueError, match="name must be a name for a folder"):
+            choose_run_folder(args, name=name)
+    with pytest.raises(ValueError, match="name and run_folder"):
+        choose_run_folder(args, name="a", exact="b")
+
+
+def make_run(folder: Path) -> str:
+    """Make what a run leaves, and return the option that goes on with it."""
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt"):
+        (folder / name).touch()
+    return f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+
+
+def test_a_folder_that_holds_a_run_is_written_by_that_run_only():
+    last = make_run(Path("out/digits/one"))
+    with pytest.raises(FileExistsError, match="out/digits/one holds a run already"):
+        choose_run_folder(["fit"], exact="out/digits/one")
+    assert choose_run_folder(["fit", last], exact="out/digits/one").path == Path("out/digits/one")
+    assert choose_run_folder(["fit", last]).path == Path("out/digits/one")
+    below = ["fit", last, "--trainer.default_root_dir=out"]
+    assert choose_run_folder(below, root="out").path == Path("out/digits/one")
+    # from there to another place, or under another name, is another run
+    config = "--config=out/digits/one/config.yaml"
+    other = ["fit", config, last, "--trainer.default_root_dir=other"]
+    assert choose_run_folder(other, root="other").path.parent == Path("other/digits")
+    assert choose_run_folder(["fit", config, last], name="two").path == Path("runs/digits/two")
+    Path("empty").mkdir()
+    assert choose_run_folder(["fit"], exact="empty").path == Path("empty")
+
+
+def test_a_place_that_cannot_be_written_names_the_option(monkeypatch):
+    Path("runs").touch()
+    with pytest.raises(OSError, match=r"cannot be written \(.*\); choose .*default_root_dir\.$"):
+        choose_run_folder(["fit"])
+
+
+def test_a_start_that_failed_leaves_nothing_and_a_run_stays():
+    Path("out").mkdir()
+    folder = choose_run_folder(["fit"], root="out")
+    (folder.path / "config.yaml").touch()
+    (folder.path / "wandb").mkdir()
+    (folder.path / "wandb" / "log").touch()
+    folder.clear(failed=False)
+    assert (folder.path / "config.yaml").exists()
+    folder.clear(failed=True)
+    assert list(Path("out").iterdir()) == []
+    folder = choose_run_folder(["fit"], root="out")
+    make_run(folder.path)
+    folder.clear(failed=True)
+    assert (folder.path / "metrics.csv").exists()
+
+
+def test_earlier_results_are_set_aside():
+    run = Path("run")
+    assert set_aside(run, "predict") is None
+    make_run(run)
+    for name in ("predictions.csv", "config_predict.yaml", "detections/a.txt", "metrics_test.csv"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text(name)
+        os.utime(run / name, (0, 0))
+    os.utime(run / "detections", (0, 0))
+    moved = []
+    for _ in range(2):
+        moved.append(set_aside(run, "predict"))
+        (run / "predictions.csv").touch()
+        os.utime(run / "predictions.csv", (0, 0))
+    names = {str(path.relative_to(moved[0])) for path in moved[0].rglob("*") if path.is_file()}
+    assert names == {"predictions.csv", "config_predict.yaml", "detections/a.txt"}
+    assert [path.name for path in moved[1].iterdir()] == ["predictions.csv"]
+    assert moved[1] == moved[0].with_name(f"{moved[0].name}-2")
+    assert (run / "metrics_test.csv").exists()

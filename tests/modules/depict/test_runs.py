@@ -50,8 +50,8 @@ DDP = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=c
 def test_two_ranks_have_the_targets_of_one_process(refresh, tmp_path, two_ranks) -> None:
     # the config itself, with nothing held out, is in the parity harness
     args = [*arguments("depict"), f"--model.refresh={refresh}", "--model.held_out=0.1"]
-    one = tables([*args, f"--trainer.default_root_dir={tmp_path / 'one'}"])
-    both = two_ranks(tables, [*args, f"--trainer.default_root_dir={tmp_path / 'two'}"], *DDP)
+    one = tables([*args, f"--run_folder={tmp_path / 'one'}"])
+    both = two_ranks(tables, [*args, f"--run_folder={tmp_path / 'two'}"], *DDP)
     assert len(one) == 4
     for ours, *others in zip(one, *both, strict=True):
         for theirs in others:
@@ -90,7 +90,7 @@ def last(folder: Path, file: str, column: str) -> float:
 
 
 def test_the_metrics_are_those_of_the_predictions(tmp_path: Path) -> None:
-    args = [*arguments("depict"), *QUIET, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("depict"), *QUIET, f"--run_folder={tmp_path}"]
     trimtab.main(["fit", *args])
     best = f"--ckpt_path={tmp_path / 'checkpoints' / 'best.ckpt'}"
     trimtab.main(["predict", *args, best])
@@ -144,7 +144,7 @@ def test_images_without_labels_are_clustered(tmp_path: Path) -> None:
         "--data.data.std=[0.5]",
         "--model.num_clusters=4",
         *QUIET,
-        f"--trainer.default_root_dir={tmp_path / 'run'}",
+        f"--run_folder={tmp_path / 'run'}",
     ]
     trimtab.main(["fit", *args])
     columns = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
@@ -159,7 +159,7 @@ def test_images_without_labels_are_clustered(tmp_path: Path) -> None:
 
 
 def test_predictions_before_there_are_clusters_say_so(tmp_path: Path, caplog: Any) -> None:
-    args = [*arguments("depict"), *QUIET, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("depict"), *QUIET, f"--run_folder={tmp_path}"]
     trimtab.main(["fit", *args, "--trainer.max_epochs=1"])
     best = f"--ckpt_path={tmp_path / 'checkpoints' / 'best.ckpt'}"
     for command in ("predict", "test", "validate"):
@@ -170,15 +170,15 @@ def test_predictions_before_there_are_clusters_say_so(tmp_path: Path, caplog: An
 
 
 def test_the_best_checkpoint_is_of_a_phase_that_has_scores(tmp_path: Path) -> None:
-    args = [*arguments("depict"), *QUIET, f"--trainer.default_root_dir={tmp_path}"]
     for monitor, mode in (("val/accuracy", "max"), ("val/loss", "min")):
+        args = [*arguments("depict"), *QUIET, f"--run_folder={tmp_path / mode}"]
         trimtab.main(["fit", *args, f"--checkpoint.monitor={monitor}", f"--checkpoint.mode={mode}"])
-        best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+        best = torch.load(tmp_path / mode / "checkpoints" / "best.ckpt", weights_only=True)
         assert best["depict"]["part"]["name"] in ("head", "joint")
 
 
 def test_other_data_is_not_compared_with_the_baselines(tmp_path: Path) -> None:
-    args = [*arguments("depict"), *QUIET, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("depict"), *QUIET, f"--run_folder={tmp_path}"]
     trimtab.main(["fit", *args])
     folder = tmp_path / "images"
     folder.mkdir()
@@ -203,7 +203,7 @@ def test_other_data_is_not_compared_with_the_baselines(tmp_path: Path) -> None:
 def test_wandb_has_scores_baselines_and_figures(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     args = arguments("depict", "with/wandb")
-    trimtab.main(["fit", *args, *QUIET, f"--trainer.default_root_dir={tmp_path}"])
+    trimtab.main(["fit", *args, *QUIET, f"--run_folder={tmp_path}"])
     logged = {name for row in history(tmp_path) for name in row}
     balance = {"smallest_frequency", "smallest_cluster", "max_probability"}
     scores = {"accuracy", "nmi_geometric", "adjusted_rand"} | balance
@@ -229,7 +229,7 @@ def test_wandb_has_scores_baselines_and_figures(tmp_path: Path, monkeypatch: Any
 def test_both_targets_improve_on_their_start(seed, tmp_path: Path) -> None:
     base = [f"--config={CONFIGS / 'depict.yaml'}", f"--seed_everything={seed}"]
     for target in ("sqrt", "square"):
-        folder = f"--trainer.default_root_dir={tmp_path / target}"
+        folder = f"--run_folder={tmp_path / target}"
         found = fit([*base, f"--model.target={target}", folder]).metrics
         assert found["val/accuracy"] >= found["val/accuracy/kmeans_code"] + 0.01
         if target == "sqrt":

@@ -49,7 +49,7 @@ def test_fit_predict_merge_and_score_real_images(tmp_path):
         "--data.augment=null",
         "--checkpoint.monitor=null",
         "--trainer.log_every_n_steps=1",
-        f"--trainer.default_root_dir={tmp_path / 'run'}",
+        f"--run_folder={tmp_path / 'run'}",
         *QUIET,
     ]
     steps = ["--trainer.max_steps=400", "--trainer.max_epochs=-1"]

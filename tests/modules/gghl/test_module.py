@@ -242,7 +242,7 @@ def test_the_loss_is_made_for_the_classes():
 def validated(folder, **settings) -> dict[str, float]:
     trimtab.import_configurable_classes()
     torch.set_num_threads(1)
-    args = [*arguments("gghl"), f"--trainer.default_root_dir={folder}", *QUIET]
+    args = [*arguments("gghl"), f"--run_folder={folder}", *QUIET]
     args += [f"--trainer.{name}={value}" for name, value in settings.items()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GGHL, "_on_whole_images", shifted_truth)

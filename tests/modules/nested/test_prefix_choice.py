@@ -20,7 +20,7 @@ from tests.helpers.runs import QUIET
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nested")
-    args = [*arguments("nested"), *QUIET, f"--trainer.default_root_dir={folder}"]
+    args = [*arguments("nested"), *QUIET, f"--run_folder={folder}"]
     trimtab.main(["fit", *args])
     trimtab.main(["test", *args, f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"])
     return folder

@@ -8,7 +8,7 @@ from tests.helpers.runs import CONFIGS, fit
 
 
 def last_rmse(config: str, folder: Path, seed: int) -> float:
-    args = [f"--config={CONFIGS / config}.yaml", f"--trainer.default_root_dir={folder / config}"]
+    args = [f"--config={CONFIGS / config}.yaml", f"--run_folder={folder / config}"]
     return fit([*args, f"--seed_everything={seed}"]).metrics["val/rmse"]
 
 

@@ -15,7 +15,7 @@ from tests.helpers.runs import QUIET
 
 def test_a_run_draws_densities_and_active_features(tmp_path: Path) -> None:
     args = arguments("sae", data=tmp_path)
-    trimtab.main(["fit", *args, *QUIET, f"--trainer.default_root_dir={tmp_path}"])
+    trimtab.main(["fit", *args, *QUIET, f"--run_folder={tmp_path}"])
     figures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert figures == {"learning_curves", "val_active_features", "val_density"}
     assert "val/duplicate_share" in (tmp_path / "metrics.csv").read_text().splitlines()[0]

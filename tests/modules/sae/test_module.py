@@ -177,7 +177,7 @@ class Watch(Callback):
 def test_project_clip_step_renormalize(tmp_path: Path) -> None:
     watch = Watch()
     args = [*arguments("sae_mutual"), "--trainer.gradient_clip_val=0.02", *QUIET_LOG]
-    fit([*args, f"--trainer.default_root_dir={tmp_path}"], [watch])
+    fit([*args, f"--run_folder={tmp_path}"], [watch])
     assert len(watch.lengths) == 12
     assert max(watch.inner) < 1e-6
     assert max(watch.lengths) < 1e-6
@@ -193,7 +193,7 @@ def test_the_bias_starts_at_the_mean_and_the_sizes_are_noted(tmp_path: Path) -> 
 
     look = Look()
     args = [*arguments("sae"), "--trainer.max_steps=1", *QUIET_LOG]
-    fit([*args, f"--trainer.default_root_dir={tmp_path}"], [look])
+    fit([*args, f"--run_folder={tmp_path}"], [look])
     raw = torch.from_numpy(np.load("tests/shrink/activations.npy")).double()[:197]
     scale = 8**0.5 / raw.norm(dim=1).mean()
     assert look.scale == pytest.approx(float(scale))
@@ -215,13 +215,13 @@ def test_the_carry_resumes_bitwise(tmp_path) -> None:
 
 def test_micro_batches_are_counted_once(tmp_path: Path) -> None:
     args = [*arguments("sae"), "--data.drop_last=true", "--trainer.max_epochs=1", *QUIET_LOG]
-    whole = fit([*args, f"--trainer.default_root_dir={tmp_path / 'whole'}"])
+    whole = fit([*args, f"--run_folder={tmp_path / 'whole'}"])
     cut = fit(
         [
             *args,
             "--data.batch_size=16",
             "--trainer.accumulate_grad_batches=4",
-            f"--trainer.default_root_dir={tmp_path / 'cut'}",
+            f"--run_folder={tmp_path / 'cut'}",
         ]
     )
     for record in (whole, cut):
@@ -242,14 +242,14 @@ def _first_loss(record: Record) -> float:
     ],
 )
 def test_data_of_another_size_is_refused(extra: list[str], says: str, tmp_path: Path) -> None:
-    args = [*arguments("sae"), *extra, *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("sae"), *extra, *QUIET_LOG, f"--run_folder={tmp_path}"]
     with pytest.raises(IncompatibleError, match=says):
         fit(args)
 
 
 def test_a_penalty_that_grows_over_a_run_without_end_is_refused(tmp_path: Path) -> None:
     endless = ["--trainer.max_epochs=-1", "--model.selection=ReLUWithL1", "--model.auxiliary=null"]
-    args = [*arguments("sae"), *endless, *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
+    args = [*arguments("sae"), *endless, *QUIET_LOG, f"--run_folder={tmp_path}"]
     with pytest.raises(IncompatibleError, match="has no end"):
         fit([*args, "--model.denominator=none", "--model.lr_scheduler=null"])
 

@@ -1,0 +1,94 @@
+"""Where the command writes: a folder for each run, and nothing over what another has written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import trimtab
+from tests.helpers.configs import arguments
+from tests.helpers.runs import QUIET
+
+TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", *QUIET]
+BASE = [*arguments("classifier"), *TWO_STEPS]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRIMTAB_RUN_FOLDER", raising=False)
+    torch.set_num_threads(1)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_run_writes_nothing_over_the_first():
+    trimtab.main(["fit", *BASE, "--trainer.default_root_dir=out", "--name=first"])
+    first = Path("out/classifier/first")
+    before = files(first)
+    assert {"config.yaml", "metrics.csv"} <= {path.name for path in first.iterdir()}
+    saved = yaml.safe_load((first / "config.yaml").read_text())
+    assert saved["trainer"]["default_root_dir"] == "out"
+    assert saved["checkpoint"]["dirpath"] is None
+    assert not {"name", "run_folder"} & set(saved)
+    trimtab.main(["fit", *BASE, "--trainer.default_root_dir=out"])
+    # the config of a run names the place of all runs, not its own
+    trimtab.main(["fit", f"--config={first / 'config.yaml'}", *TWO_STEPS])
+    assert files(first) == before
+    runs = list(Path("out/classifier").iterdir())
+    assert len(runs) == 3
+    assert all((run / "checkpoints" / "last.ckpt").is_file() for run in runs)
+
+
+def test_a_config_of_an_earlier_version_does_not_name_its_own_folder_again(capsys):
+    trimtab.main(["fit", *BASE, "--run_folder=old"])
+    saved = yaml.safe_load(Path("old/config.yaml").read_text())
+    saved["trainer"]["default_root_dir"] = "old"
+    saved["checkpoint"]["dirpath"] = saved["last_checkpoint"]["dirpath"] = "old/checkpoints"
+    Path("old/config.yaml").write_text(yaml.safe_dump(saved))
+    before = files(Path("old"))
+    trimtab.main(["fit", "--config=old/config.yaml", *TWO_STEPS])
+    assert files(Path("old")) == before
+    (run,) = Path("runs").glob("*/*")
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_start_that_failed_leaves_no_folder(capsys):
+    with pytest.raises(SystemExit):
+        trimtab.main(["fit", *BASE, "--model.input_shape=[1,9,9]"])
+    assert "input_shape" in capsys.readouterr().err
+    broken = ["--allow=tests", "--data=tests.test_command.BrokenData", "--data.batch_size=1"]
+    with pytest.raises(SystemExit):
+        trimtab.main(["fit", *arguments("classifier"), *broken, "--trainer.limit_val_batches=0"])
+    assert "is bad" in capsys.readouterr().err
+    assert list(Path().rglob("*")) == []
+
+
+def test_a_taken_name_is_refused_in_one_line(capsys):
+    Path("runs/classifier/first").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        trimtab.main(["fit", *BASE, "--name=first"])
+    said = capsys.readouterr().err
+    assert said.startswith("trimtab: runs/classifier/first holds a run already: choose another na")
+    assert said.count("\n") == 1
+    assert list(Path("runs/classifier/first").iterdir()) == []
+
+
+def test_a_second_prediction_keeps_the_first(capsys):
+    trimtab.main(["fit", *BASE, "--run_folder=run"])
+    for batches in (1, 2):
+        more = [f"--trainer.limit_predict_batches={batches}", *QUIET]
+        trimtab.main(["predict", "--ckpt_path=run", *more])
+    assert "results of the predict before: run/earlier/predict_" in capsys.readouterr().out
+    (earlier,) = Path("run/earlier").iterdir()
+    assert {path.name for path in earlier.iterdir()} == {"predictions.csv", "config_predict.yaml"}
+    rows = [
+        len((folder / "predictions.csv").read_text().splitlines())
+        for folder in (earlier, Path("run"))
+    ]
+    assert rows[1] > rows[0] > 1
