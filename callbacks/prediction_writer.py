@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -13,8 +13,10 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
+from torch.utils.data import Subset
 
 from framework.command.report import relative
+from framework.data.datasets import IndexedDataset
 from framework.utilities.files import write_atomically
 from framework.utilities.packages import require_package
 
@@ -22,10 +24,13 @@ from framework.utilities.packages import require_package
 class PredictionWriter(Callback):
     """Writes what ``predict_step`` returns, one row per sample, in the order of ``index``.
 
-    A tensor (B,) becomes one column, (B, K) the columns ``name_0`` to ``name_{K-1}``. Every rank
-    appends its batches to a part file in the folder of the result, which all ranks must see; at the
-    end rank 0 joins them, whatever their sizes, leaves out samples that were predicted twice, and
-    puts the file in its place in one step. Only the position of each row is kept in memory.
+    A tensor (B,) becomes one column, (B, K) the columns ``name_0`` to ``name_{K-1}``. Where the
+    module names them, by ``column_names``, names of classes and targets stand in the place of
+    numbers, and where the data set has ``names``, the column ``file`` says which sample it is.
+    Every rank appends its batches to a part file in the folder of the result, which all ranks must
+    see; at the end rank 0 joins them, whatever their sizes, leaves out samples that were predicted
+    twice, and puts the file in its place in one step. Only the position of each row is kept in
+    memory.
 
     Args:
         path: Path of the file; default ``predictions.csv`` or ``.parquet`` in the run folder.
@@ -49,6 +54,7 @@ class PredictionWriter(Callback):
         self.format = format
         self._part: TextIO | None = None
         self._types: dict[str, np.dtype] = {}
+        self._rows: tuple[str, Sequence[str]] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse Parquet where it cannot be written, before anything is predicted."""
@@ -70,8 +76,9 @@ class PredictionWriter(Callback):
             return
         path = self._part_path(trainer, trainer.global_rank)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.open("w", newline="")
+        self._part = path.open("w", newline="", encoding="utf-8")
         self._types = {}
+        self._rows = _names_of_rows(trainer)
 
     def on_predict_batch_end(
         self,
@@ -87,7 +94,11 @@ class PredictionWriter(Callback):
             return
         if dataloader_idx > 0:
             raise ValueError("Predictions of several data loaders do not fit in one file.")
-        columns = _columns(outputs)
+        columns = _columns(outputs, getattr(pl_module, "column_names", {}))
+        if self._rows is not None and "index" in columns:
+            title, names = self._rows
+            chosen = [names[row] for row in columns["index"].tolist()]
+            columns = {"index": columns.pop("index"), title: np.array(chosen, object), **columns}
         writer = csv.writer(self._part, lineterminator="\n")
         if not self._types:
             self._types = {name: values.dtype for name, values in columns.items()}
@@ -125,19 +136,42 @@ class PredictionWriter(Callback):
                 return
             if len(written) > 1 and "index" not in self._types:
                 raise ValueError("Several ranks can only predict batches that have an `index`.")
+            rows = -1  # without the header
+
+            def lines() -> Iterator[bytes]:
+                nonlocal rows
+                for line in _joined(written):
+                    rows += 1
+                    yield line
+
             if self.format == "csv":
-                write_atomically(target, lambda file: file.writelines(_joined(written)))
+                write_atomically(target, lambda file: file.writelines(lines()))
             else:
                 whole = target.with_name(f".{target.name}.csv")
                 stack.callback(whole.unlink, missing_ok=True)
                 with whole.open("wb") as file:
-                    file.writelines(_joined(written))
+                    file.writelines(lines())
                 write_atomically(target, lambda file: _to_parquet(whole, file, self._types))
-        console.print(f"predictions: {relative(target)}", soft_wrap=True)
+        console.print(f"predictions: {rows:,} rows in {relative(target)}", soft_wrap=True)
 
 
-def _columns(outputs: Any) -> dict[str, np.ndarray]:
-    """Return each column (B,) by name, ``index`` first."""
+def _names_of_rows(trainer: Trainer) -> tuple[str, Sequence[str]] | None:
+    """Return the title and the names of the rows of the predicted data set, where it has any."""
+    loaders: Any = trainer.predict_dataloaders
+    dataset = getattr(loaders, "dataset", None)
+    while isinstance(dataset, (IndexedDataset, Subset)):
+        dataset = dataset.dataset
+    names = getattr(dataset, "names", None)
+    return None if names is None else (getattr(dataset, "names_title", "file"), names)
+
+
+def _columns(outputs: Any, names: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """Return each column (B,) by name, ``index`` first.
+
+    Args:
+        outputs: What ``predict_step`` returned.
+        names: Names of the parts of a column (B, K), or of the values of one of integers (B,).
+    """
     if not isinstance(outputs, Mapping):
         raise ValueError("predict_step must return a dict of tensors.")
     columns: dict[str, np.ndarray] = {}
@@ -149,19 +183,27 @@ def _columns(outputs: Any) -> dict[str, np.ndarray]:
         if value.is_floating_point() and value.itemsize < 4:
             value = value.float()
         array = value.numpy()
-        parts = {name: array} if array.ndim == 1 else _numbered(name, array)
-        columns |= parts
+        known = names.get(name)
+        if array.ndim == 2:
+            columns |= _parts(name, array, known)
+        elif known is not None and array.dtype.kind in "iu":
+            columns[name] = np.array([known[number] for number in array.tolist()], dtype=object)
+        else:
+            columns[name] = array
     if len({len(values) for values in columns.values()}) > 1:
         lengths = {name: len(values) for name, values in columns.items()}
         raise ValueError(f"The predictions of one batch differ in length: {lengths}.")
     return columns
 
 
-def _numbered(name: str, table: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"{name}_{k}": table[:, k] for k in range(table.shape[1])}
+def _parts(name: str, table: np.ndarray, names: Sequence[str] | None) -> dict[str, np.ndarray]:
+    parts = range(table.shape[1]) if names is None or len(names) != table.shape[1] else names
+    return {f"{name}_{part}": table[:, k] for k, part in enumerate(parts)}
 
 
 def _text(values: np.ndarray) -> list[Any]:
+    if values.dtype == np.object_:  # a part is read line by line
+        return [" ".join(str(value).splitlines()) for value in values]
     if values.dtype == np.bool_:
         return values.astype(int).tolist()
     # `str` of a NumPy number is the shortest text that reads back as the same number
@@ -198,7 +240,12 @@ def _to_parquet(source: Path, file: Any, types: dict[str, np.dtype]) -> None:
     from pyarrow import csv as arrow_csv
     from pyarrow.parquet import ParquetWriter
 
-    schema = pyarrow.schema([(n, pyarrow.from_numpy_dtype(t)) for n, t in types.items()])
+    schema = pyarrow.schema(
+        [
+            (name, pyarrow.string() if kind == np.object_ else pyarrow.from_numpy_dtype(kind))
+            for name, kind in types.items()
+        ]
+    )
     reader = arrow_csv.open_csv(
         source,
         read_options=arrow_csv.ReadOptions(block_size=1 << 26),

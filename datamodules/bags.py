@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 from framework.data.bag_sampling import BagSampler, assign_bags
 from framework.data.datamodule import DataModule
 from framework.data.datasets import ArrayDataset, Batch, Sample, root_and_rows
-from framework.data.facts import copy_facts
+from framework.data.facts import Facts, copy_facts
 from framework.data.privacy import (
     MeanRelease,
     project_to_simplex,
@@ -114,6 +114,7 @@ class Bags(DataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Set the wrapped data up, then bag its training set, once."""
+        self.data.use_facts(self.trained)
         self.data.setup(stage)  # type: ignore[arg-type]
         copy_facts(self.data, self)
         self.augment = self.data.augment
@@ -121,6 +122,17 @@ class Bags(DataModule):
         self.predict_set = self.data.predict_set
         if self.train_set is None and self.data.train_set is not None:
             self._bag(self.data.train_set)
+
+    def use_facts(self, facts: Facts) -> None:
+        """Prepare the wrapped data as those that a model was trained on."""
+        super().use_facts(facts)
+        self.data.use_facts(facts)
+        copy_facts(self.data, self)
+
+    def forget(self) -> None:
+        """Forget what ``setup`` read."""
+        super().forget()
+        self.data.forget()
 
     def as_batch(self, inputs: Any) -> Batch:
         """Return raw inputs as the wrapped data prepares them."""

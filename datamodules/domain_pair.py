@@ -129,6 +129,9 @@ class DomainPair(DataModule):
         """Read the wrapped data once, for all stages."""
         if self.train_set is not None:
             return
+        named = {k: v for k, v in self.trained.items() if k == "class_names"}
+        self.source.use_facts(named)
+        self.target.use_facts(named)
         source = self.source.read_normalized().train
         target, _, test = self.target.read_normalized()
         for images, name in ((source, "source"), (target, "target")):

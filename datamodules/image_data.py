@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Unpack
 
+import torch
+
 from datamodules.augmentation import Normalize
 from datamodules.image_datasets import ImageSet
 from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import Batch
+from framework.data.facts import Facts, match_classes
 from framework.data.raw_inputs import as_images
 
 
@@ -78,9 +81,40 @@ class ImageData(DataModule):
         """Return the data set, its labels clean; set ``input_shape`` where the files decide it."""
         raise NotImplementedError
 
+    def use_facts(self, facts: Facts) -> None:
+        """Prepare images as those that a model was trained on; call it before ``setup``."""
+        super().use_facts(facts)
+        self._use_preparation()
+
+    def _use_preparation(self) -> None:
+        """Take size, channels and scale from training where no argument says otherwise."""
+        trained = self.trained
+        if getattr(self, "input_shape", None) is None and "input_shape" in trained:
+            channels, height, width = trained["input_shape"]
+            self.input_shape = (channels, height, width)
+            self.resize = trained.get("resize") if self.resize is None else self.resize
+        if self.normalize is None and "normalize" in trained:
+            self.normalize = Normalize(**trained["normalize"])
+
+    def _use_classes(self, parts: Splits) -> None:
+        """Number the classes as in training, by their names."""
+        names = self.trained.get("class_names")
+        if names is None:
+            return
+        if self.class_names is not None and list(self.class_names) != names:
+            source = getattr(self, "origin", type(self).__name__)
+            numbers = torch.tensor(match_classes(self.class_names, names, source))
+            for images in parts:
+                if images is not None and "label" in images.fields:
+                    images.fields = {**images.fields, "label": numbers[images.fields["label"]]}
+        self.class_names = names
+        self.num_classes = len(names)
+
     def read_normalized(self) -> Splits:
         """Return what ``read`` does, with ``mean`` and ``std`` applied."""
+        self._use_preparation()
         parts = self.read()
+        self._use_classes(parts)
         if self.normalize is not None and len(self.normalize.mean) not in (1, self.in_channels):
             raise ValueError(
                 f"mean has {len(self.normalize.mean)} values for images of {self.in_channels} "

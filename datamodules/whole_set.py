@@ -8,7 +8,7 @@ from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
 from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import Batch
-from framework.data.facts import copy_facts
+from framework.data.facts import Facts, copy_facts
 
 
 class WholeSet(DataModule):
@@ -71,6 +71,7 @@ class WholeSet(DataModule):
         if self.train_set is not None:
             return
         name = type(self.data).__name__
+        self.data.use_facts(self.trained)
         found = self.data.read_normalized()._asdict()
         there = [part for part, images in found.items() if images is not None]
         parts = there if self.parts is None else [part for part in found if part in self.parts]
@@ -85,6 +86,11 @@ class WholeSet(DataModule):
         self.train_set = pool[0].followed_by(*pool[1:])
         self.val_set = self.test_set = self.predict_set = self.train_set
         copy_facts(self.data, self)
+
+    def use_facts(self, facts: Facts) -> None:
+        """Prepare the wrapped data as those that a model was trained on."""
+        super().use_facts(facts)
+        self.data.use_facts(facts)
 
     def as_batch(self, inputs: Any) -> Batch:
         """Return raw inputs as the wrapped data prepares them."""

@@ -358,15 +358,20 @@ class EnsLike(LDRLoss):
 
 
 SAF = ["--config=with/saf"]
+# for data that do not say what they hold
+GIVEN = ["--model.num_classes=10", "--model.input_shape=[1,8,8]"]
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         ([*SAF, "--data.mixup=0.2"], "SAF cannot be combined with mixup"),
-        ([*SAF, "--data=tests.test_command.Streamed"], "SAF remembers every training sample"),
         (
-            ["--model.criterion=ALDRLoss", "--data=tests.test_command.NoIndex"],
+            [*SAF, *GIVEN, "--data=tests.test_command.Streamed"],
+            "SAF remembers every training sample",
+        ),
+        (
+            [*GIVEN, "--model.criterion=ALDRLoss", "--data=tests.test_command.NoIndex"],
             "ALDRLoss needs the number of training samples",
         ),
         (["--model.criterion=ALDRLoss", "--data.mixup=0.2"], "ALDRLoss is defined for hard labels"),
@@ -385,11 +390,11 @@ SAF = ["--config=with/saf"]
         ),
         (["--model.optimizer=SGD", "--model.optimizer.lr=1e30"], "'classification' became NaN"),
         pytest.param(
-            [*SAF, "--data=tests.test_command.StreamedModule"],
+            [*SAF, *GIVEN, "--data=tests.test_command.StreamedModule"],
             "map-style data set",
         ),
         pytest.param(
-            ["--data=tests.test_command.StreamedModule"],
+            [*GIVEN, "--data=tests.test_command.StreamedModule"],
             "iterable data set (Stream) has none",
         ),
         pytest.param(
@@ -423,7 +428,7 @@ class BrokenData(DataModule):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_of_a_loading_process_is_one_line(workers, capsys):
-    args = ["--allow=tests", "--data=tests.test_command.BrokenData", "--data.batch_size=1"]
+    args = [*GIVEN, "--allow=tests", "--data=tests.test_command.BrokenData", "--data.batch_size=1"]
     args += [f"--data.num_workers={workers}", "--trainer.limit_val_batches=0", *QUIET]
     said = refused(["fit", *BASE, *args], capsys)
     assert re.fullmatch(r"row \d is bad\.", said)

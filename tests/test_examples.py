@@ -112,7 +112,9 @@ class Recorded(Callback):
 def test_the_loop_takes_the_steps_of_the_trainer_with_the_callback(tmp_path):
     settings = {"weight": 0.7, "lag_epochs": 2, "start_epoch": 1}
     torch.manual_seed(0)
-    module = Classifier(widths=[16], optimizer=lambda groups: torch.optim.SGD(groups, lr=0.5))
+    module = Classifier(
+        10, (1, 8, 8), widths=[16], optimizer=lambda groups: torch.optim.SGD(groups, lr=0.5)
+    )
     network = Logits(deepcopy(module.network).double())
     trainer = Trainer(
         max_epochs=5,

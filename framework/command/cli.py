@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from rich.console import Console
 
 from framework.command.class_paths import set_up_parsing, take_allowed
+from framework.command.data_arguments import DataArgumentsCLI
 from framework.command.errors import describe, format_parser_error
 from framework.command.report import relative
 from framework.runs.preemption import Interrupted
@@ -32,7 +33,6 @@ from framework.runs.run_folder import (
     set_aside,
 )
 from framework.runs.version_0_1 import current_arguments
-from framework.utilities.lightning_internals import SubcommandCLI
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
 FORESEEN = (
@@ -114,7 +114,7 @@ class SaveConfig(SaveConfigCallback):
         self.already_saved = True
 
 
-class TrimtabCLI(SubcommandCLI):
+class TrimtabCLI(DataArgumentsCLI):
     """LightningCLI with the defaults of Trimtab; knows no domain.
 
     Args:

@@ -56,6 +56,7 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
             return None
         data = _build(LightningDataModule, "data", config)
         if isinstance(data, DataModule):
+            data.use_facts(module.data_facts)
             data.restore_statistics(state.get(type(data).__qualname__, {}))
         return data
 

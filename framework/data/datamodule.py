@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from framework.data.datasets import Batch, IndexedDataset, Sample, root_and_rows
+from framework.data.facts import Facts, facts_of, same_facts
 from framework.data.loader import ElasticDataLoader
 from framework.data.samplers import GlobalBatchSampler, SampleKey
 from framework.objectives.errors import IncompatibleError
@@ -99,6 +100,7 @@ class DataModule(LightningDataModule):
         self.seed = global_seed()
         self._sampler: GlobalBatchSampler | None = None
         self._resume: SampleKey = (0, 0)
+        self._run_facts: Facts | None = None
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples to a batch; override where fields have varying shapes."""
@@ -120,6 +122,50 @@ class DataModule(LightningDataModule):
         Args:
             state: State of the datamodule in a checkpoint.
         """
+
+    @property
+    def trained(self) -> Facts:
+        """What the data that the model was trained on were found to be; empty for a new training.
+
+        ``setup`` prepares the data accordingly: the numbers of the classes, sizes and statistics.
+        """
+        if self._run_facts is None:
+            trainer = self.trainer
+            if trainer is None or trainer.state.fn == "fit":
+                return {}
+            return getattr(trainer.lightning_module, "data_facts", {})
+        return self._run_facts
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this is read from elsewhere than the data that the model was trained on.
+
+        Prediction is then of all of it, with or without labels.
+        """
+        origin = self.trained.get("origin")
+        return origin is not None and origin != getattr(self, "origin", None)
+
+    def use_facts(self, facts: Facts) -> None:
+        """Prepare this data as those that a model was trained on; call it before ``setup``."""
+        self._run_facts = facts
+
+    def adopt(self, facts: Facts, stage: str) -> None:
+        """Prepare data that are set up already as those that a model was trained on.
+
+        The Trainer restores a checkpoint only after it has set the data up.
+        """
+        if not facts or self._run_facts is facts or same_facts(facts, facts_of(self)):
+            return
+        self.use_facts(facts)
+        if type(self).setup is not LightningDataModule.setup:
+            self.forget()
+            self.setup(stage)
+
+    def forget(self) -> None:
+        """Forget what ``setup`` read."""
+        self.train_set = self.plain_train_set = self.guide_set = None
+        self.val_set = self.test_set = self.predict_set = None
+        self.augment = None
 
     @property
     def num_samples(self) -> int:

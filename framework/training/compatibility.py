@@ -110,9 +110,15 @@ def check_fact(
     if isinstance(built_for, Sequence):
         given, built_for = list(given), list(built_for)
     if not (given <= built_for if at_most else given == built_for):
+        trained = getattr(data, "trained", None)
         raise IncompatibleError(
-            f"{type(data).__name__} has {name} {given}, but the model was built for {built_for}: "
-            f"set model.{argument or name}."
+            f"{type(data).__name__} has {name} {given}, but the model was "
+            + (
+                f"trained on {built_for}: give data of that {name}."
+                if trained
+                else f"built for {built_for}: set model.{argument or name} to {given}, or leave it "
+                "open (null)."
+            )
         )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from framework.data.datasets import Batch
+from framework.data.facts import Facts, facts_of, model_arguments
 from framework.distributed.collectives import world_size
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
@@ -31,6 +33,8 @@ class EvaluationModule(QuickHooksModule):
     make_datamodule: Callable[[], Any] | None = None
     """Returns the datamodule of the run that the module was loaded from."""
 
+    arguments_from_data: Mapping[str, str] = {}
+    """Fact of the data that an argument follows from where nobody gives it, see ``for_data``."""
     required_fields: tuple[str, ...] = ()
     """Fields that every batch must have, the input first; prediction needs that one only."""
     tuple_fields: tuple[str, ...] = ()
@@ -44,6 +48,40 @@ class EvaluationModule(QuickHooksModule):
         self._stage_means = {stage: TermMeans() for stage in ("val", "test")}
         self.metric_values: dict[str, Any] = {}
         """Every value of the latest evaluation, also those that are no scalars."""
+        self.data_facts: Facts = {}
+        """What the training data were found to be, such as the names of the classes."""
+
+    @classmethod
+    def for_data(cls, data: LightningDataModule, **arguments: Any) -> Self:
+        """Return a module for data, which are set up to learn what the arguments leave open.
+
+        Args:
+            data: Datamodule to train on.
+            **arguments: Arguments of the module.
+
+        Example:
+            >>> from datamodules import Digits
+            >>> from modules import Classifier
+            >>> model = Classifier.for_data(Digits(), backbone="mlp")
+            >>> model.num_classes, model.input_shape
+            (10, (1, 8, 8))
+        """
+        data.prepare_data()
+        data.setup("fit")
+        return cls(**arguments, **model_arguments(cls, facts_of(data), arguments))
+
+    @property
+    def column_names(self) -> dict[str, Sequence[str]]:
+        """Names of the K parts of a predicted column (B, K), or of the values of an integer (B,).
+
+        The prediction file has them in the place of numbers.
+        """
+        return {}
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in training, by label, or None where they have none."""
+        return self.data_facts.get("class_names")
 
     def evaluate(self, batch: Batch) -> Objectives | None:
         """Update ``metrics`` with a batch; terms that are returned are averaged and logged."""

@@ -18,6 +18,7 @@ from torch.nn.modules.loss import _Loss
 
 from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
+from framework.data.facts import KEY, facts_of
 from framework.distributed.collectives import world_size
 from framework.distributed.consistency import check_equal_on_all_ranks
 from framework.gradients.combined_step import CombinedStep
@@ -201,6 +202,7 @@ class TrainingModule(EvaluationModule):
         if stage != "fit":
             return
         data = self.datamodule
+        self.data_facts = facts_of(data)
         for owner in self._owners:
             compatibility.check_groups(owner, data)
             compatibility.check_needs(owner, owner.needs, self, self.provides)
@@ -492,14 +494,18 @@ class TrainingModule(EvaluationModule):
             FloatingPointError: a loss was NaN; nothing is written then.
         """
         self._watch.check()
+        checkpoint[KEY] = self.data_facts
         checkpoint["phase"] = [self.phase, self._phase_start]
         if self._combined_step is not None:
             checkpoint["gradient_combiner"] = self._combined_step.state_dict()
         checkpoint["epoch_means"] = self.epoch_means.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what ``on_save_checkpoint`` added."""
+        """Restore what ``on_save_checkpoint`` added, and prepare the data as those in training."""
         trainer = trainer_of(self)
+        self.data_facts = checkpoint.get(KEY, self.data_facts)
+        if trainer is not None and isinstance(data := self.datamodule, DataModule):
+            data.adopt(self.data_facts, trainer.state.fn or "fit")
         if trainer is not None:
             # Lightning does so after the weights are restored, and float64 ones would lose bits
             trainer.precision_plugin.convert_module(self)

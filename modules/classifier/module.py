@@ -30,8 +30,8 @@ Criterion = nn.CrossEntropyLoss | nn.MultiMarginLoss | ClassificationLoss
 class ClassifierOptions(TrainingOptions, total=False):
     """Arguments of ``Classifier``, for modules that build on it."""
 
-    num_classes: int
-    input_shape: Sequence[int]
+    num_classes: int | None
+    input_shape: Sequence[int] | None
     backbone: str
     widths: Sequence[int]
     pretrained: bool
@@ -47,8 +47,8 @@ class Classifier(TrainingModule):
     are torchmetrics'.
 
     Args:
-        num_classes: Number K of classes.
-        input_shape: Shape (C, H, W) of an image.
+        num_classes: Number K of classes; None for those of the data, see ``for_data``.
+        input_shape: Shape (C, H, W) of an image; None for that of the data.
         backbone: Backbone: ``'mlp'``, ``'cnn'`` or any timm name, such as ``resnet18``.
         widths: Widths of the layers of ``mlp`` or of the stages of ``cnn``; timm backbones ignore
             them.
@@ -58,8 +58,9 @@ class Classifier(TrainingModule):
         **options: Arguments of ``TrainingModule``.
 
     Raises:
-        ValueError: The backbone is unknown, a label is not one of 0..K-1, or the data has another
-            shape or more classes (at ``setup``).
+        ValueError: ``num_classes`` or ``input_shape`` is None where nothing fills it; the backbone
+            is unknown, a label is not one of 0..K-1, or the data has another shape or other
+            classes (at ``setup``).
 
     Example:
         >>> import torch
@@ -69,14 +70,18 @@ class Classifier(TrainingModule):
         (2, 10)
     """
 
+    arguments_from_data: Mapping[str, str] = {
+        "num_classes": "num_classes",
+        "input_shape": "input_shape",
+    }
     required_fields: tuple[str, ...] = ("image", "label")
     tuple_fields: tuple[str, ...] = ("image", "label")
     provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
 
     def __init__(
         self,
-        num_classes: int = 10,
-        input_shape: Sequence[int] = (1, 8, 8),
+        num_classes: int | None = None,
+        input_shape: Sequence[int] | None = None,
         backbone: str = "mlp",
         widths: Sequence[int] = (256, 256),
         pretrained: bool = False,
@@ -85,6 +90,12 @@ class Classifier(TrainingModule):
         **options: Unpack[TrainingOptions],
     ) -> None:
         super().__init__(optimizer=optimizer, **options)
+        if num_classes is None or input_shape is None:
+            raise ValueError(
+                "Neither an argument nor the data says what is to be classified: set "
+                "model.num_classes and model.input_shape, or in Python use "
+                f"{type(self).__name__}.for_data(data)."
+            )
         self.num_classes = num_classes
         self.prediction_shape = (num_classes,)
         self.input_shape = tuple(input_shape)
@@ -97,9 +108,10 @@ class Classifier(TrainingModule):
         self.provides = rows_of(self.criterion, self.provides)
 
     def setup(self, stage: str) -> None:
-        """Check that the data has the model's input shape and no more than its classes."""
+        """Check that the data has the model's input shape and classes."""
         check_fact(self.datamodule, "input_shape", self.input_shape)
-        check_fact(self.datamodule, "num_classes", self.num_classes, at_most=True)
+        # evaluated data may lack classes, which are matched by name
+        check_fact(self.datamodule, "num_classes", self.num_classes, at_most=stage != "fit")
         super().setup(stage)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -143,6 +155,12 @@ class Classifier(TrainingModule):
         """Return the predicted class and the probability of every class."""
         probability = self(batch["image"]).float().softmax(-1)
         return {"prediction": probability.argmax(-1), "probability": probability}
+
+    @property
+    def column_names(self) -> dict[str, Sequence[str]]:
+        """Names of the classes."""
+        names = self.class_names
+        return {} if names is None else {"prediction": names, "probability": names}
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the confusion matrix."""

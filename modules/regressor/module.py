@@ -34,8 +34,9 @@ class Regressor(TrainingModule):
     where the datamodule gives ``target_mean`` and ``target_std``.
 
     Args:
-        num_inputs: Number D of inputs.
-        num_targets: Number T of targets; with 1, predictions have shape (B,).
+        num_inputs: Number D of inputs; None for those of the data, see ``for_data``.
+        num_targets: Number T of targets; None for those of the data, or 1. With 1, predictions have
+            shape (B,).
         widths: Widths of the encoder's layers, each followed by ReLU; the last gives the features.
         bottleneck: Size of a linear layer at the end of the encoder, which then gives the features;
             None for no such layer.
@@ -45,8 +46,9 @@ class Regressor(TrainingModule):
         **options: Arguments of ``TrainingModule``.
 
     Raises:
-        ValueError: The data has another number of inputs or targets (at ``setup``), or the targets
-            of a batch have another shape than the predictions.
+        ValueError: ``num_inputs`` is None where nothing fills it; the data has another number of
+            inputs or targets (at ``setup``), or the targets of a batch have another shape than the
+            predictions.
 
     Example:
         >>> import torch
@@ -56,14 +58,15 @@ class Regressor(TrainingModule):
         (2,)
     """
 
+    arguments_from_data = {"num_inputs": "input_size", "num_targets": "num_targets"}  # noqa: RUF012
     required_fields = ("input", "target")
     tuple_fields = ("input", "target")
     provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
 
     def __init__(
         self,
-        num_inputs: int = 10,
-        num_targets: int = 1,
+        num_inputs: int | None = None,
+        num_targets: int | None = None,
         widths: Sequence[int] = (128, 128),
         bottleneck: int | None = None,
         decoder_widths: Sequence[int] = (),
@@ -72,6 +75,12 @@ class Regressor(TrainingModule):
         **options: Unpack[TrainingOptions],
     ) -> None:
         super().__init__(optimizer=optimizer, **options)
+        if num_inputs is None:
+            raise ValueError(
+                "Neither an argument nor the data says how many inputs there are: set "
+                f"model.num_inputs, or in Python use {type(self).__name__}.for_data(data)."
+            )
+        num_targets = 1 if num_targets is None else num_targets
         self.num_inputs = num_inputs
         self.num_targets = num_targets
         self.prediction_shape = () if num_targets == 1 else (num_targets,)
@@ -145,6 +154,12 @@ class Regressor(TrainingModule):
         predictions = self(batch["input"]).float()
         unit, mean = self._target_fact("target_std", 1.0), self._target_fact("target_mean", 0.0)
         return {"prediction": predictions * unit + mean}
+
+    @property
+    def column_names(self) -> dict[str, Sequence[str]]:
+        """Names of the targets."""
+        names = self.data_facts.get("target_names")
+        return {} if names is None else {"prediction": names}
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the predicted against the true values of each target, of four at most."""

@@ -50,7 +50,7 @@ def test_one_row_per_sample_with_exact_values(
     written = [[np.float32(row[f"probability_{k}"]) for k in range(3)] for row in rows]
     assert torch.equal(torch.tensor(np.array(written)), probability)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
-    assert capfd.readouterr().out == "predictions: predictions.csv\n"
+    assert capfd.readouterr().out == "predictions: 10 rows in predictions.csv\n"
 
 
 def test_parquet_has_the_types_and_values_of_the_tensors(tmp_path: Path) -> None:

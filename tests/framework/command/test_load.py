@@ -152,7 +152,7 @@ def test_wrong_inputs(name, inputs, words):
 
 def test_a_module_without_a_run():
     with pytest.raises(ValueError, match=r"Classifier knows no datamodule .* load it by"):
-        trimtab.Classifier().predict(torch.zeros(1, 1, 8, 8))
+        trimtab.Classifier(num_classes=10, input_shape=(1, 8, 8)).predict(torch.zeros(1, 1, 8, 8))
 
 
 def test_what_cannot_be_loaded(tmp_path):
@@ -193,7 +193,11 @@ def test_a_config_of_a_stranger_runs_nothing(tmp_path):
 
 
 def test_another_model_than_the_checkpoint_s(tmp_path):
-    path = config_beside(tmp_path, class_path="modules.Classifier", init_args={"num_classes": 3})
+    path = config_beside(
+        tmp_path,
+        class_path="modules.Classifier",
+        init_args={"num_classes": 3, "input_shape": [1, 8, 8]},
+    )
     with pytest.raises(ValueError, match=r"last.ckpt does not fit the model of its config: Error"):
         trimtab.load(path)
 

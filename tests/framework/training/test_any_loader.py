@@ -28,9 +28,13 @@ IMAGES, LABELS = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
 ROWS = torch.rand(6, 10)
 # those of a config cost seconds to build
 CLASSIFIERS = {
-    "classifier": lambda: Classifier(3, backbone="cnn", widths=(2, 2)),
-    "nested": lambda: NestedClassifier(num_classes=3, backbone="cnn", widths=(2, 2)),
-    "coteaching": lambda: CoTeaching(num_classes=3, backbone="cnn", widths=(2, 2), warmup_epochs=0),
+    "classifier": lambda: Classifier(3, (1, 8, 8), backbone="cnn", widths=(2, 2)),
+    "nested": lambda: NestedClassifier(
+        num_classes=3, input_shape=(1, 8, 8), backbone="cnn", widths=(2, 2)
+    ),
+    "coteaching": lambda: CoTeaching(
+        num_classes=3, input_shape=(1, 8, 8), backbone="cnn", widths=(2, 2), warmup_epochs=0
+    ),
 }
 
 
@@ -98,7 +102,7 @@ def test_a_regressor(kind, tmp_path):
     unlabeled: Any = TensorDataset(ROWS)
     if kind == "dict":
         labeled, unlabeled = Dicts(input=ROWS, target=target), Dicts(input=ROWS)
-    assert len(all_four(Regressor(widths=(4,)), labeled, unlabeled, tmp_path)) == 2
+    assert len(all_four(Regressor(10, widths=(4,)), labeled, unlabeled, tmp_path)) == 2
 
 
 @pytest.mark.parametrize("kind", ["dict", "tuple"])
@@ -133,7 +137,7 @@ def test_a_tuple_is_the_dict_of_its_parts(tmp_path):
             r"\(image, label\), and this loader gives a list of 3.",
         ),
         (
-            lambda: Regressor(widths=(4,)),
+            lambda: Regressor(10, widths=(4,)),
             Dicts(image=IMAGES, label=LABELS),
             "Regressor needs the field 'input', .* have only image, label.",
         ),
@@ -143,7 +147,9 @@ def test_a_tuple_is_the_dict_of_its_parts(tmp_path):
             "GGHL reads batches that are dicts with image and quads and label and index, and ",
         ),
         (
-            lambda: DomainAdaptation(num_classes=3, backbone="cnn", widths=(2, 2)),
+            lambda: DomainAdaptation(
+                num_classes=3, input_shape=(1, 8, 8), backbone="cnn", widths=(2, 2)
+            ),
             Dicts(image=IMAGES, label=LABELS),
             "DomainAdaptation needs the field 'domain'",
         ),
@@ -162,10 +168,10 @@ def test_depict_asks_for_its_datamodule(tmp_path):
 def test_a_loss_that_remembers_samples(tmp_path):
     index = torch.arange(6)
     data = Subset(Dicts(image=IMAGES, label=LABELS, index=index), [1, 2, 3, 5])
-    module = Classifier(3, backbone="cnn", widths=(2, 2), criterion=ALDRLoss())
+    module = Classifier(3, (1, 8, 8), backbone="cnn", widths=(2, 2), criterion=ALDRLoss())
     trainer(tmp_path).fit(module, loader(data))
     assert module.criterion.temperature.num_samples == 6
-    module = Classifier(3, backbone="cnn", widths=(2, 2), criterion=ALDRLoss())
+    module = Classifier(3, (1, 8, 8), backbone="cnn", widths=(2, 2), criterion=ALDRLoss())
     with pytest.raises(IncompatibleError, match="ALDRLoss needs `index`, which is not available"):
         trainer(tmp_path).fit(module, loader(Dicts(image=IMAGES, label=LABELS)))
 

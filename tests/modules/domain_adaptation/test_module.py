@@ -135,12 +135,17 @@ def test_the_bottleneck_is_optional() -> None:
 
 
 def test_every_class_has_a_discriminator_of_two_hidden_layers() -> None:
-    weights = DomainAdaptation(num_classes=12).network.class_discriminators.weights
+    weights = DomainAdaptation(
+        num_classes=12, input_shape=(1, 8, 8)
+    ).network.class_discriminators.weights
     assert [tuple(w.shape) for w in weights] == [(12, 256, 1024), (12, 1024, 1024), (12, 1024, 1)]
 
 
 def test_the_default_alignment_is_not_shared() -> None:
-    first, second = DomainAdaptation(bottleneck=8), DomainAdaptation(bottleneck=16)
+    first, second = (
+        DomainAdaptation(num_classes=10, input_shape=(1, 8, 8), bottleneck=width)
+        for width in (8, 16)
+    )
     assert first.alignment is not second.alignment
     assert first.alignment.discriminator.num_inputs == 8
     given = CDAN()

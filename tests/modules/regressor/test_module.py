@@ -13,7 +13,8 @@ from modules.regressor.network import RegressorNetwork
 
 
 def linear(**kwargs):
-    return Regressor(widths=(), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), **kwargs)
+    kwargs = {"num_inputs": 10, "widths": (), **kwargs}
+    return Regressor(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), **kwargs)
 
 
 def fit(model, data, folder, epochs=1):
@@ -32,7 +33,7 @@ def fit(model, data, folder, epochs=1):
 
 def test_without_hidden_layers_it_is_linear_regression(tmp_path):
     data = Tabular(batch_size=400, val_size=42, test_size=0)
-    model = Regressor(widths=(), optimizer=lambda p: torch.optim.LBFGS(p, max_iter=200))
+    model = Regressor(10, widths=(), optimizer=lambda p: torch.optim.LBFGS(p, max_iter=200))
     assert [tuple(p.shape) for p in model.parameters()] == [(1, 10), (1,)]
     fit(model, data, tmp_path)
     batch = data.train_set.dataset.batch(data.train_set.indices)
@@ -101,7 +102,7 @@ def test_what_it_provides_and_what_it_hands_to_a_loss():
         "index": torch.arange(4),
         "group": torch.tensor([0, 0, 1, 1]),
     }
-    model = Regressor(widths=(8,), criterion=nn.HuberLoss())
+    model = Regressor(10, widths=(8,), criterion=nn.HuberLoss())
     objectives = model.objectives(batch)
     assert objectives.per_sample["regression"].shape == (4,)
     assert objectives.features.shape == (4, 8)
@@ -110,21 +111,24 @@ def test_what_it_provides_and_what_it_hands_to_a_loss():
     assert torch.equal(model(*model.forward_inputs(batch)), objectives.predictions)
     expected = nn.functional.huber_loss(objectives.predictions, batch["target"], reduction="none")
     assert torch.equal(objectives.per_sample["regression"], expected)
-    assert isinstance(Regressor().criterion, nn.MSELoss)
+    assert isinstance(Regressor(10).criterion, nn.MSELoss)
 
 
 @pytest.mark.parametrize(("targets", "shape"), [(1, (4, 1)), (2, (4,)), (2, (4, 3))])
 def test_targets_of_another_shape_are_refused(targets, shape):
     batch = {"input": torch.zeros(4, 10), "target": torch.zeros(shape)}
     with pytest.raises(ValueError, match=r"set model\.num_targets"):
-        Regressor(num_targets=targets).objectives(batch)
+        Regressor(10, num_targets=targets).objectives(batch)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"num_inputs": 9}, r"Tabular has input_size 10, .* for 9: set model\.num_inputs"),
-        ({"num_targets": 2}, r"Tabular has num_targets 1, .* for 2: set model\.num_targets"),
+        (
+            {"num_inputs": 10, "num_targets": 2},
+            r"Tabular has num_targets 1, .* for 2: set model\.num_targets",
+        ),
     ],
 )
 def test_data_that_does_not_fit_is_refused(arguments, sentence, tmp_path):

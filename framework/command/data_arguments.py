@@ -1,0 +1,75 @@
+"""What a config leaves open and the data knows: arguments filled in before the model is built."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser
+
+from framework.data.datamodule import DataModule
+from framework.data.facts import Facts, facts_of, model_arguments, read_facts
+from framework.utilities.lightning_internals import SubcommandCLI
+
+
+class DataArgumentsCLI(SubcommandCLI):
+    """Hands what training measured to data and model.
+
+    A new training reads the data first and fills the model's arguments that are None, so that they
+    stand in the saved config. With a checkpoint its facts are handed to the data before they are
+    read.
+    """
+
+    def instantiate_classes(self) -> None:
+        """Fill open arguments, build everything, and hand the facts of a checkpoint to the data."""
+        config = self.config[self.subcommand]
+        checkpoint = config.get("ckpt_path")
+        facts = read_facts(checkpoint) if checkpoint else {}
+        prepared = None
+        model, data = config.get("model"), config.get("data")
+        if is_class(model) and (facts or is_class(data)):
+            kind = class_of(model)
+            sources = getattr(kind, "arguments_from_data", {})
+            if any(model.init_args.get(argument) is None for argument in sources):
+                if not facts:
+                    prepared = build_data(data)
+                    facts = known_facts(prepared, set(sources.values()))
+                for name, value in model_arguments(kind, facts, model.init_args).items():
+                    model.init_args[name] = value
+        super().instantiate_classes()
+        if prepared is not None:
+            self.datamodule = prepared
+        elif isinstance(self.datamodule, DataModule) and checkpoint:
+            self.datamodule.use_facts(facts)
+
+
+def is_class(section: Any) -> bool:
+    """Return whether a section of a config says which class to build, with its arguments."""
+    return isinstance(section, Namespace) and "class_path" in section and "init_args" in section
+
+
+def class_of(section: Namespace) -> type:
+    """Return the class of a section; its import was allowed when it was parsed."""
+    module, _, name = section.class_path.rpartition(".")
+    kind: type = getattr(import_module(module), name)
+    return kind
+
+
+def build_data(section: Namespace) -> LightningDataModule:
+    """Return the datamodule of a section."""
+    parser = LightningArgumentParser()
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True, fail_untyped=False)
+    data: LightningDataModule = parser.instantiate_classes(Namespace(data=section.clone())).data
+    return data
+
+
+def known_facts(data: LightningDataModule, wanted: set[str]) -> Facts:
+    """Return the facts of data, which are read where a wanted one is not known before."""
+    facts = facts_of(data)
+    if wanted - set(facts):
+        data.prepare_data()
+        data.setup("fit")
+        facts = facts_of(data)
+    return facts
