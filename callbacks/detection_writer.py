@@ -19,6 +19,7 @@ from framework.detection.pictures import draw_detections, read_picture, write_pi
 from framework.detection.result_files import write_results
 from framework.detection.tiles import merge_tiles
 from framework.distributed.collectives import gather
+from framework.figures.style import may_fail
 from framework.utilities.checks import check_at_least, check_interval
 
 
@@ -187,4 +188,5 @@ class DetectionWriter(Callback):
                 continue
             shown = one["scores"] >= self.picture_score
             chosen = {field: value[shown] for field, value in one.items()}
-            write_picture(draw_detections(image, chosen, classes), folder / f"{name}.png")
+            with may_fail(f"the detections on {name}"):
+                write_picture(draw_detections(image, chosen, classes), folder / f"{name}.png")

@@ -1,4 +1,4 @@
-"""Learning curves and a module's own figures, as PNG in the run folder and on W&B."""
+"""Learning curves and a module's own figures, as PNG in the run folder and in loggers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
-from framework.runs.csv_logger import RunLogger, read_metrics
+from framework.figures.style import may_fail, save_png
+from framework.runs.csv_logger import Row, RunLogger, read_metrics
 from framework.training.module import TrainingModule
 from framework.utilities.checks import check_at_least
 
@@ -22,8 +25,9 @@ class FigureLogger(Callback):
     gradients.
 
     The PNGs lie in ``figures/`` of the run folder, named after the stage, and each new drawing
-    replaces the last; W&B, where it is among the loggers, gets every one. They are drawn at the end
-    of ``fit``, ``validate`` and ``test``, and in between after a validation.
+    replaces the last; loggers of W&B, TensorBoard and MLflow get every one. They are drawn at the
+    end of ``fit``, ``validate`` and ``test``, and in between after a validation. A figure that
+    cannot be drawn is named in a warning.
 
     Args:
         every_n_minutes: Least time in minutes between two drawings during training.
@@ -51,7 +55,7 @@ class FigureLogger(Callback):
             return
         waited = time.monotonic() - self._drawn_at
         if trainer.state.fn != "fit":
-            self._draw(trainer, pl_module, "val")
+            self._draw(trainer, pl_module, "val", prefix="validate")
         elif waited >= 60 * self.every_n_minutes:
             self._draw(trainer, pl_module, "val")
             self._draw_curves(trainer)
@@ -66,12 +70,17 @@ class FigureLogger(Callback):
         self._draw_curves(trainer)
 
     @rank_zero_only
-    def _draw(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+    def _draw(
+        self, trainer: Trainer, module: LightningModule, stage: str, prefix: str | None = None
+    ) -> None:
         values = getattr(module, "metric_values", None)
         if not isinstance(module, TrainingModule) or not values:
             return
-        for name, figure in module.figures(stage, values).items():
-            self._save(trainer, f"{stage}_{name}", figure)
+        with may_fail(f"the figures of {prefix or stage}"):
+            # NumPy has no bfloat16
+            readable = {key: _in_single_precision(value) for key, value in values.items()}
+            for name, figure in module.figures(stage, readable).items():
+                self._save(trainer, f"{prefix or stage}_{name}", figure)
         self._drawn_at = time.monotonic()
 
     @rank_zero_only
@@ -80,21 +89,40 @@ class FigureLogger(Callback):
             if isinstance(logger, RunLogger):
                 _, rows = read_metrics(logger.path)
                 if rows:
-                    from framework.figures.curves import learning_curves
-                    from framework.figures.preference import preference_figures
+                    with may_fail("the learning curves"):
+                        self._save_curves(trainer, rows)
 
-                    figures = {"learning_curves": learning_curves(rows), **preference_figures(rows)}
-                    for name, figure in figures.items():
-                        self._save(trainer, name, figure)
+    def _save_curves(self, trainer: Trainer, rows: list[Row]) -> None:
+        from framework.figures.curves import learning_curves
+        from framework.figures.preference import preference_figures
+
+        figures = {"learning_curves": learning_curves(rows), **preference_figures(rows)}
+        for name, figure in figures.items():
+            self._save(trainer, name, figure)
 
     def _save(self, trainer: Trainer, name: str, figure: Any) -> None:
-        from framework.figures.style import save_png
-
         path = Path(trainer.default_root_dir) / "figures" / f"{name}.png"
         save_png(figure, path)
+        # the number that Lightning gives to the values of this step
+        step = max(trainer.global_step - 1, 0)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                # under the number that Lightning gives to the values of this step
-                logger.log_image(
-                    f"figures/{name}", [str(path)], step=max(trainer.global_step - 1, 0)
-                )
+            log_image(logger, f"figures/{name}", path, step)
+
+
+def log_image(logger: Logger, name: str, path: Path, step: int) -> None:
+    """Hand a picture to a logger that takes some."""
+    if isinstance(logger, WandbLogger):
+        logger.log_image(name, [str(path)], step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        from PIL import Image
+
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_artifact(logger.run_id, str(path), "figures")
+
+
+def _in_single_precision(value: Any) -> Any:
+    is_short = isinstance(value, Tensor) and value.is_floating_point() and value.itemsize < 4
+    return value.float() if is_short else value

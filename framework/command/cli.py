@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from rich.console import Console
 from framework.command.class_paths import set_up_parsing, take_allowed
 from framework.command.data_arguments import DataArgumentsCLI
 from framework.command.errors import describe, format_parser_error
+from framework.command.lightning_messages import choose_messages
 from framework.command.report import relative
 from framework.runs.preemption import Interrupted
 from framework.runs.run_checkpoint import RunCheckpoint
@@ -160,7 +159,8 @@ class TrimtabCLI(DataArgumentsCLI):
             "runs, as ROOT.",
         )
         for name, filename in CHECKPOINTS.items():
-            parser.add_lightning_class_args(RunCheckpoint, name)
+            # Lightning would hand it to every Trainer, also to one without checkpoints
+            parser.add_class_arguments(RunCheckpoint, name, fail_untyped=False, sub_configs=True)
             parser.set_defaults(
                 {
                     f"{name}.filename": filename,
@@ -197,32 +197,92 @@ class TrimtabCLI(DataArgumentsCLI):
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add ``RunLogger`` unless the config names loggers, and the callbacks of every run."""
-        from framework.runs.csv_logger import RunLogger
+        """Add ``RunLogger``, both checkpoints and the callbacks of every run.
 
+        What the config chooses takes the place of ours: another progress bar, a callback of the
+        same class, a run without logging or checkpoints, a bare one.
+        """
         config = self.setting(self.config_init, "trainer")
+        bare = bool(config.get("barebones"))
         kwargs["default_root_dir"] = str(self.folder.path)
-        for name in CHECKPOINTS:
-            checkpoint = self.setting(self.config_init, name)
-            if checkpoint.dirpath is None:
-                checkpoint.dirpath = os.path.realpath(self.folder.path / "checkpoints")
-        logger = config.get("logger")
-        if logger in (None, True):
-            logger = kwargs["logger"] = [RunLogger()]
-        for part in logger if isinstance(logger, list) else [logger]:
-            if getattr(part, "folder", "") is None:
-                part.folder = str(self.folder.path)
+        if bare:
+            kwargs["log_every_n_steps"] = 0
+        else:
+            kwargs["logger"] = self._loggers(config.get("logger"))
         chosen = config.get("callbacks") or []
         chosen = chosen if isinstance(chosen, list) else [chosen]
-        ours = [*self._callbacks, *([] if logger is False else [LearningRateMonitor()])]
+        ours = [] if bare else self._own_callbacks(config)
         present = {type(callback) for callback in chosen}
-        show_bar = config.get("enable_progress_bar") is not False
-        kwargs["callbacks"] = chosen + [
-            callback
-            for callback in ours
-            if type(callback) not in present and (show_bar or not isinstance(callback, ProgressBar))
-        ]
+        if any(isinstance(callback, ProgressBar) for callback in chosen):
+            ours = [callback for callback in ours if not isinstance(callback, ProgressBar)]
+        kwargs["callbacks"] = [*chosen, *(one for one in ours if type(one) not in present)]
+        if not bare and config.get("enable_checkpointing") is not False:
+            kwargs["callbacks"] += [self._checkpoint(name) for name in CHECKPOINTS]
         return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self, chosen: Any) -> Any:
+        """Return the loggers of the config after our own, or False where there is to be none."""
+        from framework.runs.csv_logger import RunLogger
+
+        if chosen is False:
+            return False
+        given = [] if chosen in (None, True) else chosen if isinstance(chosen, list) else [chosen]
+        own = [] if any(isinstance(part, RunLogger) for part in given) else [RunLogger()]
+        for part in (loggers := [*own, *given]):
+            if getattr(part, "folder", "") is None:
+                part.folder = str(self.folder.path)
+        return loggers
+
+    def _own_callbacks(self, config: Any) -> list[Any]:
+        ours = [*self._callbacks]
+        if config.get("logger") is not False:
+            ours.append(LearningRateMonitor())
+        if config.get("enable_progress_bar") is False:
+            ours = [callback for callback in ours if not isinstance(callback, ProgressBar)]
+        return ours
+
+    def _checkpoint(self, name: str) -> RunCheckpoint:
+        checkpoint: RunCheckpoint = self.setting(self.config_init, name)
+        if checkpoint.dirpath is None:
+            checkpoint.dirpath = os.path.realpath(self.folder.path / "checkpoints")
+        return checkpoint
+
+    def before_validate(self) -> None:
+        """Say so where the weights are those at the start."""
+        self._note_weights()
+
+    def before_test(self) -> None:
+        """Say so where the weights are those at the start."""
+        self._note_weights()
+
+    def before_predict(self) -> None:
+        """Say so where the weights are those at the start."""
+        self._note_weights()
+
+    def _note_weights(self) -> None:
+        if self.setting(self.config_init, "ckpt_path") is None and self.trainer.is_global_zero:
+            sys.stderr.write(
+                "trimtab: without --ckpt_path the weights are those at the start of training.\n"
+            )
+
+    def after_validate(self) -> None:
+        """Refuse data that had nothing to validate on."""
+        if self.trainer.limit_val_batches != 0 and not sum(self.trainer.num_val_batches):
+            raise ValueError(f"{self._data} has no validation part; use `test`, or give it one.")
+
+    def after_test(self) -> None:
+        """Refuse data that had nothing to test on."""
+        if self.trainer.limit_test_batches != 0 and not sum(self.trainer.num_test_batches):
+            raise ValueError(f"{self._data} has no test part; use `validate`, or give it one.")
+
+    def after_predict(self) -> None:
+        """Refuse data that had nothing to predict."""
+        if self.trainer.limit_predict_batches != 0 and not sum(self.trainer.num_predict_batches):
+            raise ValueError(f"{self._data} has no samples to predict.")
+
+    @property
+    def _data(self) -> str:
+        return type(self.datamodule).__name__
 
 
 def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
@@ -235,14 +295,7 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     Raises:
         SystemExit: With code 2 for a wrong command line and 128 + n after signal n.
     """
-    # Lightning's notes on hardware and cloud services, and its use of what torch has deprecated
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    warnings.filterwarnings("ignore", message="The `srun` command is available")
-    warnings.filterwarnings("ignore", message="The dirpath has changed from")
-    # what is logged at an epoch's end has been reduced over the ranks
-    warnings.filterwarnings("ignore", message=r".*recommended to use .*sync_dist=True")
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    choose_messages()
     arguments, allowed = take_allowed(list(args))
     set_up_parsing(allowed)
     arguments = current_arguments(resolve_configs(resolve_checkpoints(arguments)))

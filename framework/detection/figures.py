@@ -75,7 +75,7 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
 
 
 def _outline(axes: Axes, box: Tensor, color: str, width: float, style: str) -> None:
-    corners = box.cpu().numpy() - 0.5
+    corners = box.cpu().float().numpy() - 0.5
     axes.add_patch(Polygon(corners, fill=False, edgecolor=color, linewidth=width, linestyle=style))
 
 

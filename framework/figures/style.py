@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +12,8 @@ from framework.utilities.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 # Okabe and Ito's palette, which is told apart without seeing red or green
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -54,3 +59,21 @@ def save_png(figure: Figure, path: Path) -> None:
 
     with rc_context(STYLE):
         write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+@contextmanager
+def may_fail(what: str) -> Iterator[None]:
+    """Turn an exception inside the block into a one-line warning: no run ends by a figure.
+
+    Args:
+        what: What is drawn, for the warning.
+
+    Example:
+        >>> with may_fail("the figure of a test"):
+        ...     pass
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning("trimtab: %s could not be drawn: %s", what, reason)

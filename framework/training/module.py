@@ -443,11 +443,13 @@ class TrainingModule(EvaluationModule):
         self._term_names, self._term_values = names, values
         trainer = self.trainer
         step = logged_step(trainer)
-        log_now = (step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # 0 logs nothing
+        log_now = (step + 1) % (every or 50) == 0
         # reading the flags waits for a GPU, so there it is done as rarely as logging
         if log_now or on_cpu:
             self._watch.check()
-        if log_now and trainer.loggers:
+        if log_now and every and trainer.loggers:
             if ranks > 1:
                 values = trainer.strategy.reduce(values, reduce_op="mean")
             # handed to the loggers at once: self.log costs more than a small network's step

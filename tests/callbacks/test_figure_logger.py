@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from PIL import Image
 
 from callbacks import FigureLogger
+from callbacks.figure_logger import log_image
 from framework.runs.csv_logger import RunLogger
 from framework.runs.wandb_logger import RunWandbLogger
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
@@ -57,7 +59,7 @@ def test_evaluation_draws_its_own(tmp_path: Path) -> None:
         getattr(trainer, command)(TinyModule(), TinyData(), verbose=False)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "test_confusion_matrix.png",
-        "val_confusion_matrix.png",
+        "validate_confusion_matrix.png",
     }
 
 
@@ -85,3 +87,69 @@ def test_a_module_without_validation_has_curves_only(tmp_path: Path) -> None:
 def test_negative_minutes_are_refused() -> None:
     with pytest.raises(ValueError, match="must be at least 0, got -1"):
         FigureLogger(every_n_minutes=-1)
+
+
+def test_no_run_ends_by_a_figure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(TinyModule):
+        def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
+            raise ValueError("10 class names do not\nfit")
+
+    trainer = tiny_trainer(tmp_path, [FigureLogger()], RunLogger(str(tmp_path)))
+    trainer.fit(Broken(), TinyData())
+    said = [record.getMessage() for record in caplog.records if "could not" in record.getMessage()]
+    assert said == ["trimtab: the figures of val could not be drawn: 10 class names do not fit"]
+    assert (tmp_path / "figures" / "learning_curves.png").is_file()
+
+
+def test_values_in_low_precision_are_drawn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    class Low(TinyModule):
+        def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
+            seen.append({name: value.numpy().dtype for name, value in values.items()})
+            return {}
+
+    trainer = tiny_trainer(tmp_path, [FigureLogger()], False, precision="bf16-true")
+    trainer.fit(Low(), TinyData())
+    assert [record for record in caplog.records if "could not" in record.getMessage()] == []
+    assert seen
+
+
+class Board(TensorBoardLogger):
+    """TensorBoard's logger over a writer that remembers, as TensorBoard is not installed."""
+
+    def __init__(self) -> None:
+        Logger.__init__(self)
+        self.images: list[tuple[str, Any, int, str]] = []
+
+    experiment = property(lambda self: self)  # type: ignore[assignment]
+
+    def add_image(self, name: str, pixels: Any, step: int, dataformats: str) -> None:
+        self.images.append((name, pixels.shape, step, dataformats))
+
+
+class Artifacts(MLFlowLogger):
+    """MLflow's logger over a client that remembers."""
+
+    run_id = "7"  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        Logger.__init__(self)
+        self.files: list[tuple[str, str, str]] = []
+
+    experiment = property(lambda self: self)  # type: ignore[assignment]
+
+    def log_artifact(self, run_id: str, path: str, folder: str) -> None:
+        self.files.append((run_id, Path(path).name, folder))
+
+
+def test_every_logger_of_pictures_gets_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGBA", (5, 4)).save(path)
+    board, artifacts = Board(), Artifacts()
+    for logger in (board, artifacts, RunLogger(str(tmp_path))):
+        log_image(logger, "figures/a", path, 3)
+    assert board.images == [("figures/a", (4, 5, 3), 3, "HWC")]
+    assert artifacts.files == [("7", "a.png", "figures")]

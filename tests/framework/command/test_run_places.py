@@ -63,6 +63,7 @@ def test_a_start_that_failed_leaves_no_folder(capsys):
         trimtab.main(["fit", *BASE, "--model.input_shape=[1,9,9]"])
     assert "input_shape" in capsys.readouterr().err
     broken = ["--allow=tests", "--data=tests.test_command.BrokenData", "--data.batch_size=1"]
+    broken += ["--model.num_classes=10", "--model.input_shape=[1,8,8]"]
     with pytest.raises(SystemExit):
         trimtab.main(["fit", *arguments("classifier"), *broken, "--trainer.limit_val_batches=0"])
     assert "is bad" in capsys.readouterr().err
