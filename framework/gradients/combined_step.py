@@ -109,9 +109,11 @@ class CombinedStep:
                 for combiners that are guided. It is called where a decision is due.
 
         Raises:
+            ValueError: No losses, losses without names, or one that is no scalar.
             IncompatibleError: A weight that is learned, complex parameters, reentrant activation
                 checkpoints, or the scope of the representation where there is no such thing.
         """
+        _check_losses(losses)
         weights = weights or {}
         parameters = [p for p in parameters if p.requires_grad]
         shared = parameters if shared is None else [p for p in shared if p.requires_grad]
@@ -317,6 +319,20 @@ def _features(features: Tensor | None) -> Tensor:
             "not have: use scope='exact'."
         )
     return features
+
+
+def _check_losses(losses: Mapping[str, Tensor]) -> None:
+    if not isinstance(losses, Mapping) or not losses:
+        found = "none" if not losses else f"a {type(losses).__name__}"
+        raise ValueError(f"losses must be a mapping of names to scalar losses, got {found}.")
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor):
+            raise ValueError(f"The loss {name!r} must be a tensor, got a {type(loss).__name__}.")
+        if loss.numel() != 1:
+            raise ValueError(
+                f"The loss {name!r} must be a scalar, got the shape {tuple(loss.shape)}: reduce "
+                "it, by its mean for example."
+            )
 
 
 def _has_reentrant_checkpoint(value: Tensor) -> bool:

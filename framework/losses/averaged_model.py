@@ -130,14 +130,27 @@ class AveragedModelLoss(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights of ``model``, after an optimizer step."""
+        """Move the average towards the weights of ``model``, after an optimizer step.
+
+        Raises:
+            ValueError: Another model than the average was made from.
+        """
+        parts = [
+            (part, list(getattr(self.average, part)()), list(getattr(model, part)()))
+            for part in ("parameters", "buffers")
+        ]
+        for part, own, new in parts:
+            if [one.shape for one in own] != [one.shape for one in new]:
+                raise ValueError(
+                    f"update takes the model that the average was made from: the {part} of this "
+                    f"{type(model).__name__} have other shapes or another number."
+                )
         self.updates += 1
         decay = self.decay
         if self.warmup:
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
         averaged, latest = [], []
-        for part in ("parameters", "buffers"):
-            own, new = getattr(self.average, part)(), getattr(model, part)()
+        for part, own, new in parts:
             for mine, theirs in zip(own, new, strict=True):
                 # counters such as num_batches_tracked have no average
                 has_average = mine.is_floating_point() or mine.is_complex()

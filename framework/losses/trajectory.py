@@ -169,6 +169,7 @@ class TrajectoryLoss(nn.Module):
         self.temperature = temperature
         self.start_epoch = start_epoch
         self.end_epoch = end_epoch
+        self.shape = shape
 
         def table(row: tuple[int, ...], dtype: torch.dtype, fill: float) -> SampleState:
             return SampleState(
@@ -199,13 +200,32 @@ class TrajectoryLoss(nn.Module):
 
         Returns:
             Scalar; a constant zero in epochs in which the term is not active.
+
+        Raises:
+            ValueError: Logits of another shape than at the start, not one index for each row, or an
+                epoch that is no integer from 0.
         """
         zero = at_least_float32(logits).new_zeros(())
         if not self.training:
             return zero
+        self._check(logits, index, epoch)
         found = self.compare(logits, index, epoch)
         self.remember(logits, index, epoch)
         return zero if found is None else self.weight * found[0].sum() / max(1, len(index))
+
+    def _check(self, logits: Tensor, index: Tensor, epoch: int) -> None:
+        if not isinstance(epoch, int) or epoch < 0:
+            raise ValueError(f"epoch must be an integer of at least 0, got {epoch!r}.")
+        if logits.shape[1:] != self.shape:
+            raise ValueError(
+                f"A row of the logits must have the shape {self.shape}, as num_classes says, got "
+                f"{tuple(logits.shape[1:])}."
+            )
+        if index.shape != logits.shape[:1] or index.dtype != torch.int64:
+            raise ValueError(
+                f"index must hold one int64 position for each of the {len(logits)} rows of the "
+                f"logits, got {index.dtype} of the shape {tuple(index.shape)}."
+            )
 
     def active(self, epoch: int) -> bool:
         """Return whether the term counts in this epoch, from 0."""

@@ -439,3 +439,18 @@ def test_plain_losses_of_a_loop_of_ones_own():
     torch.testing.assert_close(
         combiner.facts[0].guide, torch.tensor([2.0, 3.0], dtype=torch.float64)
     )
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([torch.ones(())], "losses must be a mapping of names to scalar losses, got a list"),
+        ({}, "losses must be a mapping of names to scalar losses, got none"),
+        ({"a": torch.ones(3)}, r"The loss 'a' must be a scalar, got the shape \(3,\): reduce it"),
+        ({"a": 1.0}, "The loss 'a' must be a tensor, got a float"),
+    ],
+)
+def test_losses_that_are_no_named_scalars_are_refused(losses, words):
+    weight = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=words):
+        CombinedStep(WeightedSum())(losses, [weight])

@@ -106,3 +106,13 @@ def test_other_outputs_than_logits():
 def test_weights_too_coarse_for_the_average_are_refused():
     with pytest.raises(IncompatibleError, match=r"bfloat16 are too coarse .* decay=0\.9995"):
         AveragedModelLoss(network().bfloat16())
+
+
+@pytest.mark.parametrize(
+    "other", [nn.Linear(4, 5), nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))]
+)
+def test_the_weights_of_another_model_are_refused(other):
+    term = AveragedModelLoss(nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="update takes the model that the average was made from"):
+        term.update(other)
+    assert term.updates == 0

@@ -225,3 +225,20 @@ def test_a_sample_that_changes_its_rank_finds_its_past(layout, two_ranks):
         rows = torch.arange(6)[1 - number :: 2]
         expected = 0.3 * trajectory_divergence(drawn(1)[rows], drawn(0)[rows], 5.0).mean()
         assert value == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("logits", "index", "epoch", "words"),
+    [
+        (torch.zeros(4, 5), torch.arange(4), 0, r"must have the shape \(3,\).* got \(5,\)"),
+        (torch.zeros(4), torch.arange(4), 0, r"must have the shape \(3,\).* got \(\)"),
+        (torch.zeros(4, 3), torch.arange(3), 0, "one int64 position for each of the 4 rows"),
+        (torch.zeros(4, 3), torch.arange(4.0), 0, "one int64 position for each of the 4 rows"),
+        (torch.zeros(4, 3), torch.arange(4), 1.5, "epoch must be an integer of at least 0, got 1"),
+        (torch.zeros(4, 3), torch.arange(4), -1, "epoch must be an integer of at least 0, got -1"),
+    ],
+)
+def test_what_is_no_batch_of_the_run_is_refused(logits, index, epoch, words):
+    term = TrajectoryLoss(num_samples=8, num_classes=3, lag_epochs=1, start_epoch=0)
+    with pytest.raises(ValueError, match=words):
+        term(logits, index, epoch)
