@@ -9,9 +9,9 @@ from torch import nn
 
 from framework.data.datasets import Batch
 from framework.losses.averaged_model import AveragedModelLoss, Buffers, check_average
-from framework.losses.trajectory import check_divergence_term, check_logits, is_active
+from framework.losses.trajectory import check_divergence_term, is_active
 from framework.objectives.objectives import Objectives
-from framework.training.compatibility import require
+from framework.training.compatibility import require, require_logits
 from framework.training.module import TrainingModule
 from framework.training.objectives_callback import ObjectivesCallback
 
@@ -86,7 +86,7 @@ class MESA(ObjectivesCallback):
             "add framework.losses.AveragedModelLoss to the loss in its training_step",
         )
         if stage == "fit" and module.prediction_shape is not None:
-            check_logits(module.prediction_shape)
+            require_logits(self, module, module.prediction_shape)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the weights, which by now have their device and precision."""

@@ -17,12 +17,16 @@ from framework.losses.trajectory import (
     TrajectoryLoss,
     check_divergence_term,
     check_lag,
-    check_logits,
     is_active,
 )
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
-from framework.training.compatibility import check_needs, require, require_alone
+from framework.training.compatibility import (
+    check_needs,
+    require,
+    require_alone,
+    require_logits,
+)
 from framework.training.module import TrainingModule
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.utilities.checks import check_one_of
@@ -153,7 +157,7 @@ class SAF(ObjectivesCallback):
                 f"SAF needs predictions of one fixed shape, which {type(module).__name__} does "
                 "not have; use MESA."
             )
-        check_logits(shape)
+        require_logits(self, training, shape)
         return data, shape
 
     @staticmethod

@@ -33,7 +33,8 @@ def resolve_total_steps(total_steps: int | str) -> int:
     """Return ``total_steps``, or the optimizer steps that the run still has for ``'auto'``.
 
     Raises:
-        ValueError: no number of steps, or ``'auto'`` outside a run or in one without an end.
+        ValueError: no number of steps, or ``'auto'`` outside a run, in one without an end, or
+            in one without a training batch.
     """
     if total_steps != "auto":
         if not isinstance(total_steps, int) or total_steps < 1:
@@ -47,6 +48,11 @@ def resolve_total_steps(total_steps: int | str) -> int:
         )
     trainer, start = run
     steps = trainer.estimated_stepping_batches
+    if trainer.limit_train_batches == 0:
+        raise ValueError(
+            "trainer.limit_train_batches is 0, so that there is no step to take; leave it out, or "
+            "use trimtab validate."
+        )
     # Lightning says -1 for an iterable data set without max_steps
     if steps == float("inf") or steps < 0:
         raise ValueError("total_steps='auto' needs a run with an end; set max_epochs or max_steps.")

@@ -46,6 +46,21 @@ def require(owner: object, given: object, kind: type[Kind], need: str, instead: 
     return given
 
 
+def require_logits(owner: object, module: LightningModule, shape: Sequence[int]) -> None:
+    """Raise ``IncompatibleError`` if a module predicts no distribution over classes.
+
+    Args:
+        owner: Object that compares distributions.
+        module: Module that predicts.
+        shape: Shape of a row of its predictions.
+    """
+    if not shape or shape[-1] < 2:
+        raise IncompatibleError(
+            f"{type(owner).__name__} compares the logits of at least two classes, and a row of "
+            f"{type(module).__name__}'s predictions has the shape {tuple(shape)}."
+        )
+
+
 def require_alone(owner: object, others: Iterable[object]) -> None:
     """Raise ``IncompatibleError`` if another object of the owner's class is among the others."""
     if any(isinstance(other, type(owner)) and other is not owner for other in others):
