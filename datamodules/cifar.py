@@ -53,7 +53,8 @@ class CIFAR(ClassificationData):
     The remaining arguments are those of ``ClassificationData``.
 
     Args:
-        root: Folder of the files.
+        root: Folder of ``data_batch_1`` to ``test_batch`` (of ``train`` and ``test`` for
+            ``cifar100``), or the folder above, as the archive unpacks.
         name: Data set: ``cifar10``, or ``cifar100`` with its 100 fine labels.
 
     Raises:

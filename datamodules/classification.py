@@ -43,7 +43,7 @@ class ClassificationData(ImageData):
         label_noise: Noise of the training labels.
         augment: Transforms of a training image in [0, 1], such as those of
             ``torchvision.transforms.v2``.
-        mixup: Parameter α of mixup, see ``Augmentation``; 0 for none.
+        mixup: Parameter α of the Beta distribution that images are mixed by (mixup); 0 for none.
 
     Raises:
         ValueError: a negative ``mixup``, ``mean`` without ``std``, or a ``val_size`` that leaves no

@@ -35,7 +35,7 @@ class LabelNoise:
         redraw_true: Whether a symmetric draw may give the true class again.
         flips: Class that each class may turn into; a class not named keeps its labels.
         transition: Transition matrix (K, K) whose rows sum to 1; replaces ``rate`` and ``flips``.
-        path: Label file of the *full* training set, see ``read_labels``.
+        path: Label file of the *full* training set: ``.npy``, ``.txt``, ``.csv`` or ``.pt``.
         key: Column of the label file, such as ``worse_label`` of CIFAR-10N.
 
     Raises:

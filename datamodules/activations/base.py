@@ -64,7 +64,7 @@ class ActivationData(DataModule):
         eval_batch_size: Activations of a global batch outside training; default ``batch_size``.
         normalization: Common size of activations: ``constant`` multiplies all by the root of d over
             their mean norm in a sample of 65,536 from the training part, ``layernorm`` standardizes
-            each, ``none`` leaves them as they are; see ``Normalization``.
+            each, ``none`` leaves them as they are.
     """
 
     input_size: int

@@ -111,7 +111,7 @@ class ActivationFile(ActivationData):
     into memory, which all processes of a machine share.
 
     Args:
-        path: File of the activations, see ``read_activations``.
+        path: File of the activations (N, d): ``.npy``, ``.safetensors`` or ``.pt``.
         target_path: File of what a transcoder predicts; default none.
         key: Name of the tensor, in files that hold several.
         val_size: Rows for validation, as a number (int) or as a share of all rows (float).

@@ -62,7 +62,7 @@ class DataModule(LightningDataModule):
         num_workers: Loading processes per rank; results do not depend on it.
         eval_batch_size: Rows of a global batch outside training; default ``batch_size``.
         drop_last: Whether to leave out the last training batch if it is smaller.
-        shards: Number of parts that samples are assigned to for good, see ``GlobalBatchSampler``;
+        shards: Number of parts that samples are assigned to for good, so that a rank keeps its own;
             None for none.
     """
 
