@@ -149,7 +149,7 @@ def import_configurable_classes() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run ``trimtab fit|validate|test|predict ...``, ``trimtab report RUN`` or ``trimtab new``."""
+    """Run one of the commands that ``framework.command.commands`` lists."""
     arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
     if arguments == ["--version"]:
         sys.stdout.write(f"trimtab {__getattr__('__version__')}\n")
@@ -159,6 +159,20 @@ def main(args: Sequence[str] | None = None) -> None:
     except ImportError as error:
         sys.stderr.write(f"trimtab: {error}\n")
         raise SystemExit(1) from error
+    from framework.command import commands
+
+    # what needs no torch is answered at once
+    try:
+        commands.check_command(arguments)
+    except ValueError as error:
+        sys.stderr.write(f"trimtab: {error}\n")
+        raise SystemExit(2) from error
+    if arguments[0] in ("--help", "-h"):
+        sys.stdout.write(commands.overview())
+        raise SystemExit(0)
+    if commands.asks_for_configs(arguments):
+        sys.stdout.write(commands.list_of_configs())
+        return
     from framework.command import cli
 
     if arguments[0] == "report":

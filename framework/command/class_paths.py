@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from enum import Enum
+from importlib.util import find_spec
 
+import torch
 import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
+from jsonargparse.typing import register_type
 
 from framework.command.jsonargparse_internals import (
     drop_arguments_of_replaced_classes,
@@ -49,6 +53,9 @@ def take_allowed(args: list[str]) -> tuple[list[str], list[str]]:
 
     Those of the environment variable ``TRIMTAB_ALLOW``, separated by commas, count too. The
     current folder is then searched for them.
+
+    Raises:
+        ValueError: ``--allow`` without a name, or a package that cannot be found.
     """
     allowed = packages_from_environment()
     rest: list[str] = []
@@ -67,10 +74,24 @@ def take_allowed(args: list[str]) -> tuple[list[str], list[str]]:
         position += 1
     if allowed and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    for name in allowed[len(packages_from_environment()) :]:
+        if find_spec(name.partition(".")[0]) is None:
+            raise ValueError(
+                f"--allow {name}: no such package is installed or lies in the current folder."
+            )
     return rest, allowed
 
 
 _load_yaml = get_loader("yaml")
+# a default such as the interval of Lightning's Timer
+yaml.SafeDumper.add_multi_representer(
+    Enum, lambda dumper, member: dumper.represent_data(member.value)
+)
+
+
+def _tensor(value: list[float] | float) -> torch.Tensor:
+    """Return a list of numbers as what a floating loss takes."""
+    return torch.tensor(value, dtype=torch.float32)
 
 
 def set_up_parsing(allowed: Sequence[str] = ()) -> None:
@@ -85,4 +106,6 @@ def set_up_parsing(allowed: Sequence[str] = ()) -> None:
     set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=[*TRUSTED, *allowed])
     drop_arguments_of_replaced_classes()
     read_options_from_signatures()
+    # as the class weights of torch's losses
+    register_type(torch.Tensor, torch.Tensor.tolist, _tensor, type_check=isinstance)
     set_loader("yaml", lambda text: current_config(_load_yaml(text)), (yaml.YAMLError,))

@@ -17,8 +17,10 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from rich.console import Console
 
 from framework.command.class_paths import set_up_parsing, take_allowed
+from framework.command.commands import TRAINER_COMMANDS
 from framework.command.data_arguments import DataArgumentsCLI
 from framework.command.errors import describe, format_parser_error
+from framework.command.help_pages import help_page
 from framework.command.lightning_messages import choose_messages
 from framework.command.report import relative
 from framework.runs.preemption import Interrupted
@@ -54,7 +56,6 @@ NOT_SAVED = (
     "return_predictions",
 )
 """What is said of one execution and not of the run."""
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class Parser(LightningArgumentParser):
@@ -66,7 +67,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Write the message to stderr and exit with code 2."""
-        sys.stderr.write(f"trimtab: {format_parser_error(message, self)}\n")
+        sys.stderr.write(f"trimtab: {format_parser_error(message, self, ex)}\n")
         raise SystemExit(2)
 
 
@@ -135,7 +136,7 @@ class TrimtabCLI(DataArgumentsCLI):
 
     def _run(self, args: Sequence[str]) -> None:
         super().__init__(
-            next((argument for argument in args if argument in SUBCOMMANDS), None),
+            next((argument for argument in args if argument in TRAINER_COMMANDS), None),
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,
@@ -293,12 +294,16 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
         callbacks: Callbacks of every run, appended to the config's.
 
     Raises:
-        SystemExit: With code 2 for a wrong command line and 128 + n after signal n.
+        SystemExit: With code 0 after a help page, 2 for a wrong command line and 128 + n after
+            signal n.
     """
     choose_messages()
     arguments, allowed = take_allowed(list(args))
     set_up_parsing(allowed)
     arguments = current_arguments(resolve_configs(resolve_checkpoints(arguments)))
+    if (page := help_page(arguments)) is not None:
+        sys.stdout.write(page)
+        raise SystemExit(0)
     return TrimtabCLI(arguments, callbacks or [])
 
 

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from framework.command.class_paths import TRUSTED
-from framework.command.jsonargparse_internals import option_strings
+from framework.command.commands import EXAMPLE, config_texts
+from framework.command.jsonargparse_internals import (
+    Place,
+    accepted_arguments,
+    nested_argument,
+    option_strings,
+    place_of,
+)
+from framework.command.known_classes import all_classes, class_at, holders, is_ours, subclasses
+from framework.command.type_names import alternatives, classes_in, type_in_words
 from framework.utilities.nearest_names import nearest
 
-COMMANDS = ("fit", "validate", "test", "predict")
-PACKAGES = ("framework", "modules", "datamodules", "callbacks")
-EXAMPLE = "trimtab fit --config configs/classifier.yaml"
+LONGEST = 300
+"""Letters of a message."""
+_LIGHTNING = {
+    "No supported gpu backend found": "trainer.accelerator: this machine has no GPU that torch can "
+    "use; leave the option out, or give cpu",
+}
+"""What is said where Lightning's words do not name the option, by the beginning of its words."""
 # what jsonargparse says of every type that a value is not
 _NO_CAUSE = re.compile(
     r"Expected an? |Does not validate|Problem with given class_path|Not a valid subclass|"
-    r"Import path|an? (?:class path|dict) "
+    r"Import path|Not of type|an? (?:class path|dict) "
 )
+
+_PROBLEM = re.compile(r"Problem with given class_path '[^']+':\n +(\S.+)")
+"""What a constructor said, inside jsonargparse's list of all types that it tried."""
 
 
 def describe(error: BaseException) -> str:
@@ -34,11 +49,20 @@ def describe(error: BaseException) -> str:
         lines = text.rstrip().splitlines()
         last_frame = max(i for i, line in enumerate(lines) if line.startswith("  "))
         text = " ".join(lines[last_frame + 1 :]).partition(": ")[2]
-    if causes := _causes(text):
+    if causes := _causes(text) or _PROBLEM.findall(text):
         text = causes[0]
     if text.startswith("Error(s) in loading state_dict for "):
         text = _misfit(text)
-    return _finished(" ".join(text.split()))
+    for words, better in _LIGHTNING.items():
+        text = better if text.startswith(words) else text
+    return _shortened(_finished(" ".join(text.split())))
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of a message that is too long: its beginning and end say most."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 + 5 :]}"
 
 
 def _misfit(text: str) -> str:
@@ -70,111 +94,138 @@ def _finished(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def format_parser_error(message: str, parser: ArgumentParser) -> str:
+def format_parser_error(
+    message: str, parser: ArgumentParser, error: BaseException | None = None
+) -> str:
     """Return a one-line message about a wrong command line or config.
 
     Args:
         message: Message of jsonargparse, possibly of many lines.
         parser: Parser that refused, whose options are known.
+        error: What the parser caught, if anything.
     """
-    where = _where(message)
+    return _shortened(_finished(" ".join(_said(message, parser, place_of(error)).split())))
+
+
+def _said(message: str, parser: ArgumentParser, place: Place) -> str:
+    where = f"{place.path}: " if place.path else ""
     if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
         path = denied.group(1)
         package = path.split(".")[0]
         if package in TRUSTED:
-            return f"{where}{path} can load foreign code and was not imported."
+            return f"{where}{path} can load foreign code and was not imported"
         return (
             f"{where}{path} is not in a trusted package and was not imported; "
-            f"use --allow {package} if you trust it."
+            f"use --allow {package} if you trust it"
         )
-    if name := re.search(r"Expected a dot import path string: ([^\s,]+)", message):
-        if name.group(1) in class_names():
-            wanted = " or ".join(re.findall(r"<class '[\w.]+\.(\w+)'>", message))
-            # where a single class is wanted, the message does not name it
-            what = f"is not a {wanted}" if wanted else "is not of the kind that is wanted here"
-            return f"{where}{name.group(1)} {what}."
-        return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
-    # Python's words, and those of a package that imports lazily
-    if name := re.search(r"(?:module '[\w.]+' has no|No [\w.]+) attribute '?(\w+)", message):
-        return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
-    if name := re.search(r"(?:No module named|Unable to import|Undefined) '?([\w.]+)", message):
-        return f"{where}there is no class {name.group(1)!r}{nearest(name.group(1), class_names())}."
     if name := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", message):
-        known = nearest(name.group(1), argument_names())
-        return f"{where}there is no setting {name.group(1)!r} here{known}."
+        return _unknown_argument(name.group(1), place)
     if name := re.search(r"[Uu]nrecognized arguments?: (\S+)", message):
-        flag = name.group(1).split("=")[0]
-        return f"there is no option {flag!r}{nearest(flag, option_strings(parser))}."
-    if name := re.search(r"argument subcommand: invalid choice: '([^']+)'", message):
-        near = nearest(name.group(1), COMMANDS)
-        return f"there is no command {name.group(1)!r}{near}; the commands are {_join(COMMANDS)}."
+        return _unknown_option(name.group(1).split("=")[0], parser, place)
     if 'expected "subcommand"' in message:
-        return f"give one of the commands {_join(COMMANDS)}, for example: {EXAMPLE}."
+        return f"give a command, for example: {EXAMPLE}"
     if missing := re.search(r"arguments are required: (.+)", message):
-        keys = re.sub(rf"\b(?:{'|'.join(COMMANDS)})\.", "", missing.group(1))
-        return f"{keys} must be given: name a config, for example: {EXAMPLE}."
+        return _missing(missing.group(1), place)
     if message.startswith("Unexpected config"):
-        return "a config must be a mapping, with keys such as model, data and trainer."
+        return "a config must be a mapping, with keys such as model, data and trainer"
     if "Problems parsing config" in message:
-        return f"a config is not valid YAML: {' '.join(message.split())}."
-    kinds = re.findall(r"Expected an? <class '([\w.]+)'>", message)
-    value = re.search(r"(?:Given|Got) value: (.+)", message)
-    if path := re.search(r"Import path ([\w.]+) does not correspond to a subclass", message):
-        wanted = " or ".join(dict.fromkeys(re.findall(r"to a subclass of (\w+)", message)))
-        return f"{where}{path.group(1)} is not a {wanted}."
-    if value and (choices := re.findall(r"Expected a typing.Literal\[(.+)\]", message)):
-        known = _join(dict.fromkeys(c.strip("' ") for c in ",".join(choices).split(",")))
-        return f"{where}{value.group(1)!r} is not one of {known}."
-    if kinds and value:
-        wanted = " or ".join("nothing" if k == "NoneType" else k for k in dict.fromkeys(kinds))
-        return f"{where}{value.group(1)!r} is not of type {wanted}."
-    lines = [line.strip(" -") for line in message.strip().splitlines() if line.strip()]
-    causes = _causes(message) or lines[-1:]
-    return f"{where}{_finished(causes[0] if causes else message)}"
+        return f"a config is not valid YAML: {message}"
+    if option := re.match(r"argument (\S+): expected one argument", message):
+        return _without_value(option.group(1).rpartition("/")[2], place)
+    if causes := _causes(message):
+        return f"{where}{causes[0]}"
+    if place.path:
+        return f"{where}{_misfit_value(place, message)}"
+    return [line.strip(" -") for line in message.strip().splitlines() if line.strip()][-1]
 
 
-def _where(message: str) -> str:
-    keys = dict.fromkeys(re.findall(r"Parser key ['\"]([^'\"]+)['\"]", message))
-    return f"{'.'.join(keys)}: " if keys else ""
-
-
-def _join(words: Iterable[str]) -> str:
-    return ", ".join(words)
-
-
-def _classes() -> Iterator[type]:
-    """Yield every imported class that a config may name."""
-    import torch
-    from lightning.pytorch import Callback, LightningDataModule, LightningModule
-    from lightning.pytorch.loggers import Logger
-    from torch.nn.modules.loss import _Loss
-
-    # what else the packages export, such as the alignments of a module
-    ours = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in PACKAGES]
-    exported = [getattr(one, name) for one in ours for name in getattr(one, "__all__", ())]
-    yield from (
-        kind for kind in exported if isinstance(kind, type) and not issubclass(kind, BaseException)
+def _missing(keys: str, place: Place) -> str:
+    """Name the arguments that must be given, and how."""
+    names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", keys)
+    if place.kind is None:
+        return f"{names} must be given: name a config, for example: {EXAMPLE}"
+    first = names.split(",")[0]
+    return (
+        f"{place.path}: {place.kind.__name__} needs {names}; give "
+        f"--{place.path}.{first} VALUE after its name, or init_args in a config"
     )
-    pending: list[type] = [
-        LightningModule,
-        LightningDataModule,
-        Callback,
-        Logger,
-        _Loss,
-        torch.optim.Optimizer,
-        torch.optim.lr_scheduler.LRScheduler,
-    ]
-    while pending:
-        kind = pending.pop()
-        yield kind
-        pending += kind.__subclasses__()
 
 
-def class_names() -> list[str]:
-    """Return the names of every imported class that a config may name."""
-    return sorted({kind.__name__ for kind in _classes() if not kind.__name__.startswith("_")})
+def _without_value(option: str, place: Place) -> str:
+    """Name the option that a value is missing after; argparse names its parent."""
+    values = [*place.args[1:], "--"]
+    for argument, value in zip(place.args, values, strict=False):
+        ours = argument == option or argument.startswith(f"{option}.")
+        if ours and "=" not in argument and value.startswith("--"):
+            option = argument
+    return f"{option} needs a value"
 
 
-def argument_names() -> list[str]:
-    """Return the names of the arguments of all those classes."""
-    return sorted({name for kind in _classes() for name in inspect.signature(kind).parameters})
+def _unknown_option(flag: str, parser: ArgumentParser, place: Place) -> str:
+    if not flag.startswith("-"):
+        if flag in config_texts() or flag.endswith((".yaml", ".yml")):
+            return f"{flag!r} is no option; a config is named by --config {flag}"
+        return f"{flag!r} is no option, which begin with --, and no config"
+    name = flag.lstrip("-")
+    found = dict.fromkeys(f"--{path}.{name}" for path, _ in holders(_sections(place), name))
+    known = f"; it is an argument of the model, data or trainer: {alternatives(list(found))}"
+    return f"there is no option {flag!r}{known if found else nearest(flag, option_strings(parser))}"
+
+
+def _sections(place: Place) -> Any:
+    """Return the config that was read so far, without the name of the command around it."""
+    config = place.config
+    command = getattr(config, "subcommand", None)
+    return getattr(config, command, config) if isinstance(command, str) else config
+
+
+def _unknown_argument(name: str, place: Place) -> str:
+    """Say which class has no such argument, and where else one is or which are near."""
+    name = name.rpartition("init_args.")[2]
+    if place.kind is None:
+        near = nearest(name, vars(place.config) if place.config is not None else ())
+        return f"{f'{place.path}: ' if place.path else ''}there is no setting {name!r} here{near}"
+    known = accepted_arguments(place.kind)
+    kind = place.kind.__name__
+    said = f"{place.path}: {kind} has no argument {name!r}"
+    if near := nearest(name, known):
+        return f"{said}{near}"
+    for path, owner in holders(_sections(place), name):
+        if path != place.path:
+            return f"{said}, but {path}, which is {owner.__name__}, has: give --{path}.{name}"
+    if len(known) <= 5:
+        return f"{said}; it takes {', '.join(known) or 'none'}"
+    return f"{said}; its arguments are listed by --{place.path}.help {kind}"
+
+
+def _misfit_value(place: Place, message: str) -> str:
+    """Say what was given and what is asked for."""
+    if argument := nested_argument(place.value):
+        return (
+            f"no class is chosen here that {argument!r} could be an argument of; "
+            f"give --{place.path} NAME before it"
+        )
+    kinds = classes_in(place.hint)
+    name = place.value.get("class_path") if hasattr(place.value, "get") else place.value
+    # a value such as 3 can be no name
+    if kinds and isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w.]*", name):
+        return _misfit_class(name, kinds, type_in_words(place.hint), message)
+    value = str(place.value) if isinstance(place.value, Mapping) else repr(place.value)
+    return f"{value} is {'no' if kinds else 'not'} {type_in_words(place.hint)}"
+
+
+def _misfit_class(name: str, kinds: tuple[type, ...], wanted: str, message: str) -> str:
+    """Say that there is no such class, or that it is of another kind."""
+    short = name.rpartition(".")[2]
+    fitting = subclasses(kinds)
+    known = class_at(name)
+    if known is not None or (name == short and short in all_classes()):
+        ours = [kind.__name__ for kind in kinds if is_ours(kind)]
+        theirs = name.partition(".")[0] not in TRUSTED and name != short
+        advice = f"; derive it from {ours[-1]}, see CONTRIBUTING.md" if ours and theirs else ""
+        return f"{name} is no {wanted}{advice}"
+    absent = re.search(r"No module named '([\w.]+)'", message)
+    if absent and absent.group(1).partition(".")[0] not in TRUSTED:
+        return f"there is no package {absent.group(1)!r}, where {name} should be"
+    near = nearest(short, fitting) or f"; it takes {wanted}"
+    return f"there is no class {short!r}{near}"

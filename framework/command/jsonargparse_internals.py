@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from inspect import Parameter
+from traceback import walk_stack, walk_tb
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, _parameter_resolvers, _typehints
+from jsonargparse import ArgumentParser, Namespace, _parameter_resolvers, _typehints, _util
 
 
 def drop_arguments_of_replaced_classes() -> None:
@@ -57,4 +59,97 @@ def option_strings(parser: ArgumentParser) -> list[str]:
 
 def accepted_arguments(kind: type) -> list[str]:
     """Return the names of a class's arguments, those behind ``**options`` included."""
-    return [parameter.name for parameter in _parameter_resolvers.get_signature_parameters(kind)]
+    return [argument.name for argument in arguments_of(kind)]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a class: its name, type hint, default and text.
+
+    Args:
+        name: Name.
+        hint: Type hint, None where there is none.
+        default: Default, ``Parameter.empty`` for an argument that must be given.
+        text: What the class's docstring says.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    text: str
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is Parameter.empty
+
+
+def arguments_of(kind: type) -> list[Argument]:
+    """Return the arguments of a class, those behind ``**options`` included."""
+    return [
+        Argument(
+            param.name,
+            None if param.annotation is Parameter.empty else param.annotation,
+            param.default,
+            " ".join((param.doc or "").split()),
+        )
+        for param in _parameter_resolvers.get_signature_parameters(kind)
+    ]
+
+
+def import_trusted(path: str) -> Any:
+    """Return what a dotted path names, unless its package is not trusted."""
+    return _util.import_object(path)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a config jsonargparse was when it refused something.
+
+    Args:
+        path: Dotted path of the value that was being read, '' at the top.
+        kind: Class whose arguments were being read, None at the top.
+        hint: Type hint of the value at ``path``.
+        value: Value that was given there.
+        config: What the config held by then, of which ``path`` is a path.
+        args: Command line.
+    """
+
+    path: str
+    kind: type | None
+    hint: Any
+    value: Any
+    config: Any
+    args: tuple[str, ...]
+
+
+def place_of(error: BaseException | None) -> Place:
+    """Return the place that the parser at work has come to, by the calls that led here.
+
+    A parser of a class knows neither its class nor where the class stands.
+
+    Args:
+        error: What the parser has caught, if anything.
+    """
+    frames = [frame for frame, _ in walk_stack(None)][::-1]
+    frames += [frame for frame, _ in walk_tb(error.__traceback__ if error else None)]
+    keys: list[str] = []
+    kind = hint = value = config = None
+    args: tuple[str, ...] = ()
+    for frame in frames:
+        known = frame.f_locals
+        if frame.f_code is _typehints.ActionTypeHint._check_type.__code__:
+            keys.append(known["self"].dest)
+            hint, value = known["self"]._typehint, known.get("orig_val", known.get("value"))
+            config = known.get("cfg") if config is None or len(keys) == 1 else config
+        elif frame.f_code is _typehints.adapt_class_type.__code__:
+            kind = known.get("val_class", kind)
+        elif frame.f_code.co_name == "parse_args" and "unk" in frame.f_code.co_varnames:
+            args = args or tuple(known.get("args") or ())
+            config = config if keys else known.get("cfg")
+    return Place(".".join(keys), kind, hint, value, config, args)
+
+
+def nested_argument(value: Any) -> str | None:
+    """Return the name in ``--path.name VALUE`` where no class is chosen that could have it."""
+    return value.key if isinstance(value, _util.NestedArg) else None

@@ -102,7 +102,7 @@ class _Parser(Parser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Say what is wrong."""
-        said = format_parser_error(message, self)
+        said = format_parser_error(message, self, ex)
         raise ValueError(re.sub(r"--allow (\S+)", r"allow=['\1']", said)) from None
 
 

@@ -58,6 +58,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("name", help="name of its files, such as sign_sgd")
     parser.add_argument("--class_name", help="name of its class, such as SignSGD")
     given = parser.parse_args(args)
+    checked_class_name(given.kind, given.name, given.class_name)
     root = checkout(Path.cwd())
     texts = new_texts(root, given.kind, given.name, given.class_name)
     for path, text in texts.items():
@@ -94,10 +95,6 @@ def new_texts(root: Path, kind: str, name: str, class_name: str | None = None) -
     Raises:
         ValueError: The kind or a name is not valid, or a name is taken.
     """
-    if kind not in KINDS:
-        raise ValueError(
-            f"there is no kind {kind!r} among {', '.join(KINDS)}{nearest(kind, KINDS)}."
-        )
     class_name = checked_class_name(kind, name, class_name)
     values = {"name": name, "class_name": class_name, "title": title(name)}
     texts = {}
@@ -123,12 +120,16 @@ def checked_class_name(kind: str, name: str, class_name: str | None) -> str:
     """Return the name of the class, by default the name of the file in CamelCase.
 
     Raises:
-        ValueError: A name is not valid.
+        ValueError: The kind or a name is not valid.
 
     Example:
         >>> checked_class_name("loss", "label_focal", None)
         'LabelFocalLoss'
     """
+    if kind not in KINDS:
+        raise ValueError(
+            f"there is no kind {kind!r} among {', '.join(KINDS)}{nearest(kind, KINDS)}."
+        )
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise ValueError(
             f"name must be a Python name in snake_case such as sign_sgd, got {name!r}."

@@ -91,7 +91,7 @@ def find_config(name: str) -> str:
     if found.is_file():
         return str(found)
     known = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
-    near = nearest(short, known) or f"; there are {', '.join(known)}"
+    near = nearest(short, known) or "; trimtab configs lists them"
     raise FileNotFoundError(f"There is no config {name!r}{near}.")
 
 

@@ -188,7 +188,7 @@ def test_a_config_of_a_stranger_runs_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"torch.hub.load can load foreign code"):
         trimtab.load(path)
     path = config_beside(tmp_path, class_path="torch.nn.Linear", init_args={})
-    with pytest.raises(ValueError, match=r"torch.nn.Linear is not a EvaluationModule"):
+    with pytest.raises(ValueError, match=r"model: torch.nn.Linear is no EvaluationModule"):
         trimtab.load(path)
 
 

@@ -1,0 +1,91 @@
+"""The commands, their overview, and what is answered before anything large is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from framework.runs.run_folder import installed_configs
+from framework.utilities.nearest_names import nearest
+
+COMMANDS = {
+    "fit": "Train a model, or go on with a run: --ckpt_path RUN.",
+    "validate": "Evaluate a checkpoint on the validation part of its data.",
+    "test": "Evaluate a checkpoint on the test part.",
+    "predict": "Write the predictions of a checkpoint.",
+    "report": "Show what a run came to.",
+    "new": "Write the files of a new method into a checkout.",
+    "configs": "List the configs that came with Trimtab.",
+}
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+EXAMPLE = "trimtab fit --config classifier"
+OVERVIEW = """\
+usage: trimtab COMMAND [OPTION ...]
+
+Published training methods for PyTorch Lightning, each of them one line of YAML.
+
+commands:
+{commands}
+
+options:
+  --allow PACKAGE   Trust the classes of a package, besides Trimtab's, torch's and Lightning's.
+  --version         Show the version.
+  --help            Show this page, or after a command what it takes.
+
+examples:
+  trimtab configs                                        the configs, one per line
+  trimtab fit --config classifier --config with/saf      a run, with a method laid over it
+  trimtab fit --help                                     the options of a run
+  trimtab fit --model.help                               the models; --data.help: the kinds of data
+  trimtab fit --trainer.callbacks.help                   the methods that are callbacks
+  trimtab fit --config classifier --model.criterion.help the losses that fit this model
+"""
+
+
+def overview() -> str:
+    """Return the help page of ``trimtab`` itself."""
+    lines = [f"  {name:<18}{text}" for name, text in COMMANDS.items()]
+    return OVERVIEW.format(commands="\n".join(lines))
+
+
+def config_texts() -> dict[str, str]:
+    """Return {name: first line of its comment} of every config that came with the installation."""
+    folder = installed_configs()
+    paths = sorted(folder.rglob("*.yaml")) if folder is not None else []
+    # what runs as it is before what is laid over it
+    paths.sort(key=lambda path: len(path.relative_to(folder).parts) if folder else 0)
+    texts = {}
+    for path in paths:
+        with path.open() as file:
+            first = file.readline().strip()
+        name = path.relative_to(folder or path.parent).with_suffix("").as_posix()
+        texts[name] = first.removeprefix("#").strip() if first.startswith("#") else ""
+    return texts
+
+
+def list_of_configs(width: int = 100) -> str:
+    """Return the names of the configs with the beginning of what each says of itself."""
+    texts = config_texts()
+    longest = max(map(len, texts), default=0)
+    lines = []
+    for name, text in texts.items():
+        line = f"{name:<{longest}}  {text}"
+        lines.append(line if len(line) <= width else f"{line[: width - 4].rstrip()} ...")
+    return "\n".join([*lines, "", f"Use one by name: {EXAMPLE} [--config with/NAME].", ""])
+
+
+def check_command(args: Sequence[str]) -> None:
+    """Refuse a command line whose first word is no command.
+
+    Raises:
+        ValueError: There is no such command.
+    """
+    word = args[0]
+    if word in COMMANDS or word.startswith("-"):
+        return
+    near = nearest(word, COMMANDS) or nearest(word, ("--version", "--help", "--allow"))
+    raise ValueError(f"there is no command {word!r}{near}; the commands are {', '.join(COMMANDS)}.")
+
+
+def asks_for_configs(args: Sequence[str]) -> bool:
+    """Return whether a command line asks which configs there are, by no name of one."""
+    return args[0] == "configs" or (args[-1] in ("--config", "-c") and args[0] in TRAINER_COMMANDS)

@@ -1,0 +1,108 @@
+"""The classes that a config may name, and the arguments that they take."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from framework.command.jsonargparse_internals import accepted_arguments
+
+PACKAGES = ("framework", "modules", "datamodules", "callbacks")
+
+
+def subclasses(kinds: Iterable[type]) -> dict[str, type]:
+    """Return {name: class} of the imported public classes that can be made, ours first.
+
+    Args:
+        kinds: Classes; they and their subclasses are meant.
+    """
+    pending, found, seen = list(kinds), [], set()
+    while pending:
+        kind = pending.pop(0)
+        if kind in seen:
+            continue
+        seen.add(kind)
+        pending += kind.__subclasses__()
+        if not inspect.isabstract(kind) and is_public(kind):
+            found.append(kind)
+    found.sort(key=lambda kind: (not is_ours(kind), kind.__name__))
+    named: dict[str, type] = {}
+    for kind in found:
+        named.setdefault(kind.__name__, kind)
+    return named
+
+
+def is_public(kind: type) -> bool:
+    """Return whether a class is meant to be named: of ours, those that a package exports."""
+    if kind.__name__.startswith("_") or kind.__module__ == "__main__":
+        return False
+    folder = kind.__module__
+    while is_ours(kind) and folder:
+        folder = folder.rpartition(".")[0]
+        if kind.__name__ in getattr(sys.modules.get(folder), "__all__", ()):
+            return True
+    return not is_ours(kind)
+
+
+def is_ours(kind: type) -> bool:
+    """Return whether a class is Trimtab's own."""
+    return kind.__module__.partition(".")[0] in PACKAGES
+
+
+def all_classes() -> dict[str, type]:
+    """Return {name: class} of every imported class that a config may name, for any argument."""
+    import torch
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule
+    from lightning.pytorch.loggers import Logger
+    from torch.nn.modules.loss import _Loss
+
+    # what else the packages export, such as the alignments of a module
+    ours = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in PACKAGES]
+    exported = [getattr(one, name) for one in ours for name in getattr(one, "__all__", ())]
+    kinds = [
+        kind for kind in exported if isinstance(kind, type) and not issubclass(kind, BaseException)
+    ]
+    bases: list[type] = [
+        LightningModule,
+        LightningDataModule,
+        Callback,
+        Logger,
+        _Loss,
+        torch.optim.Optimizer,
+        torch.optim.lr_scheduler.LRScheduler,
+    ]
+    return subclasses([*kinds, *bases])
+
+
+def class_at(path: Any) -> type | None:
+    """Return the class of a ``class_path`` that has been imported, or None."""
+    module, _, name = str(path).rpartition(".")
+    found = getattr(sys.modules.get(module), name, None) if module else all_classes().get(name)
+    return found if isinstance(found, type) else None
+
+
+def holders(config: Any, argument: str, path: str = "") -> Iterator[tuple[str, type]]:
+    """Yield the places of a config whose class takes an argument, as (dotted path, class).
+
+    Args:
+        config: Namespace, mapping, list or plain value of a config.
+        argument: Name of the argument.
+        path: Dotted path of ``config``.
+    """
+    if isinstance(config, list):
+        for entry in config:
+            yield from holders(entry, argument, path)
+        return
+    if not hasattr(config, "items"):
+        return
+    # jsonargparse's namespace would walk down by itself
+    entries = dict(config) if isinstance(config, dict) else vars(config)
+    kind = class_at(entries.get("class_path")) if "class_path" in entries else None
+    if kind is not None and argument in accepted_arguments(kind):
+        yield path, kind
+    inside = entries.get("init_args") if kind is not None else config
+    inside = inside if isinstance(inside, dict) else vars(inside) if inside is not None else {}
+    for key, value in inside.items():
+        yield from holders(value, argument, f"{path}.{key}" if path else str(key))
