@@ -135,25 +135,29 @@ class Regressor(TrainingModule):
         if len(objectives.predictions):
             # the mean is left out: no metric depends on it, and far from 0 it would cost digits
             unit = self._target_fact("target_std", 1.0)
-            self.metrics.update(
-                objectives.predictions.float() * unit, batch["target"].float() * unit
-            )
+            predictions, targets = objectives.predictions.double(), batch["target"].double()
+            for name, metric in self.metrics.items():
+                # R2 has no unit, and torchmetrics takes sums of squares below 1e-4 for 0
+                scale = 1.0 if name == "r2" else unit
+                metric.update(predictions * scale, targets * scale)
         return objectives
 
     def make_metrics(self) -> dict[str, Any]:
         """Return RMSE, MAE, R2 and pairs for the figure."""
-        return {
+        metrics = {
             "rmse": MeanSquaredError(squared=False),
             "mae": MeanAbsoluteError(),
             "r2": R2Score(),
-            "pairs": SamplePairs(self.num_targets),
         }
+        # in the target's own unit squares leave the range of float32
+        metrics = {name: metric.set_dtype(torch.float64) for name, metric in metrics.items()}
+        return {**metrics, "pairs": SamplePairs(self.num_targets)}
 
     def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the prediction in the target's own unit."""
-        predictions = self(batch["input"]).float()
+        predictions = self(batch["input"]).double()
         unit, mean = self._target_fact("target_std", 1.0), self._target_fact("target_mean", 0.0)
-        return {"prediction": predictions * unit + mean}
+        return {"prediction": (predictions * unit + mean).float()}
 
     @property
     def column_names(self) -> dict[str, Sequence[str]]:
@@ -166,7 +170,7 @@ class Regressor(TrainingModule):
         from framework.figures.scatter import predicted_against_true
 
         names = getattr(self.datamodule, "target_names", None) or [f"target_{t}" for t in range(4)]
-        mean = self._target_fact("target_mean", 0.0)
+        mean = self._target_fact("target_mean", 0.0).float()
         predictions, targets = values["pairs"].unbind(1)
         rows = zip((predictions + mean).T.cpu(), (targets + mean).T.cpu(), names[:4], strict=False)
         return {
@@ -178,5 +182,5 @@ class Regressor(TrainingModule):
 
     def _target_fact(self, name: str, default: float) -> Tensor:
         """Return the mean or the unit of the targets that the datamodule names."""
-        value = getattr(self.datamodule, name, default)
-        return torch.as_tensor(value, dtype=torch.float32, device=self.device)
+        value = getattr(self.datamodule, name, self.data_facts.get(name, default))
+        return torch.as_tensor(value, dtype=torch.float64, device=self.device)

@@ -134,3 +134,34 @@ def test_targets_of_another_shape_are_refused(targets, shape):
 def test_data_that_does_not_fit_is_refused(arguments, sentence, tmp_path):
     with pytest.raises(IncompatibleError, match=sentence):
         fit(Regressor(**arguments), Tabular(), tmp_path)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e25])
+def test_scores_are_those_of_the_targets_in_any_unit(unit, tmp_path):
+    table = Tabular()
+    table.setup("fit")
+    rows = table.train_set.dataset
+    values = torch.cat([rows.fields["input"], rows.fields["target"][:, None]], 1).double()
+    values[:, -1] *= unit
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(",".join(map(repr, row)) for row in values.tolist()))
+    data = Tabular(str(path))
+    torch.manual_seed(0)
+    model = Regressor(10, widths=())
+    trainer = fit(model, data, tmp_path, epochs=2)
+    (found,) = trainer.validate(model, data, verbose=False)
+    inputs = rows_of(data.val_set)
+    with torch.no_grad():
+        predicted = model.predict_columns({"input": inputs["input"]})["prediction"].double()
+    true = inputs["target"].double() * data.target_std + data.target_mean
+    rmse = (predicted - true).square().mean().sqrt()
+    assert found["val/rmse"] == pytest.approx(float(rmse), rel=1e-4, abs=0)
+    mae = (predicted - true).abs().mean()
+    assert found["val/mae"] == pytest.approx(float(mae), rel=1e-4, abs=0)
+    r2 = 1 - (predicted - true).square().sum() / (true - true.mean()).square().sum()
+    assert found["val/r2"] == pytest.approx(float(r2), abs=1e-4)
+    assert found["val/r2"] < 0.9
+
+
+def rows_of(subset):
+    return subset.dataset.batch(subset.indices)
