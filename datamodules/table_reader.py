@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
+import lzma
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,10 @@ import numpy as np
 
 from framework.utilities.nearest_names import nearest
 from framework.utilities.packages import require_package
+
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+MISSING = ("", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "?")
+"""Texts that stand for a missing value, in lower case."""
 
 
 class Table:
@@ -23,6 +31,7 @@ class Table:
         names: Names of the columns.
         cells: Sequences of cells, one per column.
         lines: Line of the file that each row stands on, where there are lines.
+        decimal: Character before the decimals of a number in text.
     """
 
     def __init__(
@@ -31,11 +40,15 @@ class Table:
         names: Sequence[str],
         cells: Sequence[Sequence[Any] | np.ndarray],
         lines: Sequence[int] | None = None,
+        decimal: str = ".",
     ) -> None:
         self.source = source
         self.names = list(names)
         self.cells = cells
         self.lines = lines
+        self.decimal = decimal
+        self.is_named = True
+        """Whether the file names the columns."""
 
     def __len__(self) -> int:
         return len(self.cells[0]) if self.cells else 0
@@ -55,8 +68,12 @@ class Table:
             f"{nearest(str(column), self.names)}."
         )
 
-    def numbers(self, column: int | str) -> np.ndarray:
+    def numbers(self, column: int | str, missing: bool = False) -> np.ndarray:
         """Return a column as (N,) float64.
+
+        Args:
+            column: Name or number of the column.
+            missing: Whether cells may be missing, which then are NaN.
 
         Raises:
             ValueError: there is no such column, or a cell is empty, no number, or not finite.
@@ -64,10 +81,13 @@ class Table:
         position = self.position(column)
         cells = self.cells[position]
         try:
+            if self.decimal != ".":
+                raise ValueError
             values = np.array(cells, dtype=np.float64)
         except (TypeError, ValueError):
-            values = np.array([_number(cell) for cell in cells], dtype=np.float64)
-        bad = np.flatnonzero(~np.isfinite(values))
+            values = np.array([self._number(cell) for cell in cells], dtype=np.float64)
+        fine = np.isfinite(values)
+        bad = np.flatnonzero(~(fine | self.missing(position) if missing else fine))
         if len(bad):
             row = int(bad[0])
             place = f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
@@ -75,9 +95,42 @@ class Table:
             what = "is empty" if cell is None or cell == "" else f"holds {str(cell)!r}"
             raise ValueError(
                 f"{self.source}, {place}, column {self.names[position]!r} {what}, which is no "
-                "finite number."
+                f"finite number{self._advice(position, cell)}."
             )
         return values
+
+    def missing(self, column: int | str) -> np.ndarray:
+        """Return (N,) bool, True where a cell is missing."""
+        cells = self.cells[self.position(column)]
+        if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiub":
+            return np.isnan(cells.astype(np.float64))
+        return np.array([_is_missing(cell) for cell in cells], dtype=bool)
+
+    def is_text(self, column: int | str) -> bool:
+        """Return whether a column has a cell that is neither a number nor missing."""
+        cells = self.cells[self.position(column)]
+        if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiub":
+            return False
+        return any(not _is_missing(cell) and np.isnan(self._number(cell)) for cell in cells)
+
+    def texts(self, column: int | str) -> list[str | None]:
+        """Return the cells of a column as text, None where one is missing."""
+        cells = self.cells[self.position(column)]
+        return [None if _is_missing(cell) else str(cell) for cell in cells]
+
+    def _number(self, cell: Any) -> float:
+        if self.decimal != "." and isinstance(cell, str):
+            # a point would be one of thousands, or a mistake
+            cell = "" if "." in cell else cell.replace(self.decimal, ".")
+        return _number(cell)
+
+    def _advice(self, position: int, cell: Any) -> str:
+        """Return which option of ``Tabular`` takes such a cell, for a message."""
+        if _is_missing(cell):
+            return "; `missing` says what becomes of it"
+        if isinstance(cell, str) and not np.isnan(_number(cell.replace(",", "."))):
+            return "" if "," not in cell else "; set decimal to ','"
+        return "; `categories` takes text" if self.is_text(position) else ""
 
 
 def _number(cell: Any) -> float:
@@ -87,13 +140,23 @@ def _number(cell: Any) -> float:
         return np.nan
 
 
-def read_table(path: str | Path) -> Table:
+def _is_missing(cell: Any) -> bool:
+    if cell is None or (isinstance(cell, float) and np.isnan(cell)):
+        return True
+    return isinstance(cell, str) and cell.strip().lower() in MISSING
+
+
+def read_table(path: str | Path, separator: str | None = None, decimal: str = ".") -> Table:
     """Read a table.
 
     Args:
         path: File ``.csv`` (fields separated by comma, semicolon or tab), ``.txt`` (separated by
-            white space) or ``.parquet``. In text the first line names the columns unless it holds
-            only numbers; columns without names are called ``'0'``, ``'1'`` and so on.
+            white space) or ``.parquet``; text may be compressed (``.csv.gz``, ``.bz2``, ``.xz``).
+            In text the first line names the columns unless it holds only numbers and missing
+            values; columns without names are called ``'0'``, ``'1'`` and so on.
+        separator: Character between the fields of a ``.csv``; default the one out of comma,
+            semicolon and tab that its first line has most of.
+        decimal: Character before the decimals of a number in text.
 
     Raises:
         FileNotFoundError: no such file.
@@ -104,20 +167,25 @@ def read_table(path: str | Path) -> Table:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such table.")
+    if len(decimal) != 1 or (separator is not None and len(separator) != 1):
+        raise ValueError(
+            f"separator and decimal are one character, got {separator!r}, {decimal!r}."
+        )
     if path.suffix == ".parquet":
         return _read_parquet(path)
-    if path.suffix in (".csv", ".txt"):
-        return _read_text(path)
-    raise ValueError(f"{path}: tables are .csv, .txt or .parquet.")
+    inner = path.with_suffix("").suffix if path.suffix in OPENERS else path.suffix
+    if inner in (".csv", ".txt"):
+        return _read_text(path, inner, separator, decimal)
+    raise ValueError(f"{path}: tables are .csv, .txt or .parquet, text also as .gz, .bz2 or .xz.")
 
 
-def _read_text(path: Path) -> Table:
+def _read_text(path: Path, kind: str, separator: str | None, decimal: str) -> Table:
     lines: list[int] = []
     rows: list[list[str]] = []
     try:
         # a byte-order mark, as spreadsheets write it, is no part of the first name
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for line, row in _split(file, path):
+        with OPENERS.get(path.suffix, open)(path, "rt", newline="", encoding="utf-8-sig") as file:
+            for line, row in _split(file, kind, separator, decimal):
                 if rows and len(row) != len(rows[0]):
                     raise ValueError(
                         f"{path}, line {line} has {len(row)} fields, and line {lines[0]} has "
@@ -127,23 +195,32 @@ def _read_text(path: Path) -> Table:
                 rows.append(row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no table in UTF-8 text: {error}.") from None
-    named = bool(rows) and any(np.isnan(_number(cell)) for cell in rows[0])
-    names = rows[0] if named else [str(k) for k in range(len(rows[0]))] if rows else []
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"{path} is no complete compressed file: {error}.") from None
+    table = Table(path, [], [], decimal=decimal)
+    named = bool(rows) and any(
+        np.isnan(table._number(cell)) and not _is_missing(cell) for cell in rows[0]
+    )
     if len(rows) <= named:
         raise ValueError(f"{path} holds no rows.")
-    return Table(path, names, list(zip(*rows[named:], strict=True)), lines[named:])
+    table.names = rows[0] if named else [str(k) for k in range(len(rows[0]))]
+    table.cells = list(zip(*rows[named:], strict=True))
+    table.lines = lines[named:]
+    table.is_named = named
+    return table
 
 
-def _split(file: Any, path: Path) -> Any:
+def _split(file: Any, kind: str, separator: str | None, decimal: str) -> Any:
     """Yield the number and the fields of every line that is not blank."""
-    if path.suffix == ".txt":
+    if kind == ".txt":
         for line, text in enumerate(file, start=1):
             if text.strip():
                 yield line, text.split()
         return
     first = file.readline()
     file.seek(0)
-    reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
+    usual = ",;\t".replace(decimal, "")
+    reader = csv.reader(file, delimiter=separator or max(usual, key=first.count))
     for row in reader:
         if any(cell.strip() for cell in row):
             yield reader.line_num, [cell.strip() for cell in row]

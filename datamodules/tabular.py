@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Subset
 
+from datamodules.table_encoding import Coding, Missing, TableEncoding, moments
 from datamodules.table_reader import Table, read_table
 from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import ArrayDataset, Batch
+from framework.data.facts import Facts, listed
 from framework.data.raw_inputs import as_rows
+from framework.utilities.checks import check_one_of
 from framework.utilities.randomness import stable_seed
 
 BUNDLED = ("diabetes", "linnerud")
+SMALLEST, LARGEST = 1e-36, 1e36
+"""Range of a standard deviation in whose unit float32 can give targets."""
+
+
+class TableRows(ArrayDataset):
+    """Rows of a table, which may have names.
+
+    Args:
+        names: Title and names of the N rows, or None.
+        **fields: Tensors of length N.
+    """
+
+    def __init__(self, names: tuple[str, list[str]] | None, **fields: Tensor) -> None:
+        super().__init__(**fields)
+        self.names_title = "row" if names is None else names[0]
+        self.names = None if names is None else names[1]
 
 
 class Tabular(DataModule):
@@ -28,7 +48,10 @@ class Tabular(DataModule):
     validation.
 
     Means and standard deviations are those of the training rows alone; a column that is constant
-    there becomes 0. Metrics and predictions of the ``Regressor`` are in the target's own unit.
+    there becomes 0. They are in the checkpoint with the names and categories of the columns, and
+    used for every later table. Of another table than the one of the training all rows are
+    predicted, and it needs no target. Metrics and predictions of the ``Regressor`` are in the
+    target's own unit. A first column without a name that numbers the rows is left out.
 
     The remaining arguments are those of ``DataModule``.
 
@@ -48,6 +71,15 @@ class Tabular(DataModule):
             former.
         standardize_inputs: Whether inputs are brought to mean 0 and standard deviation 1.
         standardize_target: Whether targets are brought to mean 0 and standard deviation 1.
+        categories: What becomes of columns that hold text: ``one_hot`` makes one input of 0 and 1
+            per category of the training rows, ``ordinal`` its number in alphabetical order.
+        missing: What becomes of missing values: ``drop`` leaves their rows out, with a count;
+            ``mean`` and ``median`` put that of the training rows in the place of numbers. Rows
+            without a target are left out.
+        row_names: Column that names the rows in ``predictions.csv``, such as an ID; no feature.
+        separator: Character between the fields of a ``.csv``; default the usual one in its first
+            line.
+        decimal: Character before the decimals of a number in text.
 
     Raises:
         FileNotFoundError: no such file.
@@ -64,8 +96,14 @@ class Tabular(DataModule):
     """
 
     num_classes = None
+    encoding: TableEncoding | None = None
+    """How columns become inputs; known after ``setup``, as the following are."""
     input_size: int
-    """Number of inputs D; known after ``setup``, as the following are."""
+    """Number of inputs D."""
+    input_mean: Tensor | None = None
+    """Mean of the inputs over the training rows, (D,)."""
+    input_std: Tensor | None = None
+    """Standard deviation of the inputs over the training rows, (D,)."""
     num_targets: int
     feature_names: list[str]
     target_names: list[str]
@@ -85,6 +123,11 @@ class Tabular(DataModule):
         fold: int | None = None,
         standardize_inputs: bool = True,
         standardize_target: bool = True,
+        categories: Coding = "refuse",
+        missing: Missing = "refuse",
+        row_names: int | str | None = None,
+        separator: str | None = None,
+        decimal: str = ".",
         **options: Unpack[BatchOptions],
     ) -> None:
         super().__init__(**options)
@@ -94,7 +137,10 @@ class Tabular(DataModule):
             raise ValueError("target must name at least one column.")
         if fold is not None and source in BUNDLED:
             raise ValueError(f"fold={fold} reads files beside the table; {source} has none.")
+        check_one_of(get_args(Coding), categories=categories)
+        check_one_of(get_args(Missing), missing=missing)
         self.source = source
+        self.origin = source if source in BUNDLED else str(Path(source).resolve())
         self.target = target
         self.features = features
         self.val_size = val_size
@@ -103,68 +149,192 @@ class Tabular(DataModule):
         self.fold = fold
         self.standardize_inputs = standardize_inputs
         self.standardize_target = standardize_target
+        self.coding = categories
+        self.missing = missing
+        self.row_names = row_names
+        self.separator = separator
+        self.decimal = decimal
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the table once, for all stages."""
+        """Read the table once, for all stages; of a new table all rows are predicted."""
+        if stage == "predict" and self.is_new:
+            if self.predict_set is None:
+                self.use_facts(self.trained)
+                self.predict_set = self._new_rows(self._file())
+            return
         if self.train_set is not None:
             return
-        inputs, target = self._read()
-        train, val, test = self._split(len(inputs))
-        self._input_mean, self._input_std = _moments(inputs[train])
-        self.target_mean, self.target_std = _moments(target[train])
-        if not self.standardize_target:
-            self.target_mean.zero_()
-            self.target_std.fill_(1)
-        self.target_std[self.target_std == 0] = 1
+        self.use_facts(self.trained)
+        table, targets = self._table()
+        target = self._target(table, targets)
+        train, val, test = self._split(self._kept(table, targets), len(table))
+        if self.encoding is None:
+            self.encoding = TableEncoding.measured(
+                table, self._features(table, targets), train,
+                coding=self.coding, missing=self.missing,
+            )  # fmt: skip
+        inputs = self.encoding.inputs(table)
+        if self.input_mean is None:
+            self.input_mean, self.input_std = moments(inputs[train])
+        if "target_mean" not in self.trained:
+            self.target_mean, self.target_std = moments(target[train])
+            if not self.standardize_target:
+                self.target_mean.zero_()
+                self.target_std.fill_(1)
+            self.target_std[self.target_std == 0] = 1
+        self._name_facts([table.names[k] for k in targets])
         target = (target - self.target_mean) / self.target_std
-        rows = ArrayDataset(input=self._standardized(inputs), target=target.float())
+        rows = TableRows(
+            self._names(table), input=self._standardized(inputs), target=target.float()
+        )
+        _check_range(rows.fields["target"][train], self.target_names, self.target_std, self.source)
         self.train_set = Subset(rows, train)
         self.val_set = Subset(rows, val) if val else None
         self.test_set = Subset(rows, test) if test else None
         self.predict_set = self.test_set or self.val_set
 
+    def use_facts(self, facts: Facts) -> None:
+        """Take columns, codes and statistics from training."""
+        super().use_facts(facts)
+        if "column_names" not in facts:
+            return
+        self.encoding = TableEncoding(
+            columns=facts["column_names"],
+            categories=facts.get("categories", {}),
+            coding=self.coding,
+            missing=self.missing,
+            fill_values=facts.get("fill_values"),
+        )
+        self.input_mean, self.input_std = facts["input_mean"], facts["input_std"]
+        self.target_mean, self.target_std = facts["target_mean"], facts["target_std"]
+        self._name_facts(facts["target_names"])
+
+    def _name_facts(self, targets: list[str]) -> None:
+        assert self.encoding is not None
+        self.column_names = self.encoding.columns
+        self.categories = self.encoding.categories or None
+        self.fill_values = self.encoding.fill_values
+        self.feature_names = self.encoding.feature_names
+        self.target_names = targets
+        self.input_size, self.num_targets = len(self.feature_names), len(targets)
+
     def _standardized(self, inputs: Tensor) -> Tensor:
+        assert self.input_mean is not None
+        assert self.input_std is not None
         if self.standardize_inputs:
             # a column that was constant in training is divided by infinity, and so 0 everywhere
-            unit = torch.where(self._input_std > 0, self._input_std, torch.inf)
-            inputs = (inputs - self._input_mean) / unit
+            unit = torch.where(self.input_std > 0, self.input_std, torch.inf)
+            inputs = (inputs - self.input_mean) / unit
         return inputs.float()
 
     def as_batch(self, inputs: Any) -> Batch:
-        """Return rows (N, D) in the columns' own units as a standardized batch."""
-        return {"input": self._standardized(as_rows(inputs, self.input_size).double())}
+        """Return rows (N, D) in the columns' own units as a standardized batch.
+
+        A table with named columns, such as a data frame, may have them in any order, and beside
+        numbers texts where ``categories`` takes them.
+        """
+        if hasattr(inputs, "columns"):
+            names = [str(name) for name in inputs.columns]
+            cells = [inputs[name].to_numpy() for name in inputs.columns]
+            assert self.encoding is not None
+            rows = self.encoding.inputs(Table("the table", names, cells))
+        else:
+            rows = as_rows(inputs, self.input_size).double()
+        return {"input": self._standardized(rows)}
 
     def restore_statistics(self, state: dict[str, Any]) -> None:
-        """Read the table again, whose training rows the statistics are those of."""
-        self.setup()
+        """Read the table again, where the checkpoint has no statistics of its training rows."""
+        if not self.trained:
+            self.setup()
 
-    def _read(self) -> tuple[Tensor, Tensor]:
-        """Return inputs (N, D) and targets (N,) or (N, T), float64."""
+    def _table(self) -> tuple[Table, list[int]]:
+        """Return the table and the positions of its targets."""
         if self.source in BUNDLED:
             table, default = _bundled(self.source)
         else:
             table, default = self._file(), -1
         target = default if self.target is None else self.target
-        columns = [
+        return table, [
             table.position(name) for name in (target if isinstance(target, list) else [target])
         ]
-        if self.features is None:
-            features = [k for k in range(len(table.names)) if k not in columns]
-        else:
+
+    def _features(self, table: Table, targets: list[int]) -> list[int]:
+        """Return the positions of the features."""
+        named = None if self.row_names is None else table.position(self.row_names)
+        if self.features is not None:
             features = [table.position(name) for name in self.features]
-        shared = [table.names[k] for k in features if k in columns]
+        else:
+            features = [k for k in range(len(table.names)) if k not in targets and k != named]
+            index = next((k for k in features if _counts_rows(table, k)), None)
+            if index is not None:
+                rank_zero_warn(
+                    f"{self.source}: the column {table.names[index]!r} numbers the rows, as pandas "
+                    "writes its index, and is no feature; name it in features to keep it."
+                )
+                features.remove(index)
+        shared = [table.names[k] for k in features if k in targets]
         if shared:
             raise ValueError(f"{self.source}: the target {shared[0]!r} is among the features.")
         if not features:
             raise ValueError(f"{self.source} has no column beside the target.")
-        self.feature_names = [table.names[k] for k in features]
-        self.target_names = [table.names[k] for k in columns]
-        self.input_size, self.num_targets = len(features), len(columns)
-        inputs, targets = (
-            torch.from_numpy(np.stack([table.numbers(k) for k in chosen], axis=1))
-            for chosen in (features, columns)
-        )
-        return inputs, targets if isinstance(target, list) else targets[:, 0]
+        return features
+
+    def _target(self, table: Table, targets: list[int]) -> Tensor:
+        """Return the targets (N,) or (N, T), float64."""
+        missing = self.missing != "refuse"
+        found = torch.from_numpy(np.stack([table.numbers(k, missing) for k in targets], axis=1))
+        several = isinstance(self.target, list) or (self.target is None and len(targets) > 1)
+        return found if several else found[:, 0]
+
+    def _kept(self, table: Table, targets: list[int]) -> list[int]:
+        """Return the rows with a target and, where others are dropped, with all features."""
+        if self.missing == "refuse":
+            return list(range(len(table)))
+        columns = list(targets)
+        if self.missing == "drop":
+            columns += self._features(table, targets) if self.encoding is None else [
+                table.position(name) for name in self.encoding.columns
+            ]  # fmt: skip
+        return self._without_missing(table, columns)
+
+    def _without_missing(self, table: Table, columns: list[int]) -> list[int]:
+        holes = np.stack([table.missing(k) for k in columns], axis=1)
+        gone = holes.any(axis=1)
+        if gone.any():
+            where = [table.names[columns[k]] for k in np.flatnonzero(holes.any(axis=0))]
+            rank_zero_warn(
+                f"{self.source}: {int(gone.sum()):,} of {len(table):,} rows are left out, as a "
+                f"value is missing in {listed(where)}."
+            )
+        if gone.all():
+            raise ValueError(f"{self.source} has no row without a missing value.")
+        return np.flatnonzero(~gone).tolist()
+
+    def _new_rows(self, table: Table) -> Subset[Any]:
+        """Return all rows of a table, which may lack the target."""
+        assert self.encoding is not None
+        columns = self.encoding.columns
+        absent = [name for name in columns if name not in table.names]
+        if absent and len(table.names) == len(columns) and not table.is_named:
+            table.names = list(columns)
+            absent = []
+        if absent:
+            raise ValueError(
+                f"{self.source} lacks the column{'s' * (len(absent) > 1)} {listed(absent)}, of "
+                f"those that the model was trained on: {listed(columns)}."
+            )
+        rows = list(range(len(table)))
+        if self.missing == "drop":
+            rows = self._without_missing(table, [table.position(name) for name in columns])
+        inputs = self._standardized(self.encoding.inputs(table))
+        return Subset(TableRows(self._names(table), input=inputs), rows)
+
+    def _names(self, table: Table) -> tuple[str, list[str]] | None:
+        """Return the title and the names of the rows."""
+        if self.row_names is None:
+            return None
+        k = table.position(self.row_names)
+        return table.names[k], [text or "" for text in table.texts(k)]
 
     def _file(self) -> Table:
         path = Path(self.source)
@@ -172,19 +342,22 @@ class Tabular(DataModule):
             raise ValueError(
                 f"source={self.source!r} is neither a file nor one of {', '.join(BUNDLED)}."
             )
-        return read_table(path)
+        return read_table(path, self.separator, self.decimal)
 
-    def _split(self, rows: int) -> tuple[list[int], list[int], list[int]]:
+    def _split(self, kept: list[int], total: int) -> tuple[list[int], list[int], list[int]]:
         """Return the rows of training, validation and test, each in ascending order."""
+        rows = len(kept)
         if self.fold is None:
-            test, rest = [], list(range(rows))
+            test, rest = [], kept
         else:
-            test, rest = self._fold_rows("test", rows), self._fold_rows("train", rows)
+            test, rest = self._fold_rows("test", total), self._fold_rows("train", total)
             if not set(test).isdisjoint(rest):
                 row = min(set(test).intersection(rest))
                 raise ValueError(
                     f"Fold {self.fold} of {self.source} has row {row} in both training and test."
                 )
+            there = set(kept)
+            test, rest = ([row for row in part if row in there] for part in (test, rest))
         generator = torch.Generator().manual_seed(stable_seed(self.split_seed, "split"))
         rest = [rest[k] for k in torch.randperm(len(rest), generator=generator).tolist()]
         if self.fold is None:
@@ -237,8 +410,23 @@ def _bundled(name: str) -> tuple[Table, int | str | list[int | str]]:
     return table, names[0] if name == "diabetes" else list(names)
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation over rows; exactly 0 where all rows are equal."""
-    # compared, since rounding gives equal numbers a deviation that is small but not 0
-    constant = values.amax(0) == values.amin(0)
-    return values.mean(0), torch.where(constant, 0.0, values.std(0, correction=0))
+def _counts_rows(table: Table, column: int) -> bool:
+    """Return whether a column has no name and numbers the rows, from 0 or 1."""
+    name = table.names[column]
+    if not table.is_named or not (
+        name == "" or name.startswith("Unnamed: ") or name.startswith("__index_level_")
+    ):
+        return False
+    cells = [str(cell).strip() for cell in table.cells[column]]
+    return any(cells == [str(k + first) for k in range(len(cells))] for first in (0, 1))
+
+
+def _check_range(targets: Tensor, names: list[str], unit: Tensor, source: str) -> None:
+    """Refuse targets that float32, in which metrics and predictions are given, cannot hold."""
+    fine = (unit >= SMALLEST) & (unit <= LARGEST)
+    if not (bool(fine.all()) and bool(targets.isfinite().all())):
+        name = names[int((~fine).reshape(-1).int().argmax())]
+        raise ValueError(
+            f"{source}: the target {name!r} varies by {unit.reshape(-1).max():.3g}, beyond the "
+            "range of float32; give it in another unit."
+        )
