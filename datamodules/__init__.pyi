@@ -27,3 +27,4 @@ from .rotated_digits import RotatedDigits as RotatedDigits
 from .tabular import Tabular as Tabular
 from .usps import USPS as USPS
 from .whole_set import WholeSet as WholeSet
+from .yolo_obb import YOLOOBB as YOLOOBB

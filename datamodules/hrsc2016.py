@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import torch
 
 from datamodules.dota.tile_set import Tile, TileSet, Tiling
-from datamodules.oriented_data import OrientedData, OrientedOptions
+from datamodules.oriented_data import OrientedData, OrientedOptions, check_objects
 from framework.data.image_files import image_size
 from framework.detection.objects import Objects
 from framework.detection.rotated import cxcywhr_to_quad
@@ -69,11 +69,15 @@ class HRSC2016(OrientedData):
         train, val, test = self.parts["train"], self.parts["val"], self.parts["test"]
         if stage in (None, "fit") and train is not None and self.train_set is None:
             self.train_set = self._part(train, training=True)
+            check_objects(self.train_set.objects, f"{self.root}, part {train},")
             self.augment_from(self.train_set)
         if stage in (None, "fit", "validate") and val is not None and self.val_set is None:
             self.val_set = self._part(val)
+            check_objects(self.val_set.objects, f"{self.root}, part {val},")
         if stage in (None, "test", "predict") and test is not None and self.test_set is None:
             part = self._part(test)
+            if stage == "test":
+                check_objects(part.objects, f"{self.root}, part {test},")
             self.test_set = self.predict_set = part
             self.image_paths = part.paths.tolist()
             self.image_names = [Path(path).stem for path in part.paths.tolist()]

@@ -106,3 +106,21 @@ class OrientedData(DataModule):
         """Let training samples be augmented, with partners from ``train_set``."""
         if self.transforms:
             self.augment = ObjectAugmentation(self.transforms, train_set)
+
+
+def check_objects(objects: ObjectTable | None, source: object) -> None:
+    """Refuse images without any object, which nothing is learned from or scored on.
+
+    Args:
+        objects: Objects of the images.
+        source: What they were read from, for the message.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if objects is None or not len(objects.objects):
+        raise ValueError(
+            f"{source} has no object on any of its {0 if objects is None else len(objects)} "
+            "images, so that there is nothing to learn or to be scored on: check its labels, or "
+            "leave this part out."
+        )

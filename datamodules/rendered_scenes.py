@@ -8,7 +8,12 @@ from typing import Unpack
 import torch
 
 from datamodules.dota.labels import write_labels
-from datamodules.oriented_data import ObjectImages, OrientedData, OrientedOptions
+from datamodules.oriented_data import (
+    ObjectImages,
+    OrientedData,
+    OrientedOptions,
+    check_objects,
+)
 from datamodules.scene_rendering import CLASS_NAMES, render_scene
 from framework.detection.objects import ObjectTable
 from framework.utilities.checks import check_at_least
@@ -73,6 +78,7 @@ class RenderedScenes(OrientedData):
         """Draw the parts that the stage needs, once."""
         if stage in (None, "fit") and self.train_set is None:
             self.train_set = self.draw("train")
+            check_objects(self.train_set.objects, "RenderedScenes")
             self.augment_from(self.train_set)
         if stage in (None, "fit", "validate") and self.val_set is None and self.sizes["val"]:
             self.val_set = self.draw("val")

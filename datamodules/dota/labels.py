@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -54,20 +54,42 @@ def read_labels(
         (tensor([1, 0]), tensor([1, 0], dtype=torch.uint8))
     """
     numbers = {name: number for number, name in enumerate(class_names)}
+    rows = [(place, line.split()) for place, line in read_lines(path, faults)]
+    rows = [(place, fields) for place, fields in rows if not _HEADER.match(" ".join(fields))]
+    return objects_of_lines(rows, lambda fields: _parse(fields, numbers), faults, size)
+
+
+def read_lines(path: str | Path, faults: LabelErrors | None = None) -> list[tuple[str, str]]:
+    """Return the lines of a text file that are not empty, each after its place for messages."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         _report("unreadable label file", f"{path} is not a text file in UTF-8: {error}.", faults)
-        return Objects.none()
+        return []
+    return [(f"{path}, line {k}", line) for k, line in enumerate(lines, start=1) if line.strip()]
+
+
+def objects_of_lines(
+    lines: Sequence[tuple[str, list[str]]],
+    parse: Callable[[list[str]], tuple[list[float], int, int]],
+    faults: LabelErrors | None = None,
+    size: tuple[int, int] | None = None,
+) -> Objects:
+    """Return the objects of lines, clockwise on screen, without those that are wrong.
+
+    Args:
+        lines: Place of each line for messages, and its fields.
+        parse: Function that returns eight coordinates, label and difficulty of a line's fields, or
+            raises ``LineError``.
+        faults: Collector of wrong lines; without it the first one raises.
+        size: Size (width, height) of the image, outside which no object may lie wholly.
+    """
     rows, places = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or _HEADER.match(line):
-            continue
-        place = f"{path}, line {number}"
+    for place, fields in lines:
         try:
-            rows.append(_parse(line.split(), numbers))
+            rows.append(parse(fields))
             places.append(place)
-        except _LineError as error:
+        except LineError as error:
             _report(error.kind, f"{place}: {error}", faults)
     corners, label, difficult = zip(*rows, strict=True) if rows else ((), (), ())
     quads = torch.tensor(corners, dtype=torch.float32).view(-1, 4, 2)
@@ -92,7 +114,9 @@ def read_labels(
     )[shown]
 
 
-class _LineError(ValueError):
+class LineError(ValueError):
+    """A line of a label file that is no object; ``kind`` is what is counted."""
+
     def __init__(self, message: str, kind: str = "unreadable line") -> None:
         super().__init__(message)
         self.kind = kind
@@ -100,20 +124,22 @@ class _LineError(ValueError):
 
 def _parse(fields: list[str], numbers: dict[str, int]) -> tuple[list[float], int, int]:
     if len(fields) not in (9, 10):
-        raise _LineError(
+        raise LineError(
             f"{len(fields)} fields instead of 'x1 y1 x2 y2 x3 y3 x4 y4 class difficult'."
         )
     try:
         corners = [float(field) for field in fields[:8]]
     except ValueError:
-        raise _LineError(f"'{' '.join(fields[:8])}' are not eight coordinates.") from None
+        raise LineError(f"'{' '.join(fields[:8])}' are not eight coordinates.") from None
     if not all(map(math.isfinite, corners)):
-        raise _LineError("a coordinate is not finite.")
+        raise LineError("a coordinate is not finite.")
     if fields[8] not in numbers:
-        message = f"{fields[8]} is none of the classes {', '.join(numbers)}."
-        raise _LineError(message, "unknown class")
+        message = (
+            f"{fields[8]} is none of the classes {', '.join(numbers)}; `classes` names others."
+        )
+        raise LineError(message, "unknown class")
     if fields[9:] not in ([], ["0"], ["1"], ["2"]):
-        raise _LineError(f"difficult must be 0, 1 or 2, got {fields[9]}.")
+        raise LineError(f"difficult must be 0, 1 or 2, got {fields[9]}.")
     return corners, numbers[fields[8]], int(fields[9]) if fields[9:] else 0
 
 

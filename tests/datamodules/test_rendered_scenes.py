@@ -127,8 +127,10 @@ def test_scenes_may_be_empty_or_large():
     picture, objects = render_scene(0, 200, 80, objects=(0, 0))
     assert picture.shape == (80, 200, 3)
     assert len(objects) == 0
-    empty = ready(objects=(0, 0))
-    assert next(iter(empty.train_dataloader()))["label"].eq(-1).all()
+    some = next(iter(ready(objects=(0, 1), batch_size=12).train_dataloader()))["label"]
+    assert 0 < int(some.eq(-1).all(1).sum()) < 12
+    with pytest.raises(ValueError, match="RenderedScenes has no object on any of its 12 images"):
+        ready(objects=(0, 0))
     _, objects = render_scene(0, 1000, 800, objects=(60, 60))
     assert len(objects) == 60
     assert objects.quads[..., 0].max() > 800

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -161,14 +162,24 @@ def test_tiles_of_another_picture_are_cut_again(scenes, tmp_path):
     assert torch.equal(fresh["image"], kept["image"])
 
 
-def test_nothing_to_train_on_is_an_error(tmp_path):
+def test_nothing_to_train_on_is_an_error(scenes, tmp_path):
     write_scene(tmp_path / "train", "P0001", 100, 80, 0)
-    with pytest.raises(ValueError, match=r"train/images leaves no tile to train on"):
-        ready(tmp_path, "fit", val=None, empty_tiles=False)
+    for empty_tiles in (True, False):
+        with pytest.raises(ValueError, match=r"train/labelTxt has no object on any of its"):
+            ready(tmp_path, "fit", val=None, empty_tiles=empty_tiles)
+    # nor is anything scored on such a part, though it can be predicted
+    shutil.copytree(scenes / "train", tmp_path / "full")
+    with pytest.raises(ValueError, match=r"train/labelTxt has no object .* leave this part out"):
+        ready(tmp_path, "fit", train="full", val="train")
+    with pytest.raises(ValueError, match=r"train/labelTxt has no object"):
+        ready(tmp_path, "test", train="full", val="full", test="train")
+    assert ready(tmp_path, "predict", train="full", val="full", test="train").image_names == [
+        "P0001"
+    ]
     (tmp_path / "train" / "images" / "P0001.png").write_bytes(b"broken")
     with (
         pytest.warns(UserWarning, match="unreadable image: 1"),
-        pytest.raises(ValueError, match=r"train/images leaves no tile to train on"),
+        pytest.raises(ValueError, match=r"train/labelTxt has no object on any of its 0 images"),
     ):
         ready(tmp_path, "fit", val=None, strict=False)
 
