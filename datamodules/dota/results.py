@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.dota.classes import CLASS_NAMES
 from datamodules.dota.labels import read_labels
 from framework.detection.average_precision import Interpolation
-from framework.detection.result_files import read_results
+from framework.detection.result_files import classes_with_results, read_results
 from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
 
 
@@ -61,17 +61,31 @@ def evaluate_results(
     return metric.compute()
 
 
-def main() -> None:
-    """Run the command, which prints a table of the classes."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command, which prints a table of the classes.
+
+    Raises:
+        SystemExit: With a message where the files cannot be scored.
+    """
     parser = argparse.ArgumentParser(prog="python -m datamodules.dota.results")
     parser.add_argument("results", help="folder of Task1_<class>.txt")
-    parser.add_argument("labels", help="folder of label files")
-    parser.add_argument("--version", default="1.0", choices=list(CLASS_NAMES))
-    arguments = parser.parse_args()
-    names = CLASS_NAMES[arguments.version]
+    parser.add_argument("labels", help="folder of label files in DOTA's form")
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--classes", help="classes, such as plane,ship; default those with a file")
+    names.add_argument("--version", choices=list(CLASS_NAMES), help="version of DOTA's classes")
+    arguments = parser.parse_args(args)
+    try:
+        if arguments.version is not None:
+            classes = list(CLASS_NAMES[arguments.version])
+        elif arguments.classes is not None:
+            classes = arguments.classes.split(",")
+        else:
+            classes = classes_with_results(arguments.results)
+        values = evaluate_results(arguments.results, arguments.labels, classes)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{parser.prog}: {error}") from None
     console = Console(highlight=False)
-    values = evaluate_results(arguments.results, arguments.labels, names)
-    for name, precision in zip(names, values["ap_50"].reshape(-1).tolist(), strict=True):
+    for name, precision in zip(classes, values["ap_50"].reshape(-1).tolist(), strict=True):
         console.print(
             f"{name:20s} {'no objects' if precision != precision else f'{precision:.4f}'}"
         )

@@ -65,6 +65,18 @@ def write_results(
         os.replace(partial, path)
 
 
+def classes_with_results(folder: str | Path) -> list[str]:
+    """Return the classes of which a folder has a result file, in alphabetical order.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no result file in it.
+    """
+    names = sorted(path.stem.removeprefix("Task1_") for path in Path(folder).glob("Task1_*.txt"))
+    if not names:
+        raise FileNotFoundError(f"{folder} holds no result file, Task1_<class>.txt.")
+    return names
+
+
 def read_results(
     folder: str | Path, image_names: Sequence[str], class_names: Sequence[str]
 ) -> list[dict[str, Tensor]]:

@@ -171,16 +171,52 @@ def test_an_empty_folder_of_labels_is_refused(tmp_path):
         evaluate_results(tmp_path, tmp_path, NAMES)
 
 
-def test_the_table(tmp_path, capsys, monkeypatch):
+def scored(tmp_path, classes, number=1):
+    """Return the folders of results and of labels of one object, which was found."""
     quad = torch.tensor([[[0.0, 0], [8, 0], [8, 4], [0, 4]]])
-    objects = {"P1": Objects(quad, torch.tensor([6]), torch.zeros(1).byte())}
+    one = Objects(quad, torch.tensor([number]), torch.zeros(1).byte())
     (tmp_path / "labels").mkdir()
-    write_labels(tmp_path / "labels" / "P1.txt", objects["P1"], NAMES)
-    write(tmp_path / "results", objects)
-    folders = [str(tmp_path / "results"), str(tmp_path / "labels")]
-    monkeypatch.setattr("sys.argv", ["results", *folders])
-    results.main()
+    write_labels(tmp_path / "labels" / "P1.txt", one, classes)
+    found = {"boxes": one.quads, "labels": one.label, "scores": torch.ones(1)}
+    write_results(tmp_path / "results", [found], ["P1"], classes)
+    return [str(tmp_path / "results"), str(tmp_path / "labels")]
+
+
+@pytest.mark.parametrize(
+    ("classes", "options"),
+    [
+        (NAMES, ["--version", "1.0"]),
+        (["plane", "boat"], []),
+        (["plane", "boat", "car"], ["--classes", "boat,plane"]),
+    ],
+)
+def test_the_table(tmp_path, capsys, classes, options):
+    results.main([*scored(tmp_path, classes), *options])
     lines = capsys.readouterr().out.splitlines()
-    assert "ship                 1.0000" in lines
+    assert f"{classes[1]:20s} 1.0000" in lines
     assert "plane                no objects" in lines
+    assert ("car                  no objects" in lines) == (not options and "car" in classes)
     assert lines[-1] == "map                  1.0000"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--version", "1.0"], "Task1_plane.txt does not exist: every class needs"),
+        (["--classes", "car"], "P1.txt, line 1: boat is none of the classes car; `classes`"),
+    ],
+)
+def test_foreseen_errors_are_one_line(tmp_path, options, sentence):
+    folders = scored(tmp_path, ["boat", "car"], 0)
+    for wrong, message in (
+        ([*folders, *options], sentence),
+        ([str(tmp_path), folders[1]], "holds no result file, Task1_<class>.txt"),
+        ([folders[0], str(tmp_path)], "holds no label file"),
+        ([str(tmp_path / "none"), folders[1]], "holds no result file"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            results.main(wrong)
+        text = str(stopped.value)
+        assert text.startswith("python -m datamodules.dota.results: ")
+        assert message in text
+        assert len(text.splitlines()) == 1
