@@ -12,6 +12,7 @@ from torch import nn
 
 from framework.objectives.errors import IncompatibleError
 from framework.training.module import TrainingModule
+from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.files import write_atomically
 from framework.utilities.packages import require_package
 
@@ -19,9 +20,9 @@ from framework.utilities.packages import require_package
 class ONNXExport(Callback):
     """At the end of a fit, writes the module's ``network`` into ``network.onnx`` of the run.
 
-    The number of images is free, their size is that of the training batches; what is predicted is
-    as it comes out of the network, before any activation or selection. The latest weights are
-    written, in evaluation mode, from rank 0.
+    The number of images is free, their size is that of the data, also where training resizes them;
+    what is predicted is as it comes out of the network, before any activation or selection. The
+    latest weights are written, in evaluation mode, from rank 0.
 
     Args:
         opset: Version of ONNX's operators; default the exporter's.
@@ -58,9 +59,12 @@ class ONNXExport(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Note the sizes of what the network takes."""
+        """Note, once, the sizes of what the network takes outside training."""
+        if self._shapes:
+            return
         assert isinstance(pl_module, TrainingModule)
-        self._shapes = [value.shape[1:] for value in pl_module.forward_inputs(batch)]
+        with evaluation_mode(pl_module):
+            self._shapes = [value.shape[1:] for value in pl_module.forward_inputs(batch)]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the network on rank 0; nothing where nothing was trained."""

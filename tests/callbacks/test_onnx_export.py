@@ -23,11 +23,18 @@ def outputs(path, *inputs):
     return [torch.from_numpy(value) for value in session.run(None, feed)]
 
 
-@pytest.mark.parametrize("system", ["classifier", "gghl"])
-def test_the_file_computes_what_the_network_does(system, tmp_path):
+@pytest.mark.parametrize(
+    ("system", "options"),
+    [
+        ("classifier", []),
+        # images are trained in other sizes than those of the data, 96 x 96
+        ("gghl", ["--model.multi_scale=[64]"]),
+    ],
+)
+def test_the_file_computes_what_the_network_does(system, options, tmp_path):
     trimtab.import_configurable_classes()
     torch.set_num_threads(1)
-    args = [*arguments(system), f"--run_folder={tmp_path}", *QUIET]
+    args = [*arguments(system), *options, f"--run_folder={tmp_path}", *QUIET]
     args += ["--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
     run = cli.run(["fit", *args, "--trainer.callbacks+=ONNXExport"])
     network = run.model.network
