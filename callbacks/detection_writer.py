@@ -29,6 +29,7 @@ class Detector(Protocol):
 
     num_classes: int
     merge_iou: float
+    score_threshold: float
 
     def detect(self, *args: Any) -> list[Detections]:
         """Return the detections of every image."""
@@ -44,7 +45,8 @@ class DetectionWriter(Callback):
     Args:
         folder: Folder of the files; default ``detections`` in the run folder.
         pictures: Number of images that are drawn, the first ones by number; 0 for none.
-        picture_score: Lowest score of a detection that is drawn.
+        picture_score: Lowest score of a detection that is drawn; files hold all those above the
+            module's ``score_threshold``.
 
     Raises:
         ValueError: ``pictures`` is negative, or ``picture_score`` not in [0, 1].
@@ -122,9 +124,11 @@ class DetectionWriter(Callback):
         self._draw(folder, names, [merged[n] for n in numbers], numbers, pictures, data, classes)
         count = sum(len(one["scores"]) for one in merged.values())
         console = Console(highlight=False)
+        drawn = f", of {self.picture_score} and more drawn" if self.pictures else ""
         note = f", tiles merged at an overlap of {pl_module.merge_iou}" if self._tiled else ""
         console.print(
-            f"detections: {count:,} on {len(names):,} images in {relative(folder)}{note}",
+            f"detections: {count:,} on {len(names):,} images in {relative(folder)}, scores above "
+            f"{pl_module.score_threshold} written{drawn}{note}",
             soft_wrap=True,
         )
 

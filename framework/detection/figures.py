@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import MultipleLocator
 from torch import Tensor
 
@@ -20,6 +21,10 @@ from framework.figures.style import STYLE, WIDTH, titled
 
 SHOWN_SCORE = 0.3
 """Detections below this score are left out of pictures."""
+LINE = 1.0
+"""Width of outlines in points, which leaves small objects to be seen."""
+ON_WHITE: list[AbstractPathEffect] = [withStroke(linewidth=LINE + 1, foreground="black")]
+"""Border that makes a white line seen on white objects and on white paper."""
 
 
 @rc_context(STYLE)
@@ -45,13 +50,13 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
         axes.imshow(kept.images[place].permute(1, 2, 0).cpu().numpy())
         axes.set_axis_off()
         for box, hard in zip(truth[place]["boxes"], truth[place]["difficult"], strict=True):
-            _outline(axes, box, "white", 2.5, ":" if hard else "-")
+            _outline(axes, box, "white", ":" if hard else "-").set_path_effects(ON_WHITE)
         fields = (found[place][name] for name in ("boxes", "scores", "labels"))
         for box, score, label in zip(*fields, strict=True):
             if score < SHOWN_SCORE:
                 continue
             labels.add(int(label))
-            _outline(axes, box, class_color(int(label)), 1.2, "-")
+            _outline(axes, box, class_color(int(label)), "-")
             x, y = (float(v) for v in box[box[:, 1].argmin()])
             axes.text(
                 x,
@@ -64,19 +69,19 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
                 bbox={"facecolor": class_color(int(label)), "pad": 0.6, "linewidth": 0},
             )
     handles = [Line2D([], [], color=class_color(k), label=class_names[k]) for k in sorted(labels)]
-    true_object = Line2D([], [], color="white", linewidth=2.5, label="true (dotted: difficult)")
-    legend = figure.legend(
+    true_object = Line2D([], [], color="white", label="true (dotted: difficult)")
+    true_object.set(linewidth=LINE, path_effects=ON_WHITE)
+    figure.legend(
         handles=[true_object, *handles], loc="outside lower center", ncols=min(6, 1 + len(handles))
     )
-    # a white line is seen on gray only
-    legend.set(frame_on=True)
-    legend.get_frame().set(facecolor="0.75", linewidth=0)
     return figure
 
 
-def _outline(axes: Axes, box: Tensor, color: str, width: float, style: str) -> None:
+def _outline(axes: Axes, box: Tensor, color: str, style: str) -> Polygon:
     corners = box.cpu().float().numpy() - 0.5
-    axes.add_patch(Polygon(corners, fill=False, edgecolor=color, linewidth=width, linestyle=style))
+    outline = Polygon(corners, fill=False, edgecolor=color, linewidth=LINE, linestyle=style)
+    axes.add_patch(outline)
+    return outline
 
 
 @rc_context(STYLE)

@@ -29,6 +29,7 @@ class Detector(EvaluationModule):
     predicts_rows = False
     num_classes = 2
     merge_iou = 0.3
+    score_threshold = 0.005
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +130,9 @@ def check_tiled(folder: Path) -> None:
 
 def test_images_of_their_own_are_not_merged(tmp_path, capsys):
     check_untiled(predict(tmp_path, False))
-    assert "detections: 7 on 5 images in" in capsys.readouterr().out
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("detections:")]
+    assert line.startswith("detections: 7 on 5 images in")
+    assert line.endswith(", scores above 0.005 written, of 0.3 and more drawn")
 
 
 def test_tiles_are_merged_on_whole_images(tmp_path, capsys):

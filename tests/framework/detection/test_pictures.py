@@ -7,6 +7,7 @@ import torch
 
 from framework.detection import figures, pictures
 from framework.detection.detection_samples import KeptDetections, object_rows
+from framework.figures.style import save_png
 
 BOX = torch.tensor([[[2.0, 3], [12, 3], [12, 9], [2, 9]]])
 
@@ -73,6 +74,23 @@ def test_panels_show_truth_and_certain_detections():
     assert [t.get_text() for t in figure.legends[0].texts][1:] == ["b"]
     # a corner at pixel coordinate 2 is the left edge of column 2, which imshow centers at 2
     assert first.patches[0].get_xy()[0].tolist() == [1.5, 2.5]
+
+
+def test_true_boxes_are_thin_and_are_seen_on_white_objects(tmp_path):
+    truth = {"boxes": BOX, "labels": torch.tensor([0]), "difficult": torch.tensor([False])}
+    rows = object_rows({name: value[:0] for name, value in found().items()}, truth)
+    white = torch.full((1, 3, 20, 20), 255, dtype=torch.uint8)
+    figure = panels(KeptDetections(white, rows[None]))
+    save_png(figure, tmp_path / "a.png")
+    (outline,) = figure.axes[0].patches
+    # the middle of the panel, without its title and its legend
+    pixels = pictures.read_picture(tmp_path / "a.png").float().amax(0)
+    box = figure.axes[0].get_window_extent().extents / figure.bbox.extents[[2, 3, 2, 3]]
+    rows, columns = pixels.shape
+    top, bottom = int((1 - box[3]) * rows), int((1 - box[1]) * rows)
+    dark = pixels[top:bottom, int(box[0] * columns) : int(box[2] * columns)] < 100
+    assert outline.get_linewidth() <= 1
+    assert 0 < float(dark.float().mean()) < 0.05
 
 
 def test_panels_without_images():

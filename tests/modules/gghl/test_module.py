@@ -271,3 +271,10 @@ def test_two_ranks_evaluate_as_one_process(tmp_path, two_ranks):
     for two in two_ranks(validated, tmp_path / "two", strategy="ddp", devices=2):
         assert two == pytest.approx(one, rel=1e-6)
     assert 0.2 < one["val/map_50"] < 0.95
+
+
+def test_a_run_in_bfloat16_has_its_figures(tmp_path):
+    args = [*arguments("gghl"), f"--run_folder={tmp_path}", *QUIET]
+    trimtab.main(["fit", *args, "--trainer.max_epochs=1", "--trainer.precision=bf16-true"])
+    figures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert figures == {"learning_curves", "val_detections", "val_precision_recall"}
