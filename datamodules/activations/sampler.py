@@ -97,7 +97,8 @@ class GroupBatchSampler(GlobalBatchSampler):
         return self._batches(*self.start())
 
     def _batches(self, epoch: int, skip: int) -> Iterator[list[SampleKey]]:
-        streams = [self._stream(epoch, shard, skip * self.share) for shard in self.own_shards]
+        order = self.order_epoch(epoch)
+        streams = [self._stream(order, shard, skip * self.share) for shard in self.own_shards]
         empty = torch.empty(0, dtype=torch.int64)
         for _ in range(skip, len(self)):
             rows = torch.cat([next(stream, empty) for stream in streams])

@@ -14,3 +14,4 @@ from .privacy import proportion_sensitivity as proportion_sensitivity
 from .privacy import response_sensitivity as response_sensitivity
 from .samplers import GlobalBatchSampler as GlobalBatchSampler
 from .samplers import SampleKey as SampleKey
+from .samplers import WeightedBatchSampler as WeightedBatchSampler

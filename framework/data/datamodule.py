@@ -189,6 +189,7 @@ class DataModule(LightningDataModule):
             raise RuntimeError(f"{type(self).__name__} has no training set.")
         self._refuse_iterable(self.train_set)
         self._sampler = self.train_sampler()
+        self._sampler.repeats = getattr(self.trainer, "overfit_batches", 0) > 0
         return self._loader(self.train_set, self._sampler, self.augment)
 
     def train_sampler(self) -> GlobalBatchSampler:

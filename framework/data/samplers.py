@@ -47,6 +47,9 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         [[(0, 2), (0, 3)], []]
     """
 
+    repeats = False
+    """True if every epoch has the order of the first, as ``overfit_batches`` asks for."""
+
     def __init__(
         self,
         num_samples: int,
@@ -122,6 +125,66 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         # `start` is read now and not at the first batch: workers prefetch as soon as they exist
         epoch, skip = self.start()
-        return iter(
-            [[(epoch, row) for row in rows.tolist()] for rows in self._slices(epoch)[skip:]]
+        slices = self._slices(self.order_epoch(epoch))
+        return iter([[(epoch, row) for row in rows.tolist()] for rows in slices[skip:]])
+
+    def order_epoch(self, epoch: int) -> int:
+        """Return the epoch whose order is that of ``epoch``."""
+        return 0 if self.repeats else epoch
+
+
+class WeightedBatchSampler(GlobalBatchSampler):
+    """Yields this rank's slice of global batches whose rows are drawn by weights.
+
+    Rows are drawn with replacement. As in ``GlobalBatchSampler`` they are a function of (seed,
+    epoch) alone, so that batches are the same on any number of ranks.
+
+    Args:
+        weights: Weights (N,) of the rows of the dataset, not negative, of any sum.
+        batch_size: Rows of a global batch, over all ranks.
+        seed: Seed of the draws.
+        drop_last: Whether to leave out the last batch if it is smaller.
+        rank: Number of this process.
+        world_size: Number of processes.
+        start: Function called at each ``iter()``; returns (epoch, global batches to leave out).
+
+    Raises:
+        ValueError: ``batch_size`` below 1, or weights that are negative or sum to 0.
+
+    Example:
+        >>> batches = WeightedBatchSampler(torch.tensor([0.0, 1.0, 0.0]), batch_size=2)
+        >>> list(batches)
+        [[(0, 1), (0, 1)], [(0, 1)]]
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        start: Callable[[], SampleKey] = lambda: (0, 0),
+    ) -> None:
+        super().__init__(
+            len(weights),
+            batch_size,
+            shuffle=True,
+            seed=seed,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            start=start,
         )
+        if not ((weights >= 0).all() and 0 < weights.sum() < torch.inf):
+            raise ValueError("Weights of rows must be at least 0, and some of them positive.")
+        self.bounds = weights.double().cumsum(0)
+
+    def _order(self, epoch: int, name: str, rows: int) -> Tensor:
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch, name, "weighted"))
+        draws = torch.rand(rows, generator=generator, dtype=torch.float64) * self.bounds[-1]
+        # rounding may lift a draw to the last bound, past the last row of any weight
+        last = int(torch.searchsorted(self.bounds, self.bounds[-1]))
+        return torch.searchsorted(self.bounds, draws, right=True).clamp(max=last)

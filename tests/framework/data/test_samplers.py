@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from framework.data.bag_sampling import BagSampler, assign_bags
 from framework.data.datamodule import DataModule
 from framework.data.datasets import ArrayDataset
-from framework.data.samplers import GlobalBatchSampler
+from framework.data.samplers import GlobalBatchSampler, WeightedBatchSampler
 
 
 @st.composite
@@ -135,3 +135,38 @@ def test_bags_are_random_and_follow_the_seed():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first, first.sort().values)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.5]), min_size=1, max_size=30), st.integers(1, 9), STREAM
+)
+def test_weighted_rows_are_the_same_on_any_number_of_ranks(weights, batch_size, key):
+    weights = torch.tensor(weights)
+    if not weights.any():
+        with pytest.raises(ValueError, match="some of them positive"):
+            WeightedBatchSampler(weights, batch_size)
+        return
+
+    def batches(**arguments):
+        start = {"seed": key[0], "start": lambda: (key[1], 0)}
+        return list(WeightedBatchSampler(weights, batch_size, **start, **arguments))
+
+    alone = batches()
+    assert sum(map(len, alone)) == len(weights)
+    assert all(weights[row] > 0 for batch in alone for _, row in batch)
+    ranks = [batches(rank=rank, world_size=3) for rank in range(3)]
+    assert [list(chain.from_iterable(slices)) for slices in zip(*ranks, strict=True)] == alone
+
+
+def test_weighted_rows_are_drawn_in_proportion():
+    weights = torch.arange(5.0)
+    drawn = torch.tensor(
+        [
+            row
+            for epoch in range(400)
+            for batch in WeightedBatchSampler(weights, 5, seed=epoch)
+            for _, row in batch
+        ]
+    )
+    assert (drawn.bincount(minlength=5) / 200).tolist() == pytest.approx(weights.tolist(), abs=0.5)
