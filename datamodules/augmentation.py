@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from framework.data.datasets import Sample
+from framework.utilities.randomness import seeded
 
 
 class Normalize:
@@ -78,6 +79,20 @@ class Augmentation:
                 self._one_hot(partner["label"]), self._one_hot(sample["label"]), share
             )
         return sample
+
+    def check_shape(self, image: Tensor, shape: Sequence[int]) -> None:
+        """Refuse transforms that make another shape than evaluation has, by trying them once.
+
+        Raises:
+            ValueError: ``augment``, and both shapes.
+        """
+        with seeded("check of augment"):
+            found = self.transforms(image).shape
+        if tuple(found) != tuple(shape):
+            raise ValueError(
+                f"augment makes images of shape {list(found)}, and evaluation has {list(shape)}: "
+                "let augment end in the size of evaluation, or set image_size to that of augment."
+            )
 
     def _view(self, image: Tensor) -> Tensor:
         image = self.transforms(image)

@@ -266,5 +266,7 @@ def _check_wrapped(data: DataModule) -> None:
         raise ValueError(
             f"Bags keeps bags whole, so samples cannot be sharded: drop {name}'s shards."
         )
+    if getattr(data, "balance_classes", False):
+        raise ValueError(f"Bags makes the batches: drop {name}'s balance_classes.")
     if data.drop_last:
         raise ValueError(f"drop_last would leave out whole bags: drop {name}'s drop_last.")

@@ -353,6 +353,8 @@ def _check_wrapped(data: ImageData) -> None:
         raise ValueError(f"DomainPair augments both domains alike: give it {name}'s augment.")
     if isinstance(data, ClassificationData) and data.mixup:
         raise ValueError(f"DomainPair keeps every sample apart: drop {name}'s mixup.")
+    if isinstance(data, ClassificationData) and data.balance_classes:
+        raise ValueError(f"DomainPair makes the batches: drop {name}'s balance_classes.")
     if data.drop_last:
         raise ValueError(f"DomainPair makes the batches: give it {name}'s drop_last.")
     if data.shards is not None:

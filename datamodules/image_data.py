@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -12,6 +13,54 @@ from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import Batch
 from framework.data.facts import Facts, match_classes
 from framework.data.raw_inputs import as_images
+from framework.utilities.checks import check_at_least, check_one_of
+
+DEFAULT_SHAPE = (3, 224, 224)
+"""Shape (C, H, W) that image files are brought to where nothing else is known."""
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """Shape that image files are brought to; what is None follows training, or a default.
+
+    Args:
+        image_size: Side of a square, or height and width (H, W).
+        channels: Channels: 3 for RGB, 1 for gray.
+        resize: Length that the shorter side is resized to before the crop, at least ``image_size``.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> ImageGeometry((32, 64), None, None).shape({"input_shape": [1, 8, 8]})
+        (1, 32, 64)
+    """
+
+    image_size: int | tuple[int, int] | None
+    channels: int | None
+    resize: int | None
+
+    def __post_init__(self) -> None:
+        channels, *size = self.shape({})
+        check_at_least(1, image_size=min(size))
+        check_one_of((1, 3), channels=channels)
+        if self.resize is not None and self.image_size is not None and self.resize < max(size):
+            raise ValueError(
+                f"resize must be at least image_size={self.image_size}, got {self.resize}."
+            )
+
+    def shape(self, trained: Facts) -> tuple[int, int, int]:
+        """Return (C, H, W), by the facts of training."""
+        channels, height, width = trained.get("input_shape", DEFAULT_SHAPE)
+        if self.image_size is not None:
+            size = self.image_size
+            height, width = (size, size) if isinstance(size, int) else size
+        return (channels if self.channels is None else self.channels), height, width
+
+    def shorter_side(self, trained: Facts) -> int | None:
+        """Return the length that the shorter side is resized to; None for what covers the crop."""
+        as_trained = self.image_size is None and self.resize is None
+        return trained.get("resize") if as_trained else self.resize
 
 
 class Splits(NamedTuple):
@@ -53,8 +102,10 @@ class ImageData(DataModule):
 
     input_shape: tuple[int, int, int]
     """(C, H, W) of an image."""
+    geometry: ImageGeometry | None = None
+    """What decides on ``input_shape`` where images are brought to it from files."""
     resize: int | None = None
-    """What the shorter side of a picture is resized to before the crop; default ``image_size``."""
+    """What the shorter side of a picture is resized to before the crop; default what covers it."""
 
     def __init__(
         self,
@@ -89,10 +140,9 @@ class ImageData(DataModule):
     def _use_preparation(self) -> None:
         """Take size, channels and scale from training where no argument says otherwise."""
         trained = self.trained
-        if getattr(self, "input_shape", None) is None and "input_shape" in trained:
-            channels, height, width = trained["input_shape"]
-            self.input_shape = (channels, height, width)
-            self.resize = trained.get("resize") if self.resize is None else self.resize
+        if self.geometry is not None:
+            self.input_shape = self.geometry.shape(trained)
+            self.resize = self.geometry.shorter_side(trained)
         if self.normalize is None and "normalize" in trained:
             self.normalize = Normalize(**trained["normalize"])
 
@@ -113,7 +163,10 @@ class ImageData(DataModule):
     def read_normalized(self) -> Splits:
         """Return what ``read`` does, with ``mean`` and ``std`` applied."""
         self._use_preparation()
-        parts = self.read()
+        return self._prepared(self.read())
+
+    def _prepared(self, parts: Splits) -> Splits:
+        """Let parts number their classes as in training, and apply ``mean`` and ``std``."""
         self._use_classes(parts)
         if self.normalize is not None and len(self.normalize.mean) not in (1, self.in_channels):
             raise ValueError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from copy import copy
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -66,28 +68,35 @@ class ImageFiles(ImageSet):
     Args:
         paths: Files of the N images.
         label: Labels (N,) int64, or None where the images have none.
-        image_size: Width and height of the central square that is cropped.
-        channels: Channels of an image: 3 for RGB, 1 for gray.
-        resize: Length that the shorter side is resized to before; default ``image_size``.
+        root: Folder that the files lie in.
+        shape: Shape (C, H, W) of an image: C is 3 for RGB and 1 for gray; H and W are cropped from
+            its center.
+        resize: Length that the shorter side is resized to before; default what covers H and W.
     """
 
     def __init__(
         self,
-        paths: list[str],
+        paths: Sequence[str | Path],
         label: Tensor | None,
-        image_size: int,
-        channels: int,
+        root: str | Path,
+        shape: tuple[int, int, int],
         resize: int | None = None,
     ) -> None:
         # without the base class, which takes its length from a field
         self.fields = {} if label is None else {"label": label}
-        self.paths = np.array(paths)  # a list of strings would be copied page by page in workers
-        self.image_size = image_size
-        self.channels = channels
-        self.resize = image_size if resize is None else resize
+        # a list of strings would be copied page by page in workers
+        self.paths = np.array([str(path) for path in paths])
+        self.root = root
+        self.shape = shape
+        self.resize = resize
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def names(self) -> list[str]:
+        """Path of each file, relative to ``root``."""
+        return [os.path.relpath(path, self.root) for path in self.paths.tolist()]
 
     def followed_by(self, *others: Self) -> Self:
         """Return these images and then those of other parts of the same data set."""
@@ -97,10 +106,9 @@ class ImageFiles(ImageSet):
 
     def read(self, rows: Tensor) -> Batch:
         """Return the rows with their images decoded."""
-        shape = (len(rows), self.channels, self.image_size, self.image_size)
-        image = torch.empty(shape, dtype=torch.float32)
+        image = torch.empty(len(rows), *self.shape, dtype=torch.float32)
         for i, row in enumerate(rows.tolist()):
-            image[i] = as_images(str(self.paths[row]), shape[1:], self.resize)[0]
+            image[i] = as_images(str(self.paths[row]), self.shape, self.resize)[0]
         return {"image": image, **super().read(rows)}
 
 

@@ -9,20 +9,21 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from datamodules.image_data import ImageData, ImageOptions, Splits
+from datamodules.image_data import ImageData, ImageGeometry, ImageOptions, Splits
 from datamodules.image_datasets import ImageFiles
-from framework.data.image_files import find_images
-from framework.utilities.checks import check_at_least, check_one_of
+from framework.data.image_files import intact_images
+from framework.data.image_folders import find_images, sorted_names
 
 
 class ImageList(ImageData):
     r"""All images below a folder, decoded when they are needed; they need no labels.
 
     The images of all subfolders, in the order of their paths, are the training set and what is
-    predicted; ``WholeSet`` serves them for validation and testing too.
-    Batches hold ``image`` (B, C, S, S) float32 in [0, 1] unless normalized, ``index`` (B,) int64
-    and, with ``label_pattern``, ``label`` (B,) int64. Files are found, but not opened, at
-    ``setup``.
+    predicted; ``WholeSet`` serves them for validation and testing too. See ``find_images`` for what
+    counts as an image, and ``open_image`` for how it is decoded.
+    Batches hold ``image`` (B, C, H, W) float32 in [0, 1] unless normalized, ``index`` (B,) int64
+    and, with ``label_pattern``, ``label`` (B,) int64. Files are found and checked, but not decoded,
+    at ``setup``.
 
     Without a pattern ``num_classes`` and ``class_names`` are None. With one they are known after
     ``setup``: a class is what the pattern's group finds, and classes are numbered in the order
@@ -32,16 +33,21 @@ class ImageList(ImageData):
 
     Args:
         root: Folder of the images.
-        image_size: Width and height S of an image; the shorter side is resized to it, then the
-            center is cropped to a square.
-        channels: Channels of an image: 3 for RGB, 1 for gray.
+        image_size: Side of a square image, or its height and width (H, W); an image is resized, its
+            sides in proportion, until it covers them, then the center is cropped. By default
+            as in training, or 224.
+        channels: Channels of an image: 3 for RGB, 1 for gray; by default as in training, or 3.
+        resize: Length that the shorter side is resized to instead, at least ``image_size``.
+        strict: Whether an image that cannot be decoded stops the run before it begins; otherwise it
+            is left out and counted, and every image is decoded once before.
         label_pattern: Regular expression with one group, searched in each file's name, such as
             ``obj(\d+)__`` for COIL-20.
 
     Raises:
         FileNotFoundError: no such folder, or no image in it (at ``setup``).
-        ValueError: an argument out of its range, no regular expression with one group, a file whose
-            name it does not match, or an image that cannot be decoded (when it is read), by name.
+        ValueError: an argument out of its range, no regular expression with one group; or (at
+            ``setup``), by name, a file whose name it does not match, or all images that cannot be
+            decoded.
 
     Example:
         >>> import pathlib, tempfile, PIL.Image
@@ -58,40 +64,43 @@ class ImageList(ImageData):
     def __init__(
         self,
         root: str,
-        image_size: int = 224,
-        channels: Literal[1, 3] = 3,
+        image_size: int | tuple[int, int] | None = None,
+        channels: Literal[1, 3] | None = None,
         label_pattern: str | None = None,
+        resize: int | None = None,
+        strict: bool = True,
         **options: Unpack[ImageOptions],
     ) -> None:
         super().__init__(**options)
-        check_at_least(1, image_size=image_size)
-        check_one_of((1, 3), channels=channels)
         self.root = Path(root)
-        self.input_shape = (channels, image_size, image_size)
+        self.strict = strict
+        self.geometry = ImageGeometry(image_size, channels, resize)
+        self.resize = resize
+        self.input_shape = self.geometry.shape({})
         self.label_pattern = None if label_pattern is None else _one_group(label_pattern)
 
     def read(self) -> Splits:
         """Find the files, and the labels in their names."""
-        paths = [str(path) for path in find_images(self.root)]
+        paths = intact_images(find_images(self.root), self.root, self.strict)
         label = None if self.label_pattern is None else self._labels(paths, self.label_pattern)
-        channels, image_size, _ = self.input_shape
-        return Splits(ImageFiles(paths, label, image_size, channels), None, None)
+        images = ImageFiles(paths, label, self.root, self.input_shape, self.resize)
+        return Splits(images, None, None)
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files once, for all stages."""
         if self.train_set is None:
             self.train_set = self.predict_set = self.read_normalized().train
 
-    def _labels(self, paths: list[str], pattern: re.Pattern[str]) -> Tensor:
+    def _labels(self, paths: list[Path], pattern: re.Pattern[str]) -> Tensor:
         names = []
         for path in paths:
-            match = pattern.search(Path(path).name)
+            match = pattern.search(path.name)
             if match is None or not match[1]:
                 raise ValueError(
                     f"{path}: label_pattern {pattern.pattern} is not in the file's name."
                 )
             names.append(match[1])
-        self.class_names = sorted(set(names), key=lambda name: (_natural(name), name))
+        self.class_names = sorted_names(names)
         self.num_classes = len(self.class_names)
         numbers = {name: number for number, name in enumerate(self.class_names)}
         return torch.tensor([numbers[name] for name in names])
@@ -107,8 +116,3 @@ def _one_group(pattern: str) -> re.Pattern[str]:
             f"label_pattern needs one group in parentheses, {pattern!r} has {compiled.groups}."
         )
     return compiled
-
-
-def _natural(name: str) -> list[str | int]:
-    """Return a sort key under which 2 comes before 10: text and numbers in turn."""
-    return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]

@@ -112,6 +112,8 @@ def _check_wrapped(data: ImageData) -> None:
                 f"WholeSet serves every image as it is, in training too: drop {name}'s "
                 f"{'augment' if data.transforms else 'mixup'}."
             )
+        if data.balance_classes:
+            raise ValueError(f"WholeSet makes the batches: drop {name}'s balance_classes.")
     if data.drop_last or data.shards is not None:
         raise ValueError(
             f"WholeSet makes the batches: give it {name}'s "

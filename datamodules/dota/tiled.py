@@ -9,7 +9,8 @@ from typing import Unpack
 from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.tile_set import TileCache, TileSet, Tiling
 from datamodules.oriented_data import OrientedData, OrientedOptions
-from framework.data.image_files import decode_image, find_images, image_size
+from framework.data.image_files import decode_image, image_size
+from framework.data.image_folders import find_images
 from framework.detection.objects import Objects
 
 

@@ -1,71 +1,202 @@
-"""Image files, as large as satellites take them."""
+"""Image files: decoded in one way everywhere, and checked before they are needed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from PIL import Image
 
-
-def find_images(folder: str | Path) -> list[Path]:
-    """Return all image files below a folder, in the order of their paths.
-
-    Raises:
-        FileNotFoundError: no such folder, or no image below it.
-    """
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder.")
-    paths = sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMG_EXTENSIONS)
-    )
-    if not paths:
-        raise FileNotFoundError(f"{folder} holds no image, nor does a folder in it.")
-    return [Path(path) for path in paths]
+_MOST_NAMED = 20
+_CHUNK = 256
+_TAIL = 1024
+_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+"""Last bytes of whole files, by format."""
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) without decoding the image.
+    """Return (width, height) of the upright image without decoding it.
 
     Raises:
-        ValueError: by name, the file is no image, or holds gray values of more than 8 bits.
+        ValueError: by name, the file is no image.
     """
     with _opened(path) as image:
-        return image.size
+        width, height = image.size
+        # a turned TIFF says the size that it will have
+        turned = image.format != "TIFF" and _orientation(image) >= 5
+        return (height, width) if turned else (width, height)
 
 
-def decode_image(path: str | Path) -> Image.Image:
-    """Return the decoded image in RGB, of any number of pixels.
+def decode_image(picture: str | Path | Image.Image) -> Image.Image:
+    """Return the image upright, of 8 bits in RGB, of any number of pixels.
 
     Raises:
-        ValueError: by name, the file cannot be decoded, or holds gray values of more than 8 bits,
-            whose range it does not say.
+        ValueError: see ``open_image``.
     """
-    with _opened(path) as image:
-        return image.convert("RGB")
+    from PIL import Image
+
+    image = open_image(picture)
+    if image.mode == "F":
+        image = Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8))
+    return image.convert("RGB")
+
+
+def open_image(picture: str | Path | Image.Image) -> Image.Image:
+    """Return the decoded image, turned upright as its EXIF data say.
+
+    Its mode is F, in [0, 1], where gray values have more than 8 bits: those of 16 bits are divided
+    by 65,535, and floats are taken as they are. Else it is one of 8 bits, such as RGB, L or CMYK.
+
+    Args:
+        picture: Path of a file, or an image of PIL.
+
+    Raises:
+        ValueError: by name, the file cannot be decoded, or its gray values have 32 bits or are
+            floats outside [0, 1], whose range it does not say.
+    """
+    from PIL import ImageOps
+
+    with _opened(picture) as image:
+        is_16_bit = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
+        # sought before the image is decoded, as `image_size` does
+        upright = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+        if upright.mode.startswith(("I", "F")):
+            return _scaled(upright, is_16_bit)
+        if upright.mode == "P" and "transparency" in upright.info:
+            return upright.convert("RGBA")  # PIL warns of any other way
+        upright.load()
+        return upright
+
+
+def _scaled(image: Image.Image, is_16_bit: bool) -> Image.Image:
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float32)
+    if image.mode == "F":
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"gray values that are floats must lie in [0, 1], and lie in [{low:g}, {high:g}]"
+            )
+    elif is_16_bit:
+        values /= 65535
+    else:
+        raise ValueError("gray values must have 8 or 16 bits, and have 32")
+    return Image.fromarray(values)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8: 1 is upright, from 5 on the sides are swapped."""
+    from PIL.ExifTags import Base
+
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # PIL would decode all of the image to look behind it
+    try:
+        found = image.getexif().get(Base.Orientation, 1)
+    except Exception:  # of many kinds, by which byte is damaged; the image itself may be whole
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(picture: str | Path | Image.Image) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    name = "The image" if isinstance(picture, Image.Image) else picture
+    try:
+        if isinstance(picture, Image.Image):
+            yield picture
+        else:
+            with _any_size(), Image.open(picture) as image:
+                yield image
+    except Exception as error:  # of many kinds, by which byte is damaged
+        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+        raise ValueError(f"{name} cannot be decoded as an image: {reason}.") from None
+
+
+@contextmanager
+def _any_size() -> Iterator[None]:
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # an aerial picture has more pixels than an attack on memory
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # conversion to RGB would make nearly all white
-                raise ValueError(f"gray values of mode {image.mode} must be scaled to 8 bits first")
-            yield image
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be decoded as an image: {error}.") from None
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def intact_images(paths: Sequence[Path], folder: str | Path, strict: bool = True) -> list[Path]:
+    """Return the image files that can be decoded, all of them if ``strict``.
+
+    A strict check looks at the head of every file, and at its end where the format has a mark for
+    it; otherwise every image is decoded once, which takes about as long as an epoch's loading.
+
+    Args:
+        paths: Image files.
+        folder: Folder of the files, for messages.
+        strict: Whether damaged files raise; otherwise they are left out, and counted in a warning.
+
+    Raises:
+        ValueError: the damaged files, all of them by name, if ``strict``.
+    """
+    from lightning.pytorch.utilities import rank_zero_warn  # decoding alone needs no Lightning
+    from rich.progress import track
+
+    chunks = [paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK)]
+    threads = min(2 * (os.cpu_count() or 1), 16, len(chunks))
+    faults: list[str | None] = []
+    # the limit is lifted once for all threads, each of which would restore what another one set
+    with _any_size(), ThreadPoolExecutor(max(threads, 1)) as pool:
+        checked = pool.map(lambda chunk: [_fault(path, not strict) for path in chunk], chunks)
+        label = f"Checking the images in {folder}"
+        quick = len(chunks) < 20
+        for found in track(checked, label, len(chunks), transient=True, disable=quick):
+            faults += found
+    damaged = {path: fault for path, fault in zip(paths, faults, strict=True) if fault is not None}
+    if damaged:
+        names = [os.path.relpath(path, folder) for path in damaged]
+        more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+        listed = (
+            f"{', '.join(names[:_MOST_NAMED])}{more}. The first: {next(iter(damaged.values()))}"
+        )
+        number = f"{len(damaged):,} of the {len(paths):,} images in {folder}"
+        if strict:
+            raise ValueError(
+                f"{number} cannot be decoded, strict: false leaves them out: {listed}."
+            )
+        rank_zero_warn(f"{number} cannot be decoded and are left out: {listed}.")
+    return [path for path in paths if path not in damaged]
+
+
+def _fault(path: Path, decode: bool) -> str | None:
+    """Return what is wrong with an image file, or None."""
+    try:
+        with _opened(path) as image:
+            is_deep = image.mode.startswith(("I", "F"))
+            if not (decode or image.mode in ("I", "F")) and _ends_whole(path, image.format):
+                return None
+            if not is_deep:
+                image.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size
+                image.load()
+        if is_deep:
+            open_image(path)
+    except ValueError as error:
+        return str(error).removesuffix(".")
+    return None
+
+
+def _ends_whole(path: Path, image_format: str | None) -> bool:
+    ending = _ENDINGS.get(image_format or "")
+    if ending is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(-min(_TAIL, path.stat().st_size), os.SEEK_END)
+        return ending in file.read()

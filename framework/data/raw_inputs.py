@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from PIL import Image
+from framework.data.image_files import open_image
 
 
 def as_rows(rows: Any, size: int | None = None) -> Tensor:
@@ -42,8 +41,9 @@ def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | Non
     Args:
         images: Tensor or array (N, C, H, W), uint8 or floating-point in [0, 1]; or pictures, each
             the path of a file or a ``PIL.Image.Image``, one or a sequence of them.
-        shape: (C, H, W) that pictures are brought to: their shorter side is resized, then the
-            center is cropped. Default: RGB in their own size, which must be the same.
+        shape: (C, H, W) that pictures are brought to: they are resized to the smallest size of
+            their shape that covers H and W, then the center is cropped. Default: RGB in their own
+            size, which must be the same.
         resize: What the shorter side is resized to instead, at least H and W.
 
     Raises:
@@ -78,33 +78,39 @@ def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | Non
     return torch.stack(found)
 
 
-def _as_image(
-    picture: str | Path | Image.Image, shape: Sequence[int] | None, resize: int | None
-) -> Tensor:
+def _as_image(picture: Any, shape: Sequence[int] | None, resize: int | None) -> Tensor:
+    from PIL import Image
     from torchvision.transforms.v2 import functional as transforms
 
-    channels = 3 if shape is None else shape[0]
-    image = _opened(picture).convert("RGB" if channels == 3 else "L")
-    if shape is not None:
-        size = list(shape[1:])
-        image = transforms.resize(image, [resize or max(size)])
-        image = transforms.center_crop(image, size)
-    return transforms.to_dtype(transforms.pil_to_tensor(image), torch.float32, scale=True)
-
-
-def _opened(picture: str | Path | Image.Image) -> Image.Image:
-    from PIL import Image
-
-    if isinstance(picture, Image.Image):
-        return picture
-    if not isinstance(picture, (str, Path)):
+    if not isinstance(picture, (str, Path, Image.Image)):
         raise ValueError(
             "Images must be a tensor or an array (N, C, H, W), paths or PIL images, got a "
             f"{type(picture).__name__}."
         )
-    try:
-        with Image.open(picture) as file:
-            file.load()
-            return file
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{picture} cannot be decoded as an image: {error}.") from None
+    channels = 3 if shape is None else shape[0]
+    image = open_image(picture)
+    if image.mode != "F":  # which has the levels that 8 bits have not
+        image = image.convert("RGB" if channels == 3 else "L")
+    if shape is not None:
+        size = list(shape[1:])
+        image = transforms.resize(image, _covering(size, image.size, resize))
+        image = transforms.center_crop(image, size)
+    values = transforms.to_dtype(transforms.pil_to_tensor(image), torch.float32, scale=True)
+    return values.expand(channels, -1, -1)
+
+
+def _covering(size: list[int], found: tuple[int, int], shorter: int | None) -> list[int]:
+    """Return the (height, width) to resize to, so that a crop of ``size`` lies inside.
+
+    Args:
+        size: Height and width of the crop.
+        found: Width and height of the image.
+        shorter: Length of the shorter side; default what just covers the crop.
+    """
+    width, height = found
+    if shorter is not None:
+        size = [shorter, shorter]
+    # as torchvision rounds where one number is given
+    if size[1] * height >= size[0] * width:
+        return [max(size[0], size[1] * height // width), size[1]]
+    return [size[0], max(size[1], size[0] * width // height)]

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from datamodules import ClassificationData, Digits, LabelNoise
+from datamodules import Bags, ClassificationData, Digits, DomainPair, LabelNoise, WholeSet
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
 
@@ -189,7 +189,7 @@ def test_mixup_share_follows_beta():
     assert float(mixed.var()) == pytest.approx(0.139, abs=0.015)
 
 
-@pytest.mark.parametrize("arguments", [{"mixup": 0.5}, {"augment": [v2.RandomCrop(2)]}])
+@pytest.mark.parametrize("arguments", [{"mixup": 0.5}, {"augment": [v2.RandomCrop(3, padding=1)]}])
 def test_augmented_samples_do_not_depend_on_batches_or_global_generators(arguments):
     first = train_rows(ready(batch_size=40, val_size=0, **arguments))
     torch.manual_seed(99)
@@ -236,3 +236,62 @@ def test_a_batch_without_augmentation_is_one_indexing_operation(monkeypatch):
     data = ready(label_noise=LabelNoise(rate=0.2), mean=[0.5], std=[0.5])
     monkeypatch.setattr(ImageSet, "__getitem__", lambda *_: pytest.fail("read row by row"))
     assert len(train_rows(data)["index"]) == 36
+
+
+@pytest.mark.parametrize("transform", [v2.Resize(6), v2.RandomCrop(2), v2.Grayscale(3)])
+def test_an_augmentation_that_changes_the_shape_is_refused_at_start(transform):
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"augment makes images of shape .*evaluation has \[1, 8"):
+        Digits(augment=[transform]).setup("fit")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Uneven(Tiny):
+    """40 images: 28 of class 0, 8 of class 1, 4 of class 2, none of class 3."""
+
+    def read(self):
+        train, _, test = super().read()
+        train.fields["label"] = torch.tensor([0] * 28 + [1] * 8 + [2] * 4)[torch.randperm(40)]
+        return Splits(train, None, test)
+
+
+@pytest.mark.parametrize(("val_size", "counts"), [(10, [7, 2, 1]), (0.5, [14, 4, 2]), (0, [0] * 3)])
+def test_a_stratified_split_has_the_share_of_every_class(val_size, counts):
+    data = Uneven(val_size=val_size, stratify=True)
+    data.setup("fit")
+    label = data.train_set.dataset.fields["label"]
+    held_out = [] if data.val_set is None else list(data.val_set.indices)
+    assert label[held_out].bincount(minlength=3).tolist() == counts
+    assert sorted(held_out + list(data.train_set.indices)) == list(range(40))
+
+
+def test_a_stratified_split_takes_other_rows_by_its_seed():
+    held_out = [
+        ready(val_size=8, stratify=True, split_seed=seed).val_set.indices for seed in (0, 1)
+    ]
+    assert held_out[0] != held_out[1]
+
+
+def test_balanced_classes_are_drawn_equally_often():
+    data = Uneven(batch_size=8, val_size=0, balance_classes=True)
+    data.setup("fit")
+    count = torch.zeros(3)
+    for _ in range(50):
+        for batch in data.train_dataloader():
+            assert torch.equal(
+                batch["label"], data.train_set.dataset.fields["label"][batch["index"]]
+            )
+            count += batch["label"].bincount(minlength=3)
+        data.seed += 1
+    assert count.sum() == 50 * 40
+    assert (count / count.sum()).tolist() == pytest.approx([1 / 3] * 3, abs=0.04)
+    with pytest.raises(ValueError, match="balance_classes draws from all rows: drop shards"):
+        Uneven(balance_classes=True, shards=2)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda data: Bags(data, 2), WholeSet, lambda data: DomainPair(data, Digits())]
+)
+def test_data_that_make_the_batches_refuse_balanced_classes(wrap):
+    with pytest.raises(ValueError, match="makes the batches: drop Digits's balance_classes"):
+        wrap(Digits(balance_classes=True))

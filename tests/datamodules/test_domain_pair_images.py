@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from PIL import Image
 from torchvision.transforms import v2
 
 from datamodules import (
@@ -14,6 +13,8 @@ from datamodules import (
     MatFeatures,
     RotatedDigits,
 )
+from framework.data import raw_inputs
+from framework.data.image_files import open_image
 from tests.datamodules.domains import Tiny, guide, joined, pair, write_domain
 from tests.helpers.data import shared_data
 
@@ -107,12 +108,13 @@ def test_augmentation_that_makes_another_shape_is_refused():
     assert next(iter(data.train_dataloader()))["image"].shape == (8, 1, 3, 3)
 
 
-def test_any_two_folders_of_classes_are_domains_and_files_stay_closed(tmp_path, monkeypatch):
+def test_any_two_folders_of_classes_are_domains_decoded_when_read(tmp_path, monkeypatch):
     amazon = write_domain(tmp_path / "amazon", 0, "png", "RGB")
     webcam = write_domain(tmp_path / "webcam", 100, "bmp", "L", count=5)
     decoded = []
-    decode = Image.open
-    monkeypatch.setattr(Image, "open", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(
+        raw_inputs, "open_image", lambda path: decoded.append(path) or open_image(path)
+    )
     data = pair(
         ImageFolder(amazon, image_size=4, resize=5),
         ImageFolder(webcam, image_size=4, channels=1),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import ImageFolder
+from datamodules import ImageFolder, ImageList
 from framework.data.datasets import IndexedDataset
 from framework.data.samplers import GlobalBatchSampler
 from tests.helpers.data import shared_data
@@ -18,7 +18,8 @@ def write_classes(folder, count=4, names=COLORS):
 
 
 def ready(root, **arguments):
-    data = ImageFolder(str(root), **{"image_size": 6, "val_size": 3, **arguments})
+    options = {"image_size": 6, "val_size": 3, "stratify": True, **arguments}
+    data = ImageFolder(str(root), **options)
     data.setup("fit")
     return data
 
@@ -110,17 +111,113 @@ def test_gray_images(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "empty"])
-def test_undecodable_image_is_named_when_it_is_read(tmp_path, damage):
+def test_undecodable_images_are_named_before_training_or_left_out(tmp_path, damage):
     write_classes(tmp_path)
-    path = tmp_path / "blue" / "0.png"
-    whole = path.read_bytes()
-    path.write_bytes(
-        {"text": b"not an image", "cut": whole[: len(whole) // 2], "empty": b""}[damage]
-    )
-    data = ready(tmp_path)
-    with pytest.raises(ValueError, match=r"blue.0\.png cannot be decoded as an image: .+") as error:
-        [*data.train_dataloader(), *data.val_dataloader()]
+    for name in ("blue/0.png", "red/2.png"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(
+            {"text": b"not an image", "cut": whole[: len(whole) // 2], "empty": b""}[damage]
+        )
+    with pytest.raises(
+        ValueError,
+        match=r"2 of the 12 images .*: blue.0\.png, red.2\.png\. The first: .+blue.0.png cannot",
+    ) as error:
+        ready(tmp_path)
     assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match="2 of the 12 images .* are left out: .*blue.0"):
+        data = ready(tmp_path, strict=False)
+    assert len(data.train_set) + len(data.val_set) == 10
+    (batch,) = data.train_dataloader()
+    assert torch.equal(batch["image"].mean((2, 3)).argmax(1), 2 - batch["label"])
+
+
+def test_every_image_is_predicted_whatever_its_folder(tmp_path):
+    write_classes(tmp_path / "some" / "where", count=2)
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "loose.png")
+    data = ImageFolder(str(tmp_path), image_size=6)
+    data.setup("predict")
+    assert data.predict_set.names == [
+        "loose.png",
+        *(f"some/where/{name}/{number}.png" for name in COLORS for number in range(2)),
+    ]
+    (batch,) = data.predict_dataloader()
+    assert sorted(batch) == ["image", "index"]
+    assert batch["index"].tolist() == list(range(7))
+    assert batch["image"].mean((2, 3)).argmax(1).tolist() == [0, 2, 2, 1, 1, 0, 0]
+
+
+def test_the_test_part_is_predicted_where_there_are_parts(tmp_path):
+    write_classes(tmp_path / "Train")
+    write_classes(tmp_path / "Valid", count=2)
+    data = ImageFolder(str(tmp_path), image_size=6)
+    data.setup("predict")
+    assert data.predict_set.names[0] == "Valid/blue/0.png"
+    assert len(data.predict_set) == 6
+    write_classes(tmp_path / "Test", count=1)
+    data.setup("fit")
+    data.setup("predict")
+    assert data.predict_set.names == [f"Test/{name}/0.png" for name in COLORS]
+    assert data.test_set.names == data.predict_set.names
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "resize"),
+    [
+        ({}, (1, 6, 8), 9),
+        ({"image_size": 4}, (1, 4, 4), None),
+        ({"channels": 3}, (3, 6, 8), 9),
+        ({"resize": 12}, (1, 6, 8), 12),
+    ],
+)
+def test_what_is_not_given_follows_training(tmp_path, options, shape, resize):
+    write_classes(tmp_path)
+    facts = {"input_shape": [1, 6, 8], "resize": 9, "class_names": ["blue", "red"]}
+    for kind in (ImageFolder, ImageList):
+        data = kind(str(tmp_path), **options)
+        data.use_facts(facts)
+        data.setup("predict")
+        assert (data.input_shape, data.resize) == (shape, resize)
+        assert next(iter(data.predict_dataloader()))["image"].shape == (12, *shape)
+    assert ImageFolder(str(tmp_path)).input_shape == (3, 224, 224)
+
+
+def test_folders_of_numbers_are_the_classes_by_number(tmp_path):
+    write_classes(tmp_path, names=COLORS, count=3)
+    for number, name in zip((2, 10, 9), COLORS, strict=True):
+        (tmp_path / name).rename(tmp_path / str(number))
+    data = ready(tmp_path, val_size=0)
+    assert data.class_names == ["2", "9", "10"]
+    (batch,) = data.train_dataloader()
+    # blue is 2, red is 9 and green is 10
+    channel = torch.tensor([2, 0, 1])[batch["label"]]
+    assert torch.equal(batch["image"].mean((2, 3)).argmax(1), channel)
+
+
+def test_hidden_folders_are_no_classes_and_loose_images_are_said(tmp_path):
+    write_classes(tmp_path)
+    write_classes(tmp_path / ".ipynb_checkpoints")
+    Image.new("RGB", (8, 8)).save(tmp_path / "loose.png")
+    with (
+        pytest.warns(UserWarning, match="hidden files and folders: 1"),
+        pytest.warns(UserWarning, match=f"1 images in {tmp_path} itself are in no class"),
+    ):
+        data = ready(tmp_path)
+    assert len(data.class_names) == 3
+    assert len(data.train_set) + len(data.val_set) == 12
+
+
+def test_a_class_without_validation_images_is_said(tmp_path):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "val", names=["red"])
+    with pytest.warns(UserWarning, match="2 of the 3 classes have no image for validation: blue, "):
+        ready(tmp_path)
+
+
+def test_images_need_not_be_square(tmp_path):
+    write_classes(tmp_path)
+    data = ready(tmp_path, image_size=(4, 8), stratify=True)
+    assert data.input_shape == (3, 4, 8)
+    assert next(iter(data.train_dataloader()))["image"].shape == (9, 3, 4, 8)
 
 
 def test_raw_pictures_become_a_batch_as_in_evaluation(tmp_path):
@@ -140,7 +237,10 @@ def test_bad_folders(tmp_path):
     write_classes(tmp_path / "train")
     (tmp_path / "train" / "yellow").mkdir()
     (tmp_path / "train" / "yellow" / "notes.txt").write_text("no image")
-    with pytest.raises(FileNotFoundError, match=r"train.yellow holds no image"):
+    with (
+        pytest.warns(UserWarning, match=r"files ending in \.txt: 1"),
+        pytest.raises(FileNotFoundError, match=r"train.yellow holds no image"),
+    ):
         ready(tmp_path)
 
 

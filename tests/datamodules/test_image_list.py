@@ -29,8 +29,10 @@ def test_all_images_below_a_folder_without_labels(tmp_path):
     write(tmp_path, b=1, a__z=2, a__deep__y=3, c=4)
     (tmp_path / "notes.txt").write_text("no image")
     Image.new("L", (4, 4), 5).save(tmp_path / "d.JPEG", quality=100)
-    data = ready(tmp_path)
+    with pytest.warns(UserWarning, match=r"files ending in \.txt: 1"):
+        data = ready(tmp_path)
     batch = predicted(data)
+    assert data.predict_set.names == ["a/deep/y.png", "a/z.png", "b.png", "c.png", "d.JPEG"]
     assert sorted(batch) == ["image", "index"]
     assert batch["index"].tolist() == [0, 1, 2, 3, 4]
     gray = batch["image"].mul(255).round()
@@ -95,13 +97,14 @@ def test_as_a_whole_set(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image"])
-def test_undecodable_image_is_named_when_it_is_read(tmp_path, content):
+def test_undecodable_image_is_named_before_the_run(tmp_path, content):
     write(tmp_path, a=1)
     (tmp_path / "bad.png").write_bytes(content)
-    data = ready(tmp_path)
     with pytest.raises(ValueError, match=r"bad\.png cannot be decoded as an image: .+") as error:
-        predicted(data)
+        ready(tmp_path)
     assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match="1 of the 2 images .* are left out"):
+        assert ready(tmp_path, strict=False).predict_set.names == ["a.png"]
 
 
 @pytest.mark.parametrize(
