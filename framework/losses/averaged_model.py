@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from framework.losses.trajectory import check_divergence_term, is_active, trajectory_divergence
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.checks import check_interval, check_one_of
+from framework.utilities.module_copy import copy_module
 from framework.utilities.precision import at_least_float32
 
 Buffers = Literal["ema", "copy"]
@@ -34,7 +34,8 @@ class AveragedModelLoss(nn.Module):
     authors' code and unlike the paper's formula, the term carries ``temperature**2``.
 
     Args:
-        model: Network whose weights are averaged; it is copied, on its device and in its precision.
+        model: Network whose weights are averaged; it is copied, on its device and in its precision,
+            without ``torch.compile``.
         decay: Factor beta of the average; for S steps keep ``1 / (1 - beta)`` below S / 20.
         weight: Factor lambda of the term.
         temperature: Divisor tau of the logits.
@@ -90,7 +91,7 @@ class AveragedModelLoss(nn.Module):
         self.warmup = warmup
         self.averages_buffers = buffers == "ema"
         self.logits_of = logits_of
-        self.average = deepcopy(model).eval().requires_grad_(False)
+        self.average = copy_module(model).eval().requires_grad_(False)
         """Network with averaged weights."""
         self.updates = 0
         """Number of optimizer steps that the average has followed."""

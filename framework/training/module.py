@@ -35,6 +35,7 @@ from framework.training.term_means import TermMeans
 from framework.training.terms import add_term, explained_labels
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import logged_step, train_loader, trainer_of
+from framework.utilities.module_copy import forget_methods_of_others
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -108,6 +109,7 @@ class TrainingModule(EvaluationModule):
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied.__setstate__({k: deepcopy(v, memo) for k, v in self.__getstate__().items()})
+        forget_methods_of_others(copied)
         return copied
 
     # ---- what a domain writes -----------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, Unpack
 
 import torch
@@ -17,6 +16,7 @@ from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.training.compatibility import check_unmixed
 from framework.utilities.checks import check_at_least, check_positive
+from framework.utilities.module_copy import copy_module
 from modules.classifier.module import ClassifierOptions
 from modules.domain_adaptation.alignment import Alignment
 from modules.domain_adaptation.dann import DANN
@@ -115,7 +115,7 @@ class DomainAdaptation(DomainEvaluation):
         self.network = AdaptationNetwork(
             self.network, bottleneck, discriminator_width if refines else None
         )
-        self.alignment = deepcopy(alignment)
+        self.alignment = None if alignment is None else copy_module(alignment)
         if self.alignment is not None:
             self.alignment.build(
                 self.network.num_features, self.num_classes, width=discriminator_width

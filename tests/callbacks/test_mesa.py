@@ -280,6 +280,19 @@ def test_refused_before_the_first_step(module, sentence, tmp_path):
     assert str(error.value).endswith(".")
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # read by torch's compiler
+def test_the_average_of_a_compiled_module_is_compared_by_a_forward_of_its_own(tmp_path):
+    # without dropout and batch norm, whose two modes would differ for one network, too
+    module = TinyModule()
+    module.optimizer = lambda groups: torch.optim.SGD(groups, lr=0.5)
+    compiled = torch.compile(module, backend="eager")
+    mesa = MESA(decay=0.6, start_epoch=0)
+    watch, _ = tiny_fit(tmp_path, mesa, module=compiled, epochs=2, limit_train_batches=2)
+    terms = [step["term"] for step in watch.steps if step["term"] is not None]
+    assert len(terms) == 2
+    assert all(term.abs().max() > 1e-6 for term in terms)
+
+
 def test_weights_too_coarse_for_the_average_are_refused(tmp_path):
     with pytest.raises(IncompatibleError, match=r"bfloat16 are too coarse .* decay=0\.9995"):
         tiny_fit(tmp_path, MESA(), precision="bf16-true")
