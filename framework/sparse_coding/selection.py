@@ -11,20 +11,21 @@ import logging
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from framework.distributed.collectives import rows_per_rank, world_size
 from framework.sparse_coding.sparse_code import SparseCode, SparsePattern
 from framework.sparse_coding.topk import top_overall, top_per_column, top_per_row
 from framework.sparse_coding.zipf import FEWEST_TO_FIT, fit_zipf, integer_budgets, zipf_density
 from framework.utilities.checks import check_at_least
+from framework.utilities.precision import FullPrecision
 
 logger = logging.getLogger("lightning.pytorch")
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-class Selection(nn.Module):
-    """Base of the rules; has no parameters.
+class Selection(FullPrecision):
+    """Base of the rules; has no parameters, and budgets keep their type in half precision.
 
     Class attributes:
         across_tokens: whether a token's entries depend on the other tokens of the batch, so that a

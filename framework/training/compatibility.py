@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.nn.modules.loss import MultiMarginLoss, NLLLoss, _Loss
@@ -199,8 +200,24 @@ def check_soft_targets(losses: Iterable[_Loss], datamodule: Any) -> None:
             )
 
 
+def check_eps(optimizer: Optimizer) -> None:
+    """Raise ``IncompatibleError`` where the divisor of a step may be 0 in half precision."""
+    for group in optimizer.param_groups:
+        eps = group.get("eps")
+        if not isinstance(eps, float) or eps == 0:
+            continue
+        for dtype in {p.dtype for p in group["params"] if p.is_floating_point()}:
+            if not torch.tensor(eps).to(dtype):
+                raise IncompatibleError(
+                    f"{type(optimizer).__name__} divides by a mean plus eps={eps}, which is 0 in "
+                    f"{dtype}: set model.optimizer.eps to 1e-4, or take precision "
+                    "16-mixed or bf16-true."
+                )
+
+
 def check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
     """Raise ``IncompatibleError`` for an optimizer that fp16 or several ranks cannot drive."""
+    check_eps(optimizer)
     needs_closure = isinstance(optimizer, LBFGS) or getattr(optimizer, "needs_closure", False)
     if needs_closure and str(trainer.precision) == "16-mixed":
         raise IncompatibleError(

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MetricCollection
 
 from framework.data.datasets import Batch
@@ -19,6 +19,7 @@ from framework.training.batches import named_fields
 from framework.training.term_means import TermMeans
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import QuickHooksModule, trainer_of
+from framework.utilities.precision import FullPrecisionDict
 
 
 class EvaluationModule(QuickHooksModule):
@@ -44,7 +45,7 @@ class EvaluationModule(QuickHooksModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self._metrics = nn.ModuleDict()
+        self._metrics = FullPrecisionDict()
         self._stage_means = {stage: TermMeans() for stage in ("val", "test")}
         self.metric_values: dict[str, Any] = {}
         """Every value of the latest evaluation, also those that are no scalars."""

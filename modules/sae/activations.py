@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.utilities.checks import check_at_least, check_interval, check_positive
+from framework.utilities.precision import FullPrecision
 
 _LARGEST_LOG = 88.0
 """Largest logarithm of a threshold that is finite in float32."""
@@ -26,8 +27,10 @@ class Dictionary(Protocol):
     b_dec: nn.Parameter
 
 
-class Activation(nn.Module):
+class Activation(FullPrecision):
     """Base of the activations.
+
+    What they learn moves by small steps, and keeps its type in half precision.
 
     Class attributes:
         unit_norm: Whether the decoder's directions are kept at length 1.

@@ -24,7 +24,7 @@ from framework.sparse_coding.zipf import fit_zipf
 from framework.training.compatibility import check_fact
 from framework.training.module import TrainingModule, TrainingOptions
 from framework.utilities.checks import check_at_least, check_one_of
-from framework.utilities.precision import at_least_float32
+from framework.utilities.precision import FullPrecision, at_least_float32
 from modules.sae.activations import Activation
 from modules.sae.auxiliary import AuxiliaryLoss
 from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
@@ -44,7 +44,7 @@ CALIBRATION_TOKENS = 1 << 16
 """Number of training activations that give each feature its threshold."""
 
 
-class SparseAutoencoderModule(TrainingModule):
+class SparseAutoencoderModule(FullPrecision, TrainingModule):
     """Trains a sparse autoencoder or transcoder by its reconstruction and auxiliary losses.
 
     A batch holds ``activation`` (B, d) float32 and, for transcoders, ``target``
@@ -93,6 +93,7 @@ class SparseAutoencoderModule(TrainingModule):
     required_fields: tuple[str, ...] = ("activation",)
     tuple_fields: tuple[str, ...] = ("activation",)
     provides: tuple[str, ...] = ("per_sample", "index")
+    full_precision = ("variance",)
     started: Tensor
     variance: Tensor
 
@@ -227,8 +228,8 @@ class SparseAutoencoderModule(TrainingModule):
         self._add_penalties(objectives, encoding, target)
         dead = self.sae.statistics.dead(self.dead_tokens)
         objectives.logs = {
-            "l0": active_per_token(encoding.code).to(x.dtype).mean(),
-            "dead_share": dead.to(x.dtype).mean(),
+            "l0": active_per_token(encoding.code).to(target.dtype).mean(),
+            "dead_share": dead.to(target.dtype).mean(),
         }
         return objectives
 

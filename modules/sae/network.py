@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from framework.sparse_coding.selection import FeatureChoice, Selection, TokenChoice
 from framework.sparse_coding.sparse_code import SparseCode, decode, encode_at
 from framework.utilities.checks import check_at_least
-from framework.utilities.precision import at_least_float32
+from framework.utilities.precision import FullPrecision, at_least_float32
 from modules.sae.activations import Activation, GatedReLU
 from modules.sae.statistics import FiringStatistics, Thresholds
 
@@ -35,7 +35,7 @@ class Encoding:
     pre_acts: Tensor
 
 
-class SparseAutoencoder(nn.Module):
+class SparseAutoencoder(FullPrecision):
     """Writes an activation as a sparse non-negative sum of F learned directions.
 
     ``z' = (x - b_dec) @ W_enc.T + b_enc``; what ``selection`` keeps of z', above 0, is the code z,
@@ -72,6 +72,7 @@ class SparseAutoencoder(nn.Module):
     Dunefsky et al., arXiv:2406.11944; nested groups those of Bussmann et al., arXiv:2503.17547.
     """
 
+    full_precision = ("input_scale", "output_scale")
     input_scale: Tensor
     output_scale: Tensor
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from framework.distributed.collectives import gather
 from framework.sparse_coding.sparse_code import SparsePattern
+from framework.utilities.precision import FullPrecision
 
 
-class FiringStatistics(nn.Module):
+class FiringStatistics(FullPrecision):
     """A clock since each feature last fired, and a running density, both in tokens.
 
     As both count tokens, it does not matter into how many micro-batches a batch is cut.
@@ -57,7 +58,8 @@ class FiringStatistics(nn.Module):
         self.tokens += tokens
         since = self.tokens_since_fired + tokens
         self.tokens_since_fired.copy_(torch.where(counts > 0, 0, since))
-        decay = torch.exp(-torch.as_tensor(tokens, device=counts.device) / self.horizon)
+        passed = torch.as_tensor(tokens, device=counts.device, dtype=self.seen.dtype)
+        decay = torch.exp(-passed / self.horizon)
         self.fired.mul_(decay).add_(counts)
         self.seen.mul_(decay).add_(tokens)
 
@@ -70,7 +72,7 @@ class FiringStatistics(nn.Module):
         return self.tokens_since_fired >= tokens
 
 
-class Thresholds(nn.Module):
+class Thresholds(FullPrecision):
     """Pre-activations above which features count, where a token is encoded on its own.
 
     In training a threshold is a running mean of the smallest value that was kept; its horizon grows

@@ -230,6 +230,43 @@ def test_micro_batches_are_counted_once(tmp_path: Path) -> None:
     assert _first_loss(cut) > 0
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_half_precision_counts_as_full_precision_does(precision: str, tmp_path: Path) -> None:
+    few = [*CARRY, "--model.density_tokens=1e5", "--trainer.max_epochs=30", "--data.batch_size=60"]
+    few += ["--trainer.limit_val_batches=0", "--checkpoint.monitor=null"]
+    few += ["--model.optimizer.eps=1e-4"]  # 1e-8 is 0 in float16
+    args = [*arguments("sae"), *few, *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
+    found = fit([*args, f"--trainer.precision={precision}"])
+    counts = {n: v for n, v in found.parameters.items() if "statistics" in n}
+    assert int(counts["sae.statistics.tokens"]) == 30 * 197
+    # 0.5 % lower, as the past fades; bfloat16 would stop at 4,096
+    assert float(counts["sae.statistics.seen"]) == pytest.approx(30 * 197 * 0.971, rel=0.01)
+    density = counts["sae.statistics.fired"] / counts["sae.statistics.seen"]
+    assert float(density.sum()) == pytest.approx(1.0, rel=0.1)
+    types = {n: v.dtype for n, v in found.parameters.items()}
+    assert types["sae.W_dec"] == {"b": torch.bfloat16, "1": torch.float16}[precision[0]]
+    assert types["sae.selections.0.share"] == types["sae.selections.0.carry"] == torch.float64
+    single = ("statistics.fired", "thresholds.mean", "input_scale")
+    assert {types[f"sae.{name}"] for name in single} == {torch.float32}
+    assert types["variance"] == torch.float32
+
+
+def test_thresholds_move_in_half_precision(tmp_path: Path) -> None:
+    jump = ["--model.selection=JumpReLU", "--model.selection.threshold=0.5"]
+    free = ["--model.selection.bandwidth=0.5", "--model.auxiliary=null", "--model.denominator=none"]
+    args = [*arguments("sae"), *jump, *free, *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
+    found = fit([*args, "--trainer.precision=bf16-true"])
+    log_threshold = found.parameters["sae.selections.0.log_threshold"]
+    assert log_threshold.dtype == torch.float32
+    assert len(log_threshold.unique()) > len(log_threshold) / 2
+
+
+def test_an_optimizer_that_would_divide_by_0_is_refused(tmp_path: Path) -> None:
+    args = [*arguments("sae"), *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
+    with pytest.raises(IncompatibleError, match="eps=.*, which is 0 in torch.float16: set "):
+        fit([*args, "--trainer.precision=16-true"])
+
+
 def _first_loss(record: Record) -> float:
     return float.fromhex(record.steps[0]["terms"]["reconstruction"])
 
