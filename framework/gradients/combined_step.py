@@ -54,7 +54,7 @@ class CombinedStep:
     """Turns the losses of a step into a value whose backward pass gives the combined gradient.
 
     It serves any training loop: keep one for the run, call it with named losses in every step, and
-    send what it returns backward. The shared parameters get ``scale * weights @ gradients``, as the
+    send what it returns backward. The shared parameters get ``factors @ gradients``, as the
     combiner decides, all others the gradient of the plain sum.
 
     In the exact scope there is one backward pass per loss and none of the sum; in the scope of the
@@ -110,7 +110,7 @@ class CombinedStep:
 
         Raises:
             ValueError: No losses, losses without names, or one that is no scalar.
-            IncompatibleError: A weight that is learned, complex parameters, reentrant activation
+            IncompatibleError: Other terms than the combiner asks for, a weight that is learned, complex parameters, reentrant activation
                 checkpoints, or the scope of the representation where there is no such thing.
         """
         _check_losses(losses)
@@ -121,7 +121,7 @@ class CombinedStep:
         self._next_step = step + 1
         parts = [weights[n] * loss if n in weights else loss for n, loss in losses.items()]
         total = reduce(torch.add, parts)
-        self._check(total, weights, shared)
+        self._check(total, tuple(losses), weights, shared)
         numbers = [float(weights.get(name, 1.0)) for name in losses]
         known = {id(parameter) for parameter in shared}
         terms = _Terms(
@@ -157,7 +157,11 @@ class CombinedStep:
         return inject_gradients(total, [p for p, _ in reached], [g for _, g in reached])
 
     def _check(
-        self, total: Tensor, weights: Mapping[str, float | Tensor], shared: Sequence[Parameter]
+        self,
+        total: Tensor,
+        names: Sequence[str],
+        weights: Mapping[str, float | Tensor],
+        shared: Sequence[Parameter],
     ) -> None:
         """Refuse what would be trained wrongly without a word."""
         name = type(self.combiner).__name__
@@ -168,6 +172,7 @@ class CombinedStep:
                 )
         if self._checked:
             return
+        self.combiner.check_terms(names)
         if any(parameter.is_complex() for parameter in shared):
             raise IncompatibleError(f"{name} compares real gradients; a parameter is complex.")
         if _has_reentrant_checkpoint(total):
@@ -266,7 +271,7 @@ class CombinedStep:
             guide_loss,
         )
         answer = self.combiner.combination(facts)
-        factors[active] = answer.scale * answer.weights
+        factors[active] = answer.factors
         known = zip(terms.names, weights.tolist(), factors.tolist(), strict=True)
         self._latest = {name: factor for name, weight, factor in known if weight != 0}
         self.logs = _logs(facts, answer) | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -40,17 +41,25 @@ class GradientFacts:
 
 @dataclass(frozen=True)
 class Combination:
-    """Answer of a combiner: the gradient is ``scale * weights @ gradients``.
+    """Answer of a combiner: the gradient is ``factors @ gradients``.
 
     Args:
         weights: Weights (T,) float64, as the method defines them.
         scale: Factor of all weights.
         logs: Values that only this combiner knows of the step, for the dashboard.
+        added: What is added to the scaled weights, (T,) float64; None for nothing.
     """
 
     weights: Tensor
     scale: float = 1.0
     logs: dict[str, float] = field(default_factory=dict)
+    added: Tensor | None = None
+
+    @property
+    def factors(self) -> Tensor:
+        """By what each term's gradient is multiplied, (T,) float64."""
+        scaled = self.scale * self.weights
+        return scaled if self.added is None else scaled + self.added
 
 
 class GradientCombiner(ABC):
@@ -84,6 +93,9 @@ class GradientCombiner(ABC):
     @abstractmethod
     def combination(self, facts: GradientFacts) -> Combination:
         """Return the weight of every term."""
+
+    def check_terms(self, names: Sequence[str]) -> None:  # noqa: B027  (optional)
+        """Raise ``IncompatibleError`` if these are not the terms that the arguments speak of."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, the same on every rank; default: nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from framework.gradients.combiner import Combination, GradientCombiner, GradientFacts, Scope
 from framework.gradients.pareto_lp import Array, Solution, descent, equal, guidance
+from framework.objectives.errors import IncompatibleError
 from framework.utilities.checks import check_at_least, check_interval, check_one_of
 
 Mode = Literal["descent", "guidance", "auto"]
@@ -77,7 +79,9 @@ class HeldOutGuidedLP(GradientCombiner):
     the descent program, with the constraint, which the paper does not have. This is the default
     here. ``auto`` is what the paper says, for a guide whose least value is 0. Beware that guidance
     mostly gives all weight to the term that resembles the guide, and is unstable: ``mix`` tempers
-    it. Where its program has no solution, the code takes equal weights.
+    it. Where its program has no solution, the code takes equal weights. Before it applies the
+    weights, the code sends classification and alignment backward, for head and discriminator, and
+    keeps what that leaves in body and bottleneck: ``plain_terms`` adds it.
 
     Args:
         mode: Linear program: ``descent``, ``guidance`` or ``auto``.
@@ -87,6 +91,8 @@ class HeldOutGuidedLP(GradientCombiner):
             more.
         rescale: Whether to multiply by m, as the code does, so that equal weights are the plain
             sum; False for a weighted mean, as in the paper.
+        plain_terms: Names of the terms whose gradient is added once more as it is; of the released
+            code these are ``classification`` and ``alignment``. The programs do not know of it.
         scope: Gradients that are compared, as in ``GradientCombiner``; ``representation`` with
             ``descent`` only. There C is of gradients of the features and a of their sums over the
             rows, and the descent program alone does not depend on the size of a.
@@ -115,6 +121,7 @@ class HeldOutGuidedLP(GradientCombiner):
         heldout_constraint: bool = True,
         mix: float = 0.0,
         rescale: bool = True,
+        plain_terms: Sequence[str] = (),
         scope: Scope = "exact",
         every_n_steps: int = 1,
     ) -> None:
@@ -133,6 +140,16 @@ class HeldOutGuidedLP(GradientCombiner):
         self.heldout_constraint = heldout_constraint
         self.mix = mix
         self.rescale = rescale
+        self.plain_terms = tuple(plain_terms)
+
+    def check_terms(self, names: Sequence[str]) -> None:
+        """Raise ``IncompatibleError`` if a plain term is none of the run's."""
+        for name in self.plain_terms:
+            if name not in names:
+                raise IncompatibleError(
+                    f"HeldOutGuidedLP: plain_terms names {name!r}, which is none of this run's "
+                    f"terms, {', '.join(names)}."
+                )
 
     def combination(self, facts: GradientFacts) -> Combination:
         """Return the solution of the linear program."""
@@ -144,7 +161,9 @@ class HeldOutGuidedLP(GradientCombiner):
             "fallback": float(solution.fallback),
             "vertex": float(weights.max() > 1 - 1e-6),
         }
-        return Combination(weights, float(len(weights)) if self.rescale else 1.0, logs)
+        scale = float(len(weights)) if self.rescale else 1.0
+        plain = torch.tensor([name in self.plain_terms for name in facts.names]).double()
+        return Combination(weights, scale, logs, plain if self.plain_terms else None)
 
     def weights(
         self, gram: Tensor, guide: Tensor | None = None, guide_loss: float | None = None

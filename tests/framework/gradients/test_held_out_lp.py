@@ -14,6 +14,7 @@ from torch import Tensor
 
 from framework.gradients import GradientFacts, HeldOutGuidedLP
 from framework.gradients.held_out_lp import Mode
+from framework.objectives.errors import IncompatibleError
 
 MODES: tuple[Mode, ...] = ("descent", "guidance", "auto")
 
@@ -246,6 +247,22 @@ def test_equal_weights_are_the_plain_sum_unless_a_mean_is_wanted() -> None:
         found = HeldOutGuidedLP(rescale=rescale).combination(facts(gram, a))
         assert found.scale == scale
         assert found.weights.tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_plain_terms_are_added_to_the_weights() -> None:
+    gram, a = products(*CASES["D"])
+    plain = HeldOutGuidedLP(mode="guidance", plain_terms=["a", "b"])
+    found = plain.combination(facts(gram, a))
+    # three times (1, 0, 0), and the first two once more
+    assert found.factors.tolist() == pytest.approx([4.0, 1.0, 0.0])
+    assert found.weights.tolist() == pytest.approx([1.0, 0.0, 0.0])
+    # a term that does not pull at this step is not among the facts
+    assert plain.combination(facts(gram[1:2, 1:2])).factors.tolist() == [2.0]
+
+
+def test_a_plain_term_that_the_run_does_not_have_is_refused() -> None:
+    with pytest.raises(IncompatibleError, match="names 'align', .* terms, classification, align"):
+        HeldOutGuidedLP(plain_terms=["align"]).check_terms(["classification", "alignment"])
 
 
 def test_mix_spreads_its_share() -> None:

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from framework.gradients import Combination, GradientCombiner, GradientFacts
+from callbacks.dynamic_preference import DynamicPreference
+from framework.gradients import Combination, GradientCombiner, GradientFacts, HeldOutGuidedLP
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
@@ -75,6 +76,8 @@ class FirstGradients(Callback):
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_step == 0:
             self.found = {n: p.grad.clone() for n, p in pl_module.named_parameters()}
+            step = pl_module._combined_step
+            self.logs = {} if step is None else dict(step.logs)
 
 
 def test_a_combiner_changes_body_and_bottleneck_alone(tmp_path: Path) -> None:
@@ -92,6 +95,28 @@ def test_a_combiner_changes_body_and_bottleneck_alone(tmp_path: Path) -> None:
         value = sum(factor * terms[term] for term, factor in factors.items())
         (expected,) = torch.autograd.grad(value, parameter, retain_graph=True)
         torch.testing.assert_close(seen.found[name], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_step_of_the_released_code(tmp_path: Path) -> None:
+    """There classification and alignment go backward first, and 3 G^T w comes on top of that."""
+    seen = FirstGradients()
+    combiner = HeldOutGuidedLP(plain_terms=["classification", "alignment"])
+    preference = DynamicPreference(combiner, batch_size=4)
+    fit(
+        tmp_path, seen, preference, module=model(reversal=HALF), max_steps=1, precision="64-true"
+    )
+    module = seen.module
+    terms = terms_of(module, module.objectives(seen.batch))
+    (terms["classification"] + terms["alignment"]).backward(retain_graph=True)
+    (terms["discriminators"] / 6).backward(retain_graph=True)
+    shared = module.shared_parameters()
+    names = ("classification", "alignment", "mimicking")
+    rows = [torch.autograd.grad(terms[name], shared, retain_graph=True) for name in names]
+    weights = [seen.logs[f"preference/weight/{name}"] for name in names]
+    for parameter, *gradients in zip(shared, *rows, strict=True):
+        parameter.grad += 3 * sum(w * g for w, g in zip(weights, gradients, strict=True))
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(seen.found[name], parameter.grad, rtol=1e-9, atol=1e-12)
 
 
 def test_without_a_combiner_the_terms_are_added_up(tmp_path: Path) -> None:
