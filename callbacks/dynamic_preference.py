@@ -42,7 +42,8 @@ class DynamicPreference(Callback):
 
     Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137. As in the released
     code heads and discriminators keep the gradient of the plain sum; unlike there, one forward pass
-    does, and the held-out batch leaves the statistics of batch norm alone.
+    does, and the held-out batch leaves the statistics of batch norm alone. The code also adds plain
+    gradients of the first two terms to the shared ones: ``plain_terms`` of ``HeldOutGuidedLP``.
 
     Args:
         combiner: Rule that weighs the gradients; default ``HeldOutGuidedLP``.

@@ -110,8 +110,9 @@ class CombinedStep:
 
         Raises:
             ValueError: No losses, losses without names, or one that is no scalar.
-            IncompatibleError: Other terms than the combiner asks for, a weight that is learned, complex parameters, reentrant activation
-                checkpoints, or the scope of the representation where there is no such thing.
+            IncompatibleError: Other terms than the combiner asks for, a weight that is learned,
+                complex parameters, reentrant activation checkpoints, or the scope of the
+                representation where there is no such thing.
         """
         _check_losses(losses)
         weights = weights or {}

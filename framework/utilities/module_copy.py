@@ -38,4 +38,4 @@ def forget_methods_of_others(module: nn.Module) -> None:
                 del part.__dict__[name]
         if getattr(part, "_compiler_ctx", None) is not None:
             # Lightning's note that its methods are compiled
-            part._compiler_ctx = None
+            vars(part)["_compiler_ctx"] = None

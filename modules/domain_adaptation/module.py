@@ -58,7 +58,9 @@ class DomainAdaptation(DomainEvaluation):
 
     Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137; of the alignments
     see their own. As in the released code (BIT-DA/ParetoDA) only body and bottleneck get the
-    combined gradient, and batch norm sees both domains together. Unlike there, one forward pass
+    combined gradient (to which it adds the plain ones of classification and alignment, an option of
+    ``HeldOutGuidedLP`` that the configs in ``configs/paper`` take), and batch norm sees both
+    domains together. Unlike there, one forward pass
     does, so that the reversal rises once per step, and the discriminators of the classes are saved
     and, in evaluation, use their running statistics. The code selects models by target labels.
 

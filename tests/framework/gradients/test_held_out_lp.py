@@ -261,7 +261,7 @@ def test_plain_terms_are_added_to_the_weights() -> None:
 
 
 def test_a_plain_term_that_the_run_does_not_have_is_refused() -> None:
-    with pytest.raises(IncompatibleError, match="names 'align', .* terms, classification, align"):
+    with pytest.raises(IncompatibleError, match=r"names 'align', .* terms, classification, align"):
         HeldOutGuidedLP(plain_terms=["align"]).check_terms(["classification", "alignment"])
 
 

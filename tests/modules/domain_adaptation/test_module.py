@@ -102,9 +102,7 @@ def test_the_step_of_the_released_code(tmp_path: Path) -> None:
     seen = FirstGradients()
     combiner = HeldOutGuidedLP(plain_terms=["classification", "alignment"])
     preference = DynamicPreference(combiner, batch_size=4)
-    fit(
-        tmp_path, seen, preference, module=model(reversal=HALF), max_steps=1, precision="64-true"
-    )
+    fit(tmp_path, seen, preference, module=model(reversal=HALF), max_steps=1, precision="64-true")
     module = seen.module
     terms = terms_of(module, module.objectives(seen.batch))
     (terms["classification"] + terms["alignment"]).backward(retain_graph=True)

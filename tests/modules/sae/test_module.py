@@ -263,7 +263,7 @@ def test_thresholds_move_in_half_precision(tmp_path: Path) -> None:
 
 def test_an_optimizer_that_would_divide_by_0_is_refused(tmp_path: Path) -> None:
     args = [*arguments("sae"), *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
-    with pytest.raises(IncompatibleError, match="eps=.*, which is 0 in torch.float16: set "):
+    with pytest.raises(IncompatibleError, match=r"eps=.*, which is 0 in torch\.float16: set "):
         fit([*args, "--trainer.precision=16-true"])
 
 
