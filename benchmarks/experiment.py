@@ -7,10 +7,15 @@ import csv
 import os
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+PICK: dict[str, Callable[[list[float]], float]] = {
+    "": lambda column: column[-1],
+    "best": max,
+    "lowest": min,
+}
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
@@ -23,7 +28,9 @@ def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
 
 
 def run_arm(args: Sequence[str], seed: int, metrics: Sequence[str]) -> list[float]:
-    """Fit once and return the last value of each metric; ``best:NAME`` the largest one.
+    """Fit once and return the last value of each metric.
+
+    ``best:NAME`` stands for the largest value, ``lowest:NAME`` for the smallest one.
 
     ``SEED`` in an argument becomes the seed, so that data, too, may be drawn anew for each.
     """
@@ -37,8 +44,9 @@ def run_arm(args: Sequence[str], seed: int, metrics: Sequence[str]) -> list[floa
             rows = list(csv.DictReader(file))
     values = []
     for metric in metrics:
-        column = [float(row[n]) for row in rows if row.get(n := metric.removeprefix("best:"))]
-        values.append(max(column) if metric.startswith("best:") else column[-1])
+        kind, _, name = metric.rpartition(":")
+        column = [float(row[name]) for row in rows if row.get(name)]
+        values.append(PICK[kind](column))
     return values
 
 
