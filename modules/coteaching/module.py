@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from framework.data.datasets import Batch
 from framework.distributed.collectives import all_reduce_sum, rank, rows_per_rank
@@ -48,14 +49,15 @@ class CoTeaching(NestedClassifier):
     Paper: Chen et al., *Compressing Features for Learning with Noisy Labels*, TNNLS 2022,
     arXiv:2206.13140, stage 2, after Han et al., *Co-teaching*, NeurIPS 2018, arXiv:1804.06872. Of
     the official code (yingyichen-cyy/Nested-Co-teaching) are the disjoint halves, the constant
-    forget rate and the frozen batch-norm statistics; ``halves=False`` is Han et al.'s rule.
+    forget rate and the frozen batch norm; ``halves=False`` is Han et al.'s rule.
 
     Args:
         forget_rate: Share of rows that are left out, in [0, 1); about that of wrong labels.
         ramp_epochs: Number of epochs of stage 2 in which the forget rate grows from 0.
         scope: Rows that are ranked together: of all ranks (``global``) or of each (``local``).
         halves: Whether each network scores one half of the batch, and not all of it.
-        freeze_batchnorm: Whether the batch-norm statistics of stage 1 are kept in stage 2.
+        freeze_batchnorm: Whether batch norm, its statistics, weight and bias, stays in stage 2 as
+            stage 1 left it.
         checkpoints: Checkpoints of two stage-1 runs of ``NestedClassifier``.
         warmup_epochs: Length of stage 1 in this run, in epochs.
         teaching_lr: Learning rate of stage 2; default that of ``optimizer``.
@@ -146,15 +148,28 @@ class CoTeaching(NestedClassifier):
         self._freeze()
         return self
 
+    def _frozen_layers(self) -> list[_BatchNorm]:
+        if not (self.freeze_batchnorm and self.teaching):
+            return []
+        return [layer for layer in self.modules() if isinstance(layer, _BatchNorm)]
+
     def _freeze(self) -> None:
-        if self.freeze_batchnorm and self.teaching:
-            for layer in self.modules():
-                if isinstance(layer, _BatchNorm):
-                    layer.eval()
+        for layer in self._frozen_layers():
+            layer.eval()
+
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
+        """Drop the gradients of frozen batch norm, which no optimizer sets to 0."""
+        for layer in self._frozen_layers():
+            layer.zero_grad()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the groups of both networks, with the learning rate of the stage."""
+        """Return the groups of both networks without frozen layers, at the stage's rate."""
         groups = super().parameter_groups()
+        # not by requires_grad, which must not change while DDP holds its buckets
+        frozen = {id(p) for layer in self._frozen_layers() for p in layer.parameters()}
+        for group in groups:
+            group["params"] = [p for p in group["params"] if id(p) not in frozen]
+        groups = [group for group in groups if group["params"]]
         if self.teaching and self.teaching_lr is not None:
             for group in groups:
                 group["lr"] = self.teaching_lr

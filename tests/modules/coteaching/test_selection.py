@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback
 from torch import Tensor
 
 from framework.losses import CompSumLoss
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
 from modules import CoTeaching
+from tests.helpers.configs import arguments
+from tests.helpers.runs import fit
 
 
 def batch() -> dict[str, Tensor]:
@@ -136,6 +140,43 @@ def test_frozen_batch_norm_survives_train() -> None:
     module.freeze_batchnorm = False
     module.train()
     assert all(norm.training for norm in norms)
+
+
+class Stages(Callback):
+    """Keeps all weights at the start of every epoch, and at the end."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, Tensor]] = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.weights.append({n: v.clone() for n, v in pl_module.state_dict().items()})
+
+    def on_train_end(self, trainer, pl_module):
+        self.on_train_epoch_start(trainer, pl_module)
+        norms = [m for m in pl_module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        self.gradients = [p.grad for norm in norms for p in norm.parameters()]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_stage_two_trains_all_but_batch_norm(frozen: bool, tmp_path: Path) -> None:
+    stages = Stages()
+    few = ["--model.backbone=cnn", "--model.widths=[4]", "--model.warmup_epochs=1"]
+    args = [*arguments("coteaching"), *few, "--trainer.max_epochs=2", "--model.sigma=null"]
+    switch = f"--model.freeze_batchnorm={str(frozen).lower()}"
+    record = fit([*args, switch, f"--trainer.default_root_dir={tmp_path}"], [stages])
+    first, second, end = stages.weights
+    changed = [
+        {n for n in first if not torch.equal(before[n], after[n])}
+        for before, after in ((first, second), (second, end))
+    ]
+    # in stage 1 everything moved
+    everything = {n for n in record.parameters if n.startswith("network")}
+    assert everything <= changed[0]
+    norms = {n for n in everything if n.rpartition(".")[0] + ".running_mean" in first}
+    assert len(norms) == 2 * 2 * 5
+    assert everything - changed[1] == (norms if frozen else set())
+    if frozen:
+        assert all(gradient is None for gradient in stages.gradients)
 
 
 def test_the_prediction_is_the_mean_of_the_logits() -> None:
