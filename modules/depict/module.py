@@ -13,6 +13,7 @@ from framework.clustering.reconstruction import layerwise_reconstruction_error
 from framework.clustering.target_distribution import TargetKind, unseen_target_distribution
 from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch
+from framework.distributed.collectives import rank
 from framework.losses.loss import ClassificationLoss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
@@ -36,6 +37,8 @@ from modules.depict.scores import agreement, sample_codes, stage_scores
 from modules.depict.snapshots import Snapshots
 
 Refresh = Literal["running", "full"]
+ROUNDING = 0.01
+"""How far beyond [-1, 1] an image may lie, as half precision and resizing bring about."""
 Criterion = nn.CrossEntropyLoss | ClassificationLoss
 
 
@@ -191,6 +194,7 @@ class DEPICT(ClusterEvaluation):
             )
         self._start: dict[str, Tensor] = {}
         self._recent: list[Batch] = []
+        self._saw_images = False
 
     # ---- the phases -----------------------------------------------------------------------------
 
@@ -211,6 +215,7 @@ class DEPICT(ClusterEvaluation):
         self.phase = self._phase_start = 0
         self.part = self.plan.begin("autoencoder")
         self.stages, self.snapshots, self._start = {}, Snapshots(), {}
+        self._saw_images = False
         check_options(self.init, self.num_clusters, self.init_options)
         self.tables = SampleTables(
             data, self.num_clusters, self.held_out, device=self.trainer.strategy.root_device
@@ -224,6 +229,19 @@ class DEPICT(ClusterEvaluation):
         """Stop at once where a run that had come to its end is resumed."""
         super().on_train_start()
         self._stop_at_the_end(self.current_epoch)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Warn, at the first batch, of images that the decoder's tanh cannot reach."""
+        image = batch["image"]
+        if self._saw_images or not image.numel():
+            return
+        self._saw_images = True
+        low, high = image.min().item(), image.max().item()
+        if rank() == 0 and max(-low, high) > 1 + ROUNDING:
+            logger.warning(
+                f"The images lie in [{low:.3g}, {high:.3g}], and DEPICT's decoder ends in a tanh, "
+                "which reaches [-1, 1] alone: scale them by mean [0.5] and std [0.5] of the data."
+            )
 
     def on_train_epoch_start(self) -> None:
         """Go on to the next phase where one is over."""
