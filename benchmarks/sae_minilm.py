@@ -40,7 +40,9 @@ SCHEDULE = (
     "{class_path: FeatureChoice, init_args: {k: 12}}}]}}, {class_path: ThresholdCalibration}]"
 )
 ARMS = {
+    "TopK, no auxiliary loss": ["--config=sae", "--model.auxiliary=null"],
     "TopK, aux_k": ["--config=sae"],
+    "TopK, aux_k, dead after 5 % of the run": ["--config=sae", "--model.dead_tokens=7680"],
     "mutual choice, aux_k": ["--config=sae", "--model.selection=MutualChoice"],
     "mutual choice, aux_zipf": ["--config=sae_mutual"],
     "BatchTopK, aux_k": ["--config=sae", "--model.selection=BatchTopK"],
@@ -125,7 +127,7 @@ def main() -> None:
     sae_runs.print_heads(
         f"{point}, rate {arguments.lr}, F = 1,536, k = 16, 250 steps of 768; {seeds} seeds", heads
     )
-    for name in ("TopK, aux_k", "TopK, aux_k, clipped at 0.001"):
+    for name in ("TopK, no auxiliary loss", "TopK, aux_k", "TopK, aux_k, clipped at 0.001"):
         args = (ARMS | CLIPPED)[name]
         runs = [run([*args, *LARGE, *source], seed) for seed in range(seeds)]
         sae_runs.print_row(name, runs, len(heads))

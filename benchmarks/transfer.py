@@ -51,13 +51,11 @@ def systems(data: Path, folder: Path) -> dict[str, System]:
     """
     cifar, people = transfer_data.cifar10n(data, folder)
     coil, drawn = transfer_data.coil20(data, folder)
-    images = {
-        "CIFAR-10": cifar,
+    images = {"CIFAR-10, labels of people": [*cifar, *people], "COIL-20": coil}
+    noisy = {
         "CIFAR-10, labels of people": [*cifar, *people],
-        "COIL-20": coil,
         "COIL-20, 40 % noise": [*coil, *drawn],
     }
-    noisy = {name: images[name] for name in list(images)[1::2]}
     small = ["--data=MatFeatures", "--model.widths=[8,16]"]
     tables = ("concrete", "energy")
     return {

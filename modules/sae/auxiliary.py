@@ -20,6 +20,33 @@ from modules.sae.network import Encoding, SparseAutoencoder
 from modules.sae.statistics import FiringStatistics
 
 Normalizer = Literal["residual", "input"]
+PUBLISHED_DEAD_TOKENS = 10_000_000
+"""Tokens without firing after which Gao et al. call a feature dead."""
+
+
+def dead_tokens_warning(dead_tokens: int, run_tokens: int) -> str | None:
+    """Return what is wrong with a window for dead features in a run of so many tokens, or None.
+
+    Example:
+        >>> dead_tokens_warning(100, 1000) is None
+        True
+        >>> dead_tokens_warning(50, 1000)[:46]
+        'model.dead_tokens=50 is 5.0% of the 1,000 toke'
+    """
+    found = f"model.dead_tokens={dead_tokens:,} is"
+    advice = "leave it out for a quarter of the run."
+    if dead_tokens >= run_tokens:
+        return (
+            f"{found} no less than the {run_tokens:,} tokens of the run, so that the auxiliary "
+            f"loss never acts: {advice}"
+        )
+    if dead_tokens < min(0.1 * run_tokens, PUBLISHED_DEAD_TOKENS):
+        return (
+            f"{found} {dead_tokens / run_tokens:.1%} of the {run_tokens:,} tokens of the run, so "
+            f"that features count as dead that are but rare, and the auxiliary loss can make them "
+            f"so: {advice}"
+        )
+    return None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from framework.training.module import TrainingModule, TrainingOptions
 from framework.utilities.checks import check_at_least, check_one_of
 from framework.utilities.precision import FullPrecision, at_least_float32
 from modules.sae.activations import Activation
-from modules.sae.auxiliary import AuxiliaryLoss
+from modules.sae.auxiliary import PUBLISHED_DEAD_TOKENS, AuxiliaryLoss, dead_tokens_warning
 from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
 from modules.sae.export import check_exportable, save_autoencoder
 from modules.sae.network import (
@@ -38,6 +39,7 @@ from modules.sae.network import (
 from modules.sae.scores import autoencoder_metrics, measure
 
 Denominator = Literal["batch", "fixed", "none"]
+logger = logging.getLogger("lightning.pytorch")
 START_TOKENS = 1 << 14
 """Number of activations at whose mean the bias starts."""
 CALIBRATION_TOKENS = 1 << 16
@@ -70,7 +72,8 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
         skip: Whether a transcoder has a linear map beside the features.
         groups: Shares of nested groups of features (Matryoshka), with sum 1; empty for one group.
         auxiliary: Auxiliary loss; None for none.
-        dead_tokens: Number of tokens after which a feature that has not fired is dead.
+        dead_tokens: Number of tokens after which a feature that has not fired is dead; None for a
+            quarter of the run, at most the published 10,000,000.
         density_tokens: Horizon of the running densities in tokens.
         denominator: Divisor of the squared error: ``batch`` for the variance of each batch,
             ``fixed`` for that of the sample, ``none`` for no division, as penalties are usually
@@ -106,7 +109,7 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
         skip: bool = False,
         groups: Sequence[float] = (),
         auxiliary: AuxiliaryLoss | None = None,
-        dead_tokens: int = 10_000_000,
+        dead_tokens: int | None = None,
         density_tokens: float = 1e6,
         denominator: Denominator = "batch",
         optimizer: OptimizerCallable = torch.optim.Adam,
@@ -138,6 +141,8 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
             self.required_fields = self.tuple_fields = ("activation", "target")
         self.auxiliary = auxiliary
         self.dead_tokens = dead_tokens
+        self.dead_after = PUBLISHED_DEAD_TOKENS if dead_tokens is None else dead_tokens
+        """Tokens after which a feature is dead, known at the start of a fit."""
         self.denominator = denominator
         self._mixed: Tensor | None = None
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
@@ -160,6 +165,7 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
     def on_fit_start(self) -> None:
         """Start the bias at the mean of a sample, unless a checkpoint has brought one along."""
         super().on_fit_start()
+        self._find_dead_after()
         activation = self.sae.selection
         steps = self.trainer.estimated_stepping_batches
         if isinstance(activation, Activation) and activation.warmup and not 0 < steps < math.inf:
@@ -171,6 +177,20 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
         if sample is not None and not self.started:
             self.start_from(sample(START_TOKENS))
             self._note_sizes(getattr(self.datamodule, "normalizations", {}))
+
+    def _find_dead_after(self) -> None:
+        """Take the default from the length of the run, and warn of a window that does not fit."""
+        steps = self.trainer.estimated_stepping_batches
+        rows = getattr(self.datamodule, "batch_size", None)
+        if rows is None or not 0 < steps < math.inf:
+            return
+        tokens = round(steps * rows * self.trainer.accumulate_grad_batches)
+        if self.dead_tokens is None:
+            self.dead_after = max(1, min(PUBLISHED_DEAD_TOKENS, tokens // 4))
+        elif self.auxiliary is not None and rank() == 0:
+            message = dead_tokens_warning(self.dead_tokens, tokens)
+            if message is not None:
+                logger.warning(message)
 
     @torch.no_grad()
     def start_from(self, sample: Batch) -> None:
@@ -226,7 +246,7 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
         if self.auxiliary is not None:
             self._add_auxiliary(objectives, encoding, residual, spread, means[1])
         self._add_penalties(objectives, encoding, target)
-        dead = self.sae.statistics.dead(self.dead_tokens)
+        dead = self.sae.statistics.dead(self.dead_after)
         objectives.logs = {
             "l0": active_per_token(encoding.code).to(target.dtype).mean(),
             "dead_share": dead.to(target.dtype).mean(),
@@ -264,7 +284,7 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
         auxiliary, selection = self.auxiliary, self.sae.selection
         assert auxiliary is not None
         assert isinstance(selection, Selection)
-        chosen = auxiliary.candidates(self.sae.statistics, selection.k, self.dead_tokens)
+        chosen = auxiliary.candidates(self.sae.statistics, selection.k, self.dead_after)
         term = auxiliary.term(self.sae, encoding, chosen)
         if auxiliary.normalizer == "residual":
             spread = (residual - mean).square().sum(1)

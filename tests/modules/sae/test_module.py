@@ -267,6 +267,44 @@ def test_an_optimizer_that_would_divide_by_0_is_refused(tmp_path: Path) -> None:
         fit([*args, "--trainer.precision=16-true"])
 
 
+class DeadAfter(Callback):
+    """Keeps after how many tokens a feature is dead, and ends the run."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.tokens = pl_module.dead_after
+        trainer.should_stop = True
+
+
+@pytest.mark.parametrize(
+    ("flag", "tokens", "says"),
+    [
+        # three epochs of four batches of 64
+        ("null", 192, None),
+        ("100", 100, None),
+        ("40", 40, "model.dead_tokens=40 is 5.2% of the 768 tokens of the run, so that features"),
+        ("768", 768, "is no less than the 768 tokens of the run, so that the auxiliary loss never"),
+    ],
+)
+def test_dead_features_are_told_by_the_length_of_the_run(
+    flag: str, tokens: int, says: str | None, tmp_path: Path, caplog
+) -> None:
+    look = DeadAfter()
+    args = [*arguments("sae"), *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
+    fit([*args, f"--model.dead_tokens={flag}"], [look])
+    assert look.tokens == tokens
+    said = [r.getMessage() for r in caplog.records if "dead_tokens" in r.getMessage()]
+    assert len(said) == (says is not None)
+    assert says is None or says in said[0]
+
+
+def test_dead_features_of_a_run_without_end_are_the_published_ones(tmp_path: Path) -> None:
+    look = DeadAfter()
+    endless = ["--trainer.max_epochs=-1", "--model.lr_scheduler=null"]
+    args = [*arguments("sae"), *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
+    fit([*args, *endless, "--model.dead_tokens=null"], [look])
+    assert look.tokens == 10_000_000
+
+
 def _first_loss(record: Record) -> float:
     return float.fromhex(record.steps[0]["terms"]["reconstruction"])
 
