@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keyword
 import re
-from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,6 +11,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 
+from framework.command.plain_parser import PlainParser
 from framework.utilities.nearest_names import nearest
 
 PACKAGES = ("framework", "modules", "datamodules", "callbacks")
@@ -53,7 +53,7 @@ def main(args: Sequence[str]) -> None:
         ValueError: The kind or the name is not valid, or the name is taken.
         FileNotFoundError: The current folder is not in a checkout of Trimtab.
     """
-    parser = ArgumentParser("trimtab new", description="Write the files of a new method.")
+    parser = PlainParser("new", "Write the files of a new method.")
     parser.add_argument("kind", help=", ".join(KINDS))
     parser.add_argument("name", help="name of its files, such as sign_sgd")
     parser.add_argument("--class_name", help="name of its class, such as SignSGD")

@@ -1,9 +1,8 @@
-"""The table of a run's metrics, at its end and at any time after."""
+"""The table of a run's metrics, at its end and at any time after; see also ``comparison``."""
 
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,39 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from framework.command.plain_parser import PlainParser
 from framework.runs.csv_logger import read_metrics
 
 STAGES = ("train", "val", "test")
 
 
 def main(args: Sequence[str]) -> None:
-    """Print the table of a run, and draw its learning curves again.
+    """Print the table of a run and draw its learning curves again, or compare several runs.
 
     Args:
-        args: Run folder.
+        args: Run folders, checkpoints in them, folders of runs, or patterns of those.
 
     Raises:
-        FileNotFoundError: The folder holds no metrics.
+        FileNotFoundError: A place that holds no run.
     """
-    parser = ArgumentParser("trimtab report", description="Show what a run came to.")
-    parser.add_argument("run", type=Path, help="run folder, such as runs/classifier/TIME")
-    run: Path = parser.parse_args(args).run
+    from framework.command.comparison import RunResult, comparison, find_runs
+
+    parser = PlainParser("report", "Show what a run came to, or compare several.")
+    parser.add_argument(
+        "run",
+        nargs="+",
+        help="run folder such as runs/classifier/TIME, a checkpoint in it, or a folder of runs",
+    )
+    runs = find_runs(parser.parse_args(args).run)
+    if len(runs) == 1:
+        _show(runs[0])
+    else:
+        Console(highlight=False).print(comparison([RunResult.read(run) for run in runs]))
+
+
+def _show(run: Path) -> None:
     curves = read_metrics(run / "metrics.csv")[1]
     evaluations = [read_metrics(run / f"metrics_{c}.csv")[1] for c in ("validate", "test")]
-    if not curves and not any(evaluations):
-        raise FileNotFoundError(f"{run} is not a run folder: it holds no metrics.csv.")
     latest: dict[str, Any] = {}
     for row in [row for rows in (curves, *evaluations) for row in rows]:
         latest |= {name: value for name, value in row.items() if value not in ("", None)}
@@ -42,9 +53,10 @@ def main(args: Sequence[str]) -> None:
         console.print(f"checkpoint: {relative(checkpoint)}", soft_wrap=True)
     if curves:
         from framework.figures.curves import learning_curves
-        from framework.figures.style import save_png
+        from framework.figures.style import may_fail, save_png
 
-        save_png(learning_curves(curves), run / "figures" / "learning_curves.png")
+        with may_fail("the learning curves"):
+            save_png(learning_curves(curves), run / "figures" / "learning_curves.png")
     for figure in sorted(run.glob("figures/*.png")):
         console.print(f"figure: {relative(figure)}", soft_wrap=True)
 
