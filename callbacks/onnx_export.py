@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ class ONNXExport(Callback):
 
     The number of images is free, their size is that of the data, also where training resizes them;
     what is predicted is as it comes out of the network, before any activation or selection. The
-    latest weights are written, in evaluation mode, from rank 0.
+    latest weights are written, in evaluation mode, from rank 0. The file's metadata name the module
+    and, as JSON, what the data has of classes, targets, and mean and std of the images.
 
     Args:
         opset: Version of ONNX's operators; default the exporter's.
@@ -70,6 +72,7 @@ class ONNXExport(Callback):
         """Write the network on rank 0; nothing where nothing was trained."""
         if not trainer.is_global_zero or not self._shapes:
             return
+        assert isinstance(pl_module, TrainingModule)
         network: Any = pl_module.network
         was_training = network.training
         like = next(network.parameters())
@@ -88,9 +91,18 @@ class ONNXExport(Callback):
         finally:
             network.train(was_training)
         assert program is not None
+        program.model.metadata_props.update(_metadata(pl_module))
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "network.onnx"
             program.save(written, external_data=False)
             content = written.read_bytes()
         target = Path(trainer.default_root_dir) / "network.onnx"
         write_atomically(target, lambda file: file.write(content))
+
+
+def _metadata(module: TrainingModule) -> dict[str, str]:
+    """Return what a person needs to use the network, as texts."""
+    facts = module.data_facts
+    found = {name: facts[name] for name in ("class_names", "target_names") if name in facts}
+    found |= facts.get("normalize", {})
+    return {"name": type(module).__name__, **{k: json.dumps(v) for k, v in found.items()}}

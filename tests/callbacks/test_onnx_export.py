@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 import trimtab
 from callbacks.onnx_export import ONNXExport
+from datamodules import Digits
 from framework.command import cli
 from framework.objectives.errors import IncompatibleError
+from modules import Classifier
 from tests.helpers.configs import arguments
 from tests.helpers.runs import QUIET
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
@@ -50,6 +54,22 @@ def test_the_file_computes_what_the_network_does(system, options, tmp_path):
     ):
         assert ours.abs().max() > 0.01
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_the_file_names_classes_and_normalization(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    data = Digits(batch_size=64, mean=[0.5], std=[0.25])
+    module = Classifier.for_data(data, widths=(4,))
+    trainer = tiny_trainer(
+        tmp_path, [ONNXExport()], False, limit_train_batches=1, limit_val_batches=1, max_epochs=1
+    )
+    trainer.fit(module, data)
+    found = {
+        entry.key: entry.value for entry in onnx.load(tmp_path / "network.onnx").metadata_props
+    }
+    assert found["name"] == "Classifier"
+    assert json.loads(found["class_names"]) == list("0123456789")
+    assert (json.loads(found["mean"]), json.loads(found["std"])) == ([0.5], [0.25])
 
 
 def test_nothing_is_written_where_nothing_was_trained(tmp_path):
