@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from framework.data.datamodule import DataModule
 from framework.data.facts import Facts, facts_of, model_arguments, read_facts
+from framework.layers.timm_backbone import timm_normalization
 from framework.utilities.lightning_internals import SubcommandCLI
 
 
@@ -29,6 +30,8 @@ class DataArgumentsCLI(SubcommandCLI):
         facts = read_facts(checkpoint) if checkpoint else {}
         prepared = None
         model, data = config.get("model"), config.get("data")
+        if is_class(model) and is_class(data) and not checkpoint:
+            normalize_as_pretrained(model.init_args, data.init_args)
         if is_class(model) and (facts or is_class(data)):
             kind = class_of(model)
             sources = getattr(kind, "arguments_from_data", {})
@@ -63,6 +66,23 @@ def build_data(section: Namespace) -> LightningDataModule:
     parser.add_subclass_arguments(LightningDataModule, "data", required=True, fail_untyped=False)
     data: LightningDataModule = parser.instantiate_classes(Namespace(data=section.clone())).data
     return data
+
+
+def normalize_as_pretrained(model: Namespace, data: Namespace) -> None:
+    """Give data the mean and std that a model's weights were trained with, where it has none.
+
+    Args:
+        model: Arguments of the model.
+        data: Arguments of the data.
+    """
+    if not model.get("pretrained") or "mean" not in data or data.mean is not None:
+        return
+    known = timm_normalization(str(model.get("backbone")))
+    if known is None or data.get("channels") == 1:
+        return
+    data.mean, data.std = known
+    if data.get("channels", 3) is None:
+        data.channels = 3
 
 
 def known_facts(data: LightningDataModule, wanted: set[str]) -> Facts:

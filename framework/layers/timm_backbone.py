@@ -37,18 +37,57 @@ def timm_features(
         others: Further names that the caller knows.
 
     Raises:
-        ValueError: timm has no such model.
+        ValueError: timm has no such model, or it takes no images of this size.
     """
     import timm
 
     check_timm_name(name, others)
     channels, height, width = input_shape
-    body = timm.create_model(name, pretrained=pretrained, in_chans=channels, num_classes=0)
-    was_training = body.training
-    with torch.no_grad():
-        # timm's num_features is not what every pooling returns, so ask the network itself
-        size = body.eval()(torch.zeros(1, channels, height, width)).shape[1]
-    return body.train(was_training), size
+    settings = {"pretrained": pretrained, "in_chans": channels, "num_classes": 0}
+    wrong = f"The backbone {name!r} takes no images of {height} x {width}"
+    try:
+        try:
+            body = timm.create_model(name, img_size=(height, width), **settings)
+        except TypeError:  # a network of convolutions, which asks for no size
+            body = timm.create_model(name, **settings)
+        was_training = body.training
+        with torch.no_grad():
+            # timm's num_features is not what every pooling returns, so ask the network itself
+            features = body.eval()(torch.zeros(1, channels, height, width))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if pretrained and not isinstance(error, AssertionError):
+            raise  # of the download
+        usual = timm_sizes(name)
+        reason = f" ({str(error).splitlines()[0][:120]})" if str(error) else ""
+        raise ValueError(f"{wrong}{reason}; it is made for {usual[0]} x {usual[1]}.") from None
+    if features.ndim != 2:
+        raise ValueError(f"The backbone {name!r} returns no feature vector; choose another.")
+    return body.train(was_training), features.shape[1]
+
+
+def timm_sizes(name: str) -> tuple[int, int]:
+    """Return the height and the width of the images that a model was made for."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    _, height, width = (3, 224, 224) if config is None else config.input_size
+    return height, width
+
+
+def timm_normalization(name: str) -> tuple[list[float], list[float]] | None:
+    """Return mean and std of the images that a model's weights were trained on, where timm knows.
+
+    Args:
+        name: Name of the model.
+
+    Example:
+        >>> timm_normalization("resnet18")
+        ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    return None if config is None else (list(config.mean), list(config.std))
 
 
 class TimmBackbone(nn.Module):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any, Unpack
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -16,8 +18,11 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
+from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch
+from framework.layers.timm_backbone import timm_normalization
 from framework.losses.loss import ClassificationLoss
+from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.training.compatibility import check_fact
 from framework.training.module import TrainingModule, TrainingOptions
@@ -52,15 +57,16 @@ class Classifier(TrainingModule):
         backbone: Backbone: ``'mlp'``, ``'cnn'`` or any timm name, such as ``resnet18``.
         widths: Widths of the layers of ``mlp`` or of the stages of ``cnn``; timm backbones ignore
             them.
-        pretrained: Whether to load timm's weights.
+        pretrained: Whether to load timm's weights; the command then gives the data the mean and the
+            std that they were trained with, where the config has none.
         criterion: Loss on the logits; default cross-entropy.
         optimizer: Optimizer of the parameters.
         **options: Arguments of ``TrainingModule``.
 
     Raises:
         ValueError: ``num_classes`` or ``input_shape`` is None where nothing fills it; the backbone
-            is unknown, a label is not one of 0..K-1, or the data has another shape or other
-            classes (at ``setup``).
+            is unknown, a label is not one of 0..K-1; or the data has another shape or other
+            classes, or its last batch is one row, which batch norm cannot take (at ``setup``).
 
     Example:
         >>> import torch
@@ -99,6 +105,8 @@ class Classifier(TrainingModule):
         self.num_classes = num_classes
         self.prediction_shape = (num_classes,)
         self.input_shape = tuple(input_shape)
+        self.backbone = backbone
+        self.pretrained = pretrained
         self.build_network = partial(
             build_network, backbone, num_classes, input_shape, widths, pretrained
         )
@@ -113,6 +121,40 @@ class Classifier(TrainingModule):
         # evaluated data may lack classes, which are matched by name
         check_fact(self.datamodule, "num_classes", self.num_classes, at_most=stage != "fit")
         super().setup(stage)
+        if stage == "fit":
+            self._check_normalization()
+            self._check_last_batch()
+
+    def _check_normalization(self) -> None:
+        """Warn where loaded weights get images of another scale than they were trained on."""
+        known = timm_normalization(self.backbone) if self.pretrained else None
+        if known is not None and getattr(self.datamodule, "normalize", known) is None:
+            mean, std = known
+            rank_zero_warn(
+                f"The weights of {self.backbone} were trained on images normalized by mean {mean} "
+                f"and std {std}, and those of {type(self.datamodule).__name__} are not: set both."
+            )
+
+    def _check_last_batch(self) -> None:
+        """Refuse a training batch of one row that batch norm cannot take."""
+        data = self.datamodule
+        if not isinstance(data, DataModule) or data.has_groups or "domain" in self.required_fields:
+            return
+        rows, size = len(data.train_set), data.batch_size  # type: ignore[arg-type]
+        if (size if data.drop_last else rows % size or size) > 1:
+            return
+        network = deepcopy(self.network).train()
+        like = next(network.parameters())
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                network(like.new_zeros(1, *self.input_shape))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise IncompatibleError(
+                f"The last training batch is one of the {rows} rows (batch_size {size}), and batch "
+                "norm needs two: set data.drop_last to true, or another data.batch_size."
+            ) from None
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K)."""
