@@ -8,18 +8,27 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from framework.command.report import relative, table
+from framework.runs.validated_metrics import ValidatedMetrics
 
 
 class MetricsSummary(Callback):
     """Prints a table of the metrics, the best checkpoint, and where the results lie.
 
     It appears once, at the end of ``fit``, ``validate`` or ``test``; training's values are means
-    over the last epoch. Lightning's own table is left out with ``verbose=False``.
+    over the last epoch, and where training went on after the latest validation, a line says so.
+    Lightning's own table is left out with ``verbose=False``.
 
     Example:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[MetricsSummary()], logger=False)
     """
+
+    def __init__(self) -> None:
+        self._validated = ValidatedMetrics()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the validations of an earlier fit."""
+        self._validated = ValidatedMetrics()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table of the fit."""
@@ -27,6 +36,7 @@ class MetricsSummary(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table of ``validate``; a validation during a fit has none."""
+        self._validated.note(trainer)
         if trainer.state.fn == "validate":
             self._print(trainer)
 
@@ -37,12 +47,23 @@ class MetricsSummary(Callback):
     @rank_zero_only
     def _print(self, trainer: Trainer) -> None:
         console = Console(highlight=False)
+        fits = trainer.state.fn == "fit"
         console.print(table(trainer.callback_metrics))
+        if fits and self._validated.has_older(trainer):
+            console.print(
+                f"val is of step {self._validated.step}; training went on to step "
+                f"{trainer.global_step}",
+                soft_wrap=True,
+            )
         best = trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint) and best.best_model_path:
             score = "" if best.best_model_score is None else f" {float(best.best_model_score):.4g}"
             what = f" ({best.monitor}{score})" if best.monitor else ""
             console.print(
                 f"best checkpoint{what}: {relative(best.best_model_path)}", soft_wrap=True
+            )
+        elif fits and isinstance(best, ModelCheckpoint) and best.monitor and best.save_top_k:
+            console.print(
+                f"no best checkpoint: no validation measured {best.monitor}", soft_wrap=True
             )
         console.print(f"results: {relative(trainer.default_root_dir)}", soft_wrap=True)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
 from framework.command.report import by_stage
+from framework.runs.validated_metrics import ValidatedMetrics
 from framework.training.module import TrainingModule
 
 
@@ -34,6 +35,7 @@ class RunProgressBar(RichProgressBar):
         self._shown_at = 0.0
         self._started_at = 0.0
         self._line = ""
+        self._validated = ValidatedMetrics()
 
     @property
     def is_enabled(self) -> bool:
@@ -66,6 +68,11 @@ class RunProgressBar(RichProgressBar):
             self._shown_at = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note which weights the values belong to."""
+        super().on_validation_end(trainer, pl_module)
+        self._validated.note(trainer)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the epoch before, and start the clock of this one."""
         super().on_train_epoch_start(trainer, pl_module)
@@ -96,6 +103,8 @@ class RunProgressBar(RichProgressBar):
                 shown = [n for n, row in values.items() if stage in row and "/" not in n]
                 named = [f"{n} {values[n][stage]:.4g}" for n in shown]
                 if named:
-                    parts.append(f"{stage} {', '.join(named)}")
+                    older = stage == "val" and self._validated.has_older(trainer)
+                    when = f" at step {self._validated.step}" if older else ""
+                    parts.append(f"{stage}{when} {', '.join(named)}")
             Console(highlight=False).print(" | ".join(parts), soft_wrap=True)
         self._line = ""

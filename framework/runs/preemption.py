@@ -17,7 +17,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from framework.distributed.collectives import world_size
-from framework.utilities.lightning_internals import is_accumulating, slurm_checkpoint_path
+from framework.utilities.lightning_internals import (
+    is_accumulating,
+    slurm_checkpoint_path,
+    validation_follows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +74,10 @@ class PreemptionCheckpoint(Callback):
     ) -> None:
         """Save and stop if any rank was asked to.
 
-        It does not stop while gradients are accumulated, nor between an epoch's last batch and its
-        validation, which a resumed run would skip.
+        It does not stop while gradients are accumulated, nor between a batch and the validation or
+        the epoch's end that belongs to it, which a resumed run would skip.
         """
-        if is_accumulating(trainer) or trainer.is_last_batch:
+        if is_accumulating(trainer) or trainer.is_last_batch or validation_follows(trainer):
             return
         signum = self._agreed(trainer)
         if signum == 0:

@@ -18,6 +18,7 @@ from framework.runs.checkpoint_io import AtomicCheckpointIO, new_token, side_dir
 from framework.runs.csv_logger import RunLogger
 from framework.utilities.lightning_internals import (
     call_before_saving,
+    leave_closed_epoch,
     stop_calling_before_saving,
 )
 from framework.utilities.randomness import capture_rng, global_seed, restore_rng, stable_seed
@@ -106,6 +107,7 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the generators: nothing between here and the next batch draws from them."""
+        leave_closed_epoch(trainer)
         if self._rng is None:
             return
         if len(self._rng) == world_size():

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.modules.loss import _Loss
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
@@ -31,6 +32,7 @@ from framework.training import compatibility
 from framework.training.evaluation import EvaluationModule
 from framework.training.nonfinite import NonFiniteGuard
 from framework.training.objectives_callback import ObjectivesCallback
+from framework.training.plateau import PlateauStep, plateau_config, step_plateau
 from framework.training.term_means import TermMeans
 from framework.training.terms import add_term, explained_labels
 from framework.utilities.evaluation_mode import evaluation_mode
@@ -192,7 +194,8 @@ class TrainingModule(EvaluationModule):
         from framework.runs.resume import ExactResume
 
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [kind() for kind in (ExactResume, PreemptionCheckpoint) if kind not in present]
+        kinds = (PlateauStep, ExactResume, PreemptionCheckpoint)
+        return [kind() for kind in kinds if kind not in present]
 
     def setup(self, stage: str) -> None:
         """Make metrics, allocate per-sample state, and refuse what does not fit together."""
@@ -286,8 +289,8 @@ class TrainingModule(EvaluationModule):
         with total_steps_from(self.trainer, start=self._phase_start):
             schedule = self.lr_scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
-        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            config |= {"interval": "epoch", "monitor": getattr(schedule, "monitor", "val/loss")}
+        if isinstance(schedule, ReduceLROnPlateau):
+            config |= plateau_config(schedule)
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
 
     def new_phase(self) -> None:
@@ -481,6 +484,8 @@ class TrainingModule(EvaluationModule):
         means = self.epoch_means.compute()
         self.log_dict({f"train/{name}_epoch": value for name, value in means.items()})
         self.epoch_means.reset()
+        if self.trainer.is_last_batch:
+            step_plateau(self, epoch_is_over=True)
         if self._trainable_names() != self._trainable:
             changed = sorted(self._trainable_names() ^ self._trainable)
             raise RuntimeError(

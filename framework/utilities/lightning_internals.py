@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loops.loop import _Loop
 
 # ---- the Trainer ------------------------------------------------------------------------------
 
@@ -34,6 +37,72 @@ def has_validated(trainer: Trainer) -> bool:
     return trainer.fit_loop.epoch_loop.val_loop._has_run
 
 
+def measured_now(trainer: Trainer) -> frozenset[str]:
+    """Return the names of the metrics that the present hook's batch, epoch or validation logged."""
+    connector = trainer._logger_connector
+    return frozenset() if trainer._results is None else frozenset(connector.metrics["callback"])
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Return whether a validation comes between this training batch and the next; in its hooks."""
+    loop = trainer.fit_loop
+    assert loop._data_fetcher is not None
+    if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+        return False
+    validation = loop.epoch_loop.val_loop
+    trainer.validating = True
+    validation.setup_data()
+    trainer.training = True
+    return not validation.skip
+
+
+def stops_now(trainer: Trainer) -> bool:
+    """Return whether training stops at this step, wherever in the epoch that is."""
+    loop = trainer.fit_loop
+    at_last_step = loop.max_steps != -1 and trainer.global_step >= loop.max_steps
+    return at_last_step or (trainer.should_stop and loop._can_stop_early)
+
+
+def stops_after_epoch(trainer: Trainer) -> bool:
+    """Return whether the epoch that is being closed is the last one."""
+    loop = trainer.fit_loop
+    epoch: Any = loop.epoch_progress.current
+    limit = loop.max_epochs
+    at_last_epoch = limit not in (None, -1) and epoch.processed >= limit
+    return at_last_epoch or stops_now(trainer)
+
+
+@contextmanager
+def place_of_the_step(trainer: Trainer) -> Iterator[None]:
+    """Let a checkpoint that is written during a validation say that training stands at its step.
+
+    A resumed run then goes on with the batch after that step, without validating again, whatever
+    made Lightning validate. Batches after it, whose gradients wait for more, are trained again.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    progress: Any = loop.batch_progress
+    waiting = 0
+    if loop._should_accumulate():
+        waiting = progress.current.ready % trainer.accumulate_grad_batches
+    counters = (progress.current, progress.total)
+    before = [dict(vars(counter)) for counter in counters]
+    for counter in counters:
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(counter, name, getattr(counter, name) - waiting)
+        # Lightning counts a batch as completed after the hook that usually saves
+        counter.completed -= 1
+    steps = loop._batches_that_stepped
+    if waiting:
+        # the step before was counted when its batch ended
+        loop._batches_that_stepped -= 1
+    try:
+        yield
+    finally:
+        for counter, values in zip(counters, before, strict=True):
+            vars(counter).update(values)
+        loop._batches_that_stepped = steps
+
+
 def training_progress(trainer: Trainer) -> tuple[int, int]:
     """Return (epoch, batches of it already trained) of a run, also of one being resumed.
 
@@ -44,10 +113,26 @@ def training_progress(trainer: Trainer) -> tuple[int, int]:
     epoch: Any = loop.epoch_progress.current
     if epoch.ready <= epoch.processed:
         return epoch.processed, 0
-    position = loop.epoch_loop.batch_progress.current.ready
+    # a batch that an error broke off is ready, but not processed
+    batches: Any = loop.epoch_loop.batch_progress.current
+    position = batches.processed
     if position >= loop.max_batches:
         return epoch.processed + 1, 0
     return epoch.processed, position
+
+
+def leave_closed_epoch(trainer: Trainer) -> None:
+    """Let a resumed run begin the next epoch where its checkpoint closed one; at training's start.
+
+    Under ``max_steps`` Lightning would close that epoch once more, and count it twice.
+    """
+    loop = trainer.fit_loop
+    if loop.restarted_on_epoch_end:
+        loop.epoch_progress.increment_completed()
+        for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
+            part.reset_restart_stage()
+        # the property of the fit loop would keep it, as there is a limit of steps
+        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
 
 
 def train_loader(trainer: Trainer) -> Any:
@@ -117,24 +202,36 @@ class OpenModelCheckpoint(ModelCheckpoint):
             every_n_epochs=self._every_n_epochs,
         )
 
-    def is_due_at(self, step: int) -> bool:
-        """Return whether ``every_n_train_steps`` asks for a checkpoint after a number of steps."""
-        every = self._every_n_train_steps
-        return every >= 1 and step % every == 0
+    def is_due_after_batch(self, trainer: Trainer) -> bool:
+        """Return whether the steps taken or the time passed ask for a checkpoint."""
+        if self._every_n_train_steps >= 1:
+            return trainer.global_step % self._every_n_train_steps == 0
+        interval, before = self._train_time_interval, self._last_time_checked
+        if interval is None or before is None:
+            return False
+        # the clocks of the ranks differ
+        return trainer.strategy.broadcast(time.monotonic() - before >= interval.total_seconds())
 
-    def can_judge(self, trainer: Trainer, values: dict[str, Any]) -> bool:
-        """Return whether the best can be told from these values of the metrics."""
-        return True
+    def is_due_in_epoch(self, epoch: int) -> bool:
+        """Return whether ``every_n_epochs`` asks for a checkpoint of an epoch, counted from 0."""
+        return self._every_n_epochs >= 1 and (epoch + 1) % self._every_n_epochs == 0
+
+    @property
+    def is_switched_off(self) -> bool:
+        """Whether nothing asks for a checkpoint."""
+        asked = self._every_n_train_steps >= 1 or self._every_n_epochs >= 1
+        return self.save_top_k == 0 or not (asked or self._train_time_interval is not None)
+
+    def is_saved(self, trainer: Trainer) -> bool:
+        """Return whether there is nothing to save, as this step was saved or no run trains."""
+        return self._should_skip_saving_checkpoint(trainer)
 
     def save_now(self, trainer: Trainer) -> None:
         """Save what is the best by now, and the last."""
+        self._last_time_checked = time.monotonic()
         values = self._monitor_candidates(trainer)
         self._save_topk_checkpoint(trainer, values)
         self._save_last_checkpoint(trainer, values)
-
-    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
-        if self.can_judge(trainer, monitor_candidates):
-            super()._save_topk_checkpoint(trainer, monitor_candidates)
 
 
 class OpenWandbLogger(WandbLogger):

@@ -5,6 +5,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks import MetricsSummary
 from framework.command.report import by_stage
+from framework.runs.run_checkpoint import RunCheckpoint
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
@@ -40,3 +41,21 @@ def test_evaluation_prints_one_table(
     out = capfd.readouterr().out
     assert out.count("accuracy") == 1
     assert cells(out.split("\n", 2)[1]) == ["metric", stage]
+
+
+def test_values_of_older_weights_are_said_to_be_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    keep = RunCheckpoint(tmp_path, "best", monitor="val/accuracy", mode="max")
+    settings = {"max_epochs": 1, "max_steps": 5}
+    trainer = tiny_trainer(
+        tmp_path, [MetricsSummary(), keep], False, val_check_interval=2, **settings
+    )
+    trainer.fit(TinyModule(), TinyData())
+    assert "val is of step 4; training went on to step 5\n" in capfd.readouterr().out
+    keep = RunCheckpoint(tmp_path, "best", monitor="val/accuracy", mode="max")
+    trainer = tiny_trainer(tmp_path, [MetricsSummary(), keep], False, **settings)
+    trainer.fit(TinyModule(), TinyData())
+    out = capfd.readouterr().out
+    assert "no best checkpoint: no validation measured val/accuracy\n" in out
+    assert "training went on" not in out

@@ -95,3 +95,14 @@ def test_nothing_is_shown_on_other_ranks_or_at_rate_zero(
     trainer = tiny_trainer(tmp_path, [other], False, enable_progress_bar=True, max_epochs=1)
     trainer.fit(TinyModule(), TinyData())
     assert capfd.readouterr().out == ""
+
+
+def test_the_line_says_where_a_validation_is_older_than_the_epoch(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"enable_progress_bar": True, "max_epochs": 2, "check_val_every_n_epoch": 1}
+    trainer = tiny_trainer(tmp_path, [RunProgressBar()], False, val_check_interval=4, **settings)
+    trainer.fit(TinyModule(), TinyData())
+    first, second = [line for line in capfd.readouterr().out.splitlines() if "epoch" in line]
+    assert "| val at step 4 loss" in first
+    assert "| val at step 10 loss" in second
