@@ -9,6 +9,7 @@ from .dota import DOTA as DOTA
 from .dota import ImageTiles as ImageTiles
 from .hrsc2016 import HRSC2016 as HRSC2016
 from .idx import IDXImages as IDXImages
+from .image_arrays import ImageArrays as ImageArrays
 from .image_data import ImageData as ImageData
 from .image_folder import ImageFolder as ImageFolder
 from .image_list import ImageList as ImageList

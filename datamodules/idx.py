@@ -17,6 +17,8 @@ from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
 from datamodules.labels import check_labels
 
+_SETS = ("MNIST", "FashionMNIST", "KMNIST", "QMNIST")
+
 
 def read_idx(path: str | Path, ndim: int) -> Tensor:
     """Read an IDX file of unsigned bytes, also gzipped (``.gz``), as a uint8 tensor.
@@ -75,10 +77,11 @@ def _read_bytes(path: str | Path) -> bytearray:
 class IDXImages(ClassificationData):
     """Images in the files of MNIST, Fashion-MNIST or KMNIST, as they are published.
 
-    The four files ``{train,t10k}-{images-idx3,labels-idx1}-ubyte``, each plain or ``.gz``, are
-    looked for in ``root``, ``root/raw`` and ``root/MNIST/raw``. The 60,000 training images are the
-    full training set, from which ``val_size`` are held out. ``input_shape`` is (1, 28, 28) until
-    ``setup`` has read another size from the files.
+    The four files ``{train,t10k}-{images-idx3,labels-idx1}-ubyte``, each plain or ``.gz``, also
+    under Kaggle's names (``train-images.idx3-ubyte``), are looked for in ``root``, ``root/raw`` and
+    torchvision's ``root/{MNIST,FashionMNIST,KMNIST,QMNIST}/raw``. The 60,000 training images are
+    the full training set, from which ``val_size`` are held out. ``input_shape`` is (1, 28, 28)
+    until ``setup`` has read another size from the files.
 
     The remaining arguments are those of ``ClassificationData``.
 
@@ -89,7 +92,8 @@ class IDXImages(ClassificationData):
 
     Raises:
         FileNotFoundError: a file is missing (at ``setup``).
-        ValueError: a damaged file or a label outside the classes, by file and position.
+        ValueError: files of two data sets below ``root``; a damaged file or a label outside the
+            classes, by file and position.
 
     Example:
         >>> data = IDXImages("data/mnist", batch_size=256, mean=[0.1307], std=[0.3081])
@@ -127,8 +131,8 @@ class IDXImages(ClassificationData):
         return Splits(train, None, test)
 
     def _read_pair(self, part: str) -> ImageSet:
-        image_path = self._find(f"{part}-images-idx3-ubyte")
-        label_path = self._find(f"{part}-labels-idx1-ubyte")
+        image_path = self._find(f"{part}-images", "idx3-ubyte")
+        label_path = self._find(f"{part}-labels", "idx1-ubyte")
         image, label = read_idx(image_path, ndim=3), read_idx(label_path, ndim=1)
         if len(image) != len(label):
             raise ValueError(
@@ -138,12 +142,28 @@ class IDXImages(ClassificationData):
         check_labels(label, self.num_classes, label_path)
         return ImageSet(image=image.unsqueeze(1), label=label.long())
 
-    def _find(self, name: str) -> Path:
-        folders = (self.root, self.root / "raw", self.root / "MNIST" / "raw")
-        for folder in folders:
-            for path in (folder / name, folder / f"{name}.gz"):
-                if path.is_file():
-                    return path
-        raise FileNotFoundError(
-            f"{name} or {name}.gz is in none of {', '.join(map(str, folders))}."
-        )
+    def _find(self, stem: str, kind: str) -> Path:
+        sets = [self.root / name / "raw" for name in _SETS]
+        for folder in (self.root, self.root / "raw"):
+            if path := _file_in(folder, stem, kind):
+                return path
+        found = [path for folder in sets if (path := _file_in(folder, stem, kind))]
+        if len(found) > 1:
+            places = " and ".join(str(path.parent) for path in found)
+            raise ValueError(f"{self.root} holds {places}: set root to one of them.")
+        if not found:
+            raise FileNotFoundError(
+                f"{stem}-{kind} or {stem}-{kind}.gz is in none of {self.root}, {self.root / 'raw'} "
+                f"and {self.root}/{{{','.join(_SETS)}}}/raw."
+            )
+        return found[0]
+
+
+def _file_in(folder: Path, stem: str, kind: str) -> Path | None:
+    """Return a file of a data set under one of its names, or None."""
+    for name in (f"{stem}-{kind}", f"{stem}.{kind}"):
+        # Kaggle puts each file into a folder of its name
+        for path in (folder / name, folder / f"{name}.gz", folder / name / name):
+            if path.is_file():
+                return path
+    return None

@@ -1,4 +1,4 @@
-"""The USPS digits in an HDF5 file."""
+"""The USPS digits in an HDF5 file or in those of LIBSVM."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ class USPS(ClassificationData):
     """9,298 handwritten digits of 16x16 pixels from US envelopes (Hull 1994), in [0, 1].
 
     Reads ``root/usps.h5``, whose groups ``train`` and ``test`` hold ``data`` (N, 256), floats, and
-    ``target`` (N,), integers. The 7,291 training images are the full training set, from which
-    ``val_size`` are held out; 2,007 are for testing. Needs ``h5py``, the extra ``trimtab[hdf5]``.
+    ``target`` (N,), integers; it needs ``h5py``, the extra ``trimtab[hdf5]``. Without that file it
+    reads LIBSVM's and torchvision's ``root/usps.bz2`` and ``root/usps.t.bz2``, with labels 1..10
+    and values in [-1, 1]. The 7,291 training images are the full training set, from which
+    ``val_size`` are held out; 2,007 are for testing.
 
     The remaining arguments are those of ``ClassificationData``.
 
     Args:
-        root: Folder of the file.
+        root: Folder of the files.
 
     Raises:
-        FileNotFoundError: there is no such file (at ``setup``).
-        ImportError: ``h5py`` is not installed (at ``setup``).
+        FileNotFoundError: there are no such files (at ``setup``).
+        ImportError: ``h5py`` is needed and not installed (at ``setup``).
         ValueError: a damaged file, or values of another shape, type or range; the message names
             the file and the data set in it.
 
@@ -53,9 +55,17 @@ class USPS(ClassificationData):
         self.path = Path(root) / "usps.h5"
 
     def read(self) -> Splits:
+        """Return the training and the test images."""
+        if self.path.is_file():
+            return self._read_hdf5()
+        train, test = (self.path.with_name(name) for name in ("usps.bz2", "usps.t.bz2"))
+        for path in (train, test):
+            if not path.is_file():
+                raise FileNotFoundError(f"There is neither {self.path} nor {path}.")
+        return Splits(_read_libsvm(train), None, _read_libsvm(test))
+
+    def _read_hdf5(self) -> Splits:
         """Return the groups ``train`` and ``test``."""
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: there is no such file.")
         require_package("h5py", extra="hdf5", purpose=str(self.path))
         import h5py
 
@@ -67,18 +77,12 @@ class USPS(ClassificationData):
 
     def _part(self, file: Any, part: str) -> ImageSet:
         image = self._column(file, f"{part}/data", "float32", (256,))
-        outside = torch.nonzero(~((image >= 0) & (image <= 1)).all(1))
-        if len(outside):
-            raise ValueError(
-                f"{self.path}, {part}/data: row {int(outside[0])} has a value outside 0..1."
-            )
         label = self._column(file, f"{part}/target", "int64", ())
         if len(label) != len(image):
             raise ValueError(
                 f"{self.path}, {part}/target has {len(label):,} labels for {len(image):,} images."
             )
-        check_labels(label, self.num_classes, f"{self.path}, {part}/target")
-        return ImageSet(image=image.view(-1, *self.input_shape), label=label)
+        return _image_set(image, label, f"{self.path}, {part}")
 
     def _column(self, file: Any, name: str, dtype: str, item: tuple[int, ...]) -> Tensor:
         """Return a data set of the file as ``dtype``; each of its rows has the shape ``item``."""
@@ -94,3 +98,22 @@ class USPS(ClassificationData):
                 f"shape {shape}."
             )
         return torch.from_numpy(found.astype(dtype)[()])
+
+
+def _read_libsvm(path: Path) -> ImageSet:
+    from sklearn.datasets import load_svmlight_file
+
+    try:
+        pixels, label = load_svmlight_file(str(path), n_features=256, zero_based=False)
+    except (OSError, EOFError, ValueError) as error:  # by which byte is damaged
+        raise ValueError(f"{path} is no complete bz2 file of LIBSVM's form: {error}") from None
+    image = torch.from_numpy(pixels.toarray()).add(1).div(2)
+    return _image_set(image.float(), torch.from_numpy(label).long() - 1, str(path))
+
+
+def _image_set(image: Tensor, label: Tensor, source: str) -> ImageSet:
+    outside = torch.nonzero(~((image >= 0) & (image <= 1)).all(1))
+    if len(outside):
+        raise ValueError(f"{source}/data: row {int(outside[0])} has a value outside 0..1.")
+    check_labels(label, USPS.num_classes, f"{source}/target")
+    return ImageSet(image=image.view(-1, *USPS.input_shape), label=label)

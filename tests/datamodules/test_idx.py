@@ -37,7 +37,7 @@ def ready(root, **arguments):
     return data
 
 
-@pytest.mark.parametrize("inside", [".", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("inside", [".", "raw", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw"])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_finds_the_files(tmp_path, inside, zipped):
     write_set(tmp_path / inside, zipped=zipped)
@@ -48,6 +48,25 @@ def test_finds_the_files(tmp_path, inside, zipped):
     torch.testing.assert_close(batch["image"][:, 0, 3, 4], batch["index"] / 255)
     assert torch.equal(batch["label"], batch["index"] % 3)
     assert len(next(iter(data.test_dataloader()))["index"]) == 3
+
+
+@pytest.mark.parametrize("layout", ["{0}.{1}", "{0}-{1}/{0}-{1}"])
+def test_finds_the_files_of_kaggle(tmp_path, layout):
+    write_set(tmp_path / "plain")
+    for path in (tmp_path / "plain").iterdir():
+        *words, kind, byte = path.name.split("-")
+        place = tmp_path / "kaggle" / layout.format("-".join(words), f"{kind}-{byte}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    data = ready(tmp_path / "kaggle")
+    assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [4, 2, 3]
+
+
+def test_two_data_sets_in_one_folder_are_refused(tmp_path):
+    for name in ("MNIST", "FashionMNIST"):
+        write_set(tmp_path / name / "raw")
+    with pytest.raises(ValueError, match=r"holds .*MNIST/raw and .*FashionMNIST/raw: set root"):
+        ready(tmp_path)
 
 
 def test_missing_file_is_named(tmp_path):

@@ -1,3 +1,4 @@
+import bz2
 import sys
 
 import h5py
@@ -100,8 +101,54 @@ def test_damaged_file(tmp_path, kept):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"usps\.h5: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"neither .*usps\.h5 nor .*usps\.bz2"):
         ready(tmp_path)
+
+
+def write_libsvm(folder, **parts):
+    """Write images (N, 256) in [0, 1] and labels as LIBSVM has them."""
+    for name, (image, label) in parts.items():
+        lines = (
+            f"{number + 1} {' '.join(f'{k}:{2 * x - 1:.7g}' for k, x in enumerate(row, 1))}\n"
+            for row, number in zip(image.tolist(), label.tolist(), strict=True)
+        )
+        path = folder / f"{name.replace('_', '.')}.bz2"
+        path.write_bytes(bz2.compress("".join(lines).encode()))
+
+
+def test_the_files_of_libsvm(tmp_path):
+    with h5py.File(shared_data("usps") / "usps.h5") as file:
+        parts = {
+            name: (file[f"{part}/data"][:60], file[f"{part}/target"][:60])
+            for name, part in (("usps", "train"), ("usps_t", "test"))
+        }
+    write_libsvm(tmp_path, **parts)
+    data = ready(tmp_path, val_size=0)
+    for name, images in (("usps", data.train_set.dataset), ("usps_t", data.test_set)):
+        image, label = map(torch.as_tensor, parts[name])
+        assert torch.equal(images.fields["label"], label.long())
+        torch.testing.assert_close(
+            images.fields["image"].flatten(1), image.float(), rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no bz2", "is no complete bz2 file"),
+        (bz2.compress(b"1 1:0.5 2:")[:-4], "is no complete bz2 file"),
+        (bz2.compress(b"1 1:0.5 2:x\n"), "is no complete bz2 file"),
+        (bz2.compress(b"1 300:0.5\n"), "is no complete bz2 file"),
+        (bz2.compress(b"1 1:0.5\n11 1:0.5\n"), "item 1 has the label 10"),
+        (bz2.compress(b"1 1:0.5\n2 1:1.5\n"), "row 1 has a value outside"),
+    ],
+)
+def test_damaged_files_of_libsvm(tmp_path, content, message):
+    for name in ("usps.bz2", "usps.t.bz2"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"usps\.bz2.* ?{message}") as error:
+        ready(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_without_h5py_it_says_what_to_install(tmp_path, monkeypatch):
