@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
+from framework.objectives.labels import IGNORE_INDEX
 from framework.utilities.checks import check_one_of
 from framework.utilities.precision import at_least_float32
 
 NEEDS = ("index", "group", "features", "inputs", "weight", "epoch", "step", "forward")
 """What a loss may ask for beside predictions and targets; each is passed as a keyword."""
+
+LOOK_EVERY = 100
+"""Calls between two looks at values that are not on the CPU: each look makes a GPU wait."""
 
 
 class Loss(_Loss):
@@ -43,9 +47,17 @@ class Loss(_Loss):
     def __init__(self, reduction: str = "mean") -> None:
         check_one_of(("mean", "sum", "none"), reduction=reduction)
         super().__init__(reduction=reduction)
+        self._calls = 0
 
     def setup(self, num_samples: int, num_classes: int | None, device: torch.device) -> None:
         """Allocate per-sample state; called before a checkpoint is restored."""
+
+    def may_look(self, values: Tensor) -> bool:
+        """Return whether this call may read numbers of ``values``: not in every step on a GPU."""
+        if values.device.type == "cpu":
+            return True
+        self._calls += 1
+        return self._calls % LOOK_EVERY == 1
 
     def per_sample(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
         """Return the loss of every row, shape (B,)."""
@@ -99,11 +111,36 @@ class ClassificationLoss(Loss):
     Labels are (B,) int64 in 0..K-1; losses with a closed form also take soft labels (B, K).
     The ``Classifier`` and every other module with class logits accept these.
 
+    A row whose label is ``ignore_index`` is as good as absent: its loss and its gradient are 0, and
+    a mean is taken over the other rows. ``per_sample`` is given the label 0 in its place, and
+    ``kept``, (B,) bool, which only a loss that compares rows has to look at.
+
     Class attributes:
         soft_targets: also takes (B, K) label distributions, as mixup and distillation make them.
+        ignore_index: label of the rows that do not count, as in ``torch.nn.CrossEntropyLoss``.
     """
 
     soft_targets: ClassVar[bool] = False
+    ignore_index: ClassVar[int] = IGNORE_INDEX
+
+    def kept(self, targets: Tensor) -> Tensor | None:
+        """Return which rows count, (B,) bool; None where the targets are no labels."""
+        if targets.ndim == 1 and targets.dtype == torch.int64:
+            return targets != self.ignore_index
+        return None
+
+    def compute(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
+        """Return the reduced loss of the rows that are not to be ignored."""
+        kept = self.kept(targets)
+        if kept is None:
+            return super().compute(predictions, targets, **needs)
+        labels = targets.where(kept, 0)
+        values = self.per_sample(predictions, labels, kept=kept, **needs).where(kept, 0)
+        if self.reduction == "none":
+            return values
+        # where no row counts, a zero that still reaches every parameter behind predictions
+        total = values.sum() if len(values) else predictions.sum() * 0.0
+        return total if self.reduction == "sum" else total / kept.sum().clamp(min=1)
 
 
 class RegressionLoss(Loss):
@@ -140,3 +177,20 @@ def check_labels(loss: ClassificationLoss, predictions: Tensor, targets: Tensor)
         raise ValueError(f"{name} is defined for hard labels only, (B,) int64: {given}")
     if targets.shape != predictions.shape or not targets.is_floating_point():
         raise ValueError(f"{name} takes labels (B,) int64 or (B, K) float: {given}")
+    if loss.may_look(targets) and len(targets) and (least := float(targets.min())) < 0:
+        raise ValueError(f"{name} takes soft labels of at least 0, got {least:.3g}.")
+
+
+def log_odds_against(logits: Tensor, targets: Tensor) -> Tensor:
+    r"""Return :math:`\log\sum_{k \ne y} e^{f_k} - f_y = \log((1 - p_y) / p_y)` per row, (B,).
+
+    The sigmoid of it is 1 - p_y and its softplus the cross-entropy, both with all their digits
+    where p_y is nearly 1.
+
+    Args:
+        logits: (B, K).
+        targets: (B,) int64, y.
+    """
+    label = targets[:, None]
+    others = logits.scatter(1, label, -torch.inf).logsumexp(1)
+    return others - logits.gather(1, label).squeeze(1)

@@ -13,6 +13,7 @@ from framework.losses.loss import (
     ClassificationLoss,
     check_labels,
     check_logits,
+    log_odds_against,
     two_class_logits,
 )
 from framework.utilities.checks import check_at_least
@@ -73,16 +74,22 @@ class NormalizedLogisticLoss(ClassificationLoss):
         check_at_least(1, beta_max=beta_max)
         self.beta_max = beta_max
 
-    def per_sample(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
+    def per_sample(
+        self, predictions: Tensor, targets: Tensor, *, kept: Tensor | None = None, **needs: Any
+    ) -> Tensor:
         """Return the loss of every row, shape (B,)."""
         logits = two_class_logits(predictions)
         check_logits(self, logits)
         check_labels(self, logits, targets)
-        losses = F.cross_entropy(logits, targets, reduction="none")
-        return self._beta(losses) * losses if self.training else losses
+        against = log_odds_against(logits, targets)
+        losses = -F.logsigmoid(-against)  # cross-entropy
+        return self._beta(against, kept) * losses if self.training else losses
 
-    def _beta(self, losses: Tensor) -> Tensor:
-        """Return beta of the global batch, without gradient, from this rank's -log p_y (B,)."""
-        wrong = -torch.expm1(-losses.detach()).sum()  # 1 - p_y, also where p_y rounds to 1
-        wrong, rows = all_reduce_sum(torch.stack([wrong, wrong.new_tensor(len(losses))]))
-        return rows / torch.maximum(wrong, rows / self.beta_max)
+    def _beta(self, against: Tensor, kept: Tensor | None) -> Tensor:
+        """Return beta of the global batch, without gradient, from this rank's log-odds (B,)."""
+        wrong = against.detach().sigmoid()
+        counts = torch.ones_like(wrong) if kept is None else kept.to(wrong.dtype)
+        wrong, rows = all_reduce_sum(torch.stack([(wrong * counts).sum(), counts.sum()]))
+        least = torch.finfo(wrong.dtype).tiny
+        # no row at all has no beta, but must not divide 0 by 0
+        return rows / torch.maximum(wrong, rows / self.beta_max).clamp_min(least)

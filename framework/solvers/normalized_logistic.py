@@ -121,7 +121,9 @@ class NormalizedLogisticRegression(ClassifierMixin, BaseEstimator):
         steps, errors = 0, len(X)
         while errors and steps < self.max_iter:
             steps += 1
-            residual = target - _softmax(scores, self.step_size)
+            residual = -_softmax(scores, self.step_size) * (1 - target)
+            # 1 - p of the label, with all its digits also where p rounds to 1
+            residual -= target * residual.sum(1, keepdims=True)
             divisor = (residual * target).sum() if self.normalize else len(X)
             # two classes have one score, that of the second; the first one's stays zero
             theta += (residual[:, 1:] if binary else residual).T @ X / divisor

@@ -53,6 +53,21 @@ def test_gradient_descent_on_it_is_the_solver(classes: int) -> None:
     torch.testing.assert_close(theta.detach(), torch.from_numpy(solved.coef_))
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("margin", [10.0, 15.0, 17.0, 40.0, 80.0])
+def test_slopes_in_float32_keep_their_digits_at_large_margins(classes: int, margin: float) -> None:
+    logits = torch.zeros(1, classes)
+    logits[0, 0] = margin
+    slopes = []
+    for values in (logits, logits.double()):
+        values.requires_grad_()
+        loss = NormalizedLogisticLoss(beta_max=1e300)
+        slopes.append(torch.autograd.grad(loss(values, torch.tensor([0])), values)[0])
+    single, exact = slopes
+    assert exact[0, 0].item() == pytest.approx(-1)  # all that is wrong is this row
+    torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=0)
+
+
 def test_gradient_of_scores_is_their_share_in_what_is_wrong() -> None:
     margins = torch.tensor([-2.0, 0.5, 3.0, 30.0, 700.0], dtype=torch.float64)
     labels = torch.tensor([1, 0, 1, 0, 1])
