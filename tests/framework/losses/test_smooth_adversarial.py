@@ -55,8 +55,8 @@ def close(value: Tensor, expected: list[float], tolerance: float = 1e-6) -> None
 
 def test_numbers_of_the_paper_s_definition():
     close(margin_shift(ATTACKED - CLEAN, LABELS), [1.220656, 0.5])
-    close(at_given(tau=1.0)(CLEAN), [1.461967, 1.885939])
-    close(at_given(tau=0.4)(CLEAN), [1.480311, 2.661512])
+    close(at_given(tau=1.0, nu=1.0)(CLEAN), [1.461967, 1.885939])
+    close(at_given(tau=0.4, nu=1.0)(CLEAN), [1.480311, 2.661512])
     # by hand: the margins' differences are (-1, -0.7) and (0.3, 0.4)
     close(margin_shift(ATTACKED - CLEAN, LABELS), [1.49**0.5, 0.25**0.5], 1e-12)
 
@@ -153,7 +153,7 @@ def test_the_attack_approaches_what_a_linear_model_allows():
     model.weight.data = weight
     inputs = torch.randn(4, 6, generator=generator, dtype=torch.float64)
     attack = PGDAttack(eps, steps=100, norm="l2", clamp=None)
-    loss = SmoothAdversarialCompSumLoss(attack=attack, reduction="none")
+    loss = SmoothAdversarialCompSumLoss(nu=1.0, attack=attack, reduction="none")
     value = loss(model(inputs), label, inputs=inputs, forward=model, step=0)
     penalty = value - CompSumLoss(reduction="none")(model(inputs), label)
     assert (penalty <= torch.stack(bound) + 1e-9).all()
