@@ -12,6 +12,7 @@ from framework.losses.loss import ClassificationLoss, RegressionLoss, check_labe
 from framework.utilities.checks import check_interval, check_one_of
 
 BASES = ("mse", "bce", "ce")
+MOST_OFF = 0.02  # how far proportions in bfloat16 sum beside 1, and more
 
 
 class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
@@ -48,10 +49,13 @@ class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
         base: Loss l: ``'mse'``, ``'bce'`` (binary cross-entropy) or ``'ce'`` (cross-entropy).
         rho: Weight of the instance-level loss, in [0, 1]. Choose it by the bag-level loss on
             held-out bags; 0.03 is a good start.
+        clamp: Whether targets of ``'bce'`` outside [0, 1] are brought to its ends and not refused,
+            as the noise of a private release needs; what is done after a release costs no privacy.
         reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
-        ValueError: an argument out of its range, or an input of another shape.
+        ValueError: an argument out of its range, an input of another shape, or targets that are no
+            probabilities, for which ``'bce'`` and ``'ce'`` have no minimum.
 
     Example:
         >>> import torch
@@ -65,18 +69,35 @@ class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
     needs: ClassVar[tuple[str, ...]] = ("group",)
     soft_targets: ClassVar[bool] = True
 
-    def __init__(self, base: str = "mse", rho: float = 0.1, reduction: str = "mean") -> None:
+    def __init__(
+        self, base: str = "mse", rho: float = 0.1, clamp: bool = False, reduction: str = "mean"
+    ) -> None:
         super().__init__(reduction)
         check_one_of(BASES, base=base)
         check_interval("[0, 1]", rho=rho)
         self.base = base
         self.rho = rho
+        self.clamp = clamp
+
+    def kept(self, targets: Tensor) -> Tensor | None:
+        """Return which rows count, (B,) bool; None where the targets are no labels."""
+        return super().kept(targets) if self.base == "ce" else None
 
     def per_sample(
-        self, predictions: Tensor, targets: Tensor, *, group: Tensor | None = None, **needs: Any
+        self,
+        predictions: Tensor,
+        targets: Tensor,
+        *,
+        group: Tensor | None = None,
+        kept: Tensor | None = None,
+        **needs: Any,
     ) -> Tensor:
         """Return the loss of every row, shape (B,)."""
+        if self.base == "bce" and self.clamp:
+            targets = targets.clamp(0, 1)
         self._check(predictions, targets, group)
+        if kept is not None and group is not None:  # a bag of their own for what does not count
+            group = group.where(kept, torch.iinfo(group.dtype).min)
         _, bag_of_row, sizes = torch.unique(group, return_inverse=True, return_counts=True)
         if self.base == "mse":
             mean = bag_means(predictions, bag_of_row, sizes)[bag_of_row]
@@ -114,6 +135,22 @@ class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
                 f"equal shape, (B,) or (B, T), got {tuple(predictions.shape)} and "
                 f"{tuple(targets.shape)}."
             )
+        if self.base == "mse" or not targets.is_floating_point() or not self.may_look(targets):
+            return
+        if self.base == "bce" and not ((targets >= 0) & (targets <= 1)).all():
+            low, high = (float(value) for value in targets.aminmax())
+            raise ValueError(
+                "AggregateResponseLoss with base='bce' takes targets in [0, 1], got "
+                f"{low:.3g} to {high:.3g}: scale them, or set clamp for a private release."
+            )
+        if self.base == "ce" and len(targets):
+            sums = targets.sum(1)
+            worst = float(sums[(sums - 1).abs().argmax()])
+            if not abs(worst - 1) < MOST_OFF:
+                raise ValueError(
+                    "AggregateResponseLoss with base='ce' takes class proportions that sum to 1, "
+                    f"got a row that sums to {worst:.3g}."
+                )
 
 
 def bag_means(values: Tensor, bag_of_row: Tensor, sizes: Tensor) -> Tensor:

@@ -271,6 +271,20 @@ def test_bad_inputs() -> None:
         AggregateResponseLoss()(row, row)
 
 
+def test_targets_that_are_no_probabilities_are_refused_or_clamped():
+    logits, group = torch.zeros(4), torch.tensor([0, 0, 1, 1])
+    targets = torch.tensor([0.3, 0.3, 1.2, 1.2])
+    with pytest.raises(ValueError, match=r"takes targets in \[0, 1\], got 0.3 to 1.2: scale them"):
+        AggregateResponseLoss("bce")(logits, targets, group=group)
+    clamped = AggregateResponseLoss("bce", clamp=True)(logits, targets, group=group)
+    assert clamped == AggregateResponseLoss("bce")(logits, targets.clamp(0, 1), group=group)
+    shares = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.9, 0.3], [0.9, 0.3]])
+    with pytest.raises(ValueError, match=r"proportions that sum to 1, got a row that sums to 1\.2"):
+        AggregateResponseLoss("ce")(torch.zeros(4, 2), shares, group=group)
+    with pytest.raises(ValueError, match=r"takes soft labels of at least 0, got -0\.5"):
+        AggregateResponseLoss("ce")(torch.zeros(1, 2), torch.tensor([[-0.5, 1.5]]), group=group[:1])
+
+
 # ---- two ranks ----------------------------------------------------------------------------------
 
 

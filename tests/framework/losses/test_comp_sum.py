@@ -188,6 +188,12 @@ def test_transform_is_continuous_in_tau(tau: float) -> None:
         assert near.item() == pytest.approx(middle.item(), abs=1e-4)
 
 
+def test_negative_soft_labels_are_refused() -> None:
+    soft = torch.tensor([[0.6, 0.6, -0.2]])
+    with pytest.raises(ValueError, match=r"CompSumLoss takes soft labels of at least 0, got -0\.2"):
+        CompSumLoss()(torch.zeros(1, 3), soft)
+
+
 @pytest.mark.parametrize("arguments", [(1.1, 1.0, 3), (-0.1, 1.0, 3), (0.5, -1.0, 3), (0.5, 1, 1)])
 def test_transform_refuses_bad_arguments(arguments: tuple) -> None:
     with pytest.raises(ValueError, match="must"):
