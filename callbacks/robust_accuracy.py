@@ -12,6 +12,7 @@ from framework.attacks.attack import Attack
 from framework.distributed.collectives import all_reduce_sum, shared_generator
 from framework.metrics.accuracy_under_attack import correct_under_attack
 from framework.objectives.errors import IncompatibleError
+from framework.objectives.labels import IGNORE_INDEX
 from framework.training.compatibility import require_alone
 from framework.training.module import TrainingModule
 from framework.utilities.checks import check_at_least
@@ -104,7 +105,7 @@ class RobustAccuracy(Callback):
         generator = shared_generator(self.seed, batch_idx, "robust_accuracy", images.device)
         right = correct_under_attack(predict, images, labels, self.attack, generator)
         correct = right.sum()
-        self._correct_and_rows += torch.stack([correct, correct.new_tensor(len(right))])
+        self._correct_and_rows += torch.stack([correct, (labels != IGNORE_INDEX).sum()])
 
     on_test_batch_end = on_validation_batch_end
 

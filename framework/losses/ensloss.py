@@ -114,6 +114,7 @@ class EnsLoss(ClassificationLoss):
         *,
         epoch: int = 0,
         step: int = 0,
+        kept: Tensor | None = None,
         **needs: Any,
     ) -> Tensor:
         """Return each row's slopes times margins, (B,); in evaluation mode its cross-entropy."""
@@ -127,7 +128,10 @@ class EnsLoss(ClassificationLoss):
             margins = logits * (2 * F.one_hot(targets, logits.shape[1]) - 1)
         else:
             margins = relative_margins(logits, targets)
-        return (self._slopes(margins.detach(), epoch, step) * margins).sum(1)
+        ranked = margins.detach()
+        if kept is not None:
+            ranked = ranked.where(kept[:, None], torch.inf)
+        return (self._slopes(ranked, epoch, step) * margins).sum(1)
 
     def lambda_at(self, epoch: int) -> float:
         """Return the Box-Cox lambda of an epoch."""
@@ -180,6 +184,7 @@ def loss_slopes(margins: Tensor, draws: Tensor, lam: float, clip: float, tail: b
 
     Args:
         margins: (N,), or (N, C) with each column sorted for itself; equal ones keep their order.
+            One that is infinite is left out, with the draw in its place.
         draws: Standard normal numbers of the same shape; which margin they belong to does not
             matter.
         lam: Parameter of ``boxcox_inverse``, which makes the draws positive.
@@ -189,6 +194,7 @@ def loss_slopes(margins: Tensor, draws: Tensor, lam: float, clip: float, tail: b
     Returns:
         Of the shape of ``margins``.
     """
+    draws = draws.where(margins < torch.inf, -torch.inf)  # whose slope, 0, is the last one too
     slopes = (-boxcox_inverse(draws, lam)).clamp(min=clip).sort(dim=0).values
     matched = torch.empty_like(margins).scatter_(0, margins.argsort(dim=0, stable=True), slopes)
     if tail:

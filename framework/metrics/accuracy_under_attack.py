@@ -8,6 +8,7 @@ from torch import Tensor
 
 from framework.attacks.attack import Attack, Forward, under_attack
 from framework.distributed.collectives import shared_generator
+from framework.objectives.labels import IGNORE_INDEX
 from framework.utilities.randomness import global_seed
 
 
@@ -73,6 +74,8 @@ def robust_accuracy(
 ) -> Tensor:
     """Return the accuracy under attack on this rank's rows, a scalar; NaN without rows.
 
+    Rows whose label is -100 do not count.
+
     Arguments and errors are those of ``correct_under_attack``.
 
     Example:
@@ -81,4 +84,5 @@ def robust_accuracy(
         >>> robust_accuracy(torch.nn.Identity(), images, labels, PGDAttack(eps=0.2, steps=5))
         tensor(0.5000)
     """
-    return correct_under_attack(model, images, labels, attack, generator).float().mean()
+    right = correct_under_attack(model, images, labels, attack, generator)
+    return right.sum() / (labels != IGNORE_INDEX).sum()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.objectives.labels import IGNORE_INDEX
 from framework.utilities.checks import check_at_least
 
 
@@ -52,7 +53,7 @@ class PrefixAccuracy(Metric):
 
         Args:
             predictions: (H, B) int64, see ``prefix_predictions``.
-            target: (B,) int64.
+            target: (B,) int64; rows of -100 do not count.
         """
         expected = (len(self.correct), len(target))
         if predictions.shape != expected:
@@ -60,8 +61,8 @@ class PrefixAccuracy(Metric):
                 f"PrefixAccuracy takes predictions of shape (H, B) = {expected}, got "
                 f"{tuple(predictions.shape)}."
             )
-        self.correct += (predictions == target).sum(1)
-        self.total += len(target)
+        self.correct += (predictions == target).sum(1)  # no prediction is -100
+        self.total += (target != IGNORE_INDEX).sum()
 
     def compute(self) -> Tensor:
         """Return the accuracy of every prefix, (H,)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.modules.loss import CrossEntropyLoss, NLLLoss, _Loss
 
 from framework.distributed.collectives import world_size
-from framework.losses.loss import Loss
+from framework.losses.loss import ClassificationLoss, Loss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.utilities.precision import at_least_float32
@@ -118,6 +118,8 @@ def _unreduced(loss: _Loss) -> Iterator[None]:
 
 def _element_weights(loss: _Loss, targets: Tensor) -> Tensor | None:
     """Return what torch's mean divides by, one value per element of the loss, if not 1."""
+    if isinstance(loss, ClassificationLoss):
+        return loss.kept(targets)
     if not isinstance(loss, (CrossEntropyLoss, NLLLoss)) or targets.is_floating_point():
         return None
     valid = targets != loss.ignore_index

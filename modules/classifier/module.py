@@ -23,6 +23,7 @@ from framework.data.datasets import Batch
 from framework.layers.timm_backbone import timm_normalization
 from framework.losses.loss import ClassificationLoss
 from framework.objectives.errors import IncompatibleError
+from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
 from framework.training.compatibility import check_fact
 from framework.training.module import TrainingModule, TrainingOptions
@@ -183,14 +184,16 @@ class Classifier(TrainingModule):
 
     def make_metrics(self) -> Mapping[str, Any] | MetricCollection:
         """Return accuracy, top-5, calibration error and confusion matrix."""
-        classes = self.num_classes
+        classes, ignored = self.num_classes, IGNORE_INDEX
         metrics: dict[str, Any] = {
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "calibration_error": MulticlassCalibrationError(classes, n_bins=15),
-            "confusion": MulticlassConfusionMatrix(classes),
+            "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=ignored),
+            "calibration_error": MulticlassCalibrationError(classes, 15, ignore_index=ignored),
+            "confusion": MulticlassConfusionMatrix(classes, ignore_index=ignored),
         }
         if classes > 5:
-            metrics["accuracy_top5"] = MulticlassAccuracy(classes, average="micro", top_k=5)
+            metrics["accuracy_top5"] = MulticlassAccuracy(
+                classes, top_k=5, average="micro", ignore_index=ignored
+            )
         return metrics
 
     def predict_columns(self, batch: Batch) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from framework.data.datasets import Batch
 from framework.distributed.collectives import all_reduce_sum, rank, rows_per_rank
 from framework.metrics.prefix_accuracy import PrefixAccuracy
+from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
 from framework.ops.prefix import prefix_predictions
 from framework.training.compatibility import check_per_sample, check_unmixed
@@ -212,12 +213,12 @@ class CoTeaching(NestedClassifier):
     def _candidates(self, label: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows, (B,) bool, that network 1 and network 2 score."""
         rows = len(label)
+        labeled = label != IGNORE_INDEX  # others would have the smallest loss of all, 0
         if not self.halves:
-            everything = torch.ones(rows, dtype=torch.bool, device=label.device)
-            return everything, everything
+            return labeled, labeled
         start = sum(rows_per_rank(rows, label.device)[: rank()])
         even = torch.arange(start, start + rows, device=label.device) % 2 == 0
-        return even, ~even
+        return even & labeled, ~even & labeled
 
     @torch.no_grad()
     def _select(self, network: NestedNetwork, batch: Batch, rows: Tensor) -> Tensor:

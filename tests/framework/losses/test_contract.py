@@ -22,6 +22,7 @@ from framework.losses import (
 )
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
+from framework.training.terms import add_term
 
 ATTACK = PGDAttack(eps=0.1, steps=2, clamp=None)
 BUILD: dict[str, Callable[..., ClassificationLoss]] = {
@@ -197,6 +198,57 @@ def test_soft_targets_are_taken_or_refused_as_declared(name: str) -> None:
     else:
         with pytest.raises(ValueError, match="is defined for hard labels only"):
             evaluate(loss, logits, soft, index)
+
+
+@every_loss
+def test_a_row_to_be_ignored_is_as_good_as_absent(name: str) -> None:
+    logits, labels, index = batch(8, 5)
+    ignored = torch.tensor([False, True, False, False, True, False, True, False])
+    marked = labels.masked_fill(ignored, -100)
+    loss = build(name, 5, reduction="none")
+    values = evaluate(loss, logits, marked, index)
+    assert not values[ignored].any()
+    total, mean = (
+        evaluate(build(name, 5, reduction=reduction), logits, marked, index)
+        for reduction in ("sum", "mean")
+    )
+    torch.testing.assert_close(total, values.sum())
+    torch.testing.assert_close(mean, values.sum() / 5)
+    (gradient,) = torch.autograd.grad(mean, logits)
+    assert not gradient[ignored].any()
+    assert gradient[~ignored].abs().max() > 0
+    # what was predicted for it does not matter to the others
+    other = logits.detach().masked_scatter(ignored[:, None], 3 * torch.randn(15))
+    if name not in NOISY:  # noise that belongs to a row's place
+        found = evaluate(build(name, 5, reduction="none"), other, marked, index)
+        torch.testing.assert_close(found[~ignored], values.detach()[~ignored])
+    if name not in {*NOISY, "ensloss", "EnsLoss"}:
+        alone = evaluate(
+            build(name, 5, reduction="none"), logits[~ignored], labels[~ignored], index[~ignored]
+        )
+        torch.testing.assert_close(alone, values[~ignored])
+
+
+@every_loss
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_nothing_but_rows_to_be_ignored_gives_a_zero(name: str, reduction: str) -> None:
+    logits, labels, index = batch(4, 3)
+    marked = torch.full_like(labels, -100)
+    value = evaluate(build(name, 3, reduction=reduction), logits, marked, index).sum()
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value == 0
+    assert not gradient.any()
+
+
+@every_loss
+def test_the_mean_of_a_term_leaves_out_what_is_to_be_ignored(name: str) -> None:
+    logits, labels, index = batch(6, 3)
+    marked = labels.masked_fill(torch.arange(6) < 2, -100)
+    objectives = Objectives(predictions=logits, targets=marked, index=index)
+    available = needed(build(name, 3), index, logits.detach(), torch.nn.Identity())
+    add_term(objectives, "loss", build(name, 3), logits, marked, **available)
+    expected = evaluate(build(name, 3), logits, marked, index)
+    torch.testing.assert_close(reduce_objectives(objectives).total, expected)
 
 
 @pytest.mark.parametrize("kind", [CompSumLoss, AggregateResponseLoss])

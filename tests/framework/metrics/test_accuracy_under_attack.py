@@ -34,6 +34,12 @@ def test_the_model_is_attacked_in_evaluation_mode_and_left_as_it_was():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_rows_to_be_ignored_do_not_count():
+    attack, labels = PGDAttack(eps=0.04, steps=10), torch.tensor([0, -100, 0])
+    assert correct_under_attack(nn.Identity(), IMAGES, labels, attack).tolist() == [1, 0, 0]
+    assert robust_accuracy(nn.Identity(), IMAGES, labels, attack) == 0.5
+
+
 def test_no_rows_are_no_accuracy():
     attack = PGDAttack(eps=0.1, steps=3)
     assert len(correct_under_attack(nn.Identity(), IMAGES[:0], LABELS[:0], attack)) == 0

@@ -26,6 +26,14 @@ def test_every_prefix_has_the_accuracy_that_torchmetrics_gives() -> None:
     assert not metric.correct.any()
 
 
+def test_rows_to_be_ignored_do_not_count() -> None:
+    predictions, target = example()
+    metric, alone = PrefixAccuracy(4), PrefixAccuracy(4)
+    metric.update(predictions, target.masked_fill(torch.arange(11) < 3, -100))
+    alone.update(predictions[:, 3:], target[3:])
+    assert torch.equal(metric.compute(), alone.compute())
+
+
 def accuracy_of(counts: list[int]) -> torch.Tensor:
     """Return the metric of this rank's slice of the example."""
     from framework.distributed.collectives import rank
