@@ -103,9 +103,9 @@ class ALDRLoss(ClassificationLoss):
     Shapes: predictions (B, K) logits, K >= 2; targets (B,) int64, no soft labels, for which the
     loss is not defined; index (B,) int64; returns a scalar, or (B,).
 
-    Paper: arXiv:2112.14869, as ``LDRLoss``. The official code leaves the margin out of q, as
-    ``margin_in_q=False`` does, though the maximizer contains it; the default follows the paper. It
-    also adds 1e-5 to q before the logarithm; here the KL divergence is exact.
+    Paper: arXiv:2112.14869, as ``LDRLoss``. The official code leaves the margin out of q, though
+    the maximizer contains it; the default follows the code, see ``margin_in_q``. It also adds 1e-5
+    to q before the logarithm; here the KL divergence is exact.
 
     Cost: a second softmax over the logits, 4 bytes per training sample, one small gather per step.
 
@@ -118,7 +118,11 @@ class ALDRLoss(ClassificationLoss):
         margin: Margin c, at least 0.
         normalize: Normalization of the logits, as in ``LDRLoss``; the official code takes ``'l1'``,
             and ``'softplus_mean'`` on CIFAR-100.
-        margin_in_q: Whether q, from which the temperature follows, sees the margin.
+        margin_in_q: Whether q, from which the temperature follows, sees the margin, as in the
+            paper's maximization. The margin then takes from the label, which makes q more even
+            where the model agrees with the label and less where it does not: from the same
+            predictions a wrong label gets the *lower* temperature. Without it the temperature
+            follows from the predictions alone.
         reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
 
     Raises:
@@ -145,7 +149,7 @@ class ALDRLoss(ClassificationLoss):
         alpha: float = 2.0,
         margin: float = 0.1,
         normalize: str | None = "l1",
-        margin_in_q: bool = True,
+        margin_in_q: bool = False,
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction)

@@ -221,11 +221,31 @@ def test_alternation_ends_at_a_stationary_point_of_the_joint_maximum(lam0: float
     (slope,) = torch.autograd.grad(joint.sum(), lam)
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-7, rtol=0)
 
-    loss = ALDRLoss(lam0, reduction="none")
+    loss = ALDRLoss(lam0, margin_in_q=True, reduction="none")
     loss.setup(16, 5, CPU)
     loss.temperature.write(torch.arange(16), lam.detach().float())
     values = loss(logits, labels, index=torch.arange(16))
     torch.testing.assert_close(values, joint.detach(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("normalize", ["softplus_mean", "l1", None])
+def test_the_margin_in_q_lowers_the_temperature_of_wrong_labels(normalize: str | None) -> None:
+    """Without it, which is the default, the temperature knows the predictions alone."""
+    logits = random_logits(11)
+    right = logits.argmax(1)
+    wrong = (right + 1) % 5
+    for margin_in_q in (True, False):
+        found = []
+        for labels in (right, wrong):
+            loss = ALDRLoss(10.0, normalize=normalize, margin_in_q=margin_in_q)
+            loss.setup(16, 5, CPU)
+            loss(logits, labels, index=torch.arange(16))
+            found.append(loss.temperature.read(torch.arange(16)))
+        if margin_in_q:
+            assert (found[1] < found[0]).all()
+        else:
+            assert torch.equal(found[1], found[0])
+    assert not ALDRLoss().margin_in_q
 
 
 def test_a_large_alpha_gives_ldr() -> None:
