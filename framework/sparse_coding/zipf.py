@@ -31,7 +31,9 @@ class ZipfFit:
     r2: float
 
 
-def zipf_density(num_features: int, k: float, alpha: float = 1.0, beta: float = 0.0) -> Tensor:
+def zipf_density(
+    num_features: int, k: float, alpha: float | Tensor = 1.0, beta: float | Tensor = 0.0
+) -> Tensor:
     """Return the density that a Zipf-Mandelbrot law expects of every rank.
 
     The feature of rank r is active on a share ``k q_r`` of the tokens, with
@@ -41,11 +43,12 @@ def zipf_density(num_features: int, k: float, alpha: float = 1.0, beta: float = 
     Args:
         num_features: Number of features F.
         k: Mean number of active features per token, in (0, F].
-        alpha: Exponent, at least 0; 0 is the uniform law.
-        beta: Shift, above -1.
+        alpha: Exponent, at least 0; 0 is the uniform law. A tensor () stays on its device and is
+            not looked at.
+        beta: Shift, above -1, given like ``alpha``.
 
     Returns:
-        (F,) float64, decreasing, with sum ``k``.
+        (F,) float64, decreasing, with sum ``k``, where ``alpha`` is.
 
     Raises:
         ValueError: an argument out of its range.
@@ -57,19 +60,19 @@ def zipf_density(num_features: int, k: float, alpha: float = 1.0, beta: float = 
     """
     if num_features < 1 or not 0 < k <= num_features:
         raise ValueError(f"k must be in (0, {num_features}], the number of features, got {k}.")
-    check_at_least(0, alpha=alpha)
-    check_interval("(-1, inf)", beta=beta)
-    ranks = torch.arange(1, num_features + 1, dtype=torch.float64)
+    if not isinstance(alpha, Tensor):
+        check_at_least(0, alpha=alpha)
+    if not isinstance(beta, Tensor):
+        check_interval("(-1, inf)", beta=beta)
+    device = alpha.device if isinstance(alpha, Tensor) else None
+    ranks = torch.arange(1, num_features + 1, dtype=torch.float64, device=device)
     weight = torch.softmax(-alpha * torch.log(ranks + beta), dim=0)
-    capped = 0
-    # densities decrease, so those above 1 are a prefix
-    while True:
-        density = (k - capped) * weight / weight[capped:].sum()
-        density[:capped] = 1.0
-        above = int((density > 1).sum())
-        if not above:
-            return density
-        capped += above
+    # densities decrease, so those at 1 are a prefix: the shortest that leaves no other above 1
+    tail = weight.flip(0).cumsum(0).flip(0)
+    fits = (k - ranks + 1) * weight <= tail
+    capped = fits.int().argmax()
+    density = (k - capped) * weight / tail.take(capped)
+    return density.where(ranks > capped, 1.0).clamp(max=1.0)
 
 
 def fit_zipf(density: Tensor) -> ZipfFit:
@@ -91,24 +94,35 @@ def fit_zipf(density: Tensor) -> ZipfFit:
         >>> round(fit.alpha, 6), fit.beta, round(fit.r2, 6)
         (1.2, 20.0, 1.0)
     """
-    measured = density.detach().double().cpu()
-    measured = measured[measured > 0].sort(descending=True).values
-    if len(measured) < FEWEST_TO_FIT:
-        raise ValueError(
-            f"A Zipf law needs {FEWEST_TO_FIT} active features to fit, got {len(measured)}."
-        )
-    body = measured[: len(measured) - len(measured) // 5].log()
-    ranks = torch.arange(1, len(body) + 1, dtype=torch.float64)
-    fits = [_fit_line(torch.log(ranks + beta), body, float(beta)) for beta in SHIFTS]
-    return max(fits, key=lambda fit: fit.r2)
+    active = int((density > 0).sum())
+    if active < FEWEST_TO_FIT:
+        raise ValueError(f"A Zipf law needs {FEWEST_TO_FIT} active features to fit, got {active}.")
+    return ZipfFit(*(float(value) for value in fit_zipf_tensors(density)))
 
 
-def _fit_line(x: Tensor, y: Tensor, beta: float) -> ZipfFit:
-    x, y = x - x.mean(), y - y.mean()
-    slope = (x @ y) / (x @ x)
+def fit_zipf_tensors(density: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return alpha, beta and R2 of ``fit_zipf`` as float64 scalars where ``density`` is.
+
+    Nothing is looked at, so that no GPU waits; where fewer than three features are active the
+    values mean nothing.
+    """
+    measured = density.detach().double().sort(descending=True).values
+    active = (measured > 0).sum()
+    ranks = torch.arange(1, len(measured) + 1, dtype=torch.float64, device=density.device)
+    body = (ranks <= active - active // 5).double()
+    share = body / body.sum()
+    shifts = torch.tensor(SHIFTS, dtype=torch.float64, device=density.device)
+    x = torch.log(ranks + shifts[:, None])
+    y = measured.where(body > 0, 1.0).log()
+    x = (x - (x @ share)[:, None]) * body
+    y = (y - y @ share) * body
+    slope = (x @ y) / x.square().sum(1)
     total = y @ y
-    r2 = 1 - (y - slope * x).square().sum() / total if total > 0 else total
-    return ZipfFit(alpha=max(0.0, -float(slope)), beta=beta, r2=float(r2))
+    left = (y - slope[:, None] * x).square().sum(1)
+    r2 = torch.where(total > 0, 1 - left / total, 0.0)
+    best = r2.argmax()
+    # take does not look at the index, as [] does
+    return (-slope.take(best)).clamp(min=0), shifts.take(best), r2.take(best)
 
 
 def integer_budgets(budgets: Tensor, total: int, most: int) -> Tensor:

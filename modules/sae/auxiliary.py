@@ -14,7 +14,7 @@ from torch import Tensor
 
 from framework.sparse_coding.sparse_code import SparseCode
 from framework.sparse_coding.topk import top_per_row
-from framework.sparse_coding.zipf import FEWEST_TO_FIT, fit_zipf, zipf_density
+from framework.sparse_coding.zipf import FEWEST_TO_FIT, fit_zipf_tensors, zipf_density
 from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from modules.sae.network import Encoding, SparseAutoencoder
 from modules.sae.statistics import FiringStatistics
@@ -211,14 +211,14 @@ class ZipfAuxLoss(AuxiliaryLoss):
         """Return the under-used features, dead ones among them."""
         density = statistics.density()
         dead = statistics.dead(dead_tokens)
-        alpha, beta = self.alpha, self.beta
+        alpha: float | Tensor | None = self.alpha
+        beta: float | Tensor = self.beta
         if alpha is None:
-            if int((density > 0).sum()) < FEWEST_TO_FIT:
-                return dead
-            fit = fit_zipf(density)
-            alpha, beta = fit.alpha, fit.beta
+            alpha, beta, _ = fit_zipf_tensors(density)
         law = zipf_density(len(density), min(k, len(density)), alpha, beta).to(density)
         expected = torch.empty_like(law)
         expected[density.sort(descending=True, stable=True).indices] = law
         reliable = expected * statistics.seen >= self.MIN_EXPECTED
+        if self.alpha is None:  # the fit of too few features means nothing
+            reliable = reliable & ((density > 0).sum() >= FEWEST_TO_FIT)
         return dead | (reliable & (density < self.phi * expected))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.sparse_coding.zipf import fit_zipf, integer_budgets, zipf_density
+from framework.sparse_coding.zipf import fit_zipf, fit_zipf_tensors, integer_budgets, zipf_density
 
 REAL = {
     0.0: [11.773982, 5.886991, 3.924661, 2.943495, 2.354796, 1.962330, 1.681997, 1.471748],
@@ -73,6 +73,20 @@ def test_the_fit_sees_the_body_and_not_the_tail() -> None:
         50.0,
         pytest.approx(1.0, abs=1e-9),
     )
+
+
+def test_on_a_device_nothing_is_looked_at() -> None:
+    """A look at a number of a GPU makes the GPU wait, and cannot be taken on ``meta``."""
+    density = torch.rand(50, device="meta")
+    alpha, beta, r2 = fit_zipf_tensors(density)
+    assert {value.device.type for value in (alpha, beta, r2)} == {"meta"}
+    assert zipf_density(50, 4.0, alpha, beta).device.type == "meta"
+    measured = zipf_density(50, 4.0, 1.2, 5.0)
+    alpha, beta, r2 = fit_zipf_tensors(measured)
+    fit = fit_zipf(measured)
+    assert (alpha.item(), beta.item(), r2.item()) == (fit.alpha, fit.beta, fit.r2)
+    assert fit.alpha == pytest.approx(1.2)
+    torch.testing.assert_close(zipf_density(50, 4.0, alpha, beta), measured)
 
 
 def test_a_uniform_density_has_exponent_zero() -> None:
