@@ -11,6 +11,8 @@ from framework.losses.cs_divergence import (
     check_shapes,
     check_widths,
     global_rows,
+    warn_below_zero,
+    warn_without_neighbors,
 )
 from framework.losses.loss import RegressionLoss
 from framework.ops.cauchy_schwarz import (
@@ -40,8 +42,10 @@ class CSIBLoss(RegressionLoss):
     row of the batch counts.
 
     Paper: Yu, Yu, Løkse, Jenssen, Príncipe, *Cauchy-Schwarz Divergence Information Bottleneck for
-    Regression*, ICLR 2024, arXiv:2404.17951. Logarithms are natural; in the paper's code D has base
-    2, while the base cancels in the normalized I, so that its β times log 2 is our ``beta``.
+    Regression*, ICLR 2024, arXiv:2404.17951. D is the exact divergence, and the paper's form an
+    option. The paper's script hands its divergence vectors in place of columns, which makes it the
+    sum of squared errors over log 2: what it trains is ``prediction='mse'`` with β log 2 / N as
+    ``beta``, N the rows of a batch, up to a factor that Adam does not see.
 
     Cost: O(N²) time and memory for N rows of the global batch; no extra forward pass, no state.
 
@@ -49,15 +53,17 @@ class CSIBLoss(RegressionLoss):
 
     Args:
         beta: Weight of I, at least 0; between 1e-4 and 1, to be picked on validation data.
-        sigma_x: Width of the kernel on ``inputs``: a number, 1 for standardized columns as in the
-            paper, less where y has little noise; ``'median'`` for the median distance in the batch;
-            None for √d, which keeps the kernel from underflowing where d is above about 20.
+        sigma_x: Width of the kernel on ``inputs``: a number, as the paper's 1 for standardized
+            columns; ``'median'`` for the median distance in the batch; None for √d; ``'median/8'``
+            for an eighth of the median in D, and the median in I, for which the former is too
+            narrow to see any neighbors.
         sigma_y: Width of the kernel on predictions and targets, given like ``sigma_x``.
         sigma_t: Width of the kernel on ``features``, given like ``sigma_x``.
         normalized: Whether to divide I by the root of I(x; x) I(t; t), as the paper's training
             does.
-        denominator: Denominator of D: ``'square_of_sum'``, or ``'sum_of_squares'`` as in the
-            paper's code.
+        denominator: Denominator of the paper's form of D, which can be negative:
+            ``'square_of_sum'``, or ``'sum_of_squares'`` as in the paper's code; None for the exact
+            divergence.
         prediction: Prediction term: ``'cs'`` for D, ``'mse'`` for the mean squared error.
         gather: Whether to estimate on the global batch, with the same value on every rank;
             otherwise on each rank's own rows, another objective, which depends on the number of
@@ -84,11 +90,11 @@ class CSIBLoss(RegressionLoss):
     def __init__(
         self,
         beta: float = 0.01,
-        sigma_x: Width = 1.0,
+        sigma_x: Width = "median/8",
         sigma_y: Width = 1.0,
         sigma_t: Width = 1.0,
         normalized: bool = True,
-        denominator: Denominator = "square_of_sum",
+        denominator: Denominator | None = None,
         prediction: Prediction = "cs",
         gather: bool = True,
         chunk_size: int = 4096,
@@ -104,10 +110,12 @@ class CSIBLoss(RegressionLoss):
         self.sigma_y = sigma_y
         self.sigma_t = sigma_t
         self.normalized = normalized
-        self.denominator: Denominator = denominator
+        self.denominator: Denominator | None = denominator
         self.prediction = prediction
         self.gather = gather
         self.chunk_size = chunk_size
+        self._sigma_x_of_information: Width = "median" if sigma_x == "median/8" else sigma_x
+        self._warned = False
 
     def compute(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
         """Return the prediction term plus beta times the information, a scalar."""
@@ -122,6 +130,14 @@ class CSIBLoss(RegressionLoss):
             term = conditional_cs_divergence(
                 x, y, y_hat, self.sigma_x, self.sigma_y, self.denominator, self.chunk_size
             )
+        if not self._warned and self.may_look(x):
+            self._warned = self._warn(x, term)
         return term + self.beta * cs_mutual_information(
-            x, t, self.sigma_x, self.sigma_t, self.normalized, self.chunk_size
+            x, t, self._sigma_x_of_information, self.sigma_t, self.normalized, self.chunk_size
         )
+
+    def _warn(self, x: Tensor, term: Tensor) -> bool:
+        if self.beta > 0 and warn_without_neighbors(self, x, self._sigma_x_of_information):
+            return True
+        paper = self.prediction == "cs" and self.denominator is not None
+        return paper and warn_below_zero(self, term)

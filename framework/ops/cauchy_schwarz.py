@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from framework.ops.kernels import gaussian_gram, log_gaussian_gram, median_heuristic
 
-Width = float | Literal["median"] | None
-"""A kernel's width: a number, the median distance in the batch, or None for √d."""
+Width = float | Literal["median", "median/8"] | None
+"""A kernel's width: a number, the median distance in the batch, an eighth of it, or None for √d."""
 Denominator = Literal["square_of_sum", "sum_of_squares"]
 EPSILON = 1e-12
 """Under the root of the normalized information: a collapsed t then has 0 instead of 0 / 0."""
@@ -23,14 +23,14 @@ def conditional_cs_divergence(
     x: Tensor,
     y: Tensor,
     y_hat: Tensor,
-    sigma_x: Width = 1.0,
+    sigma_x: Width = "median/8",
     sigma_y: Width = 1.0,
-    denominator: Denominator = "square_of_sum",
+    denominator: Denominator | None = None,
     chunk_size: int = 4096,
 ) -> Tensor:
     """Return the divergence of p(y|x) and q(ŷ|x), a scalar.
 
-    See ``ConditionalCSDivergenceLoss`` for the equation and the arguments.
+    See ``ConditionalCSDivergenceLoss`` for the equations and the arguments.
 
     Args:
         x: (N, d) with N above 0.
@@ -38,11 +38,60 @@ def conditional_cs_divergence(
         y_hat: (N, T).
         sigma_x: Width of the kernel on x.
         sigma_y: Width of the kernel on y and ŷ; ``'median'`` is that of y.
-        denominator: Denominator of w: ``'square_of_sum'`` or ``'sum_of_squares'``.
+        denominator: Denominator of the paper's form; None for the exact divergence.
         chunk_size: Number of rows computed at a time.
     """
-    width_x, width_y = _width(sigma_x, x), _width(sigma_y, y)
+    width_x, width_y = kernel_width(sigma_x, x), kernel_width(sigma_y, y)
+    if denominator is None:
+        value = _exact_divergence(x, y, y_hat, width_x, width_y, chunk_size)
+    else:
+        value = _divergence_at_samples(x, y, y_hat, width_x, width_y, denominator, chunk_size)
+    return value.to(y_hat.dtype)
 
+
+def _exact_divergence(
+    x: Tensor,
+    y: Tensor,
+    y_hat: Tensor,
+    width_x: float | Tensor,
+    width_y: float | Tensor,
+    chunk_size: int,
+) -> Tensor:
+    # the integral of a product of two Gaussians of width s is one of width √2 s
+    width = math.sqrt(2) * width_y
+    starts = range(0, len(x), chunk_size)
+
+    def overlap(rows: slice) -> Tensor:
+        """Return the rows of WᵀW, W the kernel on x with rows that sum to 1."""
+        total = x.new_zeros(())
+        for start in starts:
+            w = log_gaussian_gram(x[start : start + chunk_size], x, width_x).softmax(1)
+            total = total + w[:, rows].T @ w
+        return total
+
+    def row_sums(rows: slice) -> Tensor:
+        g = overlap(rows)
+        # only the cross term can underflow: the others hold the kernel of a row with itself
+        log_g = g.clamp_min(torch.finfo(g.dtype).tiny).log()
+        cross = (log_g + log_gaussian_gram(y_hat[rows], y, width)).logsumexp(1)
+        true = (g * gaussian_gram(y[rows], y, width)).sum(1)
+        predicted = (g * gaussian_gram(y_hat[rows], y_hat, width)).sum(1)
+        return torch.stack([true, predicted, cross])
+
+    true, predicted, cross = _in_blocks(row_sums, len(x), chunk_size)
+    value = true.sum().log() + predicted.sum().log() - 2 * cross.logsumexp(0)
+    return value.clamp_min(0)  # what lies below is rounding
+
+
+def _divergence_at_samples(
+    x: Tensor,
+    y: Tensor,
+    y_hat: Tensor,
+    width_x: float | Tensor,
+    width_y: float | Tensor,
+    denominator: Denominator,
+    chunk_size: int,
+) -> Tensor:
     def row_sums(rows: slice) -> Tensor:
         log_k = log_gaussian_gram(x[rows], x, width_x)
         k = log_k.exp()
@@ -56,8 +105,7 @@ def conditional_cs_divergence(
     density, true, predicted, cross = _in_blocks(row_sums, len(x), chunk_size)
     log_w = -density.log() if denominator == "sum_of_squares" else -2 * density.log()
     w = log_w.exp()
-    value = (w * true).sum().log() + (w * predicted).sum().log() - 2 * (log_w + cross).logsumexp(0)
-    return value.to(y_hat.dtype)
+    return (w * true).sum().log() + (w * predicted).sum().log() - 2 * (log_w + cross).logsumexp(0)
 
 
 def cs_mutual_information(
@@ -80,7 +128,7 @@ def cs_mutual_information(
         normalized: Whether to divide by the root of I(x; x) I(t; t).
         chunk_size: Number of rows computed at a time.
     """
-    width_x, width_t = _width(sigma_x, x), _width(sigma_t, t)
+    width_x, width_t = kernel_width(sigma_x, x), kernel_width(sigma_t, t)
 
     def row_sums(rows: slice) -> Tensor:
         k = gaussian_gram(x[rows], x, width_x)
@@ -128,7 +176,10 @@ def _in_blocks(row_sums: Callable[[slice], Tensor], rows: int, chunk_size: int) 
     return torch.cat(blocks, dim=1).double()
 
 
-def _width(sigma: Width, values: Tensor) -> float | Tensor:
+def kernel_width(sigma: Width, values: Tensor) -> float | Tensor:
+    """Return the width of the kernel on the rows of ``values``, (N, d)."""
+    if sigma is None:
+        return math.sqrt(values.shape[1])
     if sigma == "median":
         return median_heuristic(values)
-    return math.sqrt(values.shape[1]) if sigma is None else sigma
+    return median_heuristic(values) / 8 if sigma == "median/8" else sigma

@@ -46,7 +46,8 @@ def log_gaussian_gram(a: Tensor, b: Tensor, sigma: float | Tensor) -> Tensor:
     Returns:
         (N, M), finite also where the kernel itself underflows.
     """
-    return squared_distances(a, b) / (-2 * sigma**2)
+    # in units of sigma, as the squares of very small or large numbers leave float32
+    return squared_distances(at_least_float32(a) / sigma, at_least_float32(b) / sigma) / -2
 
 
 def gaussian_gram(a: Tensor, b: Tensor, sigma: float | Tensor) -> Tensor:
@@ -93,6 +94,7 @@ def median_heuristic(x: Tensor, max_rows: int = 2048) -> Tensor:
         x = x[torch.linspace(0, len(x) - 1, max_rows, device=x.device).long()]
     if len(x) < 2:
         return x.new_ones(())
-    rows, columns = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
-    median = squared_distances(x, x)[rows, columns].median().sqrt()
+    unit = x.abs().amax()  # the squares of very small or large numbers leave float32
+    unit = torch.where(unit > 0, unit, 1.0)
+    median = torch.pdist(x / unit).median() * unit
     return torch.where(median > 0, median, 1.0)

@@ -12,17 +12,20 @@ from framework.losses import CSQMI, ConditionalCSDivergenceLoss, CSIBLoss
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
 
-DENOMINATORS = ("square_of_sum", "sum_of_squares")
+PAPER = ("square_of_sum", "sum_of_squares")
+DENOMINATORS = (None, *PAPER)
 X = torch.tensor([[0.0], [0.5], [2.0]], dtype=torch.float64)
 Y = torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)
 Y_HAT = torch.tensor([0.2, 0.7, 0.9], dtype=torch.float64)
 T = torch.tensor([[0.3], [0.1], [1.0]], dtype=torch.float64)
 BUILD = {
-    "cs": ConditionalCSDivergenceLoss,
-    "cs_code": lambda **kw: ConditionalCSDivergenceLoss(denominator="sum_of_squares", **kw),
+    "cs": lambda **kw: ConditionalCSDivergenceLoss(sigma_x=1.0, **kw),
+    "cs_narrow": ConditionalCSDivergenceLoss,
+    "cs_paper": lambda **kw: ConditionalCSDivergenceLoss(1.0, denominator="square_of_sum", **kw),
+    "cs_code": lambda **kw: ConditionalCSDivergenceLoss(1.0, denominator="sum_of_squares", **kw),
     "qmi": CSQMI,
     "qmi_plain": lambda **kw: CSQMI(normalized=False, **kw),
-    "csib": lambda **kw: CSIBLoss(beta=0.5, **kw),
+    "csib": lambda **kw: CSIBLoss(beta=0.5, sigma_x=1.0, **kw),
     "csib_mse": lambda **kw: CSIBLoss(beta=0.5, prediction="mse", **kw),
     "csib_median": lambda **kw: CSIBLoss(
         beta=0.5, sigma_x="median", sigma_y="median", sigma_t=None, **kw
@@ -56,7 +59,7 @@ def value(loss: torch.nn.Module, x: Tensor, y: Tensor, y_hat: Tensor, t: Tensor)
     ],
 )
 def test_divergence_of_three_rows(denominator, divergence, swapped, parts):
-    loss = ConditionalCSDivergenceLoss(denominator=denominator)
+    loss = ConditionalCSDivergenceLoss(1.0, denominator=denominator)
     assert loss(Y_HAT, Y, inputs=X).item() == pytest.approx(divergence, abs=6e-7)
     # not symmetric: row j of the cross term belongs to the prediction
     assert loss(Y, Y_HAT, inputs=X).item() == pytest.approx(swapped, abs=6e-7)
@@ -67,12 +70,84 @@ def test_divergence_of_three_rows(denominator, divergence, swapped, parts):
     assert base_2 == pytest.approx({"square_of_sum": 0.076549}.get(denominator, 0.066329), abs=1e-6)
 
 
-@pytest.mark.parametrize("denominator", DENOMINATORS)
+@pytest.mark.parametrize("denominator", PAPER)
 def test_both_denominators_agree_on_the_corners_of_a_square(denominator):
     corners = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
     y, y_hat = torch.tensor([[0, 1, 1, 2], [0.2, 0.8, 1.3, 1.5]], dtype=torch.float64)
-    loss = ConditionalCSDivergenceLoss(denominator=denominator)
+    loss = ConditionalCSDivergenceLoss(1.0, denominator=denominator)
     assert loss(y_hat, y, inputs=corners).item() == pytest.approx(0.033696, abs=6e-7)
+
+
+@pytest.mark.parametrize(("sigma_x", "sigma_y"), [(1.0, 1.0), (0.4, 0.7)])
+def test_the_exact_divergence_is_that_of_the_integrals(sigma_x, sigma_y):
+    """By the trapezoidal rule, which is exact to rounding for sums of Gaussians."""
+    grid = torch.linspace(-9, 9, 2001, dtype=torch.float64)
+    w = (-(X - X.T).square() / (2 * sigma_x**2)).softmax(1)
+    p, q = (
+        w @ (-(grid - values[:, None]).square() / (2 * sigma_y**2)).exp() for values in (Y, Y_HAT)
+    )
+    expected = (p * p).sum().log() + (q * q).sum().log() - 2 * (p * q).sum().log()
+    loss = ConditionalCSDivergenceLoss(sigma_x, sigma_y)
+    assert loss(Y_HAT, Y, inputs=X).item() == pytest.approx(expected.item(), abs=1e-12)
+    # a divergence of densities is symmetric
+    assert loss(Y, Y_HAT, inputs=X).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_the_exact_divergence_is_never_negative():
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        x, y, noise = (torch.randn(16, generator=generator) for _ in range(3))
+        for size in (1e-4, 1e-2, 1.0):
+            near = y + size * noise
+            for sigma_x in (0.1, 1.0, 10.0):
+                loss = ConditionalCSDivergenceLoss(sigma_x)
+                assert loss(near, y, inputs=x[:, None]).item() >= 0
+
+
+def descent(loss: torch.nn.Module) -> tuple[float, float]:
+    """Return value and root of the mean squared error after descent over free predictions."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(24, 3, generator=generator)
+    y = (x[:, 0] * x[:, 1]).tanh() + x[:, 2]
+    y = (y - y.mean()) / y.std()
+    y_hat = torch.zeros(24, requires_grad=True)
+    optimizer = torch.optim.Adam([y_hat], lr=0.05, fused=True)
+    found = torch.zeros(())
+    for _ in range(300):
+        found = loss(y_hat, y, inputs=x)
+        (y_hat.grad,) = torch.autograd.grad(found, y_hat)
+        optimizer.step()
+    return found.item(), F.mse_loss(y_hat, y).sqrt().item()
+
+
+def test_the_paper_s_form_is_driven_away_from_the_targets_and_says_so():
+    exact = descent(ConditionalCSDivergenceLoss())
+    assert exact == (pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-3))
+    paper = ConditionalCSDivergenceLoss(1.0, denominator="square_of_sum")
+    with pytest.warns(UserWarning, match="the paper's form of the divergence is -0.0"):
+        value, error = descent(paper)
+    assert value < -0.05  # at the targets it is 0
+    assert error > 1.5  # and was 1 at the start
+
+
+def test_a_kernel_that_is_the_identity_is_said():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 200, generator=generator)
+    y, t = torch.randn(64, generator=generator), torch.randn(64, 4, generator=generator)
+    for loss in (CSQMI(sigma_x=1.0), CSIBLoss(sigma_x=1.0)):
+        with pytest.warns(UserWarning, match="the kernel on 200 inputs is the identity"):
+            value(loss, x, y, y + 0.1, t)
+        value(loss, x, y, y + 0.1, t)  # once
+    for loss in (CSQMI(sigma_x="median"), CSIBLoss(), CSIBLoss(beta=0.0, sigma_x=1.0)):
+        value(loss, x, y, y + 0.1, t)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e25])
+def test_the_unit_of_the_inputs_does_not_matter_to_a_width_from_the_data(unit):
+    x, y, y_hat, t = batch(20, dtype=torch.float32)
+    for loss in (ConditionalCSDivergenceLoss(), CSIBLoss(0.5), CSQMI("median")):
+        found, expected = value(loss, x * unit, y, y_hat, t), value(loss, x, y, y_hat, t)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_information_of_three_rows():
@@ -89,16 +164,17 @@ def test_the_bottleneck_is_the_sum_of_its_terms():
     terms = {"cs": 0.0530601, "mse": float(F.mse_loss(Y_HAT, Y))}
     for prediction, term in terms.items():
         for normalized, information in ((True, 0.961517), (False, 0.065996)):
-            loss = CSIBLoss(beta=0.3, prediction=prediction, normalized=normalized)
+            loss = CSIBLoss(0.3, 1.0, denominator="square_of_sum", prediction=prediction)
+            loss.normalized = normalized
             found = value(loss, X, Y, Y_HAT, T).item()
             assert found == pytest.approx(term + 0.3 * information, abs=1e-6)
-    code = CSIBLoss(beta=0, denominator="sum_of_squares")
+    code = CSIBLoss(beta=0, sigma_x=1.0, denominator="sum_of_squares")
     assert value(code, X, Y, Y_HAT, T).item() == pytest.approx(0.045976, abs=6e-7)
 
 
 def test_widths_scale_with_what_they_are_for():
     x, y, y_hat, t = batch(20)
-    expected = value(CSIBLoss(beta=0.5), x, y, y_hat, t)
+    expected = value(CSIBLoss(beta=0.5, sigma_x=1.0), x, y, y_hat, t)
     scaled = CSIBLoss(beta=0.5, sigma_x=2.0, sigma_y=3.0, sigma_t=5.0)
     torch.testing.assert_close(value(scaled, 2 * x, 3 * y, 3 * y_hat, 5 * t), expected)
     roots = CSIBLoss(beta=0.5, sigma_x=None, sigma_y=None, sigma_t=None)
@@ -108,6 +184,11 @@ def test_widths_scale_with_what_they_are_for():
     pairs = [F.pdist(v.detach().view(20, -1)).median().item() for v in (x, y, t)]
     given = CSIBLoss(beta=0.5, sigma_x=pairs[0], sigma_y=pairs[1], sigma_t=pairs[2])
     torch.testing.assert_close(value(medians, x, y, y_hat, t), value(given, x, y, y_hat, t))
+    # the default: D of the near, I of all
+    both = ConditionalCSDivergenceLoss(pairs[0] / 8)(y_hat, y, inputs=x) + 0.5 * CSQMI(pairs[0])(
+        y, y, inputs=x, features=t
+    )
+    torch.testing.assert_close(value(CSIBLoss(beta=0.5), x, y, y_hat, t), both)
 
 
 # ---- limits -------------------------------------------------------------------------------------
@@ -118,24 +199,29 @@ def test_widths_scale_with_what_they_are_for():
 def test_a_perfect_prediction_has_no_divergence(denominator, dtype, tolerance):
     x, y, _, _ = batch(64, dtype=dtype)
     y_hat = y.clone().requires_grad_()
-    loss = ConditionalCSDivergenceLoss(denominator=denominator)(y_hat, y, inputs=x)
+    loss = ConditionalCSDivergenceLoss(1.0, denominator=denominator)(y_hat, y, inputs=x)
     assert abs(loss.item()) < tolerance
     (gradient,) = torch.autograd.grad(loss, y_hat)
-    # the weights of the rows are not symmetric, hence a small bias
-    assert tolerance < gradient.abs().max() < 0.02
+    # the weights of the rows are not symmetric, hence a small bias of the paper's form
+    assert (gradient.abs().max() < tolerance) == (denominator is None)
+    assert gradient.abs().max() < 0.02
     angle = 2 * math.pi * torch.arange(8, dtype=dtype) / 8
     circle = torch.stack([angle.cos(), angle.sin()], dim=1)
     y_hat = y[:8].clone().requires_grad_()
-    loss = ConditionalCSDivergenceLoss(denominator=denominator)(y_hat, y[:8], inputs=circle)
+    loss = ConditionalCSDivergenceLoss(1.0, denominator=denominator)(y_hat, y[:8], inputs=circle)
     (gradient,) = torch.autograd.grad(loss, y_hat)
     assert gradient.abs().max() < tolerance
 
 
 def test_a_constant_shift_costs_its_square():
     x, y, _, _ = batch(64)
-    for sigma, denominator in ((1.0, "square_of_sum"), (0.5, "sum_of_squares")):
-        loss = ConditionalCSDivergenceLoss(sigma_y=sigma, denominator=denominator)
+    for sigma, denominator in ((1.0, "square_of_sum"), (0.5, "sum_of_squares"), (1.0, None)):
+        loss = ConditionalCSDivergenceLoss(1.0, sigma, denominator)
         even = loss(torch.full_like(y, 0.3), torch.zeros_like(y), inputs=x).item()
+        if denominator is None:
+            assert even == pytest.approx(0.045)
+            assert 0 < loss(y + 0.3, y, inputs=x).item() < 0.9 * even
+            continue
         assert even == pytest.approx(0.09 / sigma**2)
         # targets that scatter hide it, as they would in a test of means
         scattered = loss(y + 0.3, y, inputs=x).item()
@@ -188,7 +274,7 @@ def test_far_predictions_are_finite_and_are_pulled_back(offset, denominator):
     (gradient,) = torch.autograd.grad(loss, y_hat)
     assert loss.isfinite()
     assert gradient.isfinite().all()
-    assert gradient.sum() > 0.5 * offset
+    assert gradient.sum() > 0.5 * offset * (1 if denominator else 0.5)
     exact = ConditionalCSDivergenceLoss(denominator=denominator)(
         y_hat.double(), y.double(), inputs=x.double()
     )
@@ -199,7 +285,8 @@ def test_far_predictions_are_finite_and_are_pulled_back(offset, denominator):
 def test_one_row_has_its_squared_error(denominator):
     loss = ConditionalCSDivergenceLoss(sigma_y=2.0, denominator=denominator)
     y, y_hat = torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 6.0]])
-    assert loss(y_hat, y, inputs=torch.ones(1, 3)).item() == pytest.approx(25 / 4)
+    expected = 25 / 4 if denominator else 25 / 8
+    assert loss(y_hat, y, inputs=torch.ones(1, 3)).item() == pytest.approx(expected)
     t = torch.ones(1, 4, requires_grad=True)
     information = CSQMI()(y, y, inputs=torch.ones(1, 3), features=t)
     information.backward()
@@ -309,7 +396,9 @@ def test_blocks_of_rows_bound_the_memory_of_forward_and_backward():
         keep = lambda tensor, saved=saved: saved.append(tensor.numel()) or tensor  # noqa: E731
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with LargestTensor() as seen, hooks:
-            value(CSIBLoss(chunk_size=chunk_size), *rows).backward()
+            loss = CSIBLoss(sigma_x=1.0, chunk_size=chunk_size)
+            loss._warned = True  # the look at a sample of rows aside
+            value(loss, *rows).backward()
         assert seen.numel == largest
         kept[chunk_size] = sum(saved)
     assert kept[10] < kept[60] / 5
@@ -321,7 +410,7 @@ def test_blocks_of_rows_bound_the_memory_of_forward_and_backward():
 @pytest.mark.parametrize(
     ("build", "arguments", "sentence"),
     [
-        (ConditionalCSDivergenceLoss, {"sigma_x": 0.0}, "sigma_x must be above 0, 'median' or"),
+        (ConditionalCSDivergenceLoss, {"sigma_x": 0.0}, "sigma_x must be above 0, 'median', "),
         (ConditionalCSDivergenceLoss, {"sigma_y": math.nan}, "sigma_y must be above 0"),
         (
             ConditionalCSDivergenceLoss,
@@ -329,7 +418,7 @@ def test_blocks_of_rows_bound_the_memory_of_forward_and_backward():
             "denominator must be one of square_of_sum",
         ),
         (ConditionalCSDivergenceLoss, {"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
-        (CSQMI, {"sigma_t": "mean"}, "sigma_t must be above 0, 'median' or None, got 'mean'"),
+        (CSQMI, {"sigma_t": "mean"}, "sigma_t must be above 0, .* or None, got 'mean'"),
         (CSIBLoss, {"beta": -1.0}, "beta must be at least 0, got -1"),
         (CSIBLoss, {"prediction": "mae"}, "prediction must be one of cs, mse, got 'mae'"),
     ],
