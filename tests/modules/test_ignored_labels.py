@@ -21,7 +21,8 @@ MARKED = LABELS.masked_fill(torch.arange(12) >= 8, -100)
 
 def built(kind: Callable[..., Any], criterion: nn.Module, **options: Any) -> Any:
     torch.manual_seed(0)
-    return kind(num_classes=6, backbone="mlp", widths=(8,), criterion=criterion, **options)
+    options |= {"num_classes": 6, "input_shape": (1, 8, 8), "widths": (8,)}
+    return kind(criterion=criterion, **options)
 
 
 @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), CompSumLoss(1.7)])
