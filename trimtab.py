@@ -164,7 +164,7 @@ def main(args: Sequence[str] | None = None) -> None:
     # what needs no torch is answered at once
     try:
         commands.check_command(arguments)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"trimtab: {error}\n")
         raise SystemExit(2) from error
     if arguments[0] in ("--help", "-h"):

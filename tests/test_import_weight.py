@@ -108,3 +108,21 @@ def test_a_piece_alone_is_light(statement, imported):
     assert [name for name in HEAVY if name in modules] == []
     others = tuple(f"{domain}." for domain in DOMAINS if domain not in PIECES[statement])
     assert [name for name in modules if name.startswith(others)] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["reprot", "--help", "configs", "fit --config clasifier", "fit --config"]
+)
+def test_what_needs_no_torch_is_answered_without_it(line):
+    code = f"""
+import sys, trimtab
+try:
+    trimtab.main({line.split()!r})
+except SystemExit:
+    pass
+print(sorted({{"torch", "lightning", "jsonargparse"}} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -23,12 +23,12 @@ from framework.command.errors import describe, format_parser_error
 from framework.command.help_pages import help_page
 from framework.command.lightning_messages import choose_messages
 from framework.command.report import relative
+from framework.runs.config_files import option
 from framework.runs.preemption import Interrupted
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import (
     RunFolder,
     choose_run_folder,
-    option,
     resolve_checkpoints,
     resolve_configs,
     set_aside,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from framework.runs.run_folder import installed_configs
+from framework.runs.config_files import CONFIG_FLAGS, config_paths, find_config, option
 from framework.utilities.nearest_names import nearest
 
 COMMANDS = {
@@ -49,15 +49,10 @@ def overview() -> str:
 
 def config_texts() -> dict[str, str]:
     """Return {name: first line of its comment} of every config that came with the installation."""
-    folder = installed_configs()
-    paths = sorted(folder.rglob("*.yaml")) if folder is not None else []
-    # what runs as it is before what is laid over it
-    paths.sort(key=lambda path: len(path.relative_to(folder).parts) if folder else 0)
     texts = {}
-    for path in paths:
+    for name, path in config_paths().items():
         with path.open() as file:
             first = file.readline().strip()
-        name = path.relative_to(folder or path.parent).with_suffix("").as_posix()
         texts[name] = first.removeprefix("#").strip() if first.startswith("#") else ""
     return texts
 
@@ -74,12 +69,16 @@ def list_of_configs(width: int = 100) -> str:
 
 
 def check_command(args: Sequence[str]) -> None:
-    """Refuse a command line whose first word is no command.
+    """Refuse a command line whose first word is no command, or that names no config of ours.
 
     Raises:
         ValueError: There is no such command.
+        FileNotFoundError: There is no such config.
     """
     word = args[0]
+    if word in TRAINER_COMMANDS:
+        for name in option(args, *CONFIG_FLAGS):
+            find_config(name)
     if word in COMMANDS or word.startswith("-"):
         return
     near = nearest(word, COMMANDS) or nearest(word, ("--version", "--help", "--allow"))

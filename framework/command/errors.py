@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from framework.command.class_paths import TRUSTED
-from framework.command.commands import EXAMPLE, config_texts
+from framework.command.commands import EXAMPLE
 from framework.command.jsonargparse_internals import (
     Place,
     accepted_arguments,
@@ -19,6 +19,7 @@ from framework.command.jsonargparse_internals import (
 )
 from framework.command.known_classes import all_classes, class_at, holders, is_ours, subclasses
 from framework.command.type_names import alternatives, classes_in, type_in_words
+from framework.runs.config_files import config_paths
 from framework.utilities.nearest_names import nearest
 
 LONGEST = 300
@@ -163,7 +164,7 @@ def _without_value(option: str, place: Place) -> str:
 
 def _unknown_option(flag: str, parser: ArgumentParser, place: Place) -> str:
     if not flag.startswith("-"):
-        if flag in config_texts() or flag.endswith((".yaml", ".yml")):
+        if flag in config_paths() or flag.endswith((".yaml", ".yml")):
             return f"{flag!r} is no option; a config is named by --config {flag}"
         return f"{flag!r} is no option, which begin with --, and no config"
     name = flag.lstrip("-")

@@ -18,8 +18,8 @@ from torch import nn
 from framework.command.jsonargparse_internals import Argument, arguments_of, import_trusted
 from framework.command.known_classes import subclasses
 from framework.command.type_names import alternatives, classes_in, given_arguments, type_in_words
+from framework.runs.config_files import CONFIG_FLAGS, option
 from framework.runs.run_checkpoint import RunCheckpoint
-from framework.runs.run_folder import CONFIG_FLAGS, option
 from framework.utilities.nearest_names import nearest
 
 LINES = 100

@@ -1,4 +1,4 @@
-"""Where a run keeps what it writes, and where a config is found by name."""
+"""Where a run keeps what it writes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from framework.utilities.nearest_names import nearest
+from framework.runs.config_files import CONFIG_FLAGS, find_config, option
 
-CONFIG_FLAGS = ("--config", "-c")
 ROOT = "runs"
 TIME = "%Y-%m-%d_%H-%M-%S"
 EVALUATIONS = {
@@ -51,48 +49,6 @@ class RunFolder:
         for folder in self.made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def option(args: Sequence[str], *names: str) -> list[str]:
-    """Return the values of a repeatable option, in order."""
-    values = []
-    for position, argument in enumerate(args):
-        if argument in names and position + 1 < len(args):
-            values.append(args[position + 1])
-        for name in names:
-            if argument.startswith(f"{name}="):
-                values.append(argument.partition("=")[2])
-    return values
-
-
-def installed_configs() -> Path | None:
-    """Return the folder of the configs that came with the installation."""
-    spec = find_spec("configs")
-    locations = list(spec.submodule_search_locations or []) if spec is not None else []
-    return Path(locations[0]) if locations else None
-
-
-def find_config(name: str) -> str:
-    """Return the path of a config, given by path or by name.
-
-    ``configs/with/saf.yaml``, ``with/saf.yaml`` and ``with/saf`` all find the installed overlay
-    where no such file lies in the current folder.
-
-    Raises:
-        FileNotFoundError: There is none; the message names the nearest.
-    """
-    if Path(name).is_file():
-        return name
-    folder = installed_configs()
-    if folder is None:
-        raise FileNotFoundError(f"There is no config {name!r}.")
-    short = name.removeprefix("configs/").removesuffix(".yaml")
-    found = folder / f"{short}.yaml"
-    if found.is_file():
-        return str(found)
-    known = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
-    near = nearest(short, known) or "; trimtab configs lists them"
-    raise FileNotFoundError(f"There is no config {name!r}{near}.")
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:

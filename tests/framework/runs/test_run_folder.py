@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore
 
+from framework.runs.config_files import find_config, option
 from framework.runs.run_folder import (
     choose_run_folder,
-    find_config,
-    option,
     resolve_checkpoints,
     resolve_configs,
     set_aside,
