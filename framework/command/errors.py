@@ -15,6 +15,7 @@ from framework.command.jsonargparse_internals import (
     accepted_arguments,
     nested_argument,
     option_strings,
+    path_of_what_failed,
     place_of,
 )
 from framework.command.known_classes import all_classes, class_at, holders, is_ours, subclasses
@@ -52,11 +53,14 @@ def describe(error: BaseException) -> str:
         text = " ".join(lines[last_frame + 1 :]).partition(": ")[2]
     if causes := _causes(text) or _PROBLEM.findall(text):
         text = causes[0]
+    path = path_of_what_failed(error)
     if text.startswith("Error(s) in loading state_dict for "):
         text = _misfit(text)
     for words, better in _LIGHTNING.items():
         text = better if text.startswith(words) else text
-    return _shortened(_finished(" ".join(text.split())))
+    # of a class that could not be made; what is built needs no path
+    where = f"{path}: " if path and not text.startswith((path, "trainer.")) else ""
+    return _shortened(_finished(" ".join(f"{where}{text}".split())))
 
 
 def _shortened(text: str) -> str:
@@ -110,6 +114,8 @@ def format_parser_error(
 
 def _said(message: str, parser: ArgumentParser, place: Place) -> str:
     where = f"{place.path}: " if place.path else ""
+    if place.path and place.kind is None and nested_argument(place.value):
+        return f"{where}{_misfit_value(place, message)}"
     if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
         path = denied.group(1)
         package = path.split(".")[0]
@@ -125,6 +131,17 @@ def _said(message: str, parser: ArgumentParser, place: Place) -> str:
         return _unknown_option(name.group(1).split("=")[0], parser, place)
     if 'expected "subcommand"' in message:
         return f"give a command, for example: {EXAMPLE}"
+    if named := re.search(r"Multiple subclasses with name (\w+)\..+ambiguity: (.+)\.", message):
+        known = sorted(path.strip() for path in named.group(2).split(","))
+        return (
+            f"{where}there are {len(known)} classes {named.group(1)}; give the whole path, "
+            f"{alternatives(known)}"
+        )
+    if file := re.search(r'"(\w+)": Unable to load config "(.+)"', message):
+        return (
+            f"{file.group(1)}: there is no file {file.group(2)!r} that its options could be read "
+            f"from; give --{file.group(1)}.NAME VALUE"
+        )
     if missing := re.search(r"arguments are required: (.+)", message):
         return _missing(missing.group(1), place)
     if message.startswith("Unexpected config"):
@@ -144,7 +161,9 @@ def _missing(keys: str, place: Place) -> str:
     """Name the arguments that must be given, and how."""
     names = re.sub(r"\b(?:fit|validate|test|predict)\.", "", keys)
     if place.kind is None:
-        return f"{names} must be given: name a config, for example: {EXAMPLE}"
+        command = next(iter(place.args), "fit")
+        run = f", or a run: trimtab {command} --ckpt_path RUN" if command != "fit" else ""
+        return f"{names} must be given: name a config, for example: {EXAMPLE}{run}"
     first = names.split(",")[0]
     return (
         f"{place.path}: {place.kind.__name__} needs {names}; give "
@@ -168,6 +187,8 @@ def _unknown_option(flag: str, parser: ArgumentParser, place: Place) -> str:
             return f"{flag!r} is no option; a config is named by --config {flag}"
         return f"{flag!r} is no option, which begin with --, and no config"
     name = flag.lstrip("-")
+    if place.kind is not None:
+        return _unknown_argument(name.partition(".")[0], place)
     found = dict.fromkeys(f"--{path}.{name}" for path, _ in holders(_sections(place), name))
     known = f"; it is an argument of the model, data or trainer: {alternatives(list(found))}"
     return f"there is no option {flag!r}{known if found else nearest(flag, option_strings(parser))}"
@@ -194,29 +215,36 @@ def _unknown_argument(name: str, place: Place) -> str:
     for path, owner in holders(_sections(place), name):
         if path != place.path:
             return f"{said}, but {path}, which is {owner.__name__}, has: give --{path}.{name}"
+    if not known and place.kind in classes_in(place.hint):
+        return f"{place.path}: {_no_class(name, place.path)}"
     if len(known) <= 5:
         return f"{said}; it takes {', '.join(known) or 'none'}"
     return f"{said}; its arguments are listed by --{place.path}.help {kind}"
 
 
+def _no_class(argument: str, path: str) -> str:
+    return (
+        f"no class is chosen here that {argument!r} could be an argument of; give --{path} NAME "
+        "before it"
+    )
+
+
 def _misfit_value(place: Place, message: str) -> str:
     """Say what was given and what is asked for."""
     if argument := nested_argument(place.value):
-        return (
-            f"no class is chosen here that {argument!r} could be an argument of; "
-            f"give --{place.path} NAME before it"
-        )
+        return _no_class(argument, place.path)
     kinds = classes_in(place.hint)
     name = place.value.get("class_path") if hasattr(place.value, "get") else place.value
     # a value such as 3 can be no name
     if kinds and isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w.]*", name):
-        return _misfit_class(name, kinds, type_in_words(place.hint), message)
+        return _misfit_class(name, kinds, place, message)
     value = str(place.value) if isinstance(place.value, Mapping) else repr(place.value)
     return f"{value} is {'no' if kinds else 'not'} {type_in_words(place.hint)}"
 
 
-def _misfit_class(name: str, kinds: tuple[type, ...], wanted: str, message: str) -> str:
+def _misfit_class(name: str, kinds: tuple[type, ...], place: Place, message: str) -> str:
     """Say that there is no such class, or that it is of another kind."""
+    wanted = alternatives([kind.__name__ for kind in kinds])
     short = name.rpartition(".")[2]
     fitting = subclasses(kinds)
     known = class_at(name)
@@ -228,5 +256,7 @@ def _misfit_class(name: str, kinds: tuple[type, ...], wanted: str, message: str)
     absent = re.search(r"No module named '([\w.]+)'", message)
     if absent and absent.group(1).partition(".")[0] not in TRUSTED:
         return f"there is no package {absent.group(1)!r}, where {name} should be"
-    near = nearest(short, fitting) or f"; it takes {wanted}"
+    if name in fitting and "Expected a <class 'list'>" in message:
+        return f"a list is wanted; give --{place.path}+ {name}"
+    near = nearest(short, fitting) or f"; --{place.path}.help lists those that there are"
     return f"there is no class {short!r}{near}"

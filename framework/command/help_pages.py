@@ -170,7 +170,7 @@ def choices_page(kinds: tuple[type, ...], flag: str) -> str:
     if nn.Module in kinds:
         # of modules there are hundreds; where any of them fits, it changes images
         transforms = vars(import_module(TRANSFORMS)).items()
-        named = {name: kind for name, kind in transforms if isinstance(kind, type)}
+        named = {f"{TRANSFORMS}.{n}": kind for n, kind in transforms if isinstance(kind, type)}
         known = {name: kind for name, kind in named.items() if issubclass(kind, nn.Module)}
         names = sorted(known)
     longest = max(map(len, names), default=0)

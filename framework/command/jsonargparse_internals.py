@@ -108,7 +108,7 @@ class Place:
 
     Args:
         path: Dotted path of the value that was being read, '' at the top.
-        kind: Class whose arguments were being read, None at the top.
+        kind: Class at ``path`` whose arguments were being read, None where it has none yet.
         hint: Type hint of the value at ``path``.
         value: Value that was given there.
         config: What the config held by then, of which ``path`` is a path.
@@ -140,6 +140,7 @@ def place_of(error: BaseException | None) -> Place:
         known = frame.f_locals
         if frame.f_code is _typehints.ActionTypeHint._check_type.__code__:
             keys.append(known["self"].dest)
+            kind = None
             hint, value = known["self"]._typehint, known.get("orig_val", known.get("value"))
             config = known.get("cfg") if config is None or len(keys) == 1 else config
         elif frame.f_code is _typehints.adapt_class_type.__code__:
@@ -148,6 +149,22 @@ def place_of(error: BaseException | None) -> Place:
             args = args or tuple(known.get("args") or ())
             config = config if keys else known.get("cfg")
     return Place(".".join(keys), kind, hint, value, config, args)
+
+
+def path_of_what_failed(error: BaseException) -> str:
+    """Return the dotted path of the class that could not be made, '' where none was being made."""
+    keys: list[str] = []
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    # each union that was tried raises an error of its own
+    while cause is not None:
+        for frame, _ in walk_tb(cause.__traceback__):
+            making = frame.f_code is _typehints.ActionTypeHint.instantiate_classes.__code__
+            if making and id(frame) not in seen:
+                seen.add(id(frame))
+                keys.append(frame.f_locals["self"].dest)
+        cause = cause.__cause__
+    return ".".join(keys)
 
 
 def nested_argument(value: Any) -> str | None:

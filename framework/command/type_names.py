@@ -48,7 +48,8 @@ def type_in_words(hint: Any) -> str:
         # a tensor beside a number is one that holds a number
         for narrower in ("an integer", "a list of numbers"):
             words.pop(narrower, None)
-    return alternatives(list(words)) or "nothing"
+    # the longest at the end, as in "an integer or true or false"
+    return alternatives(sorted(words, key=lambda word: " or " in word)) or "nothing"
 
 
 def _members(hint: Any) -> list[Any]:

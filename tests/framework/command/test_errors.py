@@ -83,7 +83,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["fit"], "data, model must be given: name a config"),
         (
             ["fit", *BASE, "--model.criterion=LDRLoss", "--model.criterion.lam=-1"],
-            "lam must be positive, got -1",
+            "model.criterion: lam must be positive, got -1",
         ),
         (["fit", *BASE, "--data.batch_size=0"], "batch_size must be at least 1, got 0"),
         (["fit", *BASE, "--model.backbone=resnet18x"], "'resnet18x'; the nearest are resnet18"),
@@ -103,7 +103,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["fit", *BASE, "--ckpt_path=nix.ckpt"], "There is no checkpoint at nix.ckpt"),
         (
             ["fit", *BASE, "--data.label_noise=LabelNoise", "--data.label_noise.rate=7"],
-            "rate must lie in [0, 1], got 7",
+            "data.label_noise: rate must lie in [0, 1], got 7",
         ),
         # the whole path of what must be given, and how to give it
         (
@@ -176,6 +176,34 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "it is an argument of the model, data or trainer: --mo",
         ),
         (["fit", *BASE, "--max_epochs=3"], "the nearest are --trainer.max_epochs"),
+        (["fit", *BASE, "--model.foo.bar=3"], "model: Classifier has no argument 'foo'"),
+        (
+            ["fit", *BASE, "--trainer.callbacks.monitor=x"],
+            "trainer.callbacks: no class is chosen here that 'monitor' could be an argument of",
+        ),
+        (
+            ["fit", *BASE, "--model.lr_scheduler=null", "--model.lr_scheduler.x=3"],
+            "model.lr_scheduler: no class is chosen here that 'x' could be an argument of",
+        ),
+        (["fit", *BASE, "--trainer=3"], "trainer: there is no file '3' that its options could be"),
+        (["fit", *BASE, "--trainer.callbacks+=Foo"], "no class 'Foo'; --trainer.callbacks.help li"),
+        (
+            ["fit", *BASE, "--data.augment=ColorJitter"],
+            "data.augment: a list is wanted; give --data.augment+ ColorJitter",
+        ),
+        (
+            ["test"],
+            "name a config, for example: trimtab fit --config classifier, or a run: trimtab",
+        ),
+        (
+            ["fit", *BASE, "--model.lr_scheduler=ReduceLROnPlateau"],
+            "give the whole path, lightning.pytorch.cli.ReduceLROnPlateau or torch",
+        ),
+        # what a constructor refuses
+        (
+            ["fit", *BASE, "--trainer.callbacks+=SAF", "--trainer.callbacks.lag_epochs=0"],
+            "trainer.callbacks: lag_epochs must be at least 1, got 0",
+        ),
         # what does not fit together
         (
             ["fit", "--config=csib", "--config=with/saf"],
