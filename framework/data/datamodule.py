@@ -14,6 +14,7 @@ from framework.data.facts import Facts, facts_of, same_facts
 from framework.data.loader import ElasticDataLoader
 from framework.data.samplers import GlobalBatchSampler, SampleKey
 from framework.objectives.errors import IncompatibleError
+from framework.utilities.checks import check_at_least
 from framework.utilities.lightning_internals import training_progress
 from framework.utilities.randomness import global_seed, stable_seed
 
@@ -64,6 +65,9 @@ class DataModule(LightningDataModule):
         drop_last: Whether to leave out the last training batch if it is smaller.
         shards: Number of parts that samples are assigned to for good, so that a rank keeps its own;
             None for none.
+
+    Raises:
+        ValueError: A size or the number of loading processes out of range.
     """
 
     num_classes: int | None = None
@@ -92,6 +96,8 @@ class DataModule(LightningDataModule):
         shards: int | None = None,
     ) -> None:
         super().__init__()
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least(0, num_workers=num_workers)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size or batch_size

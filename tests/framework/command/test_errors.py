@@ -85,7 +85,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             ["fit", *BASE, "--model.criterion=LDRLoss", "--model.criterion.lam=-1"],
             "model.criterion: lam must be positive, got -1",
         ),
-        (["fit", *BASE, "--data.batch_size=0"], "batch_size must be at least 1, got 0"),
+        (["fit", *BASE, "--data.batch_size=0"], "data: batch_size must be at least 1, got 0"),
         (["fit", *BASE, "--model.backbone=resnet18x"], "'resnet18x'; the nearest are resnet18"),
         (["fit", *BASE, "--model.widths=[]"], "'cnn' needs at least one width"),
         (

@@ -68,8 +68,8 @@ def test_every_other_page_has_at_most_100_lines(args, capsys):
 
 def test_a_page_says_type_default_and_text_of_an_argument(capsys):
     lines = page(["fit", "--data.help", "ImageFolder"], capsys)
-    place = lines.index("  --data.image_size: an integer, default 224")
-    assert lines[place + 1].strip().startswith("Width and height of an image")
+    place = lines.index("  --data.batch_size: an integer, default 128")
+    assert lines[place + 1].strip() == "Rows of a global batch, over all ranks."
     assert (
         "  --data.augment: a list of Modules, default none; --data.augment.help lists them" in lines
     )
