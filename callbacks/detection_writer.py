@@ -39,8 +39,9 @@ class DetectionWriter(Callback):
     """Writes the predictions of a detector as ``Task1_<class>.txt`` and as pictures with boxes.
 
     Detections of tiles are merged on whole images: of those of one class that overlap by more than
-    the module's ``merge_iou`` only the most certain one stays. Files are written from rank 0 into
-    the folder ``detections`` of the run. Other modules are left alone.
+    the module's ``merge_iou`` only the most certain one stays. Classes have the names that they had
+    in training. Files are written from rank 0 into the folder ``detections`` of the run. Other
+    modules are left alone.
 
     Args:
         folder: Folder of the files; default ``detections`` in the run folder.
@@ -118,7 +119,11 @@ class DetectionWriter(Callback):
         numbers = sorted(merged)
         known = getattr(data, "image_names", None)
         names = [known[n] if known is not None else f"{n:06d}" for n in numbers]
-        classes = names_of_classes(getattr(data, "class_names", None), pl_module.num_classes)
+        # labels are those of the run, whatever classes the predicted data have
+        classes = names_of_classes(
+            getattr(pl_module, "class_names", None) or getattr(data, "class_names", None),
+            pl_module.num_classes,
+        )
         folder = Path(self.folder or Path(trainer.default_root_dir) / "detections")
         write_results(folder, [merged[n] for n in numbers], names, classes)
         self._draw(folder, names, [merged[n] for n in numbers], numbers, pictures, data, classes)

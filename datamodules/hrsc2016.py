@@ -66,27 +66,30 @@ class HRSC2016(OrientedData):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the labels of the parts that the stage needs, once."""
+        (ship,) = self.number_classes(type(self).class_names)
         train, val, test = self.parts["train"], self.parts["val"], self.parts["test"]
         if stage in (None, "fit") and train is not None and self.train_set is None:
-            self.train_set = self._part(train, training=True)
+            self.train_set = self._part(train, ship, training=True)
             check_objects(self.train_set.objects, f"{self.root}, part {train},")
             self.augment_from(self.train_set)
         if stage in (None, "fit", "validate") and val is not None and self.val_set is None:
-            self.val_set = self._part(val)
+            self.val_set = self._part(val, ship)
             check_objects(self.val_set.objects, f"{self.root}, part {val},")
         if stage in (None, "test", "predict") and test is not None and self.test_set is None:
-            part = self._part(test)
+            part = self._part(test, ship)
             if stage == "test":
                 check_objects(part.objects, f"{self.root}, part {test},")
             self.test_set = self.predict_set = part
             self.image_paths = part.paths.tolist()
             self.image_names = [Path(path).stem for path in part.paths.tolist()]
 
-    def _part(self, part: str, training: bool = False) -> TileSet:
+    def _part(self, part: str, ship: int, training: bool = False) -> TileSet:
         names = _existing(self.root / "ImageSets" / f"{part}.txt").read_text().split()
         folder = self.root / "FullDataSet"
         paths = [_existing(folder / "AllImages" / f"{name}.bmp") for name in names]
         objects = [read_hrsc(folder / "Annotations" / f"{name}.xml") for name in names]
+        for of_image in objects:
+            of_image.label.fill_(ship)
         tiles = [
             Tile(image, self.tiling.window / max(image_size(path)), 0, 0)
             for image, path in enumerate(paths)

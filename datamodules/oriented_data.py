@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from datamodules.oriented_augmentation import ObjectAugmentation, ObjectTransform
 from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, Sample
+from framework.data.facts import match_classes
 from framework.data.raw_inputs import as_images
 from framework.detection.objects import ObjectTable, pad_objects
 
@@ -88,6 +89,26 @@ class OrientedData(DataModule):
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples to a batch, their objects padded."""
         return pad_objects(samples)
+
+    def number_classes(self, found: Sequence[str]) -> list[int]:
+        """Take over the classes of training, where there was one, and return those of ``found``.
+
+        Args:
+            found: Names of the data's own classes, by label.
+
+        Returns:
+            Label of each in training; without a training its own.
+
+        Raises:
+            IncompatibleError: A class that was not trained.
+        """
+        trained = self.trained.get("class_names")
+        if trained is None:
+            self.class_names, self.num_classes = found, len(found)
+            return list(range(len(found)))
+        numbers = match_classes(found, trained, type(self).__name__)
+        self.class_names, self.num_classes = trained, len(trained)
+        return numbers
 
     @property
     def object_counts(self) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -72,10 +73,12 @@ class RenderedScenes(OrientedData):
         self.sizes = {"train": num_train, "val": num_val, "test": num_test}
         self.objects = (objects[0], objects[1])
         self.scene_seed = scene_seed
+        self.label_numbers = list(range(len(CLASS_NAMES)))
         self.input_shape = (3, image_size, image_size)
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the parts that the stage needs, once."""
+        self.label_numbers = self.number_classes(CLASS_NAMES)
         if stage in (None, "fit") and self.train_set is None:
             self.train_set = self.draw("train")
             check_objects(self.train_set.objects, "RenderedScenes")
@@ -90,7 +93,7 @@ class RenderedScenes(OrientedData):
         size = self.input_shape[1]
         scale = size / 160
         image = torch.empty(self.sizes[part], 3, size, size, dtype=torch.uint8)
-        objects = []
+        objects, numbers = [], torch.tensor(self.label_numbers)
         for number in range(self.sizes[part]):
             picture, found = render_scene(
                 stable_seed(self.scene_seed, "scene", part, number),
@@ -100,7 +103,7 @@ class RenderedScenes(OrientedData):
                 (22 * scale, 70 * scale),
             )
             image[number] = torch.from_numpy(picture).permute(2, 0, 1)
-            objects.append(found)
+            objects.append(replace(found, label=numbers[found.label]))
         return ObjectImages(image, ObjectTable(objects))
 
     def write_dota(self, root: str | Path) -> None:
@@ -119,4 +122,4 @@ class RenderedScenes(OrientedData):
             for number, image in enumerate(scenes.image):
                 name = f"scene{number:05}"
                 to_pil_image(image).save(images / f"{name}.png")
-                write_labels(labels / f"{name}.txt", scenes.objects[number], CLASS_NAMES)
+                write_labels(labels / f"{name}.txt", scenes.objects[number], self.class_names)

@@ -62,9 +62,9 @@ class YOLOOBB(LabeledTiles):
         **options: Unpack[PartOptions],
     ) -> None:
         super().__init__(root, labels, **options)
-        self.class_names = read_names(self.root) if class_names is None else class_names
-        check_class_names(self.class_names)
-        self.num_classes = len(self.class_names)
+        self.own_names = read_names(self.root) if class_names is None else class_names
+        check_class_names(self.own_names)
+        self.class_names, self.num_classes = self.own_names, len(self.own_names)
 
     def read_labels(self, path: Path, faults: LabelErrors, size: tuple[int, int]) -> Objects:
         """Return the objects of a label file, in pixels of an image of this size."""
@@ -80,10 +80,12 @@ class YOLOOBB(LabeledTiles):
             shares = [math.nan]
         if not all(map(math.isfinite, shares)):
             raise LineError(f"'{' '.join(fields[1:])}' are not eight coordinates.")
-        if not fields[0].isdecimal() or int(fields[0]) >= self.num_classes:
-            message = f"{fields[0]} is no number of a class, 0 to {self.num_classes - 1}."
+        known = len(self.own_names)
+        if not fields[0].isdecimal() or int(fields[0]) >= known:
+            message = f"{fields[0]} is no number of a class, 0 to {known - 1}."
             raise LineError(message, "unknown class")
-        return [share * size[k % 2] for k, share in enumerate(shares)], int(fields[0]), 0
+        label = self.label_numbers[int(fields[0])]
+        return [share * size[k % 2] for k, share in enumerate(shares)], label, 0
 
 
 def read_names(root: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -32,8 +33,8 @@ class DOTA(LabeledTiles):
         root: Folder of the data set.
         version: Version whose classes are used, in quotes in YAML: 15 of ``'1.0'``, with
             container-crane 16 of ``'1.5'``, with airport and helipad 18 of ``'2.0'``.
-        classes: Names of the classes of another data set in this form; default those of
-            ``version``.
+        classes: Names of the classes of another data set in this form; default those of the
+            model's training, else of ``version``.
         labels: Name of the folders of labels.
 
     Raises:
@@ -72,6 +73,13 @@ class DOTA(LabeledTiles):
         self.class_names = CLASS_NAMES[version] if classes is None else tuple(classes)
         check_class_names(self.class_names)
         self.num_classes = len(self.class_names)
+        self.own_names = self.class_names
+        self.names_given = classes is not None
+
+    def number_classes(self, found: Sequence[str]) -> list[int]:
+        """Take over the classes of training, which need not be those of a version of DOTA."""
+        by_version = not self.names_given and "class_names" in self.trained
+        return super().number_classes(() if by_version else found)
 
     def read_labels(self, path: Path, faults: LabelErrors, size: tuple[int, int]) -> Objects:
         """Return the objects of a label file in DOTA's form."""

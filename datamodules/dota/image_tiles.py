@@ -16,16 +16,17 @@ class ImageTiles(TiledData):
 
     Args:
         root: Folder of the images.
-        class_names: Names of the detected classes, by label, as in training; for reports and result
-            files.
+        class_names: Names of the classes by label, for a model whose checkpoint does not hold
+            them; default those of its training.
         strict: Whether a picture that cannot be decoded stops the run; otherwise it is left out and
             counted.
 
     Raises:
         FileNotFoundError: no such folder, or no image in it (at ``setup``).
-        ValueError: an argument out of its range, a name with white space, or a ``cache_dir`` among
-            the images; or, by name unless ``strict`` is off, an image that cannot be decoded, or
-            two of one name.
+        IncompatibleError: names that the model was not trained on.
+        ValueError: an argument out of its range, no names of classes, a name with white space, or a
+            ``cache_dir`` among the images; or, by name unless ``strict`` is off, an image that
+            cannot be decoded, or two of one name.
 
     Example:
         >>> import pathlib, tempfile, PIL.Image
@@ -41,7 +42,7 @@ class ImageTiles(TiledData):
     def __init__(
         self,
         root: str,
-        class_names: list[str],
+        class_names: list[str] | None = None,
         image_size: int = 1024,
         gap: int = 200,
         rates: tuple[float, ...] = (1.0,),
@@ -58,11 +59,11 @@ class ImageTiles(TiledData):
             batch_size=batch_size,
             num_workers=num_workers,
         )
-        check_class_names(class_names)
+        if class_names is not None:
+            check_class_names(class_names)
         self.root = Path(root)
         self.strict = strict
-        self.class_names = class_names
-        self.num_classes = len(class_names)
+        self.own_names = class_names
         self._paths: list[Path] | None = None
 
     def prepare_data(self) -> None:
@@ -72,6 +73,12 @@ class ImageTiles(TiledData):
 
     def setup(self, stage: str | None = None) -> None:
         """Find the images once."""
+        self.number_classes(self.own_names or ())
+        if self.trainer is not None and not self.class_names:
+            raise ValueError(
+                "The checkpoint does not hold the names of its classes: give data.class_names, in "
+                "the order of training."
+            )
         if self.predict_set is not None:
             return
         if self.trainer is None:  # nobody has called it before

@@ -53,6 +53,10 @@ class LabeledTiles(TiledData):
             file and line unless ``strict`` is off, what is wrong in the files.
     """
 
+    own_names: Sequence[str] = ()
+    """Names of the classes of the labels, by their number; none for those of training."""
+    label_numbers: Sequence[int]
+    """Label of each of ``own_names``, by the classes of training."""
     needs_label_files = True
     """Whether an image without a label file is a fault; otherwise it has no object."""
 
@@ -121,9 +125,15 @@ class LabeledTiles(TiledData):
             raise FileNotFoundError(f"{labels} is not a folder of labels.")
         return paths, objects
 
+    def forget(self) -> None:
+        """Forget what ``setup`` read, labels by other numbers included."""
+        super().forget()
+        self._read = {}
+
     def read(self, part: str) -> tuple[list[Path], list[Objects] | None]:
         """Return the images of a part and their objects, or None where it has no labels."""
         if part not in self._read:
+            self.label_numbers = self.number_classes(self.own_names)
             faults = LabelErrors(self.strict)
             images, labels = self._folders(part)
             paths = self.pictures(images, faults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import torch
@@ -52,7 +52,7 @@ class GGHL(TrainingModule):
     ``JointOptimizationLoss``.
 
     Args:
-        num_classes: Number C of classes.
+        num_classes: Number C of classes; in a run default that of the data.
         backbone: Backbone: ``'plain'`` or any timm name with maps at strides 8, 16 and 32;
             ``darknet53`` is the paper's.
         pretrained: Whether to load timm's weights.
@@ -91,13 +91,14 @@ class GGHL(TrainingModule):
         (2, 84, 13)
     """
 
+    arguments_from_data: Mapping[str, str] = {"num_classes": "num_classes"}
     required_fields = ("image", "quads", "label", "index")
     provides = ("per_sample", "predictions", "index")
     predicts_rows = False
 
     def __init__(
         self,
-        num_classes: int = 3,
+        num_classes: int | None = None,
         backbone: str = "plain",
         pretrained: bool = False,
         widths: Sequence[int] = (16, 32, 48, 64, 96),
@@ -121,6 +122,11 @@ class GGHL(TrainingModule):
         **options: Unpack[TrainingOptions],
     ) -> None:
         super().__init__(optimizer=optimizer, **options)
+        if num_classes is None:
+            raise ValueError(
+                "Neither an argument nor the data says how many classes there are: set "
+                "model.num_classes, or in Python use GGHL.for_data(data)."
+            )
         check_at_least(0, criterion_weight=criterion_weight)
         check_interval("[0, 1]", score_threshold=score_threshold, nms_iou=nms_iou)
         check_at_least(1, max_detections=max_detections, pre_nms_top_k=pre_nms_top_k)
@@ -310,7 +316,8 @@ class GGHL(TrainingModule):
         """Return images with detections and true objects, and precision over recall."""
         from framework.detection.figures import detection_panels, precision_recall
 
-        names = names_of_classes(getattr(self.datamodule, "class_names", None), self.num_classes)
+        known = self.class_names or getattr(self.datamodule, "class_names", None)
+        names = names_of_classes(known, self.num_classes)
         figures = {"precision_recall": precision_recall(values, names)}
         if "samples" in values:
             figures["detections"] = detection_panels(values["samples"], names)

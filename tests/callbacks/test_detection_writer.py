@@ -135,6 +135,13 @@ def test_images_of_their_own_are_not_merged(tmp_path, capsys):
     assert line.endswith(", scores above 0.005 written, of 0.3 and more drawn")
 
 
+def test_classes_have_the_names_of_training(tmp_path, monkeypatch):
+    """Predicted data that list ships alone do not turn planes into ships."""
+    monkeypatch.setattr(Pictures, "class_names", ["ship"])
+    monkeypatch.setattr(Detector, "class_names", CLASSES)
+    check_untiled(predict(tmp_path, False))
+
+
 def test_tiles_are_merged_on_whole_images(tmp_path, capsys):
     check_tiled(predict(tmp_path, True))
     assert "tiles merged at an overlap of 0.3" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from tests.helpers.configs import arguments
 from tests.helpers.runs import QUIET
 from tests.helpers.tiny import tiny_trainer
 
-SMALL = {"widths": (4, 4, 6, 8, 8), "neck_width": 8}
+SMALL = {"num_classes": 3, "widths": (4, 4, 6, 8, 8), "neck_width": 8}
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_tiles_are_evaluated_on_their_whole_images(batch):
 
 
 def test_a_figure_has_a_name_for_every_class_of_the_model(batch):
-    net = attached(GGHL(num_classes=5, **SMALL), training=False)
+    net = attached(GGHL(**{**SMALL, "num_classes": 5}), training=False)
     net.trainer.datamodule = type(
         "Two", (), {"class_names": ("a", "b"), "input_shape": (3, 96, 96)}
     )()
@@ -200,7 +200,7 @@ def test_a_figure_has_a_name_for_every_class_of_the_model(batch):
 
 
 def test_class_names_of_other_data_are_refused(data):
-    net = GGHL(num_classes=2, **SMALL)
+    net = GGHL(**{**SMALL, "num_classes": 2})
     net.trainer = tiny_trainer("unused", [], False)
     net.trainer.datamodule = data
     with pytest.raises(
@@ -234,7 +234,9 @@ def test_arguments_that_do_not_fit_are_refused(wrong, sentence):
 
 
 def test_the_loss_is_made_for_the_classes():
-    net = GGHL(num_classes=7, **SMALL, loss=lambda c: JointOptimizationLoss(c, smoothing=0.05))
+    net = GGHL(
+        **{**SMALL, "num_classes": 7}, loss=lambda c: JointOptimizationLoss(c, smoothing=0.05)
+    )
     assert net.loss.num_classes == 7
     assert net.loss.smoothing == 0.05
 
