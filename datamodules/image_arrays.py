@@ -14,6 +14,7 @@ from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
 from datamodules.labels import check_labels
+from framework.data.folders import is_hidden
 from framework.data.image_folders import PARTS
 
 _IMAGES = ("images", "imgs", "x")
@@ -121,7 +122,9 @@ def _arrays(root: Path) -> Iterator[tuple[str, str, np.ndarray]]:
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is neither a file nor a folder.")
     for path in sorted(root.iterdir()):
-        if path.suffix not in (".npy", ".npz") or _meaning(path.stem) is None:
+        if is_hidden(path.name) or path.suffix not in (".npy", ".npz"):
+            continue
+        if _meaning(path.stem) is None:
             continue
         arrays = _load(path)
         if len(arrays) > 1:

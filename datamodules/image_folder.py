@@ -14,8 +14,9 @@ from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import ImageGeometry, Splits
 from datamodules.image_datasets import ImageFiles
 from framework.data.datasets import root_and_rows
+from framework.data.folders import subfolders
 from framework.data.image_files import intact_images
-from framework.data.image_folders import find_images, find_parts, subfolders
+from framework.data.image_folders import find_images, find_parts
 
 
 class ImageFolder(ClassificationData):

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from datamodules.image_data import ImageData, ImageGeometry, ImageOptions, Splits
 from datamodules.image_datasets import ImageFiles
+from framework.data.folders import sorted_names
 from framework.data.image_files import intact_images
-from framework.data.image_folders import find_images, sorted_names
+from framework.data.image_folders import find_images
 
 
 class ImageList(ImageData):

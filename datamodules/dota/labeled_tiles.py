@@ -10,6 +10,7 @@ from typing import Unpack
 from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.tiled import TiledData, TiledOptions
 from datamodules.oriented_data import check_objects
+from framework.data.folders import is_hidden
 from framework.data.image_files import image_size
 from framework.detection.objects import Objects
 
@@ -152,7 +153,7 @@ class LabeledTiles(TiledData):
     def _with_labels(
         self, paths: Sequence[Path], folder: Path, faults: LabelErrors
     ) -> tuple[list[Path], list[Objects]]:
-        files = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+        files = {p.stem: p for p in sorted(folder.glob("*.txt")) if not is_hidden(p.name)}
         kept = [path for path in paths if path.stem in files or not self.needs_label_files]
         for path in paths:
             if self.needs_label_files and path.stem not in files:

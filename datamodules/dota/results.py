@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.dota.classes import CLASS_NAMES
 from datamodules.dota.labels import read_labels
+from framework.data.folders import is_hidden
 from framework.detection.average_precision import Interpolation
 from framework.detection.result_files import classes_with_results, read_results
 from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
@@ -47,7 +48,7 @@ def evaluate_results(
         >>> evaluate_results(folder / "found", folder, ["ship"])["map_50"]
         tensor(0.5000)
     """
-    files = sorted(Path(labels).glob("*.txt"))
+    files = sorted(path for path in Path(labels).glob("*.txt") if not is_hidden(path.name))
     if not files:
         raise FileNotFoundError(f"{labels} holds no label file.")
     found = read_results(results, [path.stem for path in files], class_names)

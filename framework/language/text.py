@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from framework.data.folders import find_files
+
 PYDOC = "pydoc"
 SUFFIXES = (".txt", ".jsonl")
 BLOCK = 1 << 20
@@ -26,7 +28,7 @@ def read_texts(source: str, field: str = "text") -> Iterator[str]:
             every CPython carries (465,000 characters); a ``.txt`` file in UTF-8, which is yielded
             in blocks that end with a line; a ``.jsonl`` file of one JSON object a line; or a
             folder, in which such files are looked for at any depth and read in the order of their
-            paths.
+            paths; hidden ones are skipped.
         field: Field of a JSON object that holds the text.
 
     Raises:
@@ -45,20 +47,17 @@ def read_texts(source: str, field: str = "text") -> Iterator[str]:
         return
     for path in _files(Path(source).expanduser()):
         try:
-            yield from (_objects(path, field) if path.suffix == ".jsonl" else _blocks(path))
+            yield from (_objects(path, field) if path.suffix.lower() == ".jsonl" else _blocks(path))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text: {error}.") from None
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-        if not found:
-            raise FileNotFoundError(f"{path} holds no file that ends in {' or '.join(SUFFIXES)}.")
-        return found
+        return sorted(find_files(path, SUFFIXES, f"file that ends in {' or '.join(SUFFIXES)}"))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such text file or folder.")
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: a text must end in {' or '.join(SUFFIXES)}.")
     return [path]
 

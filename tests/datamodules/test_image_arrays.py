@@ -21,6 +21,7 @@ def kmnist(folder):
         np.savez_compressed(folder / f"kmnist-{part}-imgs.npz", image)
         np.savez_compressed(folder / f"kmnist-{part}-labels.npz", label)
     (folder / "kmnist_classmap.csv").touch()
+    (folder / "._kmnist-train-imgs.npz").touch()
     return folder
 
 

@@ -38,10 +38,9 @@ def test_help_shows_handed_on_arguments_with_their_defaults(capsys):
         trimtab.main(["fit", "--data.help", "CIFAR"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "--data.val_size VAL_SIZE Training rows held out" in text
-    assert "(type: int | float, default: 5000)" in text
-    assert "(type: int, default: 128)" in text
-    assert "Parameter α of mixup, see ``Augmentation``; 0 for none. (type: float," in text
+    assert "--data.val_size: a number, default 5000 Training rows held out" in text
+    assert "--data.batch_size: an integer, default 128 Rows of a global batch" in text
+    assert "--data.mixup: a number, default 0.0 Parameter α of the Beta distribution" in text
 
 
 def test_printed_config_holds_the_defaults_of_handed_on_arguments(capsys):
@@ -56,8 +55,8 @@ def test_printed_config_holds_the_defaults_of_handed_on_arguments(capsys):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("batch_sise=3", "there is no setting 'batch_sise' here; the nearest are batch_size"),
-        ("batch_size=many", "batch_size: 'many' is not of type int"),
+        ("batch_sise=3", "data: Digits has no argument 'batch_sise'; the nearest are batch_size"),
+        ("batch_size=many", "data.batch_size: 'many' is not an integer"),
     ],
 )
 def test_wrong_arguments_are_named(argument, message, capsys):

@@ -318,3 +318,9 @@ def test_arguments_are_checked(tmp_path):
             ready(tmp_path, **arguments)
     with pytest.raises(FileNotFoundError, match=r"train is not a folder"):
         ready(tmp_path, "fit")
+
+
+def test_hidden_label_files_are_no_labels(tmp_path):
+    _, labels = broken(tmp_path)
+    (labels / "._P0001.txt").write_bytes(b"\x00\x05\x16\x07")
+    assert len(ready(tmp_path, "fit", val=None).train_set) == 1

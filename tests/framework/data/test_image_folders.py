@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from framework.data.image_folders import find_images, find_parts, sorted_names
+from framework.data.folders import sorted_names
+from framework.data.image_folders import find_images, find_parts
 
 
 def write(folder, *names):
@@ -29,7 +30,7 @@ def test_what_is_left_out_is_said_in_one_line(tmp_path):
     with pytest.warns(UserWarning, match="Not all that lies in") as warned:
         assert names(tmp_path) == ["a.png"]
     assert [str(warning.message) for warning in warned] == [
-        f"Not all that lies in {tmp_path} is read as images (hidden files and folders: 3, files "
+        f"Not all that lies in {tmp_path} is read (hidden files and folders: 3, files "
         "ending in .heic: 2, files ending in .txt: 1, files without an ending: 1)."
     ]
 

@@ -27,8 +27,14 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "1.txt").write_text("third")
     (tmp_path / "a.jsonl").write_text('{"text": "first"}\n\n{"text": "second", "id": 2}\n')
+    (tmp_path / "b" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "b" / ".ipynb_checkpoints" / "1-checkpoint.txt").write_text("not read")
+    expected = ["first", "second", "third"]
+    with pytest.warns(UserWarning, match=r"Not all .* is read \(hidden files and folders: 1\)"):
+        assert list(read_texts(str(tmp_path))) == expected
     (tmp_path / "c.csv").write_text("not a text")
-    assert list(read_texts(str(tmp_path))) == ["first", "second", "third"]
+    with pytest.warns(UserWarning, match=r"files ending in \.csv: 1"):
+        assert list(read_texts(str(tmp_path))) == expected
 
 
 def test_another_field_may_hold_the_text(tmp_path) -> None:
