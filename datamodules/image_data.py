@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import torch
 
 from datamodules.augmentation import Normalize
 from datamodules.image_datasets import ImageSet
+from datamodules.image_shape import usual_shape
 from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import Batch
 from framework.data.facts import Facts, match_classes
@@ -48,6 +51,11 @@ class ImageGeometry:
             raise ValueError(
                 f"resize must be at least image_size={self.image_size}, got {self.resize}."
             )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to training or to the files."""
+        return self.image_size is not None and self.channels is not None
 
     def shape(self, trained: Facts) -> tuple[int, int, int]:
         """Return (C, H, W), by the facts of training."""
@@ -141,10 +149,16 @@ class ImageData(DataModule):
         """Take size, channels and scale from training where no argument says otherwise."""
         trained = self.trained
         if self.geometry is not None:
-            self.input_shape = self.geometry.shape(trained)
+            if self.geometry.is_complete or "input_shape" in trained:
+                self.input_shape = self.geometry.shape(trained)
             self.resize = self.geometry.shorter_side(trained)
         if self.normalize is None and "normalize" in trained:
             self.normalize = Normalize(**trained["normalize"])
+
+    def use_shape_of(self, paths: Sequence[Path]) -> None:
+        """Take size and channels from files where neither an argument nor training says them."""
+        if self.geometry is not None and not hasattr(self, "input_shape"):
+            self.input_shape = self.geometry.shape({"input_shape": usual_shape(paths)})
 
     def _use_classes(self, parts: Splits) -> None:
         """Number the classes as in training, by their names."""

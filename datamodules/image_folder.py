@@ -38,8 +38,9 @@ class ImageFolder(ClassificationData):
         root: Folder of the classes, or of the parts: train, and optionally val and test.
         image_size: Side of a square image, or its height and width (H, W); an image is resized, its
             sides in proportion, until it covers them, then the center is cropped. By default
-            as in training, or 224.
-        channels: Channels of an image: 3 for RGB, 1 for gray; by default as in training, or 3.
+            as in training, or the median of the shorter sides, at most 224.
+        channels: Channels of an image: 3 for RGB, 1 for gray; by default as in training, or
+            1 if all images are gray.
         resize: Length that the shorter side is resized to instead, at least ``image_size``.
         strict: Whether an image that cannot be decoded stops the run before it begins; otherwise it
             is left out and counted, and every image is decoded once before.
@@ -77,7 +78,8 @@ class ImageFolder(ClassificationData):
         self.strict = strict
         self.geometry = ImageGeometry(image_size, channels, resize)
         self.resize = resize
-        self.input_shape = self.geometry.shape({})
+        self.origin = str(self.root.resolve())
+        self._use_preparation()
 
     def setup(self, stage: str | None = None) -> None:
         """Find what is to be predicted; or else all parts, once, for all other stages."""
@@ -128,6 +130,7 @@ class ImageFolder(ClassificationData):
         return self._files(files, torch.tensor(label))
 
     def _files(self, paths: list[Path], label: Tensor | None) -> ImageFiles:
+        self.use_shape_of(paths)
         return ImageFiles(paths, label, self.root, self.input_shape, self.resize)
 
     def _predicted(self) -> ImageFiles:

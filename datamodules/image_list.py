@@ -36,8 +36,9 @@ class ImageList(ImageData):
         root: Folder of the images.
         image_size: Side of a square image, or its height and width (H, W); an image is resized, its
             sides in proportion, until it covers them, then the center is cropped. By default
-            as in training, or 224.
-        channels: Channels of an image: 3 for RGB, 1 for gray; by default as in training, or 3.
+            as in training, or the median of the shorter sides, at most 224.
+        channels: Channels of an image: 3 for RGB, 1 for gray; by default as in training, or
+            1 if all images are gray.
         resize: Length that the shorter side is resized to instead, at least ``image_size``.
         strict: Whether an image that cannot be decoded stops the run before it begins; otherwise it
             is left out and counted, and every image is decoded once before.
@@ -77,13 +78,15 @@ class ImageList(ImageData):
         self.strict = strict
         self.geometry = ImageGeometry(image_size, channels, resize)
         self.resize = resize
-        self.input_shape = self.geometry.shape({})
+        self.origin = str(self.root.resolve())
+        self._use_preparation()
         self.label_pattern = None if label_pattern is None else _one_group(label_pattern)
 
     def read(self) -> Splits:
         """Find the files, and the labels in their names."""
         paths = intact_images(find_images(self.root), self.root, self.strict)
         label = None if self.label_pattern is None else self._labels(paths, self.label_pattern)
+        self.use_shape_of(paths)
         images = ImageFiles(paths, label, self.root, self.input_shape, self.resize)
         return Splits(images, None, None)
 

@@ -178,7 +178,22 @@ def test_what_is_not_given_follows_training(tmp_path, options, shape, resize):
         data.setup("predict")
         assert (data.input_shape, data.resize) == (shape, resize)
         assert next(iter(data.predict_dataloader()))["image"].shape == (12, *shape)
-    assert ImageFolder(str(tmp_path)).input_shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "shape"),
+    [("RGB", (20, 14), (3, 14, 14)), ("L", (9, 30), (1, 9, 9)), ("RGB", (300, 400), (3, 224, 224))],
+)
+def test_what_nobody_says_follows_the_files(tmp_path, mode, size, shape):
+    for name in ("blue", "red"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new(mode, size).save(tmp_path / name / f"{number}.png")
+    for kind in (ImageFolder, ImageList):
+        data = kind(str(tmp_path), batch_size=4)
+        data.setup("fit")
+        assert data.input_shape == shape
+        assert next(iter(data.train_dataloader()))["image"].shape[1:] == shape
 
 
 def test_folders_of_numbers_are_the_classes_by_number(tmp_path):
@@ -224,7 +239,7 @@ def test_raw_pictures_become_a_batch_as_in_evaluation(tmp_path):
     write_classes(tmp_path)
     data = ready(tmp_path, image_size=4, resize=6, mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
     known = data.train_set.dataset
-    elsewhere = ImageFolder("gone", 4, resize=6, mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
+    elsewhere = ImageFolder("gone", 4, 3, resize=6, mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
     batch = elsewhere.as_batch([str(path) for path in known.paths[:3]])
     assert torch.equal(batch["image"], known.batch([0, 1, 2])["image"])
 
