@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -315,9 +316,14 @@ def error_messages() -> Iterator[None]:
     """
     try:
         yield
-    except Interrupted as stop:
-        sys.stderr.write(f"trimtab: stopped; continue with --ckpt_path {stop.path}.\n")
+    except Interrupted:
         raise
+    except (SystemExit, KeyboardInterrupt) as stop:
+        # Lightning turns the one into the other
+        if KeyboardInterrupt not in (type(stop), type(stop.__context__)):
+            raise
+        sys.stderr.write("trimtab: stopped at once; nothing was saved since the last checkpoint.\n")
+        raise SystemExit(128 + signal.SIGINT) from None
     except FORESEEN as error:
         if os.environ.get("TRIMTAB_TRACEBACK"):
             raise

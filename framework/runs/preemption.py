@@ -1,4 +1,4 @@
-"""SIGTERM and SLURM's pre-emption signal: save at the next batch's end, and stop."""
+"""Ctrl-C, SIGTERM and pre-emption: save at the next batch's end, and stop."""
 
 from __future__ import annotations
 
@@ -37,17 +37,19 @@ class Interrupted(SystemExit):
 class PreemptionCheckpoint(Callback):
     """Saves a checkpoint between two batches and stops, when a signal asks for it.
 
-    Handles SIGTERM everywhere, and under SLURM also SIGUSR1, after which the job is put into the
-    queue again. The checkpoint is ``last.ckpt`` beside the others; under SLURM it has the name by
-    which Lightning finds it when the job starts again. Every rank stops after the same batch,
-    whichever rank was signaled.
+    Handles SIGINT (Ctrl-C, which stops at once the second time), SIGHUP and SIGTERM everywhere, and
+    under SLURM also SIGUSR1, after which the job is put into the queue again. The checkpoint is
+    ``last.ckpt`` beside the others; under SLURM it has the name by which Lightning finds it when
+    the job starts again. Every rank stops after the same batch, whichever rank was signaled.
     """
 
     # asking the other ranks makes a GPU wait, so there it is done less often
     every_n_steps_on_gpu = 10
+    interrupts = (signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signum = 0
+        self._speaks = False
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,14 +57,24 @@ class PreemptionCheckpoint(Callback):
         if threading.current_thread() is not threading.main_thread():
             return
         self.signum = 0
+        self._speaks = trainer.is_global_zero
         signals = [signal.SIGTERM]
+        # under nohup, or in the background of a script, these are to have no effect
+        signals += [s for s in self.interrupts if signal.getsignal(s) != signal.SIG_IGN]
         if "SLURM_JOB_ID" in os.environ:
             signals.append(signal.SIGUSR1)
         for signum in signals:
             self._previous[signum] = signal.signal(signum, self._receive)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self.signum == signal.SIGINT:
+            raise KeyboardInterrupt
         self.signum = signum
+        if signum == signal.SIGINT and self._speaks:
+            # a handler must not write to a stream that may be in use
+            os.write(
+                2, b"\ntrimtab: saves after this batch and stops; Ctrl-C again stops at once\n"
+            )
 
     def on_train_batch_end(
         self,
@@ -84,12 +96,13 @@ class PreemptionCheckpoint(Callback):
             return
         path = _checkpoint_path(trainer)
         trainer.save_checkpoint(path)
-        log.warning(
-            "Stopped by %s after step %d; continue with --ckpt_path %s",
-            signal.Signals(signum).name,
-            trainer.global_step,
-            path,
-        )
+        if self._speaks:
+            log.warning(
+                "trimtab: stopped by %s after step %d; continue with trimtab fit --ckpt_path %s",
+                signal.Signals(signum).name,
+                trainer.global_step,
+                path,
+            )
         if signum == signal.SIGUSR1 and trainer.is_global_zero:
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         raise Interrupted(signum, path)
@@ -106,6 +119,15 @@ class PreemptionCheckpoint(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the handlers of the signals."""
+        self._restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Restore the handlers of the signals, as nothing is torn down then."""
+        self._restore()
+
+    def _restore(self) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous = {}
