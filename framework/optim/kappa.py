@@ -66,7 +66,7 @@ class Sign(Kappa):
 
     def grad_(self, c: Tensor) -> Tensor:
         """Return sign(c)."""
-        return c.sign_()
+        return _sign_(c)
 
     def value(self, c: Tensor) -> Tensor:
         """Return the sum of absolute values."""
@@ -131,7 +131,7 @@ class Threshold(Kappa):
 
     def grad_(self, c: Tensor) -> Tensor:
         """Return sign(c) where |c| > e, else 0."""
-        return torch.hardshrink(c, self.e, out=c).sign_() if self.e else c.sign_()
+        return _sign_(torch.hardshrink(c, self.e, out=c) if self.e else c)
 
     def value(self, c: Tensor) -> Tensor:
         """Return what is above the threshold, summed."""
@@ -163,10 +163,10 @@ class TopK(Kappa):
     def grad_(self, c: Tensor) -> Tensor:
         """Return sign(c) at the k largest |c|, else 0."""
         if self.k >= c.numel():
-            return c.sign_()
+            return _sign_(c)
         flat = c.flatten()
         chosen = flat.abs().topk(self.k, sorted=False).indices
-        kept = torch.zeros_like(flat).scatter_(0, chosen, flat[chosen].sign())
+        kept = torch.zeros_like(flat).scatter_(0, chosen, _sign_(flat[chosen]))
         return c.copy_(kept.view_as(c))
 
     def value(self, c: Tensor) -> Tensor:
@@ -271,6 +271,17 @@ class Nuclear(Kappa):
     def gauge(self, y: Tensor) -> Tensor:
         """Return the spectral norm."""
         return torch.linalg.svdvals(_as_matrix(y)).amax()
+
+
+def _sign_(c: Tensor) -> Tensor:
+    """Overwrite ``c`` by its signs and return it; NaN, which torch gives the sign 0, stays NaN.
+
+    An infinite entry becomes NaN as well: as with Adam, the step shows what is wrong.
+    """
+    # on a CPU it costs less to look; a sum that only overflows changes nothing
+    if c.device.type == "cpu" and math.isfinite(c.sum().item()):
+        return c.sign_()
+    return c.copy_(c.sign().add_(c, alpha=0))
 
 
 def _largest(x: Tensor) -> Tensor:

@@ -242,7 +242,10 @@ def _step_lists(
         weights, gradients, momenta = cast(tuple[list[Tensor], ...], lists)
         directions = list(torch._foreach_lerp(momenta, gradients, 1 - beta1))
         if group["kappa"] == "sign":
-            torch._foreach_sign_(directions)
+            signs = torch._foreach_sign(directions)
+            # NaN stays NaN, see ``Sign``
+            torch._foreach_add_(signs, directions, alpha=0)
+            directions = list(signs)
         else:
             directions = [kappa.grad_(c) for c in directions]
         if group["weight_decay"]:

@@ -134,7 +134,8 @@ class RunLogger(Logger):
         if self._row.get("step") != step:
             self._row = {"epoch": "", "step": step}
             self._row_start = self._file.tell()
-        self._row.update(metrics)
+        # a learning rate may be a tensor
+        self._row |= {n: v.item() if isinstance(v, Tensor) else v for n, v in metrics.items()}
         new = [name for name in self._row if name not in self._columns]
         if new:
             columns = [*self._columns, *new]

@@ -242,3 +242,26 @@ def test_scope_group_is_one_concatenated_tensor(kappa, kwargs, rms_scale):
         together.step()
     joined = torch.cat([p.detach().flatten() for p in pieces])
     assert torch.allclose(joined, whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("foreach", [None, True, False])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize(("kappa", "kappa_kwargs"), [m for m in MEMBERS if m[0] != "nuclear"])
+def test_a_gradient_that_is_no_number_shows_in_the_weight(kappa, kappa_kwargs, wrong, foreach):
+    """As with Adam; a NaN has no sign, and a weight that only stands still is not noticed."""
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = LionK([weight], kappa=kappa, kappa_kwargs=kappa_kwargs, foreach=foreach)
+    weight.grad = torch.full_like(weight, 0.5)
+    weight.grad[1, 2] = wrong
+    optimizer.step()
+    if math.isnan(wrong) or kappa in ("sign", "threshold", "topk"):
+        assert weight[1, 2].isnan()
+    if kappa in ("sign", "threshold", "huber", "square"):
+        assert weight[0].isfinite().all()
+
+
+def test_a_matrix_that_is_no_number_has_no_polar_factor():
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    weight.grad = torch.full_like(weight, math.nan)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        LionK([weight], kappa="nuclear").step()

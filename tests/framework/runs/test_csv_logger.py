@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_only
@@ -184,3 +185,12 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_without_a_folder_it_says_so() -> None:
     with pytest.raises(ValueError, match="set its `folder`"):
         RunLogger().log_metrics({"a": 1.0}, 0)
+
+
+def test_tensors_are_written_as_numbers(tmp_path: Path) -> None:
+    logger = RunLogger(str(tmp_path))
+    rate = torch.tensor(0.25, dtype=torch.float64)
+    logger.log_metrics({"lr": rate, "steps": torch.tensor(3), "epoch": 0}, step=0)
+    logger.finalize("success")
+    assert logger.path.read_text() == "epoch,step,lr,steps\n0,0,0.25,3\n"
+    assert float(read_metrics(logger.path)[1][0]["lr"]) == 0.25
