@@ -10,10 +10,12 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelPruning
 
 from framework.distributed.collectives import rank, world_size
 from framework.distributed.sample_state import SampleState
 from framework.losses.loss import Loss
+from framework.objectives.errors import IncompatibleError
 from framework.runs.checkpoint_io import AtomicCheckpointIO, new_token, side_directory
 from framework.runs.csv_logger import RunLogger
 from framework.utilities.lightning_internals import (
@@ -88,9 +90,18 @@ class ExactResume(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore the tables now, and keep the generators until training starts."""
+        """Restore the tables now, and keep the generators until training starts.
+
+        Raises:
+            IncompatibleError: A callback leaves out of the checkpoint what the run would need.
+        """
         if trainer.state.fn != "fit":
             return
+        if any(isinstance(c, ModelPruning) for c in trainer.callbacks):  # type: ignore[attr-defined]
+            raise IncompatibleError(
+                "ModelPruning keeps its masks out of the checkpoint, so that pruned weights would "
+                "grow again: start such a run anew, or leave the callback out."
+            )
         self._rng = checkpoint.get("rng")
         self._step = int(checkpoint["global_step"])
         for logger in trainer.loggers:
@@ -108,6 +119,10 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the generators: nothing between here and the next batch draws from them."""
         leave_closed_epoch(trainer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                # it looks at the epoch when that starts, which a resumed one did before
+                callback.on_train_epoch_start(trainer)
         if self._rng is None:
             return
         if len(self._rng) == world_size():

@@ -6,17 +6,40 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
 from torch import nn
 from torch.nn.modules.loss import MultiMarginLoss, NLLLoss, _Loss
 from torch.optim import LBFGS, Optimizer
 from torch.utils.data import IterableDataset
 
+from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import NEEDS, ClassificationLoss, Loss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import OPTIONAL_FIELDS
 
 Kind = TypeVar("Kind")
+
+UNFIT_CALLBACKS: dict[type[Callback], str] = {
+    BaseFinetuning: (
+        "changes `requires_grad` during a run, where ranks would diverge in silence; leave idle "
+        "parameters trainable and skip their group of the optimizer"
+    ),
+    LearningRateFinder: (
+        "sets an attribute `lr` of the module, but the learning rate is that of model.optimizer "
+        "and its schedule; set model.optimizer.lr"
+    ),
+    StochasticWeightAveraging: (
+        "changes weights and learning rates where no checkpoint sees it, so that a resumed run "
+        "would end differently; use EMAWeightAveraging"
+    ),
+}
+"""Why a callback of Lightning cannot be used, by its class."""
 
 # what a loss may need and the base class itself can always give
 _ALWAYS_GIVEN = ("group", "inputs", "weight", "epoch", "step", "forward")
@@ -95,6 +118,53 @@ def check_groups(owner: object, datamodule: Any) -> None:
         raise IncompatibleError(
             f"{type(owner).__name__} needs `group`, the bag that each row belongs to, and "
             f"{type(datamodule).__name__} gives none: wrap the data in Bags."
+        )
+
+
+def check_callbacks(trainer: Trainer) -> None:
+    """Raise ``IncompatibleError`` for a callback that no ``TrainingModule`` can have."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for kind, reason in UNFIT_CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise IncompatibleError(f"{type(callback).__name__} {reason}.")
+
+
+def check_combiner(combiner: GradientCombiner, module: LightningModule, guided: bool) -> None:
+    """Raise ``IncompatibleError`` where the gradients of several terms cannot be combined.
+
+    Args:
+        combiner: Method that makes one gradient of those of several terms.
+        module: Module in a Trainer's run.
+        guided: Whether there is held-out data that can guide.
+    """
+    trainer, name = module.trainer, type(combiner).__name__
+    scheduled = any(
+        isinstance(callback, GradientAccumulationScheduler)
+        and callback.going_to_accumulate_grad_batches()
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    )
+    if scheduled:
+        raise IncompatibleError(
+            f"{name} combines the gradients of one batch; it cannot be used with a "
+            "GradientAccumulationScheduler."
+        )
+    if trainer.accumulate_grad_batches > 1:
+        raise IncompatibleError(
+            f"{name} combines the gradients of one batch; it cannot be used with "
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches}."
+        )
+    if str(trainer.precision) == "16-mixed":
+        raise IncompatibleError(
+            f"{name} takes gradients before they are scaled for fp16; use bf16-mixed."
+        )
+    if not module.automatic_optimization:
+        raise IncompatibleError(
+            f"{name} needs automatic optimization, which {type(module).__name__} does not use."
+        )
+    if combiner.guided and not guided:
+        raise IncompatibleError(
+            f"{name} is guided by held-out data: give it to the callback DynamicPreference instead "
+            "of model.gradient_combiner."
         )
 
 

@@ -9,7 +9,6 @@ from typing import Any, TypedDict
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -29,14 +28,21 @@ from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import ReducedObjectives, reduce_objectives
 from framework.schedules.steps import total_steps_from
 from framework.training import compatibility
+from framework.training.accumulation import AccumulationWindow
 from framework.training.evaluation import EvaluationModule
 from framework.training.nonfinite import NonFiniteGuard
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.plateau import PlateauStep, plateau_config, step_plateau
 from framework.training.term_means import TermMeans
 from framework.training.terms import add_term, explained_labels
+from framework.training.trainable import TrainableParameters
 from framework.utilities.evaluation_mode import evaluation_mode
-from framework.utilities.lightning_internals import logged_step, train_loader, trainer_of
+from framework.utilities.lightning_internals import (
+    is_accumulating,
+    logged_step,
+    train_loader,
+    trainer_of,
+)
 from framework.utilities.module_copy import forget_methods_of_others
 
 
@@ -97,9 +103,10 @@ class TrainingModule(EvaluationModule):
         self._term_names: tuple[str, ...] = ()
         self._term_values: Tensor | tuple[Tensor, ...] = ()
         self.epoch_means = TermMeans()
-        self._trainable: frozenset[str] = frozenset()
+        self._trainable: TrainableParameters | None = None
         self._fields_checked = False
         self._watch = NonFiniteGuard()
+        self._window = AccumulationWindow()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """Copy parameters and state, for averages of the weights.
@@ -193,6 +200,8 @@ class TrainingModule(EvaluationModule):
         from framework.runs.preemption import PreemptionCheckpoint
         from framework.runs.resume import ExactResume
 
+        if self.trainer.state.fn == "fit":
+            compatibility.check_callbacks(self.trainer)
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
         kinds = (PlateauStep, ExactResume, PreemptionCheckpoint)
         return [kind() for kind in kinds if kind not in present]
@@ -213,43 +222,11 @@ class TrainingModule(EvaluationModule):
             compatibility.check_needs(owner, owner.needs, self, self.provides)
         compatibility.check_monitors(self.losses, self.trainer)
         compatibility.check_soft_targets([m for m in self.modules() if isinstance(m, _Loss)], data)
-        self._check_trainer()
+        if self.gradient_combiner is not None:
+            guided = self.guide_batch is not None
+            compatibility.check_combiner(self.gradient_combiner, self, guided)
         for loss in self.losses:
             loss.setup(*self._data_facts(loss, data), self.trainer.strategy.root_device)
-
-    def _check_trainer(self) -> None:
-        trainer = self.trainer
-        if self.gradient_combiner is not None:
-            name = type(self.gradient_combiner).__name__
-            scheduled = any(
-                isinstance(callback, GradientAccumulationScheduler)
-                and callback.going_to_accumulate_grad_batches()
-                for callback in trainer.callbacks  # type: ignore[attr-defined]
-            )
-            if scheduled:
-                raise compatibility.IncompatibleError(
-                    f"{name} combines the gradients of one batch; it cannot be used with a "
-                    "GradientAccumulationScheduler."
-                )
-            if trainer.accumulate_grad_batches > 1:
-                raise compatibility.IncompatibleError(
-                    f"{name} combines the gradients of one batch; it cannot be used with "
-                    f"accumulate_grad_batches={trainer.accumulate_grad_batches}."
-                )
-            if str(trainer.precision) == "16-mixed":
-                raise compatibility.IncompatibleError(
-                    f"{name} takes gradients before they are scaled for fp16; use bf16-mixed."
-                )
-            if not self.automatic_optimization:
-                raise compatibility.IncompatibleError(
-                    f"{name} needs automatic optimization, which {type(self).__name__} does not "
-                    "use."
-                )
-            if self.gradient_combiner.guided and self.guide_batch is None:
-                raise compatibility.IncompatibleError(
-                    f"{name} is guided by held-out data: give it to the callback "
-                    "DynamicPreference instead of model.gradient_combiner."
-                )
 
     def _data_facts(self, loss: Loss, data: Any) -> tuple[int, int | None]:
         """Return the rows of the full training set and the number of classes."""
@@ -306,17 +283,15 @@ class TrainingModule(EvaluationModule):
 
     def on_fit_start(self) -> None:
         """Note what is trainable: it must not change while DDP holds its buckets."""
-        self._trainable = self._trainable_names()
+        self._trainable = TrainableParameters(self)
         self._fields_checked = False
+        self._window = AccumulationWindow()
 
     def on_train_start(self) -> None:
         """Refuse an iterable data set where something needs the index of a sample."""
         for owner in self._owners:
             if "index" in owner.needs:
                 compatibility.check_map_style(owner, self.trainer)
-
-    def _trainable_names(self) -> frozenset[str]:
-        return frozenset(n for n, p in self.named_parameters() if p.requires_grad)
 
     # ---- training -----------------------------------------------------------------------------
 
@@ -383,7 +358,15 @@ class TrainingModule(EvaluationModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return what is sent backward."""
-        return self.reduced_objectives(batch).total
+        reduced = self.reduced_objectives(batch)
+        if self.trainer.accumulate_grad_batches == 1:
+            return reduced.total
+        return reduced.total * self._window.add(reduced.rows, batch_idx)
+
+    def on_after_backward(self) -> None:
+        """Make the accumulated gradient that of the union of the rows."""
+        if self._window.is_open and not is_accumulating(self.trainer):
+            self._window.close(self.parameters(), self.trainer.accumulate_grad_batches)
 
     def _check_provided_fields(self, objectives: Objectives) -> None:
         """Raise an error if a field is missing that ``provides`` names and something needs."""
@@ -486,12 +469,9 @@ class TrainingModule(EvaluationModule):
         self.epoch_means.reset()
         if self.trainer.is_last_batch:
             step_plateau(self, epoch_is_over=True)
-        if self._trainable_names() != self._trainable:
-            changed = sorted(self._trainable_names() ^ self._trainable)
-            raise RuntimeError(
-                f"`requires_grad` of {changed[0]!r} changed after the start; DDP would diverge in "
-                "silence. Leave idle parameters trainable and skip their group."
-            )
+        # a search before the fit, such as that of the largest batch, runs without ``on_fit_start``
+        if self._trainable is not None:
+            self._trainable.check(self)
         check_equal_on_all_ranks(self)
 
     # ---- checkpoints --------------------------------------------------------------------------

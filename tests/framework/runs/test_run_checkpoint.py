@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    ModelPruning,
+)
 from torch.optim.lr_scheduler import ReduceLROnPlateau as Plateau
 
 from framework.runs.csv_logger import RunLogger, read_metrics
@@ -165,6 +170,29 @@ def test_every_file_goes_on_exactly(case: str, tmp_path: Path) -> None:
         first = steps(whole).index(step) + 1
         assert steps(resumed) == steps(whole)[first:]
         assert read_metrics(tmp_path / "metrics.csv") == rows, step
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: EMAWeightAveraging(decay=0.9), lambda: GradientAccumulationScheduler({0: 2, 1: 3})],
+)
+def test_callbacks_of_lightning_go_on_exactly(make: Any, tmp_path: Path) -> None:
+    whole = run(tmp_path, every(tmp_path, every_n_train_steps=1), callbacks=(make(),))
+    for step in (2, 4):
+        path = files(tmp_path / "files")[step]
+        again = every(tmp_path, every_n_train_steps=1)
+        resumed = run(tmp_path, again, ckpt_path=path, callbacks=(make(),))
+        assert steps(resumed) == steps(whole)[-len(steps(resumed)) :]
+        assert resumed == whole[-len(resumed) :]
+
+
+def test_pruning_is_not_resumed(tmp_path: Path) -> None:
+    last = tmp_path / "last.ckpt"
+    pruning = [ModelPruning("l1_unstructured", amount=0.5) for _ in range(2)]
+    run(tmp_path, RunCheckpoint(tmp_path, "last"), callbacks=(pruning[0],))
+    assert (score_and_weights(last)[1] == 0).any()
+    with pytest.raises(ValueError, match="ModelPruning keeps its masks out of the checkpoint"):
+        run(tmp_path, RunCheckpoint(tmp_path, "last"), callbacks=(pruning[1],), ckpt_path=last)
 
 
 # ---- files are what their names say -------------------------------------------------------------

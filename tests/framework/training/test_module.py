@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
 from torch import nn
 from torch.optim import SGD
 
@@ -19,10 +25,16 @@ from framework.gradients import Combination, GradientCombiner, GradientFacts, We
 from framework.losses import ALDRLoss, LDRLoss
 from framework.losses.loss import Loss
 from framework.objectives.errors import IncompatibleError
+from framework.optim import LionK
 from framework.runs.csv_logger import RunLogger
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.schedules import WarmupCosine
-from framework.training.compatibility import check_monitors, check_optimizer, check_soft_targets
+from framework.training.compatibility import (
+    check_combiner,
+    check_monitors,
+    check_optimizer,
+    check_soft_targets,
+)
 from framework.training.objectives_callback import ObjectivesCallback
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
@@ -378,7 +390,7 @@ def test_a_combiner_and_fp16_are_refused():
     trainer: Any = SimpleNamespace(accumulate_grad_batches=1, precision="16-mixed", callbacks=[])
     module._trainer = trainer
     with pytest.raises(IncompatibleError, match="use bf16-mixed"):
-        module._check_trainer()
+        check_combiner(WeightedSum(), module, guided=False)
 
 
 # ---- what is not finite, and what a checkpoint carries ------------------------------------------
@@ -444,3 +456,41 @@ def test_the_means_of_an_epoch_survive_a_restart_inside_it(tmp_path):
     assert names == ["loss", "classification", "size"]
     assert table[1].tolist() == [16.0] * 3  # rows
     assert run("resumed", ckpt_path=saved) == whole
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_under_a_step_of_signs(tmp_path: Path) -> None:
+    module = TinyModule()
+    module.optimizer = LionK
+    module.network.bias.register_hook(
+        lambda gradient: gradient / 0 * 0 if module.global_step == 2 else gradient
+    )
+    trainer = tiny_trainer(tmp_path, [], False)
+    with pytest.raises(FloatingPointError, match="became NaN or infinite at step 3"):
+        trainer.fit(module, TinyData())
+
+
+def test_the_largest_batch_is_searched(tmp_path: Path) -> None:
+    data = TinyData()
+    finder = BatchSizeFinder(steps_per_trial=1, init_val=6, max_trials=2)
+    trainer = tiny_trainer(tmp_path, [finder], False)
+    trainer.fit(TinyModule(), data)
+    assert data.batch_size == finder.optimal_batch_size == 12
+    assert trainer.global_step == 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (LearningRateFinder(), "LearningRateFinder sets an attribute `lr` of the module, but the"),
+        (BackboneFinetuning(1), "BackboneFinetuning changes `requires_grad` during a run, where"),
+        (
+            StochasticWeightAveraging(0.1),
+            "StochasticWeightAveraging changes weights and learning r",
+        ),
+    ],
+)
+def test_callbacks_that_cannot_be_used_are_refused(
+    callback: Callback, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(IncompatibleError, match=message):
+        tiny_trainer(tmp_path, [callback], False).fit(TinyModule(), TinyData())
