@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +56,56 @@ def titled(
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, whole or not at all.
+
+    Letters that the usual font lacks, such as Chinese ones, are taken from other fonts that are
+    installed.
+    """
     from matplotlib import rc_context
 
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings():
+        # where no font has them they are boxes
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
+        _choose_fonts(figure)
         write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _choose_fonts(figure: Figure) -> None:
+    """Give each text that needs them the fonts of its letters."""
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        # labels of ticks are made when they are asked for
+        axes.get_xticklabels()
+        axes.get_yticklabels()
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if not text.get_text().isascii():
+            text.set_fontfamily(list(fonts_for(frozenset(text.get_text()))))
+
+
+@cache
+def fonts_for(letters: frozenset[str]) -> tuple[str, ...]:
+    """Return the families of fonts that have some letters, the usual one first.
+
+    Example:
+        >>> fonts_for(frozenset("abc"))
+        ('DejaVu Sans',)
+    """
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
+    usual = get_font(findfont(FontProperties()))
+    families, missing = [usual.family_name], {*map(ord, letters)} - {*usual.get_charmap()}
+    for font in sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", font.name)):
+        if not missing:
+            break
+        # the last resort of matplotlib has a box for every letter
+        if font.name in families or font.name.startswith("Last Resort"):
+            continue
+        if found := missing & {*get_font(font.fname).get_charmap()}:
+            families.append(font.name)
+            missing -= found
+    return tuple(families)
 
 
 @contextmanager
