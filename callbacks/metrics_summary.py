@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
@@ -25,10 +25,16 @@ class MetricsSummary(Callback):
 
     def __init__(self) -> None:
         self._validated = ValidatedMetrics()
+        self._has_trained = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the validations of an earlier fit."""
         self._validated = ValidatedMetrics()
+        self._has_trained = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there is something to train."""
+        self._has_trained = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table of the fit."""
@@ -66,4 +72,30 @@ class MetricsSummary(Callback):
             console.print(
                 f"no best checkpoint: no validation measured {best.monitor}", soft_wrap=True
             )
+        if fits and (reason := self._why_stopped(trainer)):
+            console.print(reason, soft_wrap=True)
         console.print(f"results: {relative(trainer.default_root_dir)}", soft_wrap=True)
+
+    def _why_stopped(self, trainer: Trainer) -> str:
+        """Return why a fit ended before its epochs or steps were done, or did not begin."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
+        if any(seconds is not None and seconds <= 0 for seconds in left):
+            return f"stopped by max_time at step {trainer.global_step}"
+        if not self._has_trained:
+            if 0 <= trainer.max_steps <= trainer.global_step:
+                done, option = f"{trainer.global_step} steps", "--trainer.max_steps"
+            elif (
+                trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch
+            ):
+                done, option = f"{trainer.current_epoch} epochs", "--trainer.max_epochs"
+            else:
+                return "nothing was trained: there are no training batches"
+            return f"nothing was trained: {done} were done before; go on by a larger {option}"
+        for callback in callbacks:
+            if not isinstance(callback, EarlyStopping) or not trainer.should_stop:
+                continue
+            if callback.stopping_reason_message:
+                why = " ".join(callback.stopping_reason_message.split()).rstrip(".")
+                return f"stopped early at step {trainer.global_step}: {why}"
+        return ""

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from callbacks import MetricsSummary
 from framework.command.report import by_stage
@@ -59,3 +59,39 @@ def test_values_of_older_weights_are_said_to_be_so(
     out = capfd.readouterr().out
     assert "no best checkpoint: no validation measured val/accuracy\n" in out
     assert "training went on" not in out
+
+
+def said(capfd: pytest.CaptureFixture[str]) -> str:
+    """Return the last line but that of the results."""
+    return [line for line in capfd.readouterr().out.splitlines() if line.strip()][-2]
+
+
+def test_a_fit_says_why_it_stopped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    timed = tiny_trainer(tmp_path, [MetricsSummary()], False, max_time={"seconds": 0})
+    timed.fit(TinyModule(), TinyData())
+    assert said(capfd) == f"stopped by max_time at step {timed.global_step}"
+    stop = EarlyStopping("val/accuracy", mode="max", stopping_threshold=0.0, patience=9)
+    trainer = tiny_trainer(tmp_path, [MetricsSummary(), stop], False)
+    trainer.fit(TinyModule(), TinyData())
+    assert said(capfd).startswith("stopped early at step 6: Stopping threshold reached")
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ({"max_epochs": 1}, "1 epochs were done before; go on by a larger --trainer.max_epochs"),
+        ({"max_steps": 6}, "6 steps were done before; go on by a larger --trainer.max_steps"),
+    ],
+)
+def test_a_fit_says_where_there_was_nothing_to_train(
+    limit: dict[str, int], words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    keep = ModelCheckpoint(tmp_path, "last", save_on_train_epoch_end=True)
+    trainer = tiny_trainer(tmp_path, [MetricsSummary(), keep], False, **limit)
+    trainer.fit(TinyModule(), TinyData())
+    assert "checkpoint" in said(capfd)
+    keep = ModelCheckpoint(tmp_path / "other", "last", save_on_train_epoch_end=True)
+    trainer = tiny_trainer(tmp_path, [MetricsSummary(), keep], False, **limit)
+    trainer.fit(TinyModule(), TinyData(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert said(capfd) == f"nothing was trained: {words}"

@@ -1,3 +1,4 @@
+import re
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks import RunProgressBar
 from framework.runs.csv_logger import RunLogger, read_metrics
@@ -41,6 +43,7 @@ def test_bar_shows_the_terms_at_its_own_pace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "400")
     # next to no time passes, however slow the machine is
     ticks = count(100.0, 1e-4)
     clock = SimpleNamespace(monotonic=lambda: next(ticks))
@@ -51,7 +54,9 @@ def test_bar_shows_the_terms_at_its_own_pace(
     module = Read()
     trainer = tiny_trainer(tmp_path, [bar, watch], False, enable_progress_bar=True, max_epochs=3)
     trainer.fit(module, TinyData())
-    assert all(set(shown) == {"loss", "classification", "size"} for shown in watch.shown)
+    terms, measured = {"loss", "classification", "size"}, {"val/loss", "val/accuracy"}
+    assert [set(shown) >= terms for shown in watch.shown] == [True] * 18
+    assert [set(shown) >= measured for shown in watch.shown] == [False] * 6 + [True] * 12
     # the first step, and the last step, validation and end of each of 3 epochs of 6 steps
     assert len(module.reads) <= 1 + 3 * 3, "values are read once per refresh, not once per step"
     first = {name: f"{float(value):.4g}" for name, value in module.reads[0].items()}
@@ -78,7 +83,8 @@ def test_without_a_terminal_there_is_one_line_per_epoch(
     assert len(lines) == len(rows) == 3
     for epoch, (line, row) in enumerate(zip(lines, rows, strict=True)):
         assert line.startswith(f"epoch {epoch}/2, ")
-        assert " it/s | train loss " in line
+        left = r"" if epoch == 2 else r", \d:\d\d:\d\d left"
+        assert re.search(rf" it/s{left} \| train loss ", line)
         assert f"train loss {float(row['train/loss_epoch']):.4g}," in line
         assert f"| val loss {float(row['val/loss']):.4g}," in line
         assert f"accuracy {float(row['val/accuracy']):.4g}" in line
@@ -106,3 +112,48 @@ def test_the_line_says_where_a_validation_is_older_than_the_epoch(
     first, second = [line for line in capfd.readouterr().out.splitlines() if "epoch" in line]
     assert "| val at step 4 loss" in first
     assert "| val at step 10 loss" in second
+
+
+def test_the_bar_fits_a_terminal_of_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    keep = ModelCheckpoint(tmp_path, monitor="val/accuracy", mode="max")
+    bar, watch = RunProgressBar(refresh_rate=10_000), Terminal()
+    trainer = tiny_trainer(
+        tmp_path, [bar, watch, keep], False, enable_progress_bar=True, max_epochs=3
+    )
+    trainer.fit(TinyModule(), TinyData())
+    assert list(watch.shown[0]) == ["loss", "classification"]
+    # what the best is chosen by comes before what else was measured
+    assert list(watch.shown[-1]) == ["loss", "val/accuracy"]
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capfd.readouterr().out))
+    shown = [line for line in lines if line.startswith("Epoch")]
+    assert shown
+    assert [line for line in shown if len(line.rstrip()) > 80] == []
+    assert " 0:00:00 left " in shown[-1]
+    assert any("val/accuracy: " in line for line in shown)
+
+
+def test_the_time_left_is_that_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("callbacks.run_progress_bar.time", clock)
+    left: list[float | None] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            now[0] += 2.0
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            left.append(bar.seconds_left)
+
+    for limit in ({"max_epochs": 2}, {"max_epochs": 9, "max_steps": 12}):
+        left.clear()
+        bar = RunProgressBar(refresh_rate=10)
+        trainer = tiny_trainer(tmp_path, [Watch(), bar], False, enable_progress_bar=True, **limit)
+        trainer.fit(TinyModule(), TinyData())
+        # noted before the bar's own hook, so one batch late
+        assert left[1:] == [2.0 * (11 - batch) for batch in range(11)]
