@@ -80,23 +80,32 @@ class Augmentation:
             )
         return sample
 
-    def check_shape(self, image: Tensor, shape: Sequence[int]) -> None:
-        """Refuse transforms that make another shape than evaluation has, by trying them once.
-
-        Raises:
-            ValueError: ``augment``, and both shapes.
-        """
-        with seeded("check of augment"):
-            found = self.transforms(image).shape
-        if tuple(found) != tuple(shape):
-            raise ValueError(
-                f"augment makes images of shape {list(found)}, and evaluation has {list(shape)}: "
-                "let augment end in the size of evaluation, or set image_size to that of augment."
-            )
-
     def _view(self, image: Tensor) -> Tensor:
         image = self.transforms(image)
         return image if self.normalize is None else self.normalize(image)
 
     def _one_hot(self, label: Tensor) -> Tensor:
         return F.one_hot(label, self.num_classes).float()
+
+
+def check_keeps_shape(
+    transforms: Sequence[nn.Module], image: Tensor, shape: Sequence[int], advice: str
+) -> None:
+    """Refuse transforms that make another shape than evaluation has, by trying them once.
+
+    Args:
+        transforms: Modules from image to image.
+        image: Image that they get in training.
+        shape: Shape (C, H, W) of evaluation.
+        advice: What to do, for the message.
+
+    Raises:
+        ValueError: both shapes.
+    """
+    with seeded("check of augment"):
+        found = nn.Sequential(*transforms)(image).shape
+    if tuple(found) != tuple(shape):
+        raise ValueError(
+            f"augment makes images of shape {list(found)}, and evaluation has {list(shape)}: "
+            f"{advice}."
+        )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from datamodules.augmentation import Augmentation
+from datamodules.augmentation import Augmentation, check_keeps_shape
 from datamodules.image_data import ImageData, ImageOptions
 from datamodules.label_noise import LabelNoise
 from framework.data.datasets import root_and_rows
@@ -108,7 +108,12 @@ class ClassificationData(ImageData):
             self.augment = Augmentation(
                 self.transforms, self.normalize, self.mixup, self.train_set, self.num_classes
             )
-            self.augment.check_shape(self.train_set[0]["image"], self.input_shape)
+            check_keeps_shape(
+                self.transforms,
+                self.train_set[0]["image"],
+                self.input_shape,
+                "let augment end in the size of evaluation, or set image_size to that of augment",
+            )
 
     def train_sampler(self) -> GlobalBatchSampler:
         """Return the stream of training batches."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from datamodules.augmentation import check_keeps_shape
 from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
 from datamodules.image_datasets import ImageSet, JoinedImages
@@ -65,7 +66,8 @@ class DomainPair(DataModule):
         TypeError: data that are no images.
         ValueError: wrapped data with augmentation, mixup, ``drop_last`` or ``shards`` of its own, a
             target with label noise, an argument out of its range; or (at ``setup``) domains
-            that are empty or differ in classes, channels or size, or a source without labels.
+            that are empty or differ in classes, channels or size, a source without labels, or an
+            ``augment`` that makes another shape than evaluation has.
 
     Example:
         >>> from datamodules import RotatedDigits
@@ -216,8 +218,14 @@ class DomainPair(DataModule):
             # the augmentation crops, and normalizes last
             self._trained = JoinedImages(domains, fields, self._shape, normalize=False)
             self.train_set, self.plain_train_set = self._trained, self._plain
+            check_keeps_shape(
+                self.transforms,
+                self._trained[0]["image"],
+                self.input_shape,
+                "set crop to the size that augment makes",
+            )
             normalize = [images.normalize for images in domains]
-            self.augment = DomainAugmentation(self.transforms, normalize, self.input_shape)
+            self.augment = DomainAugmentation(self.transforms, normalize)
 
     def _set_evaluation(self, source: ImageSet, target: ImageSet, test: ImageSet | None) -> None:
         fields = {
@@ -269,30 +277,19 @@ class DomainAugmentation:
     Args:
         transforms: Modules from image to image.
         normalize: Normalization of the source and of the target.
-        shape: Shape (C, H, W) that the transforms must make.
-
-    Raises:
-        ValueError: (when called) they make another shape.
     """
 
     def __init__(
         self,
         transforms: Sequence[nn.Module],
         normalize: Sequence[Callable[[Tensor], Tensor] | None],
-        shape: tuple[int, int, int],
     ) -> None:
         self.transforms = nn.Sequential(*transforms)
         self.normalize = normalize
-        self.shape = shape
 
     def __call__(self, sample: Sample) -> Sample:
         """Return the augmented sample; random numbers come from the global generators."""
         image = self.transforms(sample["image"])
-        if image.shape != self.shape:
-            raise ValueError(
-                f"augment makes images of shape {list(image.shape)}, and evaluation has "
-                f"{list(self.shape)}: set crop to the size that augment makes."
-            )
         normalize = self.normalize[int(sample["domain"])]
         return {**sample, "image": image if normalize is None else normalize(image)}
 
