@@ -32,6 +32,8 @@ from modules.gghl.network import GGHLNetwork
 
 Criterion = nn.CrossEntropyLoss | nn.MultiMarginLoss | ClassificationLoss
 STEPS_PER_SIZE = 10
+WHOLE_PIXELS = {"bf16-true": 256, "16-true": 2048}
+"""Largest coordinate up to which every whole number is exact, by precision."""
 
 
 class GGHL(TrainingModule):
@@ -165,8 +167,9 @@ class GGHL(TrainingModule):
         self.interpolation: Interpolation = interpolation
 
     def setup(self, stage: str) -> None:
-        """Check that the data has no more than the model's classes."""
+        """Check that the data has no more than the model's classes, and coordinates are exact."""
         check_fact(self.datamodule, "num_classes", self.num_classes, at_most=True)
+        _check_coordinates(str(self.trainer.precision), self.datamodule)
         super().setup(stage)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -322,6 +325,17 @@ class GGHL(TrainingModule):
         if "samples" in values:
             figures["detections"] = detection_panels(values["samples"], names)
         return figures
+
+
+def _check_coordinates(precision: str, data: Any) -> None:
+    """Refuse a precision to which Lightning would round the corners of boxes with the images."""
+    largest = WHOLE_PIXELS.get(precision)
+    size = max((getattr(data, "input_shape", None) or (0, 0, 0))[1:])
+    if largest is not None and (size > largest or getattr(data, "is_tiled", False)):
+        raise IncompatibleError(
+            f"trainer.precision {precision} rounds places beyond {largest} pixels, and with them "
+            f"the boxes of these images: use {precision.removesuffix('true')}mixed."
+        )
 
 
 def _check_criterion(criterion: nn.Module) -> None:

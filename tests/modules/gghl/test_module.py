@@ -280,3 +280,18 @@ def test_a_run_in_bfloat16_has_its_figures(tmp_path):
     trimtab.main(["fit", *args, "--trainer.max_epochs=1", "--trainer.precision=bf16-true"])
     figures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert figures == {"learning_curves", "val_detections", "val_precision_recall"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "size", "refused"),
+    [("bf16-true", 256, False), ("bf16-true", 288, True), ("bf16-mixed", 288, False)],
+)
+def test_a_precision_that_moves_boxes_is_refused(precision, size, refused):
+    net = GGHL(**SMALL)
+    net.trainer = tiny_trainer("unused", [], False, precision=precision)
+    net.trainer.datamodule = RenderedScenes(num_train=1, image_size=size)
+    if refused:
+        with pytest.raises(IncompatibleError, match="beyond 256 pixels.* use bf16-mixed"):
+            net.setup("test")
+    else:
+        net.setup("test")
