@@ -69,3 +69,12 @@ def test_overlays_keep_parity(overlay, tmp_path, two_ranks):
 def test_stacked_overlays_keep_parity(tmp_path, two_ranks):
     stack = ("with/saf", "with/lion", "with/aldr", "with/noise")
     compare([*arguments("classifier", *stack), *FLOAT64], tmp_path, two_ranks)
+
+
+@pytest.mark.combination
+def test_drop_block_keeps_parity(tmp_path, two_ranks):
+    neck = ["--model.neck=top_down", "--model.drop_block=0.3"]
+    args = [*arguments("gghl"), *FLOAT64, *neck]
+    one, _ = compare(args, tmp_path, two_ranks)
+    plain = fit([*args, "--model.drop_block=0", f"--run_folder={tmp_path / 'plain'}"])
+    assert terms(plain.steps[0]) != pytest.approx(terms(one.steps[0]), abs=1e-6)
