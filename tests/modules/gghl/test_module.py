@@ -291,7 +291,7 @@ def test_a_precision_that_moves_boxes_is_refused(precision, size, refused):
     net.trainer = tiny_trainer("unused", [], False, precision=precision)
     net.trainer.datamodule = RenderedScenes(num_train=1, image_size=size)
     if refused:
-        with pytest.raises(IncompatibleError, match="beyond 256 pixels.* use bf16-mixed"):
+        with pytest.raises(IncompatibleError, match=r"beyond 256 pixels.* use bf16-mixed"):
             net.setup("test")
     else:
         net.setup("test")
