@@ -82,7 +82,8 @@ def test_a_kill_inside_a_running_refresh_loses_nothing(tmp_path: Path) -> None:
 
 def predictions(folder: Path) -> dict[str, np.ndarray]:
     found = rows(folder / "predictions.csv")
-    return {name: np.array([float(row[name]) for row in found]) for name in found[0]}
+    numbers = [name for name in found[0] if name != "file"]
+    return {name: np.array([float(row[name]) for row in found]) for name in numbers}
 
 
 def last(folder: Path, file: str, column: str) -> float:
