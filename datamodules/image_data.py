@@ -170,7 +170,10 @@ class ImageData(DataModule):
             numbers = torch.tensor(match_classes(self.class_names, names, source))
             for images in parts:
                 if images is not None and "label" in images.fields:
-                    images.fields = {**images.fields, "label": numbers[images.fields["label"]]}
+                    label = images.fields["label"]
+                    # those below 0 are not known
+                    label = torch.where(label < 0, label, numbers[label.clamp(min=0)])
+                    images.fields = {**images.fields, "label": label}
         self.class_names = names
         self.num_classes = len(names)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 import trimtab
 from framework.data.facts import KEY
+from tests.helpers.runs import ROOT
 
 NAMES = ("cat", "dog", "fox")
 QUICK = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -43,13 +45,20 @@ def folders(root: Path, names: tuple[str, ...] = NAMES, each: int = 20) -> None:
             picture(root / name / f"{number}.png", brightness, number)
 
 
-def run(*args: str) -> None:
-    trimtab.main([*args, *QUICK])
-
-
-def run_folder(config: str) -> Path:
-    (found,) = Path("runs", config).iterdir()
+def commands(config: str) -> list[list[str]]:
+    """Return the README's commands for a config of one's own data: fit, fit on, test, predict."""
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Your own data") :]
+    (block,) = (
+        b for b in re.findall(r"```bash\n(.*?)```", section, re.S) if f"--config {config} " in b
+    )
+    found = [line.split()[1:] for line in block.splitlines()]
+    assert [args[0] for args in found] == ["fit", "fit", "test", "predict"]
     return found
+
+
+def run(args: list[str], *further: str) -> None:
+    trimtab.main([*args, *further, *QUICK])
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -61,73 +70,67 @@ def test_a_table(capfd: pytest.CaptureFixture[str]) -> None:
     generator = np.random.default_rng(0)
     size, weight = generator.normal(100, 20, 120), generator.normal(3, 1, 120)
     price = 5 * size - 40 * weight + generator.normal(0, 1, 120)
-    lines = [f"h{k},{s},{w},{p}" for k, (s, w, p) in enumerate(zip(size, weight, price))]  # noqa: B905
+    table = zip(size, weight, price, strict=True)
+    lines = [f"h{k},{s},{w},{p}" for k, (s, w, p) in enumerate(table)]
     Path("my.csv").write_text("\n".join(["house,size,weight,price", *lines]))
-    run("fit", "--config", "regressor", "--data.source", "my.csv", "--data.target", "price",
-        "--data.row_names", "house", "--model.optimizer.lr", ".01")  # fmt: skip
-    folder = run_folder("regressor")
+    fit, fit_on, test, predict = commands("regressor")
+    run(fit, "--data.row_names", "house", "--model.optimizer.lr", ".01")
+    folder = Path("runs/regressor/houses")
     model = yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
     assert (model["num_inputs"], model["num_targets"]) == (2, 1)
     facts = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)[KEY]
     assert facts["feature_names"] == ["size", "weight"]
-    run("fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "41")
-    run("test", "--ckpt_path", str(folder))
+    run(fit_on)
+    run(test)
     assert float(rows(folder / "metrics_test.csv")[0]["test/r2"]) > 0.9
 
-    # rows of the training table, in a table of their own: no target, other columns, another order
+    # rows of the training table, in a table of their own: no target, another order of columns
     lines = [f"{weight[k]},h{k},{size[k]}" for k in (3, 50, 99)]
-    Path("NEW.csv").write_text("\n".join(["weight,house,size", *lines]))
+    Path("new.csv").write_text("\n".join(["weight,house,size", *lines]))
     capfd.readouterr()
-    run("predict", "--ckpt_path", str(folder), "--data.source", "NEW.csv")
+    run(predict)
     written = rows(folder / "predictions.csv")
     assert f"3 rows in {folder / 'predictions.csv'}" in capfd.readouterr().out
     assert [row["house"] for row in written] == ["h3", "h50", "h99"]
     found = [float(row["prediction"]) for row in written]
     assert np.abs(found - price[[3, 50, 99]]).max() < 0.5 * price.std()
-    table = np.stack([size, weight], 1)[[3, 50, 99]]
-    predicted = trimtab.load(folder).predict(table)["prediction"]
+    predicted = trimtab.load(folder).predict(np.stack([size, weight], 1)[[3, 50, 99]])["prediction"]
     assert predicted.tolist() == pytest.approx(found, rel=1e-5)
 
 
 def test_images_in_folders_of_classes(capfd: pytest.CaptureFixture[str]) -> None:
     folders(Path("images"))
-    run("fit", "--config", "classifier", "--data", "ImageFolder", "--data.root", "images",
-        "--trainer.max_epochs", "60")  # fmt: skip
-    folder = run_folder("classifier")
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    model = config["model"]["init_args"]
+    fit, fit_on, test, predict = commands("classifier")
+    run(fit, "--data.batch_size", "8")
+    folder = Path("runs/classifier/pets")
+    model = yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
     assert (model["num_classes"], model["input_shape"]) == (3, [3, 12, 12])
     facts = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)[KEY]
     assert facts["class_names"] == list(NAMES)
     assert facts["input_shape"] == [3, 12, 12]
+    run(fit_on)
+    # without the first class
+    folders(Path("others/test"), names=NAMES[1:], each=3)
+    folders(Path("others/train"), names=NAMES[1:], each=3)
+    run(test)
+    assert float(rows(folder / "metrics_test.csv")[0]["test/accuracy"]) > 0.6
 
-    run("fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "61")
-    folders(Path("others/test"), each=3)
-    folders(Path("others/train"), each=3)
-    last = str(folder / "checkpoints" / "last.ckpt")  # the best may be one of the first
-    run("test", "--ckpt_path", last, "--data.root", "others")
-    assert rows(folder / "metrics_test.csv")[0]["test/accuracy"] == "1.0"
-
-    # further files: some in a folder of their own, of another size, none with a label
-    for number, (name, brightness) in enumerate((("a", 40), ("b", 210), ("sub/c", 125))):
-        picture(Path("new") / f"{name}.png", brightness, number, (16, 12))
+    # further files: one in a folder of its own, of another size, none with a label
+    files = ("a.png", "b.png", str(Path("sub", "c.png")))
+    for number, (name, brightness) in enumerate(zip(files, (40, 210, 125), strict=True)):
+        picture(Path("new") / name, brightness, number, (16, 12))
     capfd.readouterr()
-    run("predict", "--ckpt_path", last, "--data.root", "new")
+    run(predict)
     written = rows(folder / "predictions.csv")
-    assert list(written[0]) == [
-        "index", "file", "prediction", "probability_cat", "probability_dog", "probability_fox"
-    ]  # fmt: skip
-    assert [(row["file"], row["prediction"]) for row in written] == [
-        ("a.png", "cat"),
-        ("b.png", "fox"),
-        (str(Path("sub", "c.png")), "dog"),
-    ]
     assert f"3 rows in {folder / 'predictions.csv'}" in capfd.readouterr().out
-
-    model = trimtab.load(last)
-    found = model.predict(["new/a.png", "new/b.png", "new/sub/c.png"])
-    assert [model.class_names[k] for k in found["prediction"]] == [
-        "cat",
-        "fox",
-        "dog",
-    ]
+    columns = [f"probability_{name}" for name in NAMES]
+    assert list(written[0]) == ["index", "file", "prediction", *columns]
+    assert [row["file"] for row in written] == list(files)
+    module = trimtab.load(folder)
+    found = module.predict([f"new/{name}" for name in files])
+    assert module.class_names == list(NAMES)
+    assert [row["prediction"] for row in written] == [NAMES[k] for k in found["prediction"]]
+    probability = [[float(row[column]) for column in columns] for row in written]
+    assert torch.tensor(probability).allclose(found["probability"], atol=1e-5)
+    # what is bright is never taken for what is dark
+    assert (written[0]["prediction"], written[1]["prediction"]) == ("cat", "fox")
