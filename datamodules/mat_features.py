@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
+from datamodules.table_encoding import moments
+from framework.data.datasets import Batch
+from framework.data.facts import Facts
+from framework.data.raw_inputs import as_rows
 
 
 class MatFeatures(ClassificationData):
@@ -33,8 +38,8 @@ class MatFeatures(ClassificationData):
         columns: Whether a column is a sample, not a row.
         shape: Shape (C, H, W) of an image, where the D features are one, row by row; default (D, 1,
             1).
-        standardize: Whether each feature is standardized over the file; a constant feature becomes
-            0.
+        standardize: Whether each feature is standardized over the file, or with a checkpoint over
+            the file of the training; a constant feature becomes 0.
 
     Raises:
         FileNotFoundError: there is no such file (at ``setup``).
@@ -46,6 +51,11 @@ class MatFeatures(ClassificationData):
         >>> data.shape
         (1, 16, 16)
     """
+
+    input_mean: Tensor | None = None
+    """Mean of each feature over the training file, (D,), with ``standardize``."""
+    input_std: Tensor | None = None
+    """Standard deviation of each feature over the training file, (D,), with ``standardize``."""
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class MatFeatures(ClassificationData):
         if shape is not None and (len(shape) != 3 or min(shape) < 1):
             raise ValueError(f"shape must be [channels, height, width], got {list(shape)}.")
         self.path = Path(path)
+        self.origin = str(self.path.resolve())
         self.features = features
         self.labels = labels
         self.columns = columns
@@ -99,10 +110,38 @@ class MatFeatures(ClassificationData):
         if self.columns:
             matrix = matrix.T
         if self.standardize:
-            from sklearn.preprocessing import StandardScaler
-
-            matrix = StandardScaler().fit_transform(matrix.astype(np.float64))
+            values = torch.from_numpy(matrix.astype(np.float64))
+            self._use_statistics()
+            if self.input_mean is None:
+                self.input_mean, self.input_std = moments(values)
+            matrix = self._standardized(values).numpy()
         return np.ascontiguousarray(matrix, dtype=np.float32)
+
+    def use_facts(self, facts: Facts) -> None:
+        """Take the statistics of the features from training."""
+        super().use_facts(facts)
+        self._use_statistics()
+
+    def _use_statistics(self) -> None:
+        if "input_mean" in self.trained:
+            self.input_mean, self.input_std = self.trained["input_mean"], self.trained["input_std"]
+
+    def _standardized(self, values: Tensor) -> Tensor:
+        assert self.input_mean is not None
+        assert self.input_std is not None
+        # what is constant becomes 0
+        unit = torch.where(self.input_std > 0, self.input_std, torch.inf)
+        return (values - self.input_mean) / unit
+
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return features, (N, D) or as images, in the unit of the file as a batch of images."""
+        if isinstance(inputs, (Tensor, np.ndarray)) and inputs.ndim == 4:
+            inputs = inputs.reshape(len(inputs), -1)
+        rows = as_rows(inputs, math.prod(self.input_shape))
+        if self.standardize:
+            rows = self._standardized(rows.double())
+        image = rows.float().view(len(rows), *self.input_shape)
+        return {"image": image if self.normalize is None else self.normalize(image)}
 
     def _class_numbers(self, stored: np.ndarray, rows: int) -> np.ndarray:
         """Return the labels, (N,) int64 from 0."""

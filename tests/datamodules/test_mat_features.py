@@ -7,6 +7,7 @@ from scipy.io import loadmat, savemat
 from scipy.sparse import csc_matrix
 
 from datamodules import MatFeatures
+from framework.data.facts import facts_of
 from tests.helpers.data import shared_data
 
 FEATURES = np.arange(60, dtype=np.float64).reshape(10, 6) / 4 - 3
@@ -206,3 +207,16 @@ def test_real_mnist_and_usps(side, rows, mean):
     # the 7 is upright: its bar is above its foot
     seven = fields["image"][fields["label"] == 7][:, 0].mean(0)
     assert seven[3:7].sum() > 1.5 * seven[9:13].sum()
+
+
+def test_another_file_is_standardized_as_the_training_was(tmp_path):
+    data, fields = read(write(tmp_path), standardize=True)
+    known = fields["image"]
+    (tmp_path / "new").mkdir()
+    path = write(tmp_path / "new", fts=FEATURES[:4], labels=np.array([1, 2, 3, 1])[:, None])
+    later = MatFeatures(str(path), val_size=0, standardize=True)
+    later.use_facts(facts_of(data))
+    later.setup("test")
+    assert torch.equal(later.train_set.dataset.fields["image"], known[:4])
+    assert torch.equal(later.as_batch(FEATURES[:4])["image"], known[:4])
+    assert torch.equal(later.as_batch(FEATURES[:4].reshape(4, 6, 1, 1))["image"], known[:4])
