@@ -65,7 +65,12 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "model:\n  class_path: Classifier\n  init_args:\n    nonsense: 1\n",
             "model: Classifier has no argument 'nonsense'",
         ),
-        ("trainer:\n  nonsense: 1\n", "'trainer.nonsense'"),
+        ("trainer:\n  nonsense: 1\n", "there is no setting 'trainer.nonsense'"),
+        (
+            "trainer:\n  max_epoch: 1\n",
+            "there is no setting 'trainer.max_epoch'; the nearest are trainer.max_epochs",
+        ),
+        ("modl:\n  class_path: x\n", "a config has no section 'modl'; the nearest are model"),
     ],
 )
 def test_a_wrong_config(text, words, capsys):

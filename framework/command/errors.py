@@ -18,7 +18,15 @@ from framework.command.jsonargparse_internals import (
     path_of_what_failed,
     place_of,
 )
-from framework.command.known_classes import all_classes, class_at, holders, is_ours, subclasses
+from framework.command.known_classes import (
+    SECTIONS,
+    SLOTS,
+    all_classes,
+    class_at,
+    holders,
+    is_ours,
+    subclasses,
+)
 from framework.command.type_names import alternatives, classes_in, type_in_words
 from framework.runs.config_files import config_paths
 from framework.utilities.nearest_names import nearest
@@ -129,6 +137,8 @@ def _said(message: str, parser: ArgumentParser, place: Place) -> str:
         return _unknown_argument(name.group(1), place)
     if name := re.search(r"[Uu]nrecognized arguments?: (\S+)", message):
         return _unknown_option(name.group(1).split("=")[0], parser, place)
+    if name := re.search(r"(?:Subcommand|Group) '[\w.]+' does not accept option '(.+)'", message):
+        return _unknown_setting(name.group(1))
     if 'expected "subcommand"' in message:
         return f"give a command, for example: {EXAMPLE}"
     if named := re.search(r"Multiple subclasses with name (\w+)\..+ambiguity: (.+)\.", message):
@@ -199,6 +209,15 @@ def _sections(place: Place) -> Any:
     config = place.config
     command = getattr(config, "subcommand", None)
     return getattr(config, command, config) if isinstance(command, str) else config
+
+
+def _unknown_setting(path: str) -> str:
+    """Say what is near to a path of a config that nothing stands at."""
+    section, _, name = path.partition(".")
+    if section in SECTIONS:
+        known = [f"{section}.{argument}" for argument in accepted_arguments(SECTIONS[section])]
+        return f"there is no setting '{section}.{name.partition('.')[0]}'{nearest(path, known)}"
+    return f"a config has no section {section!r}{nearest(section, [*SLOTS, *SECTIONS])}"
 
 
 def _unknown_argument(name: str, place: Place) -> str:

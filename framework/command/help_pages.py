@@ -12,22 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import nn
 
 from framework.command.jsonargparse_internals import Argument, arguments_of, import_trusted
-from framework.command.known_classes import subclasses
+from framework.command.known_classes import SECTIONS, SLOTS, subclasses
 from framework.command.type_names import alternatives, classes_in, given_arguments, type_in_words
 from framework.runs.config_files import CONFIG_FLAGS, option
-from framework.runs.run_checkpoint import RunCheckpoint
 from framework.utilities.nearest_names import nearest
 
 LINES = 100
 """Most lines of a page."""
 WIDTH = 96
 TRANSFORMS = "torchvision.transforms.v2"
-_SLOTS: dict[str, Any] = {"model": LightningModule, "data": LightningDataModule}
-_SECTIONS = {"trainer": Trainer, "checkpoint": RunCheckpoint, "last_checkpoint": RunCheckpoint}
 _OPTIONS = """\
   --config NAME          Config by name or path; a further one is laid over it. trimtab configs
                          lists them.
@@ -72,8 +69,8 @@ def help_page(args: Sequence[str]) -> str | None:
 
 
 def _page(args: Sequence[str], path: str, name: str) -> str:
-    if path in _SECTIONS and not name:
-        return class_page(_SECTIONS[path], f"--{path}", 0)
+    if path in SECTIONS and not name:
+        return class_page(SECTIONS[path], f"--{path}", 0)
     hint = _hint(args, path.split("."))
     kinds = classes_in(hint)
     if not kinds:
@@ -85,15 +82,15 @@ def _page(args: Sequence[str], path: str, name: str) -> str:
 
 def _hint(args: Sequence[str], keys: Sequence[str]) -> Any:
     """Return the type hint of the argument at a path, below the classes that are chosen."""
-    if keys[0] in _SLOTS:
-        hint = _SLOTS[keys[0]]
+    if keys[0] in SLOTS:
+        hint = SLOTS[keys[0]]
         depth = 1
-    elif keys[0] in _SECTIONS and len(keys) > 1:
-        hint = _argument(_SECTIONS[keys[0]], keys[1], keys[0]).hint
+    elif keys[0] in SECTIONS and len(keys) > 1:
+        hint = _argument(SECTIONS[keys[0]], keys[1], keys[0]).hint
         depth = 2
     else:
         raise ValueError(
-            f"there is no help for '--{'.'.join(keys)}'{nearest(keys[0], [*_SLOTS, *_SECTIONS])}."
+            f"there is no help for '--{'.'.join(keys)}'{nearest(keys[0], [*SLOTS, *SECTIONS])}."
         )
     for end in range(depth, len(keys)):
         path = ".".join(keys[:end])
@@ -197,7 +194,7 @@ def class_page(kind: type, flag: str, given: int) -> str:
         given: Number of first arguments that the program gives.
     """
     arguments = arguments_of(kind)[given:]
-    choice = "" if flag[2:] in _SECTIONS else f"{flag} {kind.__name__} "
+    choice = "" if flag[2:] in SECTIONS else f"{flag} {kind.__name__} "
     head = [f"usage: trimtab fit {choice}[{flag}.ARGUMENT VALUE ...]", ""]
     if text := _first_paragraph(kind):
         head += [*textwrap.wrap(text, WIDTH), ""]

@@ -7,9 +7,24 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from torch.nn.modules.loss import _Loss
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
 from framework.command.jsonargparse_internals import accepted_arguments
+from framework.runs.run_checkpoint import RunCheckpoint
 
 PACKAGES = ("framework", "modules", "datamodules", "callbacks")
+SLOTS: dict[str, type] = {"model": LightningModule, "data": LightningDataModule}
+"""Sections of a config that name a class, and what it is."""
+SECTIONS: dict[str, type] = {
+    "trainer": Trainer,
+    "checkpoint": RunCheckpoint,
+    "last_checkpoint": RunCheckpoint,
+}
+"""Sections of a config that are the arguments of one class."""
 
 
 def subclasses(kinds: Iterable[type]) -> dict[str, type]:
@@ -53,27 +68,13 @@ def is_ours(kind: type) -> bool:
 
 def all_classes() -> dict[str, type]:
     """Return {name: class} of every imported class that a config may name, for any argument."""
-    import torch
-    from lightning.pytorch import Callback, LightningDataModule, LightningModule
-    from lightning.pytorch.loggers import Logger
-    from torch.nn.modules.loss import _Loss
-
     # what else the packages export, such as the alignments of a module
     ours = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in PACKAGES]
     exported = [getattr(one, name) for one in ours for name in getattr(one, "__all__", ())]
     kinds = [
         kind for kind in exported if isinstance(kind, type) and not issubclass(kind, BaseException)
     ]
-    bases: list[type] = [
-        LightningModule,
-        LightningDataModule,
-        Callback,
-        Logger,
-        _Loss,
-        torch.optim.Optimizer,
-        torch.optim.lr_scheduler.LRScheduler,
-    ]
-    return subclasses([*kinds, *bases])
+    return subclasses([*kinds, *SLOTS.values(), Callback, Logger, _Loss, Optimizer, LRScheduler])
 
 
 def class_at(path: Any) -> type | None:

@@ -28,6 +28,9 @@ def min_norm_weights(gram: Array) -> Array:
     Returns:
         Weights (m,).
 
+    Raises:
+        ValueError: Another shape.
+
     Example:
         >>> import numpy as np
         >>> from framework.gradients.min_norm import min_norm_weights
@@ -37,6 +40,9 @@ def min_norm_weights(gram: Array) -> Array:
     """
     from scipy.optimize import nnls
 
+    gram = np.asarray(gram)
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or not len(gram):
+        raise ValueError(f"gram must be (m, m) with m of at least 1, got the shape {gram.shape}.")
     norms = np.sqrt(np.diag(gram).clip(min=0))
     zero = norms == 0
     if zero.any():

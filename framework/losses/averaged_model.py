@@ -8,7 +8,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from framework.losses.trajectory import check_divergence_term, is_active, trajectory_divergence
+from framework.losses.trajectory import (
+    check_divergence_term,
+    check_epoch,
+    is_active,
+    trajectory_divergence,
+)
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.checks import check_interval, check_one_of
 from framework.utilities.module_copy import copy_module
@@ -112,7 +117,12 @@ class AveragedModelLoss(nn.Module):
 
         Returns:
             Scalar; a constant zero in epochs in which the term is not active.
+
+        Raises:
+            ValueError: Logits of another shape than the average gives, or an epoch that is no
+                integer from 0.
         """
+        check_epoch(epoch)
         if not (self.training and self.active(epoch)):
             return at_least_float32(logits).new_zeros(())
         return self.weight * self.compare(inputs, logits).sum() / max(1, len(logits))

@@ -76,6 +76,12 @@ def is_active(epoch: int, start_epoch: int, end_epoch: int | None) -> bool:
     return start_epoch < epoch and (end_epoch is None or epoch < end_epoch)
 
 
+def check_epoch(epoch: int) -> None:
+    """Raise ``ValueError`` unless ``epoch`` is an integer from 0."""
+    if not isinstance(epoch, int) or epoch < 0:
+        raise ValueError(f"epoch must be an integer of at least 0, got {epoch!r}.")
+
+
 def check_divergence_term(
     weight: float, temperature: float, start_epoch: int, end_epoch: int | None
 ) -> None:
@@ -214,8 +220,7 @@ class TrajectoryLoss(nn.Module):
         return zero if found is None else self.weight * found[0].sum() / max(1, len(index))
 
     def _check(self, logits: Tensor, index: Tensor, epoch: int) -> None:
-        if not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"epoch must be an integer of at least 0, got {epoch!r}.")
+        check_epoch(epoch)
         if logits.shape[1:] != self.shape:
             raise ValueError(
                 f"A row of the logits must have the shape {self.shape}, as num_classes says, got "

@@ -263,7 +263,7 @@ class Stranger(LightningModule):
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
-        (Regression, r"at least two classes, but .* shape \(1,\)"),
+        (Regression, r"at least two classes, .* shape \(1,\)"),
         (Silent, "needs `predictions`, which Silent does not provide"),
         (
             Stranger,

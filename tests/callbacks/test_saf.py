@@ -303,7 +303,7 @@ class Stranger(LightningModule):
         (Silent, TinyData, "needs `predictions`, which Silent does not provide"),
         (NoIndex, TinyData, "needs `index`, which NoIndex does not provide"),
         (Detector, TinyData, "predictions of one fixed shape, which Detector does not have"),
-        (Regression, TinyData, r"at least two classes, but .* shape \(1,\)"),
+        (Regression, TinyData, r"at least two classes, .* shape \(1,\)"),
         (
             Stranger,
             TinyData,

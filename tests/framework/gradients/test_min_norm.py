@@ -68,3 +68,9 @@ def test_a_common_factor_does_not_count() -> None:
     assert w.max() < 0.99
     for factor in (2.0**-60, 2.0**40):
         assert np.array_equal(min_norm_weights(factor * rows @ rows.T), w)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (0, 0)])
+def test_what_is_no_square_matrix_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="gram must be"):
+        min_norm_weights(np.ones(shape))

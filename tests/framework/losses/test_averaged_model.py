@@ -116,3 +116,9 @@ def test_the_weights_of_another_model_are_refused(other):
     with pytest.raises(ValueError, match="update takes the model that the average was made from"):
         term.update(other)
     assert term.updates == 0
+
+
+def test_an_epoch_that_is_no_integer_is_refused():
+    term = AveragedModelLoss(nn.Linear(4, 3), start_epoch=-1)
+    with pytest.raises(ValueError, match="epoch must be an integer of at least 0"):
+        term(torch.zeros(2, 4), torch.zeros(2, 3), epoch=0.5)
