@@ -14,7 +14,7 @@ from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import ImageGeometry, Splits
 from datamodules.image_datasets import ImageFiles
 from framework.data.datasets import root_and_rows
-from framework.data.folders import subfolders
+from framework.data.folders import sorted_names, subfolders
 from framework.data.image_files import intact_images
 from framework.data.image_folders import find_images, find_parts
 
@@ -30,7 +30,8 @@ class ImageFolder(ClassificationData):
     decoded, at ``setup``.
 
     Predicted are the images of ``test``, without that those of ``val``, and where there are no
-    parts all images below ``root``, in folders of any name or none.
+    parts all images below ``root``, in folders of any name or none. A trained model is validated
+    and tested on all images of another ``root`` that has folders of classes and no parts.
 
     The remaining arguments are those of ``ClassificationData``.
 
@@ -85,6 +86,8 @@ class ImageFolder(ClassificationData):
         """Find what is to be predicted; or else all parts, once, for all other stages."""
         if stage == "predict":
             self.predict_set = self._predicted()
+        elif stage in ("validate", "test") and self.is_new and self._find_evaluated():
+            return
         elif self.train_set is None:
             super().setup(stage)
             self._warn_of_classes_without_validation()
@@ -134,13 +137,31 @@ class ImageFolder(ClassificationData):
         return ImageFiles(paths, label, self.root, self.input_shape, self.resize)
 
     def _predicted(self) -> ImageFiles:
-        parts = find_parts(self.root) if self.root.is_dir() else {}
+        parts = find_parts(self.root, needs_train=False)
         folder = parts.get("test") or parts.get("val") or self.root
         paths = intact_images(find_images(folder), folder, self.strict)
         self._use_preparation()
         images = self._files(paths, None)
         self._prepared(Splits(images, None, None))
         return images
+
+    def _find_evaluated(self) -> bool:
+        """Find what another run's model is evaluated on; False where there is a training part."""
+        parts = find_parts(self.root, needs_train=False)
+        if "train" in parts:
+            return False
+        folders = parts or {"val": self.root, "test": self.root}
+        self._use_preparation()
+        self.class_names = sorted_names(
+            path.name for folder in folders.values() for path in subfolders(folder)
+        )
+        found = {folder: self._find(folder) for folder in dict.fromkeys(folders.values())}
+        sets = list(found.values())
+        self._prepared(Splits(sets[0], None, sets[1] if len(sets) > 1 else None))
+        self.val_set, self.test_set = (
+            found[folders[part]] if part in folders else None for part in ("val", "test")
+        )
+        return True
 
     def _warn_of_classes_without_validation(self) -> None:
         if self.val_set is None or self.class_names is None:

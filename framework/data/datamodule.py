@@ -167,7 +167,7 @@ class DataModule(LightningDataModule):
 
         The Trainer restores a checkpoint only after it has set the data up.
         """
-        if not facts or self._run_facts is facts or same_facts(facts, facts_of(self)):
+        if not facts or same_facts(facts, self._run_facts) or same_facts(facts, facts_of(self)):
             return
         self.use_facts(facts)
         if type(self).setup is not LightningDataModule.setup:

@@ -30,11 +30,15 @@ def find_images(folder: str | Path) -> list[Path]:
     return find_files(folder, ENDINGS, "image")
 
 
-def find_parts(root: Path) -> dict[str, Path]:
+def find_parts(root: Path, needs_train: bool = True) -> dict[str, Path]:
     """Return the folders ``train``, ``val`` and ``test`` in a folder, by these names.
 
-    They may be called as ``PARTS`` says. There are none without a training part, which holds
-    folders itself: a folder called train may also be a class, of vehicles.
+    They may be called as ``PARTS`` says. Beside other folders there are none without a training
+    part, which holds folders itself: a folder called train may also be a class, of vehicles.
+
+    Args:
+        root: Folder that is looked into.
+        needs_train: Whether parts without one to train on are refused.
 
     Raises:
         FileNotFoundError: there are parts and nothing else, but none to train on.
@@ -55,6 +59,8 @@ def find_parts(root: Path) -> dict[str, Path]:
         else:
             found[part] = folder
     if found and not others and "train" not in found:
+        if not needs_train:
+            return {part: found[part] for part in PARTS if part in found}
         raise FileNotFoundError(
             f"{root} has {' and '.join(path.name for path in found.values())}, but no folder "
             "called train."

@@ -196,6 +196,38 @@ def test_what_nobody_says_follows_the_files(tmp_path, mode, size, shape):
         assert next(iter(data.train_dataloader()))["image"].shape[1:] == shape
 
 
+def evaluated(root, stage):
+    data = ImageFolder(str(root), image_size=6)
+    facts = {"origin": "elsewhere", "class_names": ["red", "green", "blue"]}
+    data.use_facts(facts)
+    data.setup(stage)
+    return data
+
+
+def test_all_images_of_another_folder_are_evaluated_under_the_numbers_of_training(tmp_path):
+    write_classes(tmp_path, names=["blue", "red"])
+    for stage in ("validate", "test"):
+        data = evaluated(tmp_path, stage)
+        batch = next(iter(data.val_dataloader() if stage == "validate" else data.test_dataloader()))
+        assert batch["label"].tolist() == [2] * 4 + [0] * 4
+        assert torch.equal(batch["image"].mean((2, 3)).argmax(1), batch["label"])
+        assert (data.class_names, data.num_classes) == (["red", "green", "blue"], 3)
+    (tmp_path / "red").rename(tmp_path / "zebra")
+    with pytest.raises(ValueError, match="zebra cannot be told"):
+        evaluated(tmp_path, "test")
+
+
+def test_parts_without_one_to_train_on_are_evaluated_and_predicted(tmp_path):
+    write_classes(tmp_path / "Test", names=["green"])
+    write_classes(tmp_path / "valid", names=["red"], count=2)
+    data = evaluated(tmp_path, "test")
+    assert next(iter(data.test_dataloader()))["label"].tolist() == [1] * 4
+    assert next(iter(data.val_dataloader()))["label"].tolist() == [0] * 2
+    assert len(evaluated(tmp_path, "predict").predict_set) == 4
+    with pytest.raises(FileNotFoundError, match="has Test and valid, but no folder called train"):
+        ready(tmp_path)
+
+
 def test_folders_of_numbers_are_the_classes_by_number(tmp_path):
     write_classes(tmp_path, names=COLORS, count=3)
     for number, name in zip((2, 10, 9), COLORS, strict=True):
