@@ -41,7 +41,11 @@ def test_the_run_holds_terms_metrics_rates_config_and_figures(tmp_path: Path, mo
     # the figures: the very bytes of those in the run folder
     images = {path.read_bytes() for path in tmp_path.glob("wandb/*/files/media/**/*.png")}
     figures = list((tmp_path / "figures").glob("*.png"))
-    assert {path.stem for path in figures} == {"learning_curves", "val_confusion_matrix"}
+    assert {path.stem for path in figures} == {
+        "learning_curves",
+        "val_class_scores",
+        "val_confusion_matrix",
+    }
     for path in figures:
         assert path.read_bytes() in images
 

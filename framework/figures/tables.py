@@ -26,13 +26,7 @@ def confusion_matrix(
     Raises:
         ValueError: the matrix is not square, or the number of names is another.
     """
-    counts = np.asarray(matrix.cpu() if isinstance(matrix, Tensor) else matrix, dtype=np.float64)
-    classes = len(counts)
-    if counts.shape != (classes, classes):
-        raise ValueError(f"A confusion matrix is square, got {counts.shape}.")
-    names = [str(k) for k in range(classes)] if class_names is None else list(class_names)
-    if len(names) != classes:
-        raise ValueError(f"{len(names)} class names do not fit a {classes} x {classes} matrix.")
+    counts, names = _named(matrix, class_names)
     total, right = counts.sum(), np.trace(counts)
     return count_matrix(
         counts,
@@ -42,6 +36,67 @@ def confusion_matrix(
         subtitle=f"{right:,.0f} of {total:,.0f} samples are classified correctly"
         f" ({right / max(total, 1):.1%})",
     )
+
+
+@rc_context(STYLE)
+def class_scores(
+    matrix: Tensor | np.ndarray | Sequence[Sequence[float]],
+    class_names: Sequence[str] | None = None,
+    rows: int = 30,
+) -> Figure:
+    """Draw a table of each class's samples, precision, recall and F1, the lowest F1 first.
+
+    Args:
+        matrix: (K, K) counts; rows are true classes, columns predicted ones.
+        class_names: Names of the K classes; default 0..K-1.
+        rows: Number of classes shown at most.
+
+    Raises:
+        ValueError: The matrix is not square, or the number of names is another.
+    """
+    counts, names = _named(matrix, class_names)
+    right, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    # 0 / 0, a class that is not there, is left out
+    recall, precision = right / np.maximum(true, 1), right / np.maximum(predicted, 1)
+    f1 = 2 * right / np.maximum(true + predicted, 1)
+    present = np.flatnonzero(true + predicted)
+    order = present[np.argsort(f1[present], kind="stable")][:rows]
+    cells = [
+        [names[k], f"{true[k]:,.0f}", *(f"{score[k]:.3f}" for score in (precision, recall, f1))]
+        for k in order
+    ]
+    shown = f"the {len(order)} lowest of " if len(order) < len(present) else ""
+    figure = titled(f"Scores of {shown}{len(present)} classes", 0.8 + 0.25 * (len(cells) + 1))
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    heads = ["class", "samples", "precision", "recall", "F1"]
+    table = axes.table(
+        cells or [[""] * len(heads)],
+        colLabels=heads,
+        colLoc="right",
+        loc="center",
+        edges="horizontal",
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    table.scale(1, 1.3)
+    for cell in table.get_celld().values():
+        cell.set_edgecolor("0.85")
+    return figure
+
+
+def _named(
+    matrix: Tensor | np.ndarray | Sequence[Sequence[float]], class_names: Sequence[str] | None
+) -> tuple[np.ndarray, list[str]]:
+    """Return a confusion matrix as an array, and the names of its classes."""
+    counts = np.asarray(matrix.cpu() if isinstance(matrix, Tensor) else matrix, dtype=np.float64)
+    classes = len(counts)
+    if counts.shape != (classes, classes):
+        raise ValueError(f"A confusion matrix is square, got {counts.shape}.")
+    names = [str(k) for k in range(classes)] if class_names is None else list(class_names)
+    if len(names) != classes:
+        raise ValueError(f"{len(names)} class names do not fit a {classes} x {classes} matrix.")
+    return counts, names
 
 
 @rc_context(STYLE)

@@ -208,8 +208,12 @@ class Classifier(TrainingModule):
         return {} if names is None else {"prediction": names, "probability": names}
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the confusion matrix."""
-        from framework.figures.tables import confusion_matrix
+        """Return the confusion matrix and the scores of each class."""
+        from framework.figures.tables import class_scores, confusion_matrix
 
         names = getattr(self.datamodule, "class_names", None)
-        return {"confusion_matrix": confusion_matrix(values["confusion"].cpu(), names)}
+        counts = values["confusion"].cpu()
+        return {
+            "confusion_matrix": confusion_matrix(counts, names),
+            "class_scores": class_scores(counts, names),
+        }

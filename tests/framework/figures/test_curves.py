@@ -12,7 +12,7 @@ from PIL import Image
 from framework.figures.curves import learning_curves
 from framework.figures.scatter import predicted_against_true
 from framework.figures.style import save_png
-from framework.figures.tables import confusion_matrix, count_matrix
+from framework.figures.tables import class_scores, confusion_matrix, count_matrix
 
 ROWS: list[dict[str, Any]] = [
     {"epoch": "0", "step": 0, "train/loss": "4.0", "train/fit": "3.0", "lr-SGD/pg1": "0.1"},
@@ -69,6 +69,25 @@ def test_nothing_finite_is_an_empty_figure() -> None:
     figure = learning_curves([{"epoch": "0", "step": 0, "train/loss": "nan"}])
     assert not figure.axes
     assert not learning_curves([]).axes
+
+
+def test_the_scores_of_classes_begin_with_the_lowest(tmp_path: Path) -> None:
+    matrix = [[6, 2, 0, 0], [1, 1, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]]
+    figure = class_scores(torch.tensor(matrix), ["cat", "dog", "fox", "owl"])
+    (table,) = figure.axes[0].tables
+    texts: dict[int, list[str]] = {}
+    for (row, _), cell in sorted(table.get_celld().items()):
+        texts.setdefault(row, []).append(cell.get_text().get_text())
+    assert list(texts.values()) == [
+        ["class", "samples", "precision", "recall", "F1"],
+        ["dog", "2", "0.333", "0.500", "0.400"],
+        ["cat", "8", "0.857", "0.750", "0.800"],
+        ["fox", "4", "1.000", "1.000", "1.000"],
+    ]
+    save_png(figure, tmp_path / "a.png")
+    shown = class_scores(torch.eye(40), rows=3)
+    assert shown.get_suptitle() == "Scores of the 3 lowest of 40 classes"
+    class_scores(torch.zeros(2, 2))
 
 
 def test_confusion_matrix_shows_shares_and_counts() -> None:
