@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,13 +59,6 @@ class GlobalDropBlock(GlobalDropout):
         centers = (noise < self.p / self.block**2).float()
         kept = 1 - F.max_pool2d(centers, self.block, stride=1, padding=self.block // 2)
         return kept * (kept.numel() / kept.sum().clamp(min=1))
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        # a checkpoint of version 0.1 holds nothing of this layer
-        state_dict.setdefault(f"{prefix}_extra_state", {"count": 0})
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """Return the arguments."""

@@ -73,6 +73,13 @@ class GlobalDropout(nn.Module):
         """Continue from ``get_extra_state``."""
         self.count = state["count"]
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # in a checkpoint of version 0.1 it may have been a layer without a state
+        state_dict.setdefault(f"{prefix}_extra_state", {"count": 0})
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def extra_repr(self) -> str:
         """Return the arguments."""
         return f"p={self.p}, stream={self.stream!r}"

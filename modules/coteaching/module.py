@@ -104,7 +104,7 @@ class CoTeaching(NestedClassifier):
             raise ValueError(f"checkpoints must name two files, got {len(checkpoints)}.")
         if checkpoints is not None and warmup_epochs:
             raise ValueError("checkpoints are of stage 1, so set warmup_epochs to 0 with them.")
-        self.network_2: NestedNetwork = self.nest(self.build_network())
+        self.network_2: NestedNetwork = self.nest(self.build_network(), stream="dropout 2")
         self.selector = SmallLossSelector(forget_rate, ramp_epochs, scope)
         self.halves = halves
         self.freeze_batchnorm = freeze_batchnorm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from framework.layers.dropout import GlobalDropout
 from framework.layers.nested_dropout import NestedDropout
 from framework.utilities.checks import check_interval
 from modules.classifier.network import ClassifierNetwork
@@ -20,13 +21,19 @@ class NestedNetwork(ClassifierNetwork):
         sigma: Standard deviation of the nested dropout; None for no nested dropout.
         mu: Center of the nested dropout's distribution.
         dropout: Probability of ordinary dropout instead.
+        stream: Name of the random stream of ordinary dropout, one for each of several networks.
 
     Raises:
         ValueError: Both kinds of dropout are used, or a value is out of its range.
     """
 
     def __init__(
-        self, network: ClassifierNetwork, sigma: float | None, mu: float, dropout: float
+        self,
+        network: ClassifierNetwork,
+        sigma: float | None,
+        mu: float,
+        dropout: float,
+        stream: str = "dropout",
     ) -> None:
         features, classes = network.head.in_features, network.head.out_features
         super().__init__(network.body, features, classes)
@@ -35,9 +42,11 @@ class NestedNetwork(ClassifierNetwork):
             raise ValueError(
                 "dropout is the baseline of nested dropout: set sigma to null to use it."
             )
-        self.dropout: nn.Module = nn.Dropout(dropout)
+        self.dropout: nn.Module = nn.Identity()
         if sigma is not None:
             self.dropout = NestedDropout(features, sigma, mu)
+        elif dropout:
+            self.dropout = GlobalDropout(dropout, stream)
         self.head = nn.Linear(features, classes, bias=False)
 
     @property

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from framework.distributed.collectives import rank
-from framework.layers import GlobalDropBlock
+from framework.layers import GlobalDropBlock, GlobalDropout
 
 SHAPE = (7, 2, 12, 12)
 
@@ -52,8 +52,9 @@ def test_blocks_without_a_center_are_refused(block: int) -> None:
         GlobalDropBlock(0.1, stream="a", block=block)
 
 
-def test_a_checkpoint_without_the_layer_begins_with_its_first_mask() -> None:
-    layer = GlobalDropBlock(0.3, stream="a")
+@pytest.mark.parametrize("kind", [GlobalDropBlock, GlobalDropout])
+def test_a_checkpoint_without_the_layer_begins_with_its_first_mask(kind) -> None:
+    layer = kind(0.3, stream="a")
     first = layer(torch.ones(SHAPE))
     assert layer.state_dict() == {"_extra_state": {"count": 1}}
     layer.load_state_dict({})

@@ -98,3 +98,17 @@ def test_without_nested_dropout_all_features_are_used() -> None:
     assert plain.eval_k == 8
     with pytest.raises(ValueError, match="set sigma to null"):
         NestedClassifier(num_classes=10, input_shape=(1, 8, 8), sigma=5.0, dropout=0.3)
+
+
+def test_ordinary_dropout_is_that_of_the_global_batch() -> None:
+    """The global generators, which differ between ranks, have no part in it."""
+    image, logits = torch.rand(6, 1, 8, 8), []
+    model = NestedClassifier(
+        num_classes=10, input_shape=(1, 8, 8), widths=(8, 8), sigma=None, dropout=0.5
+    )
+    for seed in (1, 2):
+        model.network.dropout.count = 0
+        torch.manual_seed(seed)
+        logits.append(model(image))
+    assert torch.equal(*logits)
+    assert not torch.equal(model(image), logits[0])
