@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -266,7 +267,12 @@ def _misfit_class(name: str, kinds: tuple[type, ...], place: Place, message: str
     wanted = alternatives([kind.__name__ for kind in kinds])
     short = name.rpartition(".")[2]
     fitting = subclasses(kinds)
-    known = class_at(name)
+    known = class_at(name) or fitting.get(name)
+    if known is not None and issubclass(known, kinds):
+        if inspect.isabstract(known):
+            return f"{name} is a base; --{place.path}.help lists the classes that derive from it"
+        if "Expected a <class 'list'>" in message:
+            return f"a list is wanted; give --{place.path}+ {name}"
     if known is not None or (name == short and short in all_classes()):
         ours = [kind.__name__ for kind in kinds if is_ours(kind)]
         theirs = name.partition(".")[0] not in TRUSTED and name != short
@@ -275,7 +281,5 @@ def _misfit_class(name: str, kinds: tuple[type, ...], place: Place, message: str
     absent = re.search(r"No module named '([\w.]+)'", message)
     if absent and absent.group(1).partition(".")[0] not in TRUSTED:
         return f"there is no package {absent.group(1)!r}, where {name} should be"
-    if name in fitting and "Expected a <class 'list'>" in message:
-        return f"a list is wanted; give --{place.path}+ {name}"
     near = nearest(short, fitting) or f"; --{place.path}.help lists those that there are"
     return f"there is no class {short!r}{near}"

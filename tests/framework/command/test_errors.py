@@ -196,6 +196,14 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "name a config, for example: trimtab fit --config classifier, or a run: trimtab",
         ),
         (
+            ["fit", *BASE, "--data.augment=torch.nn.Identity"],
+            "data.augment: a list is wanted; give --data.augment+ torch.nn.Identity",
+        ),
+        (
+            ["fit", *BASE, "--trainer.logger=lightning.pytorch.loggers.logger.Logger"],
+            "logger.Logger is a base; --trainer.logger.help lists the classes that derive from it",
+        ),
+        (
             ["fit", *BASE, "--model.lr_scheduler=ReduceLROnPlateau"],
             "give the whole path, lightning.pytorch.cli.ReduceLROnPlateau or torch",
         ),
