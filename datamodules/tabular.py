@@ -56,7 +56,7 @@ class Tabular(DataModule):
     The remaining arguments are those of ``DataModule``.
 
     Args:
-        source: File ``.csv``, ``.txt`` or ``.parquet``, see ``read_table``, or a set that comes
+        source: File ``.csv``, ``.txt`` or ``.parquet``, or a set that comes
             with scikit-learn: ``diabetes`` (442 rows, 10 inputs, 1 target) or ``linnerud`` (20
             rows, 3 inputs, 3 targets).
         target: Column of the target, by name or number (negative from the end), or a list of

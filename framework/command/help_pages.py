@@ -245,7 +245,7 @@ def _shown(default: Any) -> str:
         return str(default.value)
     if isinstance(default, tuple | list):
         return f"[{', '.join(map(_shown, default))}]"
-    return default if isinstance(default, str) and default else repr(default)
+    return default if isinstance(default, str) and re.match(r"\w", default) else repr(default)
 
 
 def _command_page(command: str) -> str:

@@ -88,8 +88,11 @@ def _words(hint: Any) -> Iterator[str]:
 
 
 def _plural(hint: Any) -> str:
-    words = type_in_words(hint)
-    return _PLURAL.get(words, words if " " in words else f"{words}s")
+    words = [word for part in _members(hint) for word in _words(part)]
+    several = [_PLURAL.get(word, word if " " in word else f"{word}s") for word in words]
+    if "numbers" in several:
+        several = [word for word in several if word not in ("integers", "lists of numbers")]
+    return alternatives(list(dict.fromkeys(several)))
 
 
 def alternatives(words: Sequence[str]) -> str:

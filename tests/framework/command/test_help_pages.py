@@ -118,6 +118,8 @@ def test_the_list_of_configs_names_them_with_what_they_say_first(capsys):
         (int | None, "an integer"),
         (float | torch.Tensor, "a number"),
         (list[int] | str, "a list of integers or a text"),
+        (str | list[int | str], "a text or a list of integers or texts"),
+        (tuple[float | torch.Tensor, float | torch.Tensor], "a list of numbers"),
         (dict[str, int], "a mapping"),
         (None, "nothing"),
     ],
