@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -31,10 +31,12 @@ class RunFolder:
     Args:
         path: The folder.
         made: Folders that this process made for it, the run's own first.
+        is_new: Whether it held no run before this process.
     """
 
     path: Path
     made: list[Path] = field(default_factory=list)
+    is_new: bool = False
 
     def clear(self, failed: bool) -> None:
         """Remove what this process made for nothing.
@@ -42,13 +44,23 @@ class RunFolder:
         Args:
             failed: Whether the command failed; then a folder with nothing but its config goes too.
         """
-        if not self.made:
+        if not self.is_new:
             return
-        if failed and not any(map(_is_result, self.path.rglob("*"))):
-            shutil.rmtree(self.path, ignore_errors=True)
+        has_results = (self.path / "metrics.csv").exists() or any(self.path.rglob("*.ckpt"))
+        if failed and not has_results:
+            (self.path / "config.yaml").unlink(missing_ok=True)
+            if self.path in self.made and not any(self._other_files()):
+                shutil.rmtree(self.path, ignore_errors=True)
         for folder in self.made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    def _other_files(self) -> Iterator[Path]:
+        """Yield files that are not configs and not W&B's record of the start."""
+        for path in self.path.rglob("*"):
+            place = path.relative_to(self.path).parts[0]
+            if path.is_file() and path.suffix != ".yaml" and not place.startswith("wandb"):
+                yield path
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:
@@ -207,11 +219,6 @@ def set_aside(folder: Path, command: str) -> Path | None:
     return earlier
 
 
-def _is_result(path: Path) -> bool:
-    """Return whether a file is more than the config and W&B's record of a start."""
-    return path.is_file() and path.suffix != ".yaml" and "wandb" not in str(path)
-
-
 def _name_of_config(args: Sequence[str]) -> str:
     configs = option(args, *CONFIG_FLAGS)
     if not configs:
@@ -244,6 +251,7 @@ def _reserve(folder: Path, may_exist: bool = False) -> RunFolder:
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return RunFolder(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
+    is_new = not holds_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=may_exist or _is_requeued(folder))
     except FileExistsError as error:
@@ -256,7 +264,7 @@ def _reserve(folder: Path, may_exist: bool = False) -> RunFolder:
             f"{folder} cannot be written ({error.strerror}); choose another place by "
             "--trainer.default_root_dir."
         ) from error
-    return RunFolder(folder, made)
+    return RunFolder(folder, made, is_new)
 
 
 def _is_requeued(folder: Path) -> bool:

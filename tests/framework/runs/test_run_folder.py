@@ -177,7 +177,13 @@ def test_a_start_that_failed_leaves_nothing_and_a_run_stays():
     assert (folder.path / "config.yaml").exists()
     folder.clear(failed=True)
     assert list(Path("out").iterdir()) == []
-    folder = choose_run_folder(["fit"], root="out")
+    # a folder that was there stays, and can be used again
+    Path("out/data.csv").touch()
+    folder = choose_run_folder(["fit"], exact="out")
+    Path("out/config.yaml").touch()
+    folder.clear(failed=True)
+    assert [path.name for path in Path("out").iterdir()] == ["data.csv"]
+    folder = choose_run_folder(["fit", "--config=wandb.yaml"], root="out")
     make_run(folder.path)
     folder.clear(failed=True)
     assert (folder.path / "metrics.csv").exists()
