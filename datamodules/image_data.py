@@ -161,19 +161,19 @@ class ImageData(DataModule):
             self.input_shape = self.geometry.shape({"input_shape": usual_shape(paths)})
 
     def _use_classes(self, parts: Splits) -> None:
-        """Number the classes as in training, by their names."""
+        """Number the classes as in training, by their names, where there are labels."""
         names = self.trained.get("class_names")
-        if names is None:
+        labeled = [images for images in parts if images is not None and "label" in images.fields]
+        if names is None or not labeled:
             return
         if self.class_names is not None and list(self.class_names) != names:
             source = getattr(self, "origin", type(self).__name__)
             numbers = torch.tensor(match_classes(self.class_names, names, source))
-            for images in parts:
-                if images is not None and "label" in images.fields:
-                    label = images.fields["label"]
-                    # those below 0 are not known
-                    label = torch.where(label < 0, label, numbers[label.clamp(min=0)])
-                    images.fields = {**images.fields, "label": label}
+            for images in labeled:
+                label = images.fields["label"]
+                # those below 0 are not known
+                label = torch.where(label < 0, label, numbers[label.clamp(min=0)])
+                images.fields = {**images.fields, "label": label}
         self.class_names = names
         self.num_classes = len(names)
 

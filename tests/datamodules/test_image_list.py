@@ -71,6 +71,14 @@ def test_labels_may_be_text(tmp_path):
     assert data.class_names == ["a", "b", "b2", "b10"]
 
 
+def test_images_without_labels_have_no_classes_after_a_training_that_had(tmp_path):
+    write(tmp_path, a=1)
+    data = ImageList(str(tmp_path), image_size=4)
+    data.use_facts({"class_names": ["cat", "dog"]})
+    data.setup("predict")
+    assert (data.num_classes, data.class_names) == (None, None)
+
+
 def test_size_channels_and_scale(tmp_path):
     picture = Image.new("RGB", (30, 10), (255, 0, 0))
     picture.paste((0, 0, 255), (10, 0, 20, 10))
