@@ -98,8 +98,12 @@ class ActivationData(DataModule):
         raise NotImplementedError(f"{type(self).__name__} gives no sample.")
 
     def _fit_normalization(self) -> None:
-        """Find the common size from a sample of raw activations."""
+        """Take the common size from training, or find it from a sample of raw activations."""
         fields = ["activation"] if self.target_size is None else ["activation", "target"]
+        known = self.trained.get("activation_scales", {})
+        if [known.get(n, [None])[0] for n in fields] == [self.normalization] * len(fields):
+            self._use({n: Normalization(*known[n]) for n in fields})
+            return
         found: dict[str, Tensor] = {}
         if self.normalization == "constant":
             found = self.sample(SCALE_TOKENS)
@@ -131,10 +135,14 @@ class ActivationData(DataModule):
         """Restore the common size."""
         self._use({name: Normalization(*v) for name, v in state.get("normalizations", {}).items()})
 
+    @property
+    def activation_scales(self) -> dict[str, list[Any]]:
+        """Mode and factor of the normalization of each field, in plain values."""
+        return {n: [v.mode, v.scale] for n, v in getattr(self, "normalizations", {}).items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the stream's identity, the place in it, and the common size."""
-        scales = {n: [v.mode, v.scale] for n, v in getattr(self, "normalizations", {}).items()}
-        return {**super().state_dict(), "normalizations": scales}
+        return {**super().state_dict(), "normalizations": self.activation_scales}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the saved stream in the saved size.

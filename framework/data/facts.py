@@ -33,6 +33,7 @@ FACTS = (
     "column_names",
     "categories",
     "fill_values",
+    "activation_scales",
 )
 """Attributes that describe the data, each known at the latest after ``setup``."""
 LONGEST = 20

@@ -207,11 +207,16 @@ class Classifier(TrainingModule):
         names = self.class_names
         return {} if names is None else {"prediction": names, "probability": names}
 
+    def names_of_classes(self) -> Sequence[str] | None:
+        """Return the names of the K classes, of the training or else of the data at hand."""
+        names = self.class_names or getattr(self.datamodule, "class_names", None)
+        return names if names is not None and len(names) == self.num_classes else None
+
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the confusion matrix and the scores of each class."""
         from framework.figures.tables import class_scores, confusion_matrix
 
-        names = getattr(self.datamodule, "class_names", None)
+        names = self.names_of_classes()
         counts = values["confusion"].cpu()
         return {
             "confusion_matrix": confusion_matrix(counts, names),

@@ -113,7 +113,7 @@ class DomainEvaluation(Classifier):
         """Return the features of both domains and, where labels are known, the confusion matrix."""
         from modules.domain_adaptation.figures import adaptation_figures
 
-        names = getattr(self.datamodule, "class_names", None)
+        names = self.names_of_classes()
         fitting = self.trainer.state.fn == "fit"
         steps = (
             f"after {self.trainer.global_step:,} steps"

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from datamodules.activations import ActivationFile
 from datamodules.activations.file import read_activations
+from framework.data.facts import facts_of
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 
@@ -172,3 +173,20 @@ def test_a_split_must_leave_rows_for_training(tmp_path) -> None:
         ActivationFile(str(tmp_path / "a.npy"), val_size=0.5, test_size=20).setup()
     with pytest.raises(ValueError, match="val_size must be at least 0, got -1"):
         ActivationFile(str(tmp_path / "a.npy"), val_size=-1).setup()
+
+
+def test_other_activations_get_the_size_of_the_training(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(60, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    np.save(tmp_path / "y.npy", 3 * rows)
+    data, later = (
+        ActivationFile(str(tmp_path / f"{name}.npy"), normalization="constant") for name in "xy"
+    )
+    data.setup("fit")
+    later.use_facts(facts_of(data))
+    later.setup("test")
+    assert later.normalizations == data.normalizations
+    alone = ActivationFile(str(tmp_path / "y.npy"), normalization="constant")
+    alone.setup("test")
+    assert alone.normalizations != data.normalizations

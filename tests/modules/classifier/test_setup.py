@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,3 +79,12 @@ def test_in_python_they_are_named(tmp_path, monkeypatch):
     )
     with pytest.warns(UserWarning, match=r"of resnet10t were trained on images normalized by mean"):
         trainer.fit(module, Digits())
+
+
+def test_no_run_ends_by_names_that_do_not_fit():
+    module = Classifier(3, (1, 8, 8))
+    module.make_datamodule = lambda: SimpleNamespace(class_names=["a", "b"])
+    assert module.names_of_classes() is None
+    assert "confusion_matrix" in module.figures("val", {"confusion": torch.eye(3)})
+    module.data_facts = {"class_names": ["a", "b", "c"]}
+    assert module.names_of_classes() == ["a", "b", "c"]
