@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median_low
+
+from framework.data.image_files import image_header
 
 LARGEST = 224
 """Most pixels of a side that is not asked for."""
@@ -27,14 +30,10 @@ def usual_shape(paths: Sequence[str | Path]) -> tuple[int, int, int]:
 
 
 def _headers(paths: Sequence[str | Path]) -> tuple[list[str], list[int]]:
-    from PIL import Image
-
     modes, sides = [], []
     for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
-        try:
-            with Image.open(path) as image:
-                modes.append(image.mode)
-                sides.append(min(image.size))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            continue  # named when it is decoded
+        with suppress(ValueError):  # named when it is decoded
+            mode, size = image_header(path)
+            modes.append(mode)
+            sides.append(min(size))
     return modes, sides

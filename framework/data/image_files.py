@@ -27,11 +27,20 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         ValueError: by name, the file is no image.
     """
+    return image_header(path)[1]
+
+
+def image_header(path: str | Path) -> tuple[str, tuple[int, int]]:
+    """Return PIL's mode, and what ``image_size`` does.
+
+    Raises:
+        ValueError: by name, the file is no image.
+    """
     with _opened(path) as image:
         width, height = image.size
         # a turned TIFF says the size that it will have
         turned = image.format != "TIFF" and _orientation(image) >= 5
-        return (height, width) if turned else (width, height)
+        return image.mode, (height, width) if turned else (width, height)
 
 
 def decode_image(picture: str | Path | Image.Image) -> Image.Image:
