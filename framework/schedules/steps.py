@@ -43,8 +43,9 @@ def resolve_total_steps(total_steps: int | str) -> int:
     run = _run.get()
     if run is None:
         raise ValueError(
-            "total_steps='auto' is filled in where a TrainingModule builds its schedule; elsewhere "
-            "give a number, such as self.trainer.estimated_stepping_batches."
+            "total_steps='auto' is filled in where a TrainingModule builds its schedule; in "
+            "another LightningModule give total_steps=self.trainer.estimated_stepping_batches, in "
+            "a loop of your own the number of optimizer steps."
         )
     trainer, start = run
     steps = trainer.estimated_stepping_batches

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
 from framework.schedules import InverseDecay, WarmupCosine, WarmupStableDecay
 from framework.schedules.steps import resolve_total_steps, total_steps_from
+from tests.helpers.tiny import TinyData, tiny_trainer
 
 
 def rates(schedule: LambdaLR, steps: int) -> list[float]:
@@ -58,7 +62,7 @@ def test_a_restored_schedule_goes_on() -> None:
         ({"total_steps": 4, "final_fraction": -0.1}, "final_fraction"),
         ({"total_steps": 0}, "total_steps must be"),
         ({"total_steps": "ten"}, "total_steps must be"),
-        ({}, "elsewhere give a number"),
+        ({}, "in another LightningModule give total_steps=self"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str) -> None:
@@ -67,20 +71,47 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str) -> N
 
 
 def test_auto_is_the_length_of_the_run() -> None:
-    trainer: Any = SimpleNamespace(estimated_stepping_batches=12)
+    trainer: Any = SimpleNamespace(estimated_stepping_batches=12, limit_train_batches=1.0)
     with total_steps_from(trainer):
         assert resolve_total_steps("auto") == 12
         assert rates(build(), 12) == rates(build(total_steps=12), 12)
-    with pytest.raises(ValueError, match="elsewhere give a number"):
+    with pytest.raises(ValueError, match="in another LightningModule give total_steps=self"):
         resolve_total_steps("auto")
 
 
 # Lightning says -1 of an iterable data set without max_steps
 @pytest.mark.parametrize("steps", [float("inf"), -1])
 def test_a_run_without_an_end_is_refused(steps: float) -> None:
-    trainer: Any = SimpleNamespace(estimated_stepping_batches=steps)
+    trainer: Any = SimpleNamespace(estimated_stepping_batches=steps, limit_train_batches=1.0)
     with total_steps_from(trainer), pytest.raises(ValueError, match="a run with an end"):
         resolve_total_steps("auto")
+
+
+class Plain(LightningModule):
+    """A module of one's own, with the length of the run as the message of ``'auto'`` says."""
+
+    def __init__(self, auto: bool) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 3)
+        self.auto = auto
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.layer(batch["image"]).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = SGD(self.parameters(), lr=1.0)
+        length = self.trainer.estimated_stepping_batches
+        schedule = WarmupCosine(optimizer, "auto" if self.auto else int(length))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def test_a_module_of_ones_own_gives_the_length_of_its_run(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, [], False)
+    loader: Any = DataLoader(TinyData().train_set, 4)  # type: ignore[arg-type]
+    trainer.fit(Plain(auto=False), loader)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match=r"give total_steps=self\.trainer\.estimated_stepping"):
+        tiny_trainer(tmp_path, [], False).fit(Plain(auto=True), loader)
 
 
 def test_a_trapezoid() -> None:
