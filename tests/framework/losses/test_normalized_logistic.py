@@ -16,7 +16,7 @@ def path(step_size: float, normalize: bool) -> list[list[float]]:
     """Return three steps of gradient descent on the worked example."""
     inputs = torch.tensor([[1.0, -1.0], [-1.0, -4.0]], dtype=torch.float64)
     theta = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    loss = NormalizedLogisticLoss().train(normalize)
+    loss = NormalizedLogisticLoss(1e6).train(normalize)
     steps = []
     for _ in range(3):
         value = loss(inputs @ theta, torch.tensor([1, 0]))
@@ -48,7 +48,7 @@ def test_gradient_descent_on_it_is_the_solver(classes: int) -> None:
     rows = 1 if classes == 2 else classes
     theta = torch.zeros(rows, 30, dtype=torch.float64, requires_grad=True)
     for _ in range(solved.n_iter_):
-        (gradient,) = torch.autograd.grad(NormalizedLogisticLoss()(inputs @ theta.T, labels), theta)
+        (gradient,) = torch.autograd.grad(NormalizedLogisticLoss(1e6)(inputs @ theta.T, labels), theta)
         theta = (theta - 3.0 * gradient).detach().requires_grad_()
     torch.testing.assert_close(theta.detach(), torch.from_numpy(solved.coef_))
 
@@ -73,7 +73,7 @@ def test_gradient_of_scores_is_their_share_in_what_is_wrong() -> None:
     labels = torch.tensor([1, 0, 1, 0, 1])
     sign = 2.0 * labels - 1
     scores = (sign * margins).requires_grad_()
-    NormalizedLogisticLoss()(scores, labels).backward()
+    NormalizedLogisticLoss(1e6)(scores, labels).backward()
     shares = (-F.softplus(margins)).softmax(0)
     torch.testing.assert_close(scores.grad, -sign * shares, rtol=1e-9, atol=1e-15)
 
@@ -84,22 +84,22 @@ def test_value_is_the_logistic_loss_over_the_mean_weight() -> None:
     plain = F.binary_cross_entropy_with_logits(scores, labels.double(), reduction="none")
     expected = plain / p_wrong.mean()
     torch.testing.assert_close(NormalizedLogisticLoss(reduction="none")(scores, labels), expected)
-    torch.testing.assert_close(NormalizedLogisticLoss()(scores, labels), expected.mean())
+    torch.testing.assert_close(NormalizedLogisticLoss(1e6)(scores, labels), expected.mean())
 
 
 def test_many_classes() -> None:
     logits, labels = random(9, 4), torch.arange(9) % 4
     p = logits.softmax(1).gather(1, labels[:, None])
     expected = F.cross_entropy(logits, labels) / (1 - p).mean()
-    torch.testing.assert_close(NormalizedLogisticLoss()(logits, labels), expected)
+    torch.testing.assert_close(NormalizedLogisticLoss(1e6)(logits, labels), expected)
 
 
 def test_scores_are_logits_of_two_classes() -> None:
     logits, labels = random(9, 2), torch.arange(9) % 2
     scores = logits[:, 1] - logits[:, 0]
-    expected = NormalizedLogisticLoss()(logits, labels)
+    expected = NormalizedLogisticLoss(1e6)(logits, labels)
     for form in (scores, scores[:, None]):
-        torch.testing.assert_close(NormalizedLogisticLoss()(form, labels), expected)
+        torch.testing.assert_close(NormalizedLogisticLoss(1e6)(form, labels), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -108,11 +108,11 @@ def test_margins_of_ten_thousand(dtype: torch.dtype, classes: int) -> None:
     logits = 1e4 * F.one_hot(torch.arange(6) % classes, classes).to(dtype)
     right, wrong = torch.arange(6) % classes, (torch.arange(6) + 1) % classes
     logits.requires_grad_()
-    value = NormalizedLogisticLoss()(logits, wrong)
+    value = NormalizedLogisticLoss(1e6)(logits, wrong)
     (gradient,) = torch.autograd.grad(value, logits)
     assert value == 1e4
     torch.testing.assert_close(gradient, (logits.softmax(1) - F.one_hot(wrong, classes)) / 6)
-    value = NormalizedLogisticLoss()(logits, right)
+    value = NormalizedLogisticLoss(1e6)(logits, right)
     (gradient,) = torch.autograd.grad(value, logits)
     assert value == 0
     assert not gradient.any()
@@ -120,7 +120,7 @@ def test_margins_of_ten_thousand(dtype: torch.dtype, classes: int) -> None:
 
 def test_beta_ends_at_its_largest_value() -> None:
     scores, labels = torch.tensor([5.0, 6.0, 7.0], dtype=torch.float64), torch.ones(3).long()
-    plain = NormalizedLogisticLoss().eval()(scores, labels)
+    plain = NormalizedLogisticLoss(1e6).eval()(scores, labels)
     beta = 1 / (-scores).sigmoid().mean()
     assert 100 < beta < 1000
     for largest, expected in ((1.0, 1.0), (100.0, 100.0), (1000.0, beta)):
@@ -130,7 +130,7 @@ def test_beta_ends_at_its_largest_value() -> None:
 
 def test_evaluation_reads_cross_entropy() -> None:
     logits, labels = random(6, 4), torch.arange(6) % 4
-    loss = NormalizedLogisticLoss().eval()
+    loss = NormalizedLogisticLoss(1e6).eval()
     torch.testing.assert_close(loss(logits, labels), F.cross_entropy(logits, labels))
 
 
@@ -152,7 +152,7 @@ def test_its_value_cannot_be_monitored() -> None:
     labels = torch.ones(4, dtype=torch.int64)
     before = torch.tensor([-0.1, -0.1, 3.0, 3.0])
     after = torch.tensor([-1.0, 5.0, 5.0, 5.0])
-    loss = NormalizedLogisticLoss()
+    loss = NormalizedLogisticLoss(1e6)
     assert loss(after, labels) > loss(before, labels)
     assert loss.eval()(after, labels) < loss(before, labels)
     assert not loss.monitorable
