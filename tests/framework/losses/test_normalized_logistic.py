@@ -48,7 +48,9 @@ def test_gradient_descent_on_it_is_the_solver(classes: int) -> None:
     rows = 1 if classes == 2 else classes
     theta = torch.zeros(rows, 30, dtype=torch.float64, requires_grad=True)
     for _ in range(solved.n_iter_):
-        (gradient,) = torch.autograd.grad(NormalizedLogisticLoss(1e6)(inputs @ theta.T, labels), theta)
+        (gradient,) = torch.autograd.grad(
+            NormalizedLogisticLoss(1e6)(inputs @ theta.T, labels), theta
+        )
         theta = (theta - 3.0 * gradient).detach().requires_grad_()
     torch.testing.assert_close(theta.detach(), torch.from_numpy(solved.coef_))
 
