@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -140,6 +141,8 @@ class Classifier(TrainingModule):
         """Refuse a training batch of one row that batch norm cannot take."""
         data = self.datamodule
         if not isinstance(data, DataModule) or data.has_groups or "domain" in self.required_fields:
+            return
+        if isinstance(data.train_set, IterableDataset):
             return
         rows, size = len(data.train_set), data.batch_size  # type: ignore[arg-type]
         if (size if data.drop_last else rows % size or size) > 1:
