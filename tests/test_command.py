@@ -303,10 +303,6 @@ GIVEN = ["--model.num_classes=10", "--model.input_shape=[1,8,8]"]
             ],
             "EarlyStopping monitors 'val/loss', but the value of EnsLike means nothing",
         ),
-        (
-            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/nonsense"],
-            "val/nonsense",
-        ),
         (["--model.optimizer=SGD", "--model.optimizer.lr=1e30"], "'classification' became NaN"),
         pytest.param(
             [*SAF, *GIVEN, "--data=tests.test_command.StreamedModule"],
@@ -333,6 +329,13 @@ GIVEN = ["--model.num_classes=10", "--model.input_shape=[1,8,8]"]
 def test_what_does_not_go_together_is_refused(args, words, capsys):
     said = refused(["fit", *BASE, "--allow=tests", *args, *TWO_STEPS], capsys)
     assert words in said
+
+
+def test_a_metric_that_is_not_logged_is_named_at_its_first_use(capsys):
+    args = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/nonsense"]
+    with pytest.raises(SystemExit):
+        trimtab.main(["fit", *BASE, *args, *TWO_STEPS])
+    assert "val/nonsense" in capsys.readouterr().err
 
 
 class Broken(Rows):
