@@ -8,11 +8,13 @@ import pytest
 import torch
 from pyarrow import parquet
 from torch import Tensor
+from torch.utils.data import Subset
 
 from callbacks import PredictionWriter
-from framework.data.datasets import Batch
+from callbacks.prediction_writer import _columns
+from framework.data.datasets import ArrayDataset, Batch
 from tests.helpers.ranks import TwoRanks
-from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
+from tests.helpers.tiny import CLASSES, TinyData, TinyModule, tiny_trainer
 
 COLUMNS = ["index", "prediction", "probability_0", "probability_1", "probability_2"]
 
@@ -186,3 +188,35 @@ def test_wrong_arguments_and_a_missing_extra(
     monkeypatch.setattr("framework.utilities.packages.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'trimtab\[parquet\]'"):
         predict(tmp_path, TinyModule(), TinyData(), format="parquet")
+
+
+class Named(ArrayDataset):
+    names = ("a.png", "sub/ü, b.png", "two\nlines.png", *(f"{k}.png" for k in range(3, 10)))
+
+
+class NamedModule(TinyModule):
+    column_names = {"prediction": CLASSES, "probability": CLASSES}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_files_and_classes_are_named(tmp_path: Path, format: str) -> None:  # noqa: A002
+    data = TinyData()
+    assert data.predict_set is not None
+    data.predict_set = Subset(Named(**data.predict_set.fields), [2, 0, 1, *range(3, 10)])
+    module = NamedModule()
+    trainer = tiny_trainer(tmp_path, [PredictionWriter(format=format)], False)
+    trainer.predict(module, data, return_predictions=False)
+    path = tmp_path / f"predictions.{format}"
+    rows = read(path) if format == "csv" else parquet.read_table(path).to_pylist()
+    assert list(rows[0]) == ["index", "file", "prediction", *(f"probability_{n}" for n in CLASSES)]
+    assert [row["file"] for row in rows][:3] == ["a.png", "sub/ü, b.png", "two lines.png"]
+    for row in rows:
+        best = max(CLASSES, key=lambda name: float(row[f"probability_{name}"]))
+        assert row["prediction"] == best
+
+
+def test_targets_are_named() -> None:
+    found = _columns({"prediction": torch.zeros(4, 2)}, {"prediction": ["width", "height"]})
+    assert list(found) == ["prediction_width", "prediction_height"]
+    # of another number, as of another model
+    assert list(_columns({"p": torch.zeros(4, 2)}, {"p": ["width"]})) == ["p_0", "p_1"]

@@ -2,7 +2,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import ImageList, WholeSet
+from datamodules import ImageFolder, ImageList, WholeSet
+from framework.data.facts import facts_of
 from tests.helpers.data import shared_data
 
 
@@ -163,3 +164,19 @@ def test_real_coil20():
     with Image.open(folder / "obj10__0.png") as file:
         pixels = torch.frombuffer(bytearray(file.convert("L").tobytes()), dtype=torch.uint8)
     torch.testing.assert_close(batches[0]["image"][0, 0], pixels.view(128, 128) / 255)
+
+
+def test_scale_and_size_are_those_of_the_folders_that_were_trained(tmp_path):
+    write(tmp_path, cat__a=10, cat__b=20, dog__a=200, dog__b=220)
+    trained = ImageFolder(str(tmp_path), image_size=5, mean=[0.25], std=[0.5], val_size=0)
+    trained.setup("fit")
+    data = ImageList(str(tmp_path))
+    data.use_facts(facts_of(trained))
+    data.setup("predict")
+    assert torch.equal(predicted(data)["image"], trained.train_set.dataset.batch(range(4))["image"])
+    assert data.input_shape == (1, 5, 5)
+    # raw pictures too, before anything is read
+    alone = ImageList(str(tmp_path))
+    alone.use_facts(facts_of(trained))
+    batch = alone.as_batch([tmp_path / "cat" / "a.png"])
+    assert torch.equal(batch["image"], predicted(data)["image"][:1])
