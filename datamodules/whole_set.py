@@ -86,7 +86,7 @@ class WholeSet(DataModule):
         self.train_set = pool[0].followed_by(*pool[1:])
         self.val_set = self.test_set = self.predict_set = self.train_set
         copy_facts(self.data, self)
-        if "label" not in self.train_set.fields:
+        if "label" not in pool[0].fields:
             # the classes of the data that a model was trained on are not those of these images
             self.num_classes = None
 
