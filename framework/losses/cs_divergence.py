@@ -238,10 +238,12 @@ def warn_below_zero(loss: Loss, value: Tensor) -> bool:
 
 def warn_without_neighbors(loss: Loss, x: Tensor, sigma_x: Width) -> bool:
     """Warn if the kernel on the rows of ``x``, (N, d), is the identity; return whether it is."""
-    rows = x.detach()[:512]
-    if len(rows) < 2:
+    rows = x.detach()[:64]
+    n = len(rows)
+    if n < 2:
         return False
-    neighbors = float(gaussian_gram(rows, rows, kernel_width(sigma_x, x)).mean()) * len(rows) - 1
+    pairs = float(gaussian_gram(rows, rows, kernel_width(sigma_x, x)).sum()) - n
+    neighbors = pairs / (n * (n - 1)) * (len(x) - 1)
     if alone := neighbors < 0.01:
         warnings.warn(
             f"{type(loss).__name__}: with sigma_x {sigma_x} the kernel on {x.shape[1]} inputs is "
