@@ -23,6 +23,12 @@ from tests.helpers.runs import QUIET, ROOT
 FOLDERS = Path(__file__).parent / "version_0_1"
 # every class that a config of version 0.1 could name, by each of its paths, with its arguments
 CLASSES_THEN: dict[str, list[str]] = json.loads((FOLDERS / "classes.json").read_text())
+# no place in a config takes these classes, so that an argument may go
+NEVER_IN_A_CONFIG = {
+    "TrimtabCLI": {"folder"},
+    "DomainAugmentation": {"shape"},
+    "ImageFiles": {"image_size", "channels"},
+}
 NAMES = sorted(path.parent.name for path in FOLDERS.glob("*/expected.json"))
 
 
@@ -46,7 +52,7 @@ def test_every_class_is_found_under_its_old_path(package):
         assert found.__name__ == CLASSES.get(name, name)
         arguments = accepted_arguments(found)
         renamed = ARGUMENTS.get(found.__name__, {})
-        for argument in CLASSES_THEN[path]:
+        for argument in set(CLASSES_THEN[path]) - NEVER_IN_A_CONFIG.get(found.__name__, set()):
             assert renamed.get(argument, argument) in arguments, f"{path} took {argument}"
 
 
