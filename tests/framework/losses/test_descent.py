@@ -87,7 +87,14 @@ def distance(loss: Loss, predictions: Tensor, targets: Tensor) -> float:
     return float((predictions - targets).square().mean().sqrt())
 
 
-@pytest.mark.parametrize("name", BUILD)
+VARIANTS = {"aldr_10", "comp_sum_0", "csib_mse", "csib_wide", "ensloss_ovr", "ldr_l1", "ldr_plain"}
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.combination] if name in VARIANTS else [])
+    for name in BUILD
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_free_predictions_come_nearer_to_the_targets(name: str) -> None:
     loss = BUILD[name]()
     loss.setup(ROWS, CLASSES, torch.device("cpu"))
