@@ -21,6 +21,7 @@ from framework.detection.tiles import merge_tiles
 from framework.distributed.collectives import gather
 from framework.figures.style import may_fail
 from framework.utilities.checks import check_at_least, check_interval
+from framework.utilities.lightning_internals import datamodule_of
 
 
 @runtime_checkable
@@ -115,7 +116,7 @@ class DetectionWriter(Callback):
             )
         else:
             merged = dict(zip(image_id.tolist(), found, strict=True))
-        data: Any = getattr(trainer, "datamodule", None)
+        data: Any = datamodule_of(trainer)
         numbers = sorted(merged)
         known = getattr(data, "image_names", None)
         names = [known[n] if known is not None else f"{n:06d}" for n in numbers]

@@ -17,6 +17,7 @@ from framework.objectives.errors import IncompatibleError
 from framework.training.compatibility import require
 from framework.training.module import TrainingModule
 from framework.utilities.checks import check_at_least, check_interval
+from framework.utilities.lightning_internals import datamodule_of
 
 
 class DynamicPreference(Callback):
@@ -91,7 +92,7 @@ class DynamicPreference(Callback):
         module.gradient_combiner = self.combiner
         if not self.combiner.guided:
             return
-        data = getattr(trainer, "datamodule", None)
+        data = datamodule_of(trainer)
         if not isinstance(data, DataModule):
             raise IncompatibleError(
                 f"{type(self.combiner).__name__} is guided by held-out training data, which only "

@@ -20,6 +20,7 @@ from framework.sparse_coding.sparse_code import SparseCode
 from framework.sparse_coding.top_contexts import TopContexts
 from framework.utilities.checks import check_at_least
 from framework.utilities.files import write_atomically
+from framework.utilities.lightning_internals import datamodule_of
 
 CONTEXTS_AT_ONCE = 8
 
@@ -68,7 +69,7 @@ class FeatureDashboard(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what has no text or no features."""
-        data: Any = getattr(trainer, "datamodule", None)
+        data: Any = datamodule_of(trainer)
         if not isinstance(getattr(data, "language_model", None), LanguageModel):
             raise IncompatibleError(
                 f"FeatureDashboard shows the text that activations come from, which "

@@ -16,6 +16,7 @@ from framework.objectives.errors import IncompatibleError
 from framework.sparse_coding.loss_recovered import LossRecovered
 from framework.sparse_coding.normalization import Normalization
 from framework.utilities.checks import check_at_least
+from framework.utilities.lightning_internals import datamodule_of
 
 
 class LossRecoveredEvaluation(Callback):
@@ -61,7 +62,7 @@ class LossRecoveredEvaluation(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse data without a language model that predicts tokens."""
-        data: Any = getattr(trainer, "datamodule", None)
+        data: Any = datamodule_of(trainer)
         model = getattr(data, "language_model", None)
         if not isinstance(model, LanguageModel):
             raise IncompatibleError(

@@ -16,6 +16,7 @@ from framework.objectives.labels import IGNORE_INDEX
 from framework.training.compatibility import require_alone
 from framework.training.module import TrainingModule
 from framework.utilities.checks import check_at_least
+from framework.utilities.lightning_internals import datamodule_of
 from framework.utilities.randomness import global_seed
 
 
@@ -70,7 +71,7 @@ class RobustAccuracy(Callback):
                     f"RobustAccuracy needs class logits of one fixed shape, which "
                     f"{type(pl_module).__name__} does not have."
                 )
-        normalize = getattr(getattr(trainer, "datamodule", None), "normalize", None)
+        normalize = getattr(datamodule_of(trainer), "normalize", None)
         if normalize is not None and not self.attack.mean:
             mean, std = (v.flatten().tolist() for v in (normalize.mean, normalize.std))
             self.attack = self.attack.normalized(mean, std)

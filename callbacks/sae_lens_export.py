@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from framework.training.compatibility import require
+from framework.utilities.lightning_internals import datamodule_of
 from framework.utilities.packages import require_package
 
 
@@ -58,7 +59,7 @@ class SAELensExport(Callback):
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Exporting)
-        data: Any = getattr(trainer, "datamodule", None)
+        data: Any = datamodule_of(trainer)
         names = {"model_name": "model", "hook_name": "hook_point", "context_size": "context_length"}
         found = {name: getattr(data, theirs, None) for name, theirs in names.items()}
         noted = {name: value for name, value in found.items() if value is not None}

@@ -30,6 +30,7 @@ from framework.training.compatibility import (
 from framework.training.module import TrainingModule
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.utilities.checks import check_one_of
+from framework.utilities.lightning_internals import datamodule_of
 
 Storage = Literal["auto", "device", "cpu", "memmap", "exchange"]
 Precision = Literal["float16", "float32", "float64"]
@@ -140,7 +141,7 @@ class SAF(ObjectivesCallback):
         )
         require_alone(self, training.objectives_callbacks)
         check_needs(self, self.needs, training, training.provides)
-        data = getattr(trainer, "datamodule", None)
+        data = datamodule_of(trainer)
         if not isinstance(data, DataModule) or isinstance(data.train_set, IterableDataset):
             raise IncompatibleError(
                 "SAF remembers every training sample and needs a trimtab DataModule with a "

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from framework.objectives.errors import IncompatibleError
 from framework.training.compatibility import require
+from framework.utilities.lightning_internals import datamodule_of
 
 
 @runtime_checkable
@@ -40,7 +41,7 @@ class ThresholdCalibration(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a module without thresholds."""
         require(self, pl_module, Calibrating, "a sparse autoencoder")  # type: ignore[type-abstract]
-        data = getattr(trainer, "datamodule", None)
+        data = datamodule_of(trainer)
         if stage == "fit" and getattr(data, "val_set", None) is None:
             raise IncompatibleError(
                 f"ThresholdCalibration needs a validation set, and {type(data).__name__} has none."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -312,8 +313,12 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
 def error_messages() -> Iterator[None]:
     """Turn every foreseen error inside the block into a one-line message, and exit code 1.
 
-    Set the environment variable ``TRIMTAB_TRACEBACK`` to see where an error comes from.
+    Warnings are one line, too. Set the environment variable ``TRIMTAB_TRACEBACK`` to see where an
+    error or a warning comes from.
     """
+    standard = warnings.formatwarning
+    if not os.environ.get("TRIMTAB_TRACEBACK"):
+        warnings.formatwarning = format_warning
     try:
         yield
     except Interrupted:
@@ -329,6 +334,13 @@ def error_messages() -> Iterator[None]:
             raise
         sys.stderr.write(f"trimtab: {describe(error)}\n")
         raise SystemExit(1) from error
+    finally:
+        warnings.formatwarning = standard
+
+
+def format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    """Return a warning as it is shown: the place in the code helps no one at a terminal."""
+    return f"trimtab: {' '.join(str(message).split())}\n"
 
 
 def main(args: Sequence[str], callbacks: list[Any] | None = None) -> None:

@@ -15,6 +15,8 @@ NOT_WANTED = (
     r".*recommended to use .*sync_dist=True",
     # a run that goes on in another folder has other checkpoints
     "The dirpath has changed from",
+    # a short epoch: its means are logged whatever the interval
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
     # the command says it in its own words
     "Total length of .* across ranks is zero",
 )

@@ -18,7 +18,7 @@ from framework.objectives.reduction import reduce_objectives
 from framework.training.batches import named_fields
 from framework.training.term_means import TermMeans
 from framework.utilities.evaluation_mode import evaluation_mode
-from framework.utilities.lightning_internals import QuickHooksModule, trainer_of
+from framework.utilities.lightning_internals import QuickHooksModule, datamodule_of, trainer_of
 from framework.utilities.precision import FullPrecisionDict
 
 
@@ -97,7 +97,7 @@ class EvaluationModule(QuickHooksModule):
         """The Trainer's datamodule, or that of the run that the module was loaded from, or None."""
         trainer = trainer_of(self)
         if trainer is not None:
-            return getattr(trainer, "datamodule", None)
+            return datamodule_of(trainer)
         return None if self.make_datamodule is None else self.make_datamodule()
 
     @torch.no_grad()

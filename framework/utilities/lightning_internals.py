@@ -17,6 +17,11 @@ from lightning.pytorch.loops.loop import _Loop
 # ---- the Trainer ------------------------------------------------------------------------------
 
 
+def datamodule_of(trainer: Trainer) -> Any:
+    """Return the datamodule of a run, or None where it has loaders only."""
+    return getattr(trainer, "datamodule", None)
+
+
 def trainer_of(module: LightningModule) -> Trainer | None:
     """Return the Trainer that a module is attached to, or None; ``module.trainer`` would raise."""
     return module._trainer

@@ -44,8 +44,9 @@ KINDS = {
     for kind in (getattr(framework.losses, name) for name in framework.losses.__all__)
     if isinstance(kind, type) and issubclass(kind, Loss)
 } - {Loss, ClassificationLoss, RegressionLoss}
+FREE = KINDS - WITHOUT_TARGETS - {SmoothAdversarialCompSumLoss}
 BUILD: dict[str, Callable[[], Loss]] = {
-    **{kind.__name__: kind for kind in KINDS - WITHOUT_TARGETS - {SmoothAdversarialCompSumLoss}},
+    **{kind.__name__: kind for kind in sorted(FREE, key=lambda kind: kind.__name__)},
     "aggregate_bce": lambda: AggregateResponseLoss("bce"),
     "aggregate_ce": lambda: AggregateResponseLoss("ce"),
     "aldr_10": lambda: ALDRLoss(10.0),
