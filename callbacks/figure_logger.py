@@ -27,7 +27,7 @@ class FigureLogger(Callback):
     The PNGs lie in ``figures/`` of the run folder, named after the stage, and each new drawing
     replaces the last; loggers of W&B, TensorBoard and MLflow get every one. They are drawn at the
     end of ``fit``, ``validate`` and ``test``, and in between after a validation. A figure that
-    cannot be drawn is named in a warning.
+    cannot be drawn, or not sent to a logger, is named in a warning.
 
     Args:
         every_n_minutes: Least time in minutes between two drawings during training.
@@ -106,7 +106,8 @@ class FigureLogger(Callback):
         # the number that Lightning gives to the values of this step
         step = max(trainer.global_step - 1, 0)
         for logger in trainer.loggers:
-            log_image(logger, f"figures/{name}", path, step)
+            with may_fail(f"figures/{name}.png", f"sent to {type(logger).__name__}"):
+                log_image(logger, f"figures/{name}", path, step)
 
 
 def log_image(logger: Logger, name: str, path: Path, step: int) -> None:

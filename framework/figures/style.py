@@ -109,11 +109,12 @@ def fonts_for(letters: frozenset[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def may_fail(what: str) -> Iterator[None]:
+def may_fail(what: str, done: str = "drawn") -> Iterator[None]:
     """Turn an exception inside the block into a one-line warning: no run ends by a figure.
 
     Args:
         what: What is drawn, for the warning.
+        done: What is done with it, for the warning.
 
     Example:
         >>> with may_fail("the figure of a test"):
@@ -123,4 +124,4 @@ def may_fail(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        log.warning("trimtab: %s could not be drawn: %s", what, reason)
+        log.warning("trimtab: %s could not be %s: %s", what, done, reason)

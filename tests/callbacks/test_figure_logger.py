@@ -153,3 +153,21 @@ def test_every_logger_of_pictures_gets_them(tmp_path: Path) -> None:
         log_image(logger, "figures/a", path, 3)
     assert board.images == [("figures/a", (4, 5, 3), 3, "HWC")]
     assert artifacts.files == [("7", "a.png", "figures")]
+
+
+def test_a_failed_upload_is_not_a_failed_drawing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refuses(Artifacts):
+        def log_artifact(self, run_id: str, path: str, folder: str) -> None:
+            raise ConnectionError("no route to host")
+
+        log_hyperparams = log_metrics = finalize = lambda *_, **__: None  # type: ignore[assignment]
+
+    loggers = [RunLogger(str(tmp_path)), Refuses()]
+    tiny_trainer(tmp_path, [FigureLogger()], loggers).fit(TinyModule(), TinyData())
+    assert [line for line in caplog.messages if line.startswith("trimtab")] == [
+        f"trimtab: figures/{name}.png could not be sent to Refuses: no route to host"
+        for name in ("val_confusion_matrix", "learning_curves")
+    ]
+    assert len(list((tmp_path / "figures").iterdir())) == 2
