@@ -140,21 +140,32 @@ def assert_close(whole: Record, resumed: Record) -> None:
     assert whole.metrics == pytest.approx(resumed.metrics, abs=1e-6)
 
 
-def test_sigterm_saves_and_stops(tmp_path):
-    args = arguments("classifier", "with/saf")
+@pytest.mark.parametrize(
+    ("configs", "changed", "step"),
+    [
+        (("classifier", "with/saf"), [], 5),
+        # every batch is an epoch
+        (("aggregate",), ["--data.batch_size=320"], 1),
+    ],
+    ids=["classifier", "aggregate"],
+)
+def test_sigterm_saves_and_stops(configs, changed, step, tmp_path):
+    args = [*arguments(*configs), *changed]
     code, whole = fit_in_child([*args, f"--run_folder={tmp_path / 'whole'}"], tmp_path / "whole.pt")
     assert code == 0
     args = [*args, f"--run_folder={tmp_path / 'stopped'}"]
     journal = tmp_path / "journal"
-    code, _ = fit_in_child(args, tmp_path / "none.pt", terminate_at=5, log=journal)
+    code, _ = fit_in_child(args, tmp_path / "none.pt", terminate_at=step, log=journal)
     assert code == 128 + signal.SIGTERM
-    assert len(journal.read_text().splitlines()) == 6
+    assert len(journal.read_text().splitlines()) == step + 1
     code, resumed = fit_in_child([*args, last(tmp_path / "stopped")], tmp_path / "resumed.pt")
     assert code == 0
     assert whole is not None
     assert resumed is not None
-    assert len(resumed.steps) == len(whole.steps) - 6
+    assert len(resumed.steps) == len(whole.steps) - step - 1
     assert_same_bits(whole, resumed)
+    metrics = [(tmp_path / run / "metrics.csv").read_bytes() for run in ("whole", "stopped")]
+    assert metrics[0] == metrics[1]
 
 
 def test_slurm_preemption_saves_where_a_requeued_job_looks(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from framework.command.help_pages import help_page
 from framework.command.lightning_messages import choose_messages
 from framework.command.report import relative
 from framework.runs.config_files import option
-from framework.runs.preemption import Interrupted
+from framework.runs.preemption import Interrupted, PreemptionCheckpoint
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import (
     RunFolder,
@@ -221,6 +221,10 @@ class TrimtabCLI(DataArgumentsCLI):
         kwargs["callbacks"] = [*chosen, *(one for one in ours if type(one) not in present)]
         if not bare and config.get("enable_checkpointing") is not False:
             kwargs["callbacks"] += [self._checkpoint(name) for name in CHECKPOINTS]
+            if PreemptionCheckpoint not in present:
+                kwargs["callbacks"].append(PreemptionCheckpoint(interrupts=True))
+        # it saves and stops when the others have saved what was due
+        kwargs["callbacks"].sort(key=lambda one: isinstance(one, PreemptionCheckpoint))
         return super().instantiate_trainer(**kwargs)
 
     def _loggers(self, chosen: Any) -> Any:
@@ -325,9 +329,11 @@ def error_messages() -> Iterator[None]:
         raise
     except (SystemExit, KeyboardInterrupt) as stop:
         # Lightning turns the one into the other
-        if KeyboardInterrupt not in (type(stop), type(stop.__context__)):
+        interrupt = stop.__context__ if isinstance(stop, SystemExit) else stop
+        if not isinstance(interrupt, KeyboardInterrupt):
             raise
-        sys.stderr.write("trimtab: stopped at once; nothing was saved since the last checkpoint.\n")
+        # the checkpoint of a run that trains says what was not saved
+        sys.stderr.write(f"trimtab: {'; '.join(('stopped at once', *interrupt.args))}.\n")
         raise SystemExit(128 + signal.SIGINT) from None
     except FORESEEN as error:
         if os.environ.get("TRIMTAB_TRACEBACK"):

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and pre-emption: save at the next batch's end, and stop."""
+"""Ctrl-C, SIGTERM and pre-emption: save where the run can go on, and stop."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ import subprocess
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from framework.distributed.collectives import world_size
 from framework.utilities.lightning_internals import (
     is_accumulating,
+    log_closed_epoch,
+    place_of_the_step,
     slurm_checkpoint_path,
+    stops_after_epoch,
+    stops_now,
     validation_follows,
 )
 
 log = logging.getLogger(__name__)
+TOLD = (
+    b"\ntrimtab: saves and stops at the next place where the run can go on, after a step and its "
+    b"validation; Ctrl-C again stops at once\n"
+)
 
 
 class Interrupted(SystemExit):
@@ -34,20 +42,30 @@ class Interrupted(SystemExit):
         self.path = path
 
 
-class PreemptionCheckpoint(Callback):
-    """Saves a checkpoint between two batches and stops, when a signal asks for it.
+class PreemptionCheckpoint(Checkpoint):
+    """Saves a checkpoint between two steps and stops, when a signal asks for it.
 
-    Handles SIGINT (Ctrl-C, which stops at once the second time), SIGHUP and SIGTERM everywhere, and
-    under SLURM also SIGUSR1, after which the job is put into the queue again. The checkpoint is
-    ``last.ckpt`` beside the others; under SLURM it has the name by which Lightning finds it when
-    the job starts again. Every rank stops after the same batch, whichever rank was signaled.
+    Handles SIGTERM, and under SLURM also SIGUSR1, after which the job is put into the queue again.
+    It stops after an optimizer's step and the validation and the epoch's end that belong to it, on
+    every rank after the same, whichever was signaled; a run that ends there ends as usual. The
+    checkpoint is ``last.ckpt`` beside the others; under SLURM it has the name by which Lightning
+    finds it when the job starts again. It is the last of a Trainer's checkpoint callbacks, so that
+    the others have saved what was due.
+
+    Args:
+        interrupts: Whether SIGINT (Ctrl-C, which stops at once the second time) and SIGHUP do the
+            same, as in the command.
+
+    Example:
+        >>> PreemptionCheckpoint(interrupts=True).interrupts
+        True
     """
 
     # asking the other ranks makes a GPU wait, so there it is done less often
     every_n_steps_on_gpu = 10
-    interrupts = (signal.SIGINT, signal.SIGHUP)
 
-    def __init__(self) -> None:
+    def __init__(self, interrupts: bool = False) -> None:
+        self.interrupts = interrupts
         self.signum = 0
         self._speaks = False
         self._previous: dict[int, Any] = {}
@@ -59,8 +77,10 @@ class PreemptionCheckpoint(Callback):
         self.signum = 0
         self._speaks = trainer.is_global_zero
         signals = [signal.SIGTERM]
-        # under nohup, or in the background of a script, these are to have no effect
-        signals += [s for s in self.interrupts if signal.getsignal(s) != signal.SIG_IGN]
+        if self.interrupts:
+            # under nohup, or in the background of a script, these are to have no effect
+            both = (signal.SIGINT, signal.SIGHUP)
+            signals += [s for s in both if signal.getsignal(s) != signal.SIG_IGN]
         if "SLURM_JOB_ID" in os.environ:
             signals.append(signal.SIGUSR1)
         for signum in signals:
@@ -68,13 +88,11 @@ class PreemptionCheckpoint(Callback):
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.signum == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("nothing was saved since the last checkpoint")
         self.signum = signum
         if signum == signal.SIGINT and self._speaks:
             # a handler must not write to a stream that may be in use
-            os.write(
-                2, b"\ntrimtab: saves after this batch and stops; Ctrl-C again stops at once\n"
-            )
+            os.write(2, TOLD)
 
     def on_train_batch_end(
         self,
@@ -84,42 +102,73 @@ class PreemptionCheckpoint(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save and stop if any rank was asked to.
+        """Save and stop if any rank was asked to, unless more belongs to this batch.
 
-        It does not stop while gradients are accumulated, nor between a batch and the validation or
-        the epoch's end that belongs to it, which a resumed run would skip.
+        A resumed run would skip the validation or the epoch's end that follows.
         """
         if is_accumulating(trainer) or trainer.is_last_batch or validation_follows(trainer):
             return
-        signum = self._agreed(trainer)
-        if signum == 0:
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        if world_size() > 1 and on_gpu and trainer.global_step % self.every_n_steps_on_gpu:
             return
+        if not stops_now(trainer) and (signum := self._agreed(trainer)):
+            self._stop(trainer, signum, self._save(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and stop if any rank was asked to, unless the epoch's end comes at once."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.is_last_batch:
+            return
+        if is_accumulating(trainer) or stops_now(trainer):
+            return
+        if signum := self._agreed(trainer):
+            with place_of_the_step(trainer):
+                path = self._save(trainer)
+            self._stop(trainer, signum, path)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and stop if any rank was asked to and another epoch would follow."""
+        if not trainer.is_last_batch or stops_after_epoch(trainer):
+            return
+        if signum := self._agreed(trainer):
+            path = self._save(trainer)
+            log_closed_epoch(trainer)
+            self._stop(trainer, signum, path)
+
+    def _agreed(self, trainer: Trainer) -> int:
+        """Return the signal that this or another rank received, or 0; to be asked on every rank."""
+        if world_size() == 1:
+            return self.signum
+        flag = torch.tensor(self.signum, device=trainer.strategy.root_device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return int(flag)
+
+    def _save(self, trainer: Trainer) -> Path:
         path = _checkpoint_path(trainer)
         trainer.save_checkpoint(path)
+        return path
+
+    def _stop(self, trainer: Trainer, signum: int, path: Path) -> NoReturn:
         if self._speaks:
             log.warning(
-                "trimtab: stopped by %s after step %d; continue with trimtab fit --ckpt_path %s",
+                "trimtab: stopped by %s after step %d; continue with %s",
                 signal.Signals(signum).name,
                 trainer.global_step,
-                path,
+                f"trimtab fit --ckpt_path {path}" if self.interrupts else f"ckpt_path {path}",
             )
         if signum == signal.SIGUSR1 and trainer.is_global_zero:
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         raise Interrupted(signum, path)
 
-    def _agreed(self, trainer: Trainer) -> int:
-        if world_size() == 1:
-            return self.signum
-        device = trainer.strategy.root_device
-        if device.type == "cuda" and trainer.global_step % self.every_n_steps_on_gpu:
-            return 0
-        flag = torch.tensor(self.signum, device=device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return int(flag)
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restore the handlers of the signals."""
+        """Restore the handlers of the signals, and leave if the module brings it for each fit."""
         self._restore()
+        if not self.interrupts:
+            # Lightning warns of ckpt_path="best" where there are several checkpoint callbacks
+            trainer.callbacks = [  # type: ignore[attr-defined]
+                callback
+                for callback in trainer.callbacks  # type: ignore[attr-defined]
+                if callback is not self
+            ]
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

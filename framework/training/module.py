@@ -24,7 +24,6 @@ from framework.distributed.consistency import check_equal_on_all_ranks
 from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import Loss
-from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import ReducedObjectives, reduce_objectives
 from framework.schedules.steps import total_steps_from
@@ -201,10 +200,12 @@ class TrainingModule(EvaluationModule):
         from framework.runs.preemption import PreemptionCheckpoint
         from framework.runs.resume import ExactResume
 
+        kinds: list[type[Callback]] = [PlateauStep, ExactResume]
         if self.trainer.state.fn == "fit":
             compatibility.check_callbacks(self.trainer)
+            if self.trainer.checkpoint_callbacks:
+                kinds.append(PreemptionCheckpoint)
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        kinds = (PlateauStep, ExactResume, PreemptionCheckpoint)
         return [kind() for kind in kinds if kind not in present]
 
     def setup(self, stage: str) -> None:
@@ -340,8 +341,7 @@ class TrainingModule(EvaluationModule):
                     "forward": self.forward,
                 }
                 available[need] = others[need]
-        ignore_index = getattr(loss, "ignore_index", IGNORE_INDEX)
-        with explained_labels(predictions, targets, ignore_index):
+        with explained_labels(predictions, targets):
             add_term(objectives, name, loss, predictions, targets, **available)
 
     def reduced_objectives(self, batch: Batch) -> ReducedObjectives:

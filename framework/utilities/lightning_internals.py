@@ -77,6 +77,16 @@ def stops_after_epoch(trainer: Trainer) -> bool:
     return at_last_epoch or stops_now(trainer)
 
 
+def log_closed_epoch(trainer: Trainer) -> None:
+    """Hand an epoch's values to the loggers, as Lightning does after the last hook of the epoch."""
+    connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop
+    connector.on_epoch_end()
+    # the values have the number of the epoch's last step
+    loop._batches_that_stepped -= 1
+    connector.update_train_epoch_metrics()
+    loop._batches_that_stepped += 1
+
+
 @contextmanager
 def place_of_the_step(trainer: Trainer) -> Iterator[None]:
     """Let a checkpoint that is written during a validation say that training stands at its step.

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import trimtab
+from framework.command import cli
 from framework.data.datamodule import DataModule
 from framework.runs.csv_logger import read_metrics
+from framework.runs.preemption import PreemptionCheckpoint
 from tests.helpers.configs import arguments
 
 RUN = Path("run")
@@ -75,6 +77,15 @@ def test_a_run_may_keep_no_checkpoints():
     trimtab.main([*FIT, "--trainer.enable_checkpointing=false"])
     assert not (RUN / "checkpoints").exists()
     assert (RUN / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_ctrl_c_saves_last_where_there_are_checkpoints(saves):
+    trimtab.import_configurable_classes()
+    callbacks = cli.run([*FIT, f"--trainer.enable_checkpointing={saves}"]).trainer.callbacks
+    found = [callback for callback in callbacks if isinstance(callback, PreemptionCheckpoint)]
+    assert found == (callbacks[-1:] if saves else [])
+    assert all(one.interrupts for one in found)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")

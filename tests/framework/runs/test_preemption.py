@@ -1,4 +1,4 @@
-"""Ctrl-C and the signals of a terminal and a scheduler: saved at the batch's end, and stopped."""
+"""Ctrl-C and the signals of a terminal and a scheduler: saved where the run can go on, stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch import Callback
 
 from framework.command.cli import error_messages
-from framework.runs.preemption import Interrupted
+from framework.runs.csv_logger import RunLogger
+from framework.runs.preemption import Interrupted, PreemptionCheckpoint
 from framework.runs.run_checkpoint import RunCheckpoint
 from tests.helpers.runs import in_child
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
@@ -31,11 +32,19 @@ class Sends(Callback):
                 send(os.getpgrp() if self.group else os.getpid(), self.signum)
 
 
-def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, **data: Any) -> Any:
+def fit(
+    folder: Path,
+    *callbacks: Callback,
+    ckpt_path: Path | None = None,
+    settings: dict[str, Any] | None = None,
+    **data: Any,
+) -> Any:
+    """Fit as the command does."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    checkpoint = RunCheckpoint(folder, "last")
-    trainer = tiny_trainer(folder, [*callbacks, checkpoint], False, val_check_interval=2)
+    savers = [RunCheckpoint(folder, "last"), PreemptionCheckpoint(interrupts=True)]
+    options = settings or {"val_check_interval": 2}
+    trainer = tiny_trainer(folder, [*callbacks, *savers], [RunLogger(str(folder))], **options)
     module = TinyModule()
     trainer.fit(module, TinyData(**data), ckpt_path=ckpt_path)
     return module.network.weight.detach()
@@ -57,11 +66,89 @@ def test_a_signal_saves_and_stops(
     assert torch.equal(fit(tmp_path, ckpt_path=last), fit(tmp_path / "whole"))
 
 
-def test_a_stop_waits_for_the_validation_of_its_batch(tmp_path: Path) -> None:
+PLACES: dict[str, dict[str, Any]] = {
+    "one batch per epoch": {"limit_train_batches": 1, "max_epochs": 5},
+    "one batch per epoch, no validation": {
+        "limit_train_batches": 1,
+        "limit_val_batches": 0,
+        "max_epochs": 5,
+    },
+    "a validation after each batch": {"val_check_interval": 1},
+    "validations between steps": {"val_check_interval": 1, "accumulate_grad_batches": 2},
+    "a limit of steps": {"limit_train_batches": 1, "max_steps": 5, "max_epochs": -1},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_stop_comes_after_what_belongs_to_its_batch(place: str, tmp_path: Path) -> None:
+    """The run that goes on is the one that was not stopped, in its metrics too."""
+    settings = PLACES[place]
+    whole = fit(tmp_path / "whole", settings=settings)
+    folder = tmp_path / "stopped"
     with pytest.raises(Interrupted):
-        fit(tmp_path, Sends(signal.SIGTERM, 3))
-    # the fourth batch is followed by a validation, which a resumed run would not make up for
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
+        fit(folder, Sends(signal.SIGTERM, 2), settings=settings)
+    last = folder / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    assert torch.equal(fit(folder, ckpt_path=last, settings=settings), whole)
+    metrics = [(path / "metrics.csv").read_bytes() for path in (folder, tmp_path / "whole")]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_run_that_ends_by_itself_is_not_stopped(tmp_path: Path) -> None:
+    fit(tmp_path, Sends(signal.SIGTERM, 11))
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 12
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_without_the_command_nothing_is_written_unasked(
+    signum: signal.Signals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = signal.getsignal(signum)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            tiny_trainer(tmp_path, [Sends(signum, 2)], False).fit(TinyModule(), TinyData())
+    finally:
+        signal.signal(signum, before)
+    assert not isinstance(stop.value, Interrupted)
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert "trimtab" not in caplog.text
+
+
+def test_without_the_command_only_sigterm_saves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    class Looks(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            seen.append(signal.getsignal(signal.SIGINT) == before)
+
+    callbacks = [Looks(), Sends(signal.SIGTERM, 2), RunCheckpoint(tmp_path, "last")]
+    trainer = tiny_trainer(tmp_path, callbacks, False)
+    with pytest.raises(Interrupted) as stop:
+        trainer.fit(TinyModule(), TinyData())
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert seen == [True] * 3
+    assert f"stopped by SIGTERM after step 3; continue with ckpt_path {tmp_path}" in caplog.text
+
+
+def test_the_best_checkpoint_of_a_fit_is_named_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    trainer = tiny_trainer(tmp_path, [RunCheckpoint(tmp_path, "last")], False)
+    trainer.fit(TinyModule(), TinyData())
+    trainer.test(ckpt_path="best", datamodule=TinyData(), verbose=False)
+    assert not [w for w in recwarn if "multiple `ModelCheckpoint`" in str(w.message)]
+
+
+def test_an_interrupt_outside_of_training_speaks_of_no_checkpoint(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stop, error_messages():
+        raise KeyboardInterrupt
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "trimtab: stopped at once.\n"
 
 
 def test_a_second_interrupt_stops_at_once(
@@ -74,7 +161,10 @@ def test_a_second_interrupt_stops_at_once(
     assert not (tmp_path / "last.ckpt").exists()
     assert signal.getsignal(signal.SIGINT) == before
     told, said = [line for line in capfd.readouterr().err.splitlines() if "trimtab" in line]
-    assert told == "trimtab: saves after this batch and stops; Ctrl-C again stops at once"
+    assert told == (
+        "trimtab: saves and stops at the next place where the run can go on, after a step and its "
+        "validation; Ctrl-C again stops at once"
+    )
     assert said == "trimtab: stopped at once; nothing was saved since the last checkpoint."
 
 
