@@ -76,7 +76,7 @@ class DynamicPreference(Callback):
         self._loader: ElasticDataLoader | None = None
         self._batches: Iterator[Batch] | None = None
         self._drawn = 0
-        self._before: tuple[Any, Any, Any] | None = None
+        self._data: DataModule | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fill the module's slot and hold data out."""
@@ -98,12 +98,16 @@ class DynamicPreference(Callback):
                 f"{type(self.combiner).__name__} is guided by held-out training data, which only "
                 "a trimtab DataModule can give."
             )
-        self._before = data.train_set, data.plain_train_set, data.guide_set
-        if data.guide_set is None:
-            data.hold_out(self.held_out)
+        data.hold_out_for_run(self.held_out)
+        self._data = data
         self._drawn, self._batches = 0, None
-        self._loader = data.guide_dataloader(self.batch_size or data.batch_size, self._place)
         module.guide_batch = lambda: self._next(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the guide's loader; a checkpoint may have set the data up anew since ``setup``."""
+        if self._data is not None:
+            size = self.batch_size or self._data.batch_size
+            self._loader = self._data.guide_dataloader(size, self._place)
 
     def _next(self, trainer: Trainer) -> Batch:
         """Return this rank's part of the next guide batch, on the device."""
@@ -126,10 +130,9 @@ class DynamicPreference(Callback):
         self._batches = self._loader = None
         if isinstance(pl_module, TrainingModule) and pl_module.gradient_combiner is self.combiner:
             pl_module.gradient_combiner = pl_module.guide_batch = None
-        if self._before is not None:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            data.train_set, data.plain_train_set, data.guide_set = self._before
-            self._before = None
+        if self._data is not None:
+            self._data.return_held_out()
+            self._data = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

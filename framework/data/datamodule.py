@@ -114,6 +114,8 @@ class DataModule(LightningDataModule):
         self._sampler: GlobalBatchSampler | None = None
         self._resume: SampleKey = (0, 0)
         self._run_facts: Facts | None = None
+        self._guide_share: float | None = None
+        self._whole: tuple[Dataset[Sample] | None, ...] | None = None
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples to a batch; override where fields have varying shapes."""
@@ -167,12 +169,22 @@ class DataModule(LightningDataModule):
 
         The Trainer restores a checkpoint only after it has set the data up.
         """
-        if not facts or same_facts(facts, self._run_facts) or same_facts(facts, facts_of(self)):
+        if not facts or same_facts(facts, self._run_facts):
+            return
+        # training is the same wherever the data lie: only evaluation asks whether they are new
+        ignored = {"origin"} if stage == "fit" else set()
+        wanted, found = (
+            {name: fact for name, fact in known.items() if name not in ignored}
+            for known in (facts, facts_of(self))
+        )
+        if same_facts(wanted, found):
             return
         self.use_facts(facts)
         if type(self).setup is not LightningDataModule.setup:
             self.forget()
             self.setup(stage)
+            if self._guide_share is not None:
+                self.hold_out_for_run(self._guide_share)
 
     def forget(self) -> None:
         """Forget what ``setup`` read."""
@@ -248,6 +260,22 @@ class DataModule(LightningDataModule):
         self.train_set = Subset(self.train_set, kept)
         if self.plain_train_set is not None:
             self.plain_train_set = Subset(plain, kept)
+
+    def hold_out_for_run(self, share: float) -> None:
+        """Hold a share out until ``return_held_out``, also where ``adopt`` sets the data up anew.
+
+        Data that hold something out themselves stay as they are.
+        """
+        self._guide_share = share
+        self._whole = self.train_set, self.plain_train_set, self.guide_set
+        if self.guide_set is None:
+            self.hold_out(share)
+
+    def return_held_out(self) -> None:
+        """Undo ``hold_out_for_run``."""
+        if self._whole is not None:
+            self.train_set, self.plain_train_set, self.guide_set = self._whole
+        self._guide_share = self._whole = None
 
     def _held_and_kept(self, share: float, rows: int) -> tuple[Sequence[int], Sequence[int]]:
         """Return the rows to hold out and the others, each in ascending order."""

@@ -124,6 +124,35 @@ def test_a_resumed_run_goes_on_with_the_guides_stream(kill_at, tmp_path):
         assert torch.equal(module.state_dict()[name], value), name
 
 
+class Moved(TinyData):
+    """Data that are read in ``setup``, from a place and in an order of the classes."""
+
+    def __init__(self, origin: str, class_names: tuple[str, ...] = TinyData.class_names) -> None:
+        super().__init__()
+        self.origin, self.class_names = origin, class_names
+        self.whole, self.train_set = self.train_set, None
+
+    def setup(self, stage: str | None = None) -> None:
+        self.train_set = self.whole
+
+
+@pytest.mark.parametrize("class_names", [TinyData.class_names, ("square", "circle", "triangle")])
+def test_what_is_held_out_stays_so_where_the_data_moved(class_names, tmp_path):
+    options: dict[str, Any] = {"limit_val_batches": 0}
+    held = fit(
+        tmp_path, HeldOutGuidedLP(), saver(tmp_path), data=Moved("here"), max_steps=5, **options
+    )
+    data, last = Moved("there", class_names), tmp_path / "last.ckpt"
+    module = fit(tmp_path, HeldOutGuidedLP(), saver(tmp_path), data=data, ckpt_path=last, **options)
+    trained, guided = (
+        {i for rows in (*one, *other) for i in rows}
+        for one, other in ((held.trained, module.trained), (held.guided, module.guided))
+    )
+    assert (len(trained), len(guided)) == (18, 6)
+    assert trained.isdisjoint(guided)
+    assert data.train_set is data.whole
+
+
 def test_arguments_out_of_range():
     with pytest.raises(ValueError, match=r"held_out must lie in \(0, 1\), got 1"):
         DynamicPreference(held_out=1)
