@@ -68,7 +68,8 @@ class Classifier(TrainingModule):
     Raises:
         ValueError: ``num_classes`` or ``input_shape`` is None where nothing fills it; the backbone
             is unknown, a label is not one of 0..K-1; or the data has another shape or other
-            classes, or its last batch is one row, which batch norm cannot take (at ``setup``).
+            classes (at ``setup``), or an epoch ends in a batch of one row, which batch norm cannot
+            take (before the first one).
 
     Example:
         >>> import torch
@@ -85,6 +86,7 @@ class Classifier(TrainingModule):
     required_fields: tuple[str, ...] = ("image", "label")
     tuple_fields: tuple[str, ...] = ("image", "label")
     provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
+    _needs_two_rows = False
 
     def __init__(
         self,
@@ -122,10 +124,26 @@ class Classifier(TrainingModule):
         check_fact(self.datamodule, "input_shape", self.input_shape)
         # evaluated data may lack classes, which are matched by name
         check_fact(self.datamodule, "num_classes", self.num_classes, at_most=stage != "fit")
+        # tried before batch norm is joined over ranks: what trains depends on no number of them
+        self._needs_two_rows = (
+            stage == "fit" and self._ends_in_one_row() and self._refuses_one_row()
+        )
         super().setup(stage)
         if stage == "fit":
             self._check_normalization()
-            self._check_last_batch()
+
+    def on_train_start(self) -> None:
+        """Refuse an epoch that comes to a batch of one row, where batch norm cannot take it."""
+        super().on_train_start()
+        if not self._needs_two_rows:
+            return
+        data = self.datamodule
+        rows, size = len(data.train_set), data.batch_size
+        if self.trainer.num_training_batches * size >= rows:
+            raise IncompatibleError(
+                f"The last training batch is one of the {rows} rows (batch_size {size}), and batch "
+                "norm needs two: set data.drop_last to true, or another data.batch_size."
+            )
 
     def _check_normalization(self) -> None:
         """Warn where loaded weights get images of another scale than they were trained on."""
@@ -137,16 +155,18 @@ class Classifier(TrainingModule):
                 f"and std {std}, and those of {type(self.datamodule).__name__} are not: set both."
             )
 
-    def _check_last_batch(self) -> None:
-        """Refuse a training batch of one row that batch norm cannot take."""
+    def _ends_in_one_row(self) -> bool:
+        """Return whether the last batch of the training set, over all ranks, is one row."""
         data = self.datamodule
         if not isinstance(data, DataModule) or data.has_groups or "domain" in self.required_fields:
-            return
+            return False
         if isinstance(data.train_set, IterableDataset):
-            return
+            return False
         rows, size = len(data.train_set), data.batch_size  # type: ignore[arg-type]
-        if (size if data.drop_last else rows % size or size) > 1:
-            return
+        return (size if data.drop_last else rows % size or size) == 1
+
+    def _refuses_one_row(self) -> bool:
+        """Return whether batch norm is left with one value per channel of a batch of one row."""
         network = deepcopy(self.network).train()
         like = next(network.parameters())
         try:
@@ -155,10 +175,8 @@ class Classifier(TrainingModule):
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise IncompatibleError(
-                f"The last training batch is one of the {rows} rows (batch_size {size}), and batch "
-                "norm needs two: set data.drop_last to true, or another data.batch_size."
-            ) from None
+            return True
+        return False
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K)."""

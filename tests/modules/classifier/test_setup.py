@@ -15,7 +15,9 @@ from datamodules import Digits
 from framework.command.data_arguments import normalize_as_pretrained
 from framework.layers.timm_backbone import timm_features
 from framework.objectives.errors import IncompatibleError
+from framework.training.module import TrainingModule
 from modules import Classifier
+from modules.classifier.network import build_network
 from tests.helpers.tiny import tiny_trainer
 
 
@@ -25,11 +27,10 @@ class SomeDigits(Digits):
         self.train_set = Subset(self.train_set.dataset, range(9))
 
 
-def fit(folder: Any, data: Digits, **model: Any) -> None:
-    trainer = tiny_trainer(
-        folder, [], False, max_epochs=1, limit_val_batches=0, limit_train_batches=1
-    )
-    trainer.fit(Classifier.for_data(data, **model), data)
+def fit(folder: Any, data: Digits, limits: dict[str, Any] | None = None, **model: Any) -> None:
+    trainer = tiny_trainer(folder, [], False, max_epochs=1, limit_val_batches=0, **(limits or {}))
+    module = Classifier.for_data(data, **model)
+    trainer.fit(module, data)
 
 
 def test_a_last_batch_of_one_row_under_batch_norm(tmp_path):
@@ -42,6 +43,27 @@ def test_a_last_batch_of_one_row_under_batch_norm(tmp_path):
     fit(tmp_path, SomeDigits(batch_size=8, drop_last=True), backbone="resnet10t")
     fit(tmp_path, SomeDigits(batch_size=8), backbone="cnn", widths=(2, 2))
     fit(tmp_path, SomeDigits(batch_size=8), widths=(4,))
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+@pytest.mark.parametrize(
+    "limits", [{"limit_train_batches": 1}, {"fast_dev_run": True}, {"overfit_batches": 1}]
+)
+def test_a_batch_of_one_row_that_no_epoch_comes_to(tmp_path, limits):
+    fit(tmp_path, SomeDigits(batch_size=8), limits, backbone="resnet10t")
+
+
+def test_one_row_is_refused_on_any_number_of_ranks(tmp_path, monkeypatch):
+    def joined(module):
+        # takes one row, as batch norm over several ranks does
+        module.network = build_network("mlp", 10, (1, 8, 8), (4,), False)
+
+    setup = TrainingModule.setup
+    monkeypatch.setattr(
+        TrainingModule, "setup", lambda self, stage: (joined(self), setup(self, stage))
+    )
+    with pytest.raises(IncompatibleError, match="one of the 9 rows"):
+        fit(tmp_path, SomeDigits(batch_size=8), backbone="resnet10t")
 
 
 def test_the_size_of_images_is_handed_to_transformers():
