@@ -66,7 +66,8 @@ class ONNXExport(Callback):
             return
         assert isinstance(pl_module, TrainingModule)
         with evaluation_mode(pl_module):
-            self._shapes = [value.shape[1:] for value in pl_module.forward_inputs(batch)]
+            inputs = pl_module.forward_inputs(pl_module.fields_of(batch))
+            self._shapes = [value.shape[1:] for value in inputs]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the network on rank 0; nothing where nothing was trained."""

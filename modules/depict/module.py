@@ -232,8 +232,10 @@ class DEPICT(ClusterEvaluation):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Warn, at the first batch, of images that the decoder's tanh cannot reach."""
-        image = batch["image"]
-        if self._saw_images or not image.numel():
+        if self._saw_images:
+            return
+        image = self.fields_of(batch)["image"]
+        if not image.numel():
             return
         self._saw_images = True
         low, high = image.min().item(), image.max().item()

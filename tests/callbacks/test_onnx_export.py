@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import trimtab
 from callbacks.onnx_export import ONNXExport
@@ -54,6 +55,15 @@ def test_the_file_computes_what_the_network_does(system, options, tmp_path):
     ):
         assert ours.abs().max() > 0.01
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+def test_batches_may_be_tuples(tmp_path):
+    module = Classifier(3, (1, 2, 2), widths=(4,))
+    rows = TensorDataset(torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 2, 0]))
+    trainer = tiny_trainer(tmp_path, [ONNXExport()], False, max_epochs=1, limit_val_batches=0)
+    trainer.fit(module, DataLoader(rows, batch_size=4, num_workers=0))
+    assert outputs(tmp_path / "network.onnx", torch.rand(2, 1, 2, 2))[0].shape == (2, 3)
 
 
 def test_the_file_names_classes_and_normalization(tmp_path):
