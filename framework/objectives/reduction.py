@@ -23,12 +23,15 @@ class ReducedObjectives:
         rows: Rows of the global batch.
         nonfinite: (T,) bool, in the order of ``terms``: the term, its weight or its normalizer is
             NaN or infinite on any rank.
+        normalizer: What the mean over the global batch was divided by, such as the rows that are
+            not to be ignored, or their class weights; None unless there is one term, per sample.
     """
 
     terms: dict[str, Tensor]
     total: Tensor
     rows: Tensor | float
     nonfinite: Tensor | None
+    normalizer: Tensor | float | None = None
 
 
 def reduce_objectives(objectives: Objectives) -> ReducedObjectives:
@@ -56,7 +59,10 @@ def reduce_objectives(objectives: Objectives) -> ReducedObjectives:
         counts.append(count)
     weights = [objectives.weights.get(name) for name in names]
     reduce = _reduce_alone if world_size() == 1 else _reduce_over_ranks
-    return reduce(names, values, counts, weights, objectives.rows)
+    reduced = reduce(names, values, counts, weights, objectives.rows)
+    if len(names) > 1 or not _adds_up(objectives, names[0]):
+        reduced.normalizer = None
+    return reduced
 
 
 def _reduce_alone(
@@ -76,7 +82,8 @@ def _reduce_alone(
         else:
             terms[name] = value / count if count else value * 0
     total = _total(terms, weights)
-    return ReducedObjectives(terms, total, float(rows), None)
+    normalizer = counts[0].detach() if isinstance(counts[0], Tensor) else counts[0]
+    return ReducedObjectives(terms, total, float(rows), None, normalizer)
 
 
 def _reduce_over_ranks(
@@ -109,7 +116,13 @@ def _reduce_over_ranks(
         name: value * scale.to(value.dtype)
         for name, value, scale in zip(names, values, scales, strict=True)
     }
-    return ReducedObjectives(terms, _total(terms, weights), table[-1], nonfinite)
+    return ReducedObjectives(terms, _total(terms, weights), table[-1], nonfinite, normalizer[0])
+
+
+def _adds_up(objectives: Objectives, name: str) -> bool:
+    """Return whether the normalizer of two batches together is the sum of theirs."""
+    count = objectives.count.get(name)
+    return name in objectives.per_sample and (count is None or count.ndim == 1)
 
 
 def _total(terms: dict[str, Tensor], weights: list[float | Tensor | None]) -> Tensor:

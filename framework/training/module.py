@@ -363,10 +363,11 @@ class TrainingModule(EvaluationModule):
         reduced = self.reduced_objectives(batch)
         if self.trainer.accumulate_grad_batches == 1:
             return reduced.total
-        return reduced.total * self._window.add(reduced.rows, batch_idx)
+        normalizer = reduced.rows if reduced.normalizer is None else reduced.normalizer
+        return reduced.total * self._window.add(normalizer, batch_idx)
 
     def on_after_backward(self) -> None:
-        """Make the accumulated gradient that of the union of the rows."""
+        """Make the accumulated gradient that of the union of the batches."""
         if self._window.is_open and not is_accumulating(self.trainer):
             self._window.close(self.parameters(), self.trainer.accumulate_grad_batches)
 
