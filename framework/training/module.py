@@ -24,6 +24,7 @@ from framework.distributed.consistency import check_equal_on_all_ranks
 from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import Loss
+from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import ReducedObjectives, reduce_objectives
 from framework.schedules.steps import total_steps_from
@@ -341,7 +342,8 @@ class TrainingModule(EvaluationModule):
                     "forward": self.forward,
                 }
                 available[need] = others[need]
-        with explained_labels(predictions, targets):
+        ignore_index = getattr(loss, "ignore_index", IGNORE_INDEX)
+        with explained_labels(predictions, targets, ignore_index):
             add_term(objectives, name, loss, predictions, targets, **available)
 
     def reduced_objectives(self, batch: Batch) -> ReducedObjectives:

@@ -13,6 +13,7 @@ from torch.nn.modules.loss import CrossEntropyLoss, NLLLoss, _Loss
 from framework.distributed.collectives import world_size
 from framework.losses.loss import ClassificationLoss, Loss
 from framework.objectives.errors import IncompatibleError
+from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
 from framework.utilities.precision import at_least_float32
 
@@ -78,7 +79,9 @@ def rows_of(loss: _Loss, provides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @contextmanager
-def explained_labels(logits: Tensor, label: Tensor) -> Iterator[None]:
+def explained_labels(
+    logits: Tensor, label: Tensor, ignore_index: int = IGNORE_INDEX
+) -> Iterator[None]:
     """Name a label that is no class, instead of the error that it causes inside the block.
 
     Labels are looked at after an error only: a comparison at every step would make a GPU wait.
@@ -86,6 +89,7 @@ def explained_labels(logits: Tensor, label: Tensor) -> Iterator[None]:
     Args:
         logits: Logits (B, K); other shapes are passed over.
         label: Classes (B,) int64; other targets are passed over.
+        ignore_index: Label of the rows that do not count.
 
     Raises:
         ValueError: A label is not one of 0..K-1.
@@ -94,7 +98,10 @@ def explained_labels(logits: Tensor, label: Tensor) -> Iterator[None]:
         yield
     except (IndexError, RuntimeError):
         known = label.ndim == 1 and logits.ndim == 2 and not label.is_floating_point()
-        if not known or label.device.type != "cpu" or not len(label):
+        if not known or label.device.type != "cpu":
+            raise
+        label = label[label != ignore_index]
+        if not len(label):
             raise
         low, high = (int(value) for value in label.aminmax())
         if low >= 0 and high < logits.shape[1]:

@@ -11,7 +11,7 @@ from framework.losses.loss import Loss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import ReducedObjectives, reduce_objectives
-from framework.training.terms import add_term
+from framework.training.terms import add_term, explained_labels
 
 ROWS, SPLIT = 8, 5
 CLASS_WEIGHT = torch.tensor([0.2, 3.0, 0.7], dtype=torch.float64)
@@ -184,3 +184,26 @@ class Scalar(Loss):
 def test_a_loss_that_hides_its_rows_is_refused() -> None:
     with pytest.raises(TypeError, match="no value per sample"):
         add_term(Objectives(), "a", Scalar(), LOGITS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignore_index", "found"),
+    [([1, -100, 12], -100, 12), ([1, 255, 12], 255, 12), ([1, -100], 255, -100), ([-1], -100, -1)],
+)
+def test_the_label_at_fault_is_named(labels: list[int], ignore_index: int, found: int) -> None:
+    logits, label = torch.zeros(len(labels), 10), torch.tensor(labels)
+    message = rf"the label {found}, but the model has the classes 0\.\.9"
+    with (
+        pytest.raises(ValueError, match=message),
+        explained_labels(logits, label, ignore_index),
+    ):
+        nn.functional.cross_entropy(logits, label, ignore_index=ignore_index)
+
+
+@pytest.mark.parametrize("labels", [[1, -100, 9], [-100, -100]])
+def test_labels_to_be_ignored_are_not_blamed_for_another_error(labels: list[int]) -> None:
+    with (
+        pytest.raises(RuntimeError, match="out of memory"),
+        explained_labels(torch.zeros(len(labels), 10), torch.tensor(labels)),
+    ):
+        raise RuntimeError("out of memory")
