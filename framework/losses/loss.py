@@ -16,8 +16,11 @@ from framework.utilities.precision import at_least_float32
 NEEDS = ("index", "group", "features", "inputs", "weight", "epoch", "step", "forward")
 """What a loss may ask for beside predictions and targets; each is passed as a keyword."""
 
-LOOK_EVERY = 100
-"""Calls between two looks at values that are not on the CPU: each look makes a GPU wait."""
+LOOK_EVERY = 101
+"""Calls from one look at values to the next: odd, as a loss may be called twice in a step."""
+
+FREE_TO_LOOK = ("cpu",)
+"""Devices whose values are looked at in every call; a GPU has to be waited for."""
 
 
 class Loss(_Loss):
@@ -54,10 +57,7 @@ class Loss(_Loss):
 
     def may_look(self, values: Tensor) -> bool:
         """Return whether this call may read numbers of ``values``: not in every step on a GPU."""
-        if values.device.type == "cpu":
-            return True
-        self._calls += 1
-        return self._calls % LOOK_EVERY == 1
+        return values.device.type in FREE_TO_LOOK or self._calls % LOOK_EVERY == 1
 
     def per_sample(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
         """Return the loss of every row, shape (B,)."""
@@ -96,6 +96,7 @@ class Loss(_Loss):
         missing = [name for name in self.needs if name not in needs]
         if missing:
             raise TypeError(f"{type(self).__name__} needs {', '.join(missing)} as keyword.")
+        self._calls += 1  # here and not in `may_look`, which one call may ask several times
         predictions, targets = at_least_float32(predictions), at_least_float32(targets)
         needs = {
             name: at_least_float32(value) if isinstance(value, Tensor) else value
@@ -135,6 +136,9 @@ class ClassificationLoss(Loss):
         if kept is None:
             return super().compute(predictions, targets, **needs)
         labels = targets.where(kept, 0)
+        # 0 times the slope of a prediction that is NaN would be NaN
+        shape = (-1, *[1] * (predictions.ndim - 1))
+        predictions = predictions.where(kept.view(shape), 0)
         values = self.per_sample(predictions, labels, kept=kept, **needs).where(kept, 0)
         if self.reduction == "none":
             return values

@@ -29,10 +29,10 @@ class NormalizedLogisticLoss(ClassificationLoss):
               \beta = \min\Bigl(\Bigl(\frac1n \sum_i s_i\Bigr)^{-1}, \beta_{\max}\Bigr)
 
     with beta over the global batch and constant for the gradient. A few wrong samples among many
-    so move the model as far as many wrong ones do: on separable data and the full batch, gradient
-    descent needs at most :math:`R^2/\mu^2 + 2 \log(2n - 1) / (\gamma \mu^2)` steps, with R the
-    largest norm, mu the margin and gamma the step size, where the factor n of logistic regression
-    is gone.
+    so move the model as far as many wrong ones do: with ``beta_max`` unbounded, on separable data
+    and the full batch, gradient descent needs at most
+    :math:`R^2/\mu^2 + 2 \log(2n - 1) / (\gamma \mu^2)` steps, with R the largest norm, mu the
+    margin and gamma the step size, where the factor n of logistic regression is gone.
 
     The step keeps its length when all samples are right, until beta reaches ``beta_max``: with 1e6
     in place of 10 a perceptron on digits, SGD at rate 0.3, fell from 98 % to 82 and 96 % for two
@@ -89,8 +89,9 @@ class NormalizedLogisticLoss(ClassificationLoss):
     def _beta(self, against: Tensor, kept: Tensor | None) -> Tensor:
         """Return beta of the global batch, without gradient, from this rank's log-odds (B,)."""
         wrong = against.detach().sigmoid()
-        counts = torch.ones_like(wrong) if kept is None else kept.to(wrong.dtype)
-        wrong, rows = all_reduce_sum(torch.stack([(wrong * counts).sum(), counts.sum()]))
+        kept = torch.ones_like(wrong, dtype=torch.bool) if kept is None else kept
+        sums = torch.stack([wrong.where(kept, 0).sum(), kept.sum(dtype=wrong.dtype)])
+        wrong, rows = all_reduce_sum(sums)
         least = torch.finfo(wrong.dtype).tiny
         # no row at all has no beta, but must not divide 0 by 0
         return rows / torch.maximum(wrong, rows / self.beta_max).clamp_min(least)

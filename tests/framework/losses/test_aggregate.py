@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import framework.losses.loss as loss_module
 from framework.losses import AggregateResponseLoss, ClassificationLoss, RegressionLoss
+from framework.losses.loss import LOOK_EVERY
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
 
@@ -283,6 +285,18 @@ def test_targets_that_are_no_probabilities_are_refused_or_clamped():
         AggregateResponseLoss("ce")(torch.zeros(4, 2), shares, group=group)
     with pytest.raises(ValueError, match=r"takes soft labels of at least 0, got -0\.5"):
         AggregateResponseLoss("ce")(torch.zeros(1, 2), torch.tensor([[-0.5, 1.5]]), group=group[:1])
+
+
+def test_proportions_on_a_gpu_are_looked_at_every_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "FREE_TO_LOOK", ())
+    good, group = torch.tensor([[0.7, 0.3]]), torch.tensor([0])
+    for bad in (good * 2, torch.tensor([[-0.5, 1.5]])):  # two checks of one call
+        loss = AggregateResponseLoss("ce")
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"sum to 1|at least 0"):
+                loss(torch.zeros(1, 2), bad, group=group)
+            for _ in range(LOOK_EVERY - 1):
+                loss(torch.zeros(1, 2), bad, group=group)
 
 
 # ---- two ranks ----------------------------------------------------------------------------------

@@ -222,6 +222,13 @@ def test_a_row_to_be_ignored_is_as_good_as_absent(name: str) -> None:
     if name not in NOISY:  # noise that belongs to a row's place
         found = evaluate(build(name, 5, reduction="none"), other, marked, index)
         torch.testing.assert_close(found[~ignored], values.detach()[~ignored])
+    missing = logits.detach().masked_fill(ignored[:, None], torch.nan).requires_grad_()
+    found = evaluate(build(name, 5), missing, marked, index)
+    if name not in NOISY:
+        torch.testing.assert_close(found, mean)
+    (gradient,) = torch.autograd.grad(found, missing)
+    assert gradient.isfinite().all()
+    assert not gradient[ignored].any()
     if name not in {*NOISY, "ensloss", "EnsLoss"}:
         alone = evaluate(
             build(name, 5, reduction="none"), logits[~ignored], labels[~ignored], index[~ignored]
