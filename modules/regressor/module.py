@@ -8,10 +8,11 @@ from typing import Any, Unpack
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
+from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
 
 from framework.data.datasets import Batch
 from framework.losses.loss import RegressionLoss
+from framework.metrics.r2_score import R2Score
 from framework.metrics.sample_pairs import SamplePairs
 from framework.objectives.objectives import Objectives
 from framework.training.compatibility import check_fact
@@ -29,9 +30,9 @@ class Regressor(TrainingModule):
     several, ``index`` (B,), and ``group`` (B,) where the data has groups. Without ``widths``,
     ``bottleneck`` and ``decoder_widths`` the model is linear.
 
-    Losses are in the unit of the batches' targets. RMSE, MAE and the coefficient of determination
-    R2, torchmetrics' over all targets, the figure and the predictions are in the data's own unit,
-    where the datamodule gives ``target_mean`` and ``target_std``.
+    Losses are in the unit of the batches' targets. RMSE, MAE, the figure and the predictions are in
+    the data's own unit, where the datamodule gives ``target_mean`` and ``target_std``; R2 is NaN
+    where no target varies.
 
     Args:
         num_inputs: Number D of inputs; None for those of the data, see ``for_data``.
@@ -136,22 +137,19 @@ class Regressor(TrainingModule):
             # the mean is left out: no metric depends on it, and far from 0 it would cost digits
             unit = self._target_fact("target_std", 1.0)
             predictions, targets = objectives.predictions.double(), batch["target"].double()
-            for name, metric in self.metrics.items():
-                # R2 has no unit, and torchmetrics takes sums of squares below 1e-4 for 0
-                scale = 1.0 if name == "r2" else unit
-                metric.update(predictions * scale, targets * scale)
+            for metric in self.metrics.values():
+                metric.update(predictions * unit, targets * unit)
         return objectives
 
     def make_metrics(self) -> dict[str, Any]:
         """Return RMSE, MAE, R2 and pairs for the figure."""
-        metrics = {
-            "rmse": MeanSquaredError(squared=False),
-            "mae": MeanAbsoluteError(),
-            "r2": R2Score(),
-        }
         # in the target's own unit squares leave the range of float32
-        metrics = {name: metric.set_dtype(torch.float64) for name, metric in metrics.items()}
-        return {**metrics, "pairs": SamplePairs(self.num_targets)}
+        return {
+            "rmse": MeanSquaredError(squared=False).set_dtype(torch.float64),
+            "mae": MeanAbsoluteError().set_dtype(torch.float64),
+            "r2": R2Score(self.num_targets),
+            "pairs": SamplePairs(self.num_targets),
+        }
 
     def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the prediction in the target's own unit."""

@@ -5,6 +5,7 @@ from lightning.pytorch import Trainer
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from torch import nn
+from torch.utils.data import DataLoader
 
 from datamodules import Tabular
 from framework.objectives.errors import IncompatibleError
@@ -161,6 +162,20 @@ def test_scores_are_those_of_the_targets_in_any_unit(unit, tmp_path):
     r2 = 1 - (predicted - true).square().sum() / (true - true.mean()).square().sum()
     assert found["val/r2"] == pytest.approx(float(r2), abs=1e-4)
     assert found["val/r2"] < 0.9
+
+
+def test_r2_of_small_targets_from_a_plain_loader(tmp_path):
+    targets = torch.tensor([-1.0, 0.0, 1.0]) * 1e-4
+    model = Regressor(1, widths=())
+    weight, bias = model.parameters()
+    nn.init.constant_(weight, -1)
+    nn.init.zeros_(bias)
+    loader = DataLoader([{"input": t[None], "target": t} for t in targets], batch_size=2)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+    (found,) = trainer.validate(model, loader, verbose=False)
+    assert found["val/r2"] == -3
 
 
 def rows_of(subset):
