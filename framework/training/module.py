@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from math import isfinite
 from typing import Any, TypedDict
 
 import torch
@@ -19,7 +18,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
 from framework.data.facts import KEY, facts_of
-from framework.distributed.collectives import world_size
 from framework.distributed.consistency import check_equal_on_all_ranks
 from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
@@ -31,16 +29,14 @@ from framework.schedules.steps import total_steps_from
 from framework.training import compatibility
 from framework.training.accumulation import AccumulationWindow
 from framework.training.evaluation import EvaluationModule
-from framework.training.nonfinite import NonFiniteGuard
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.plateau import PlateauStep, plateau_config, step_plateau
-from framework.training.term_means import TermMeans
+from framework.training.term_log import TermLog
 from framework.training.terms import add_term, explained_labels
 from framework.training.trainable import TrainableParameters
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import (
     is_accumulating,
-    logged_step,
     train_loader,
     trainer_of,
 )
@@ -101,12 +97,9 @@ class TrainingModule(EvaluationModule):
         self.guide_batch: Callable[[], Batch] | None = None
         self.phase = 0
         self._phase_start = 0
-        self._term_names: tuple[str, ...] = ()
-        self._term_values: Tensor | tuple[Tensor, ...] = ()
-        self.epoch_means = TermMeans()
+        self._term_log = TermLog()
         self._trainable: TrainableParameters | None = None
         self._fields_checked = False
-        self._watch = NonFiniteGuard()
         self._window = AccumulationWindow()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
@@ -357,7 +350,7 @@ class TrainingModule(EvaluationModule):
         reduced = reduce_objectives(objectives)
         if self._combined_step is not None:
             reduced.total = self._combine(self._combined_step, reduced, objectives)
-        self._record(reduced, objectives)
+        self._term_log.add(self.trainer, reduced, objectives, self._combined_step)
         return reduced
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -419,59 +412,16 @@ class TrainingModule(EvaluationModule):
 
     # ---- what is logged -----------------------------------------------------------------------
 
-    def _record(self, reduced: ReducedObjectives, objectives: Objectives) -> None:
-        names = ("loss", *reduced.terms)
-        values = torch.stack([v.detach() for v in (reduced.total, *reduced.terms.values())])
-        on_cpu = values.device.type == "cpu"
-        # reading values makes a GPU wait, and costs less on a CPU than to look at them by torch
-        if not on_cpu or reduced.nonfinite is not None or not all(map(isfinite, values.tolist())):
-            # a difference of a number to itself is 0 only if it is finite
-            flags = (values - values != 0) if reduced.nonfinite is None else reduced.nonfinite
-            self._watch.add(names[-len(flags) :], flags, self.global_step)
-        if objectives.logs:
-            names += tuple(objectives.logs)
-            values = torch.cat([values, self._logged(objectives, reduced)])
-        ranks = world_size()
-        self.epoch_means.update(names, values / ranks if ranks > 1 else values, reduced.rows)
-        self._term_names, self._term_values = names, values
-        trainer = self.trainer
-        step = logged_step(trainer)
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # 0 logs nothing
-        log_now = (step + 1) % (every or 50) == 0
-        # reading the flags waits for a GPU, so there it is done as rarely as logging
-        if log_now or on_cpu:
-            self._watch.check()
-        if log_now and every and trainer.loggers:
-            if ranks > 1:
-                values = trainer.strategy.reduce(values, reduce_op="mean")
-            # handed to the loggers at once: self.log costs more than a small network's step
-            row: dict[str, float] = {"epoch": self.current_epoch}
-            row |= {f"train/{n}": v for n, v in zip(names, values.tolist(), strict=True)}
-            if self._combined_step is not None:
-                row |= {f"train/{n}": v for n, v in self._combined_step.logs.items()}
-            for logger in trainer.loggers:
-                logger.log_metrics(row, step=step)
-
-    def _logged(self, objectives: Objectives, reduced: ReducedObjectives) -> Tensor:
-        """Return this rank's share of the logs, times the number of ranks as the terms are."""
-        scale = objectives.rows * world_size() / reduced.rows
-        like = reduced.total.detach()
-        logs = [torch.as_tensor(v, device=like.device).detach() for v in objectives.logs.values()]
-        scaled = torch.stack([value.to(like.dtype) for value in logs]) * scale
-        # a mean over no rows is NaN
-        return torch.where(torch.isfinite(scaled), scaled, 0)
-
     @property
     def term_values(self) -> dict[str, Tensor]:
         """Loss, terms and logs of this rank's latest step, detached, for progress bars."""
-        return dict(zip(self._term_names, self._term_values, strict=True))
+        return self._term_log.latest
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means and check that the ranks still agree."""
-        means = self.epoch_means.compute()
+        means = self._term_log.means.compute()
         self.log_dict({f"train/{name}_epoch": value for name, value in means.items()})
-        self.epoch_means.reset()
+        self._term_log.means.reset()
         if self.trainer.is_last_batch:
             step_plateau(self, epoch_is_over=True)
         # a search before the fit, such as that of the largest batch, runs without ``on_fit_start``
@@ -487,12 +437,12 @@ class TrainingModule(EvaluationModule):
         Raises:
             FloatingPointError: a loss was NaN; nothing is written then.
         """
-        self._watch.check()
+        self._term_log.watch.check()
         checkpoint[KEY] = self.data_facts
         checkpoint["phase"] = [self.phase, self._phase_start]
         if self._combined_step is not None:
             checkpoint["gradient_combiner"] = self._combined_step.state_dict()
-        checkpoint["epoch_means"] = self.epoch_means.state_dict()
+        checkpoint["epoch_means"] = self._term_log.means.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what ``on_save_checkpoint`` added, and prepare the data as those in training."""
@@ -508,4 +458,4 @@ class TrainingModule(EvaluationModule):
             self._combined_step.load_state_dict(checkpoint["gradient_combiner"])
         if "epoch_means" in checkpoint and trainer is not None and trainer.state.fn == "fit":
             device = trainer.strategy.root_device
-            self.epoch_means.load_state_dict(checkpoint["epoch_means"], device)
+            self._term_log.means.load_state_dict(checkpoint["epoch_means"], device)
