@@ -14,6 +14,7 @@ from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import ImageGeometry, Splits
 from datamodules.image_datasets import ImageFiles
 from framework.data.datasets import root_and_rows
+from framework.data.facts import listed
 from framework.data.folders import sorted_names, subfolders
 from framework.data.image_files import intact_images
 from framework.data.image_folders import find_images, find_parts
@@ -170,8 +171,7 @@ class ImageFolder(ClassificationData):
         count = root.fields["label"][rows].bincount(minlength=self.num_classes).tolist()
         absent = [name for name, number in zip(self.class_names, count, strict=True) if not number]
         if absent:
-            shown = ", ".join(absent[:20]) + (f" and {len(absent) - 20} more" * (len(absent) > 20))
             rank_zero_warn(
                 f"{len(absent)} of the {self.num_classes} classes have no image for validation: "
-                f"{shown}. Set stratify: true or a larger val_size, or add a val folder."
+                f"{listed(absent)}. Set stratify: true or a larger val_size, or add a val folder."
             )

@@ -131,7 +131,7 @@ def match_classes(found: Sequence[str], trained: Sequence[str], source: object) 
 def listed(names: Sequence[str]) -> str:
     """Return names for a message, the first of them where there are many."""
     shown = ", ".join(names[:LONGEST])
-    return f"{shown} and {len(names) - LONGEST} more" if len(names) > LONGEST else shown
+    return f"{shown} and {len(names) - LONGEST:,} more" if len(names) > LONGEST else shown
 
 
 def model_arguments(kind: type, facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-_MOST_NAMED = 20
 _CHUNK = 256
 _TAIL = 1024
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
@@ -159,6 +158,8 @@ def intact_images(paths: Sequence[Path], folder: str | Path, strict: bool = True
     from lightning.pytorch.utilities import rank_zero_warn  # decoding alone needs no Lightning
     from rich.progress import track
 
+    from framework.data.facts import listed
+
     chunks = [paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK)]
     threads = min(2 * (os.cpu_count() or 1), 16, len(chunks))
     faults: list[str | None] = []
@@ -172,16 +173,13 @@ def intact_images(paths: Sequence[Path], folder: str | Path, strict: bool = True
     damaged = {path: fault for path, fault in zip(paths, faults, strict=True) if fault is not None}
     if damaged:
         names = [os.path.relpath(path, folder) for path in damaged]
-        more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
-        listed = (
-            f"{', '.join(names[:_MOST_NAMED])}{more}. The first: {next(iter(damaged.values()))}"
-        )
+        faulty = f"{listed(names)}. The first: {next(iter(damaged.values()))}"
         number = f"{len(damaged):,} of the {len(paths):,} images in {folder}"
         if strict:
             raise ValueError(
-                f"{number} cannot be decoded, strict: false leaves them out: {listed}."
+                f"{number} cannot be decoded, strict: false leaves them out: {faulty}."
             )
-        rank_zero_warn(f"{number} cannot be decoded and are left out: {listed}.")
+        rank_zero_warn(f"{number} cannot be decoded and are left out: {faulty}.")
     return [path for path in paths if path not in damaged]
 
 
