@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
-from datamodules.table_encoding import moments
+from datamodules.table_encoding import moments, standardized
 from framework.data.datasets import Batch
 from framework.data.facts import Facts
 from framework.data.raw_inputs import as_rows
@@ -129,9 +129,7 @@ class MatFeatures(ClassificationData):
     def _standardized(self, values: Tensor) -> Tensor:
         assert self.input_mean is not None
         assert self.input_std is not None
-        # what is constant becomes 0
-        unit = torch.where(self.input_std > 0, self.input_std, torch.inf)
-        return (values - self.input_mean) / unit
+        return standardized(values, self.input_mean, self.input_std)
 
     def as_batch(self, inputs: Any) -> Batch:
         """Return features, (N, D) or as images, in the unit of the file as a batch of images."""

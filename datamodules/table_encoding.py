@@ -110,3 +110,8 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     # compared, since rounding gives equal numbers a deviation that is small but not 0
     constant = values.amax(0) == values.amin(0)
     return scaled.mean(0) * scale, torch.where(constant, 0.0, scaled.std(0, correction=0)) * scale
+
+
+def standardized(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return columns in the unit of the training rows; one that was constant there becomes 0."""
+    return (values - mean) / torch.where(std > 0, std, torch.inf)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Subset
 
-from datamodules.table_encoding import Coding, Missing, TableEncoding, moments
+from datamodules.table_encoding import Coding, Missing, TableEncoding, moments, standardized
 from datamodules.table_reader import Table, read_table
 from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import ArrayDataset, Batch
@@ -222,9 +222,7 @@ class Tabular(DataModule):
         assert self.input_mean is not None
         assert self.input_std is not None
         if self.standardize_inputs:
-            # a column that was constant in training is divided by infinity, and so 0 everywhere
-            unit = torch.where(self.input_std > 0, self.input_std, torch.inf)
-            inputs = (inputs - self.input_mean) / unit
+            inputs = standardized(inputs, self.input_mean, self.input_std)
         return inputs.float()
 
     def as_batch(self, inputs: Any) -> Batch:
