@@ -167,8 +167,7 @@ class ImageData(DataModule):
         if names is None or not labeled:
             return
         if self.class_names is not None and list(self.class_names) != names:
-            source = getattr(self, "origin", type(self).__name__)
-            numbers = torch.tensor(match_classes(self.class_names, names, source))
+            numbers = torch.tensor(match_classes(self.class_names, names, self.origin))
             for images in labeled:
                 label = images.fields["label"]
                 # those below 0 are not known

@@ -111,6 +111,8 @@ class DataModule(LightningDataModule):
         self.drop_last = drop_last
         self.shards = shards
         self.seed = global_seed()
+        self.origin = type(self).__name__
+        """What tells these data from those that a model was trained on; see ``is_new``."""
         self._sampler: GlobalBatchSampler | None = None
         self._resume: SampleKey = (0, 0)
         self._run_facts: Facts | None = None
@@ -158,7 +160,7 @@ class DataModule(LightningDataModule):
         Prediction is then of all of it, with or without labels.
         """
         origin = self.trained.get("origin")
-        return origin is not None and origin != getattr(self, "origin", None)
+        return origin is not None and origin != self.origin
 
     def use_facts(self, facts: Facts) -> None:
         """Prepare this data as those that a model was trained on; call it before ``setup``."""

@@ -2,8 +2,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import ImageFolder, ImageList
+from datamodules import Digits, ImageFolder, ImageList
 from framework.data.datasets import IndexedDataset
+from framework.data.facts import facts_of
 from framework.data.samplers import GlobalBatchSampler
 from tests.helpers.data import shared_data
 
@@ -202,6 +203,14 @@ def evaluated(root, stage):
     data.use_facts(facts)
     data.setup(stage)
     return data
+
+
+def test_a_folder_is_new_after_training_on_data_of_another_kind(tmp_path):
+    write_classes(tmp_path, names=["blue", "red"])
+    data = ImageFolder(str(tmp_path), image_size=6, channels=3)
+    data.use_facts({"origin": facts_of(Digits())["origin"], "class_names": ["blue", "red"]})
+    data.setup("validate")
+    assert len(data.val_set) == 8
 
 
 def test_all_images_of_another_folder_are_evaluated_under_the_numbers_of_training(tmp_path):
