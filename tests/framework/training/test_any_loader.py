@@ -210,6 +210,6 @@ def test_auto_steps_in_a_module_of_ones_own(tmp_path):
             return [optimizer], [WarmupCosine(optimizer, total_steps=steps)]
 
     data = loader(TensorDataset(torch.ones(4, 1)))
-    with pytest.raises(ValueError, match=r"give a number, .*estimated_stepping_batches"):
+    with pytest.raises(ValueError, match=r"give total_steps=.*estimated_stepping_batches"):
         trainer(tmp_path).fit(Own("auto"), data)
     trainer(tmp_path).fit(Own(None), data)

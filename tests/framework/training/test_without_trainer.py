@@ -18,7 +18,12 @@ from modules.nested.module import NestedClassifier
 from modules.regressor.module import Regressor
 from modules.sae.module import SparseAutoencoderModule
 
-SMALL_CNN: dict[str, Any] = {"num_classes": 3, "backbone": "cnn", "widths": (2, 2)}
+SMALL_CNN: dict[str, Any] = {
+    "num_classes": 3,
+    "input_shape": (1, 8, 8),
+    "backbone": "cnn",
+    "widths": (2, 2),
+}
 IMAGE = {"image": torch.rand(2, 1, 8, 8)}
 MODULES: dict[str, tuple[type[LightningModule], dict[str, Any], dict[str, torch.Tensor]]] = {
     "classifier": (Classifier, SMALL_CNN, IMAGE),
