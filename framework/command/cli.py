@@ -80,8 +80,28 @@ class SaveConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the config of an evaluation or a prediction."""
-        if stage == "fit" or trainer.state.fn is None or not trainer.is_global_zero:
+        """Write nothing yet: what is refused before it starts leaves what it found."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the config of a run that trains: all of its checkpoint fits."""
+        self._write(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the config of a validation that is the whole command."""
+        if trainer.state.fn == "validate":
+            self._write_anew(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the config of a test."""
+        self._write_anew(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the config of a prediction."""
+        self._write_anew(trainer)
+
+    def _write_anew(self, trainer: Trainer) -> None:
+        """Write after what an evaluation before wrote was moved away."""
+        if not trainer.is_global_zero or trainer.state.fn is None:
             return
         command = trainer.state.fn.value
         if not self.already_saved and (
@@ -89,13 +109,6 @@ class SaveConfig(SaveConfigCallback):
         ):
             said = f"results of the {command} before: {relative(earlier)}"
             Console(highlight=False).print(said, soft_wrap=True)
-        self._write(trainer)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the config of a run that trains.
-
-        Its checkpoint is read by now: where that does not fit, the config that it belongs to stays.
-        """
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:

@@ -128,7 +128,7 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = [k for k in keys if k not in PLACES and any(v != values[k][0] for v in values[k])]
     names = dict(zip(keys, _shortest(keys), strict=True))
     return [
-        ", ".join(f"{names[key]}={_value(config[key])}" for key in keys if key in config)
+        ", ".join(f"{names[key]}={_shown(key, config[key])}" for key in keys if key in config)
         for config in configs
     ]
 
@@ -165,7 +165,7 @@ def _flat(config: Any, above: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     if isinstance(config, list) and any(isinstance(part, dict) for part in config):
         # objects in a list are told apart by their classes
-        classes = [_value(part.get("class_path", "")) for part in config]
+        classes = [_class_name(part.get("class_path", "")) for part in config]
         flat[above] = " + ".join(classes)
         config = {
             name: part.get("init_args", {}) for name, part in zip(classes, config, strict=True)
@@ -177,10 +177,12 @@ def _flat(config: Any, above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _value(value: Any) -> str:
-    text = str(value)
-    # a class path is known by the name of the class
-    return text.rpartition(".")[2] if isinstance(value, str) and "/" not in text else text
+def _shown(key: str, value: Any) -> str:
+    return _class_name(value) if key.rpartition(".")[2] == "class_path" else str(value)
+
+
+def _class_name(path: object) -> str:
+    return str(path).rpartition(".")[2]
 
 
 def _number(values: Sequence[float]) -> str:

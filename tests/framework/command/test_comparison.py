@@ -84,7 +84,7 @@ def test_settings_are_named_as_shortly_as_they_can_be(tmp_path: Path) -> None:
     for number, criterion in enumerate(("LDRLoss", "CrossEntropyLoss")):
         config = {
             "model": {"criterion": {"class_path": f"losses.{criterion}", "init_args": {}}},
-            "data": {"lr": number, "root": f"a/b.{number}"},
+            "data": {"lr": number, "root": f"b.{number}"},
             "optimizer": {"lr": number},
             "trainer": {"callbacks": [{"class_path": "callbacks.SAF", "init_args": {}}] * number},
         }
@@ -93,8 +93,8 @@ def test_settings_are_named_as_shortly_as_they_can_be(tmp_path: Path) -> None:
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
         configs.append(RunResult.read(tmp_path).config)
     assert differences(configs) == [
-        "data.lr=0, root=a/b.0, criterion=LDRLoss, lam=2, optimizer.lr=0, callbacks=[]",
-        "data.lr=1, root=a/b.1, criterion=CrossEntropyLoss, optimizer.lr=1, callbacks=SAF",
+        "data.lr=0, root=b.0, criterion=LDRLoss, lam=2, optimizer.lr=0, callbacks=[]",
+        "data.lr=1, root=b.1, criterion=CrossEntropyLoss, optimizer.lr=1, callbacks=SAF",
     ]
 
 

@@ -93,3 +93,15 @@ def test_a_second_prediction_keeps_the_first(capsys):
         for folder in (earlier, Path("run"))
     ]
     assert rows[1] > rows[0] > 1
+
+
+def test_what_is_refused_leaves_the_run_as_it_was(capsys):
+    epochs = ["--trainer.limit_train_batches=1", "--trainer.max_steps=-1"]
+    trimtab.main(["fit", *BASE, *epochs, "--run_folder=run", "--trainer.max_epochs=3"])
+    before = files(Path("run"))
+    last = "--ckpt_path=run/checkpoints/last.ckpt"
+    for command in (["fit", "--trainer.max_epochs=1"], ["test", "--trainer.limit_test_batches=0"]):
+        with pytest.raises(SystemExit):
+            trimtab.main([*command, last, *QUIET])
+    assert "trainer.max_epochs is less than" in capsys.readouterr().err
+    assert files(Path("run")) == before
