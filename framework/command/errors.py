@@ -37,8 +37,8 @@ LONGEST = 300
 _LIGHTNING = {
     "No supported gpu backend found": "trainer.accelerator: this machine has no GPU that torch can "
     "use; leave the option out, or give cpu",
-    "You restored a checkpoint with current_epoch": "trainer.max_epochs is less than the epochs that "
-    "the checkpoint's run has trained; give more of them to go on",
+    "You restored a checkpoint with current_epoch": "trainer.max_epochs is less than the "
+    "epochs that the checkpoint's run has trained; give more of them to go on",
 }
 """What is said where Lightning's words do not name the option, by the beginning of its words."""
 # what jsonargparse says of every type that a value is not

@@ -186,7 +186,10 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "model.lr_scheduler: no class is chosen here that 'x' could be an argument of",
         ),
         (["fit", *BASE, "--trainer=3"], "trainer: there is no file '3' that its options could be"),
-        (["fit", *BASE, "--trainer.callbacks+=Foo"], "no class 'Foo'; --trainer.callbacks.help li"),
+        (
+            ["fit", *BASE, "--trainer.callbacks+=Qqqq"],
+            "no class 'Qqqq'; --trainer.callbacks.help li",
+        ),
         (
             ["fit", *BASE, "--data.augment=ColorJitter"],
             "data.augment: a list is wanted; give --data.augment+ ColorJitter",

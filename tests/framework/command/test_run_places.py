@@ -100,7 +100,7 @@ def test_what_is_refused_leaves_the_run_as_it_was(capsys):
     trimtab.main(["fit", *BASE, *epochs, "--run_folder=run", "--trainer.max_epochs=3"])
     before = files(Path("run"))
     last = "--ckpt_path=run/checkpoints/last.ckpt"
-    for command in (["fit", "--trainer.max_epochs=1"], ["test", "--trainer.limit_test_batches=0"]):
+    for command in (["fit", "--trainer.max_epochs=1"], ["test", "--config=regressor"]):
         with pytest.raises(SystemExit):
             trimtab.main([*command, last, *QUIET])
     assert "trainer.max_epochs is less than" in capsys.readouterr().err

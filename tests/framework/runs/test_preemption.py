@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from framework.runs.preemption import Interrupted, PreemptionCheckpoint
 from framework.runs.run_checkpoint import RunCheckpoint
 from tests.helpers.runs import in_child
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
+
+
+@pytest.fixture(autouse=True)
+def handled_as_in_a_terminal() -> Iterator[None]:
+    """A suite in the background of a shell, or under nohup, ignores signals."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {signum: signal.signal(signum, handler) for signum, handler in usual.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 class Sends(Callback):
