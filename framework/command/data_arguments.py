@@ -89,6 +89,8 @@ def known_facts(data: LightningDataModule, wanted: set[str]) -> Facts:
     """Return the facts of data, which are read where a wanted one is not known before."""
     facts = facts_of(data)
     if wanted - set(facts):
+        # on every rank, as none knows the others yet: tiles, all that our data prepare, are written
+        # under a name of this process and put in place whole
         data.prepare_data()
         data.setup("fit")
         facts = facts_of(data)
