@@ -167,7 +167,7 @@ class ImageData(DataModule):
         if names is None or not labeled:
             return
         if self.class_names is not None and list(self.class_names) != names:
-            numbers = torch.tensor(match_classes(self.class_names, names, self.origin))
+            numbers = torch.tensor(match_classes(self.class_names, names, self.origin[0]))
             for images in labeled:
                 label = images.fields["label"]
                 # those below 0 are not known

@@ -80,7 +80,7 @@ class ImageFolder(ClassificationData):
         self.strict = strict
         self.geometry = ImageGeometry(image_size, channels, resize)
         self.resize = resize
-        self.origin = str(self.root.resolve())
+        self.place = self.root
         self._use_preparation()
 
     def setup(self, stage: str | None = None) -> None:

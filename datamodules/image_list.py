@@ -78,7 +78,7 @@ class ImageList(ImageData):
         self.strict = strict
         self.geometry = ImageGeometry(image_size, channels, resize)
         self.resize = resize
-        self.origin = str(self.root.resolve())
+        self.place = self.root
         self._use_preparation()
         self.label_pattern = None if label_pattern is None else _one_group(label_pattern)
 

@@ -72,7 +72,7 @@ class MatFeatures(ClassificationData):
         if shape is not None and (len(shape) != 3 or min(shape) < 1):
             raise ValueError(f"shape must be [channels, height, width], got {list(shape)}.")
         self.path = Path(path)
-        self.origin = str(self.path.resolve())
+        self.place = self.path
         self.features = features
         self.labels = labels
         self.columns = columns

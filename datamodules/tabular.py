@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack, get_args
 
@@ -140,7 +141,7 @@ class Tabular(DataModule):
         check_one_of(get_args(Coding), categories=categories)
         check_one_of(get_args(Missing), missing=missing)
         self.source = source
-        self.origin = source if source in BUNDLED else str(Path(source).resolve())
+        self.place = None if source in BUNDLED else Path(source)
         self.target = target
         self.features = features
         self.val_size = val_size
@@ -156,11 +157,16 @@ class Tabular(DataModule):
         self.decimal = decimal
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the table once, for all stages; of a new table all rows are predicted."""
-        if stage == "predict" and self.is_new:
+        """Read the table once, for all stages; of a new table all rows serve each of them."""
+        if stage == "predict" and self.is_elsewhere:
             if self.predict_set is None:
                 self.use_facts(self.trained)
                 self.predict_set = self._new_rows(self._file())
+            return
+        if stage in ("validate", "test") and self.is_new:
+            if self.test_set is None:
+                self.use_facts(self.trained)
+                self.val_set = self.test_set = self._new_rows(self._file(), self.target_names)
             return
         if self.train_set is not None:
             return
@@ -308,10 +314,10 @@ class Tabular(DataModule):
             raise ValueError(f"{self.source} has no row without a missing value.")
         return np.flatnonzero(~gone).tolist()
 
-    def _new_rows(self, table: Table) -> Subset[Any]:
-        """Return all rows of a table, which may lack the target."""
+    def _new_rows(self, table: Table, targets: Sequence[str] = ()) -> Subset[Any]:
+        """Return all rows of a table, which may lack the target unless that is asked for."""
         assert self.encoding is not None
-        columns = self.encoding.columns
+        columns = [*self.encoding.columns, *targets]
         absent = [name for name in columns if name not in table.names]
         if absent and len(table.names) == len(columns) and not table.is_named:
             table.names = list(columns)
@@ -321,11 +327,18 @@ class Tabular(DataModule):
                 f"{self.source} lacks the column{'s' * (len(absent) > 1)} {listed(absent)}, of "
                 f"those that the model was trained on: {listed(columns)}."
             )
-        rows = list(range(len(table)))
         if self.missing == "drop":
-            rows = self._without_missing(table, [table.position(name) for name in columns])
-        inputs = self._standardized(self.encoding.inputs(table))
-        return Subset(TableRows(self._names(table), input=inputs), rows)
+            needed = columns
+        else:  # a row without a target cannot be scored
+            needed = [] if self.missing == "refuse" else list(targets)
+        rows = list(range(len(table)))
+        if needed:
+            rows = self._without_missing(table, [table.position(name) for name in needed])
+        fields = {"input": self._standardized(self.encoding.inputs(table))}
+        if targets:
+            target = self._target(table, [table.position(name) for name in targets])
+            fields["target"] = ((target - self.target_mean) / self.target_std).float()
+        return Subset(TableRows(self._names(table), **fields), rows)
 
     def _names(self, table: Table) -> tuple[str, list[str]] | None:
         """Return the title and the names of the rows."""

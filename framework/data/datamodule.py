@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from framework.data.datasets import Batch, IndexedDataset, Sample, root_and_rows
 from framework.data.facts import Facts, facts_of, same_facts
 from framework.data.loader import ElasticDataLoader
+from framework.data.origin import has_changed, is_another, is_elsewhere, origin_of
 from framework.data.samplers import GlobalBatchSampler, SampleKey
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.checks import check_at_least
@@ -93,6 +96,8 @@ class DataModule(LightningDataModule):
     guide_set: Dataset[Sample] | None = None
     """Held-out training data for a guide, see ``hold_out``."""
     augment: Callable[[Sample], Sample] | None = None
+    place: Path | None = None
+    """File or folder that the data are read from; None where the class says it all."""
 
     def __init__(
         self,
@@ -111,8 +116,7 @@ class DataModule(LightningDataModule):
         self.drop_last = drop_last
         self.shards = shards
         self.seed = global_seed()
-        self.origin = type(self).__name__
-        """What tells these data from those that a model was trained on; see ``is_new``."""
+        self._origin: list[str] | None = None
         self._sampler: GlobalBatchSampler | None = None
         self._resume: SampleKey = (0, 0)
         self._run_facts: Facts | None = None
@@ -154,17 +158,37 @@ class DataModule(LightningDataModule):
         return self._run_facts
 
     @property
-    def is_new(self) -> bool:
-        """Whether this is read from elsewhere than the data that the model was trained on.
+    def origin(self) -> list[str]:
+        """Place of the data and a digest of what lies there, or the name of the class."""
+        if self._origin is None:
+            self._origin = [type(self).__name__] if self.place is None else origin_of(self.place)
+        return self._origin
 
-        Prediction is then of all of it, with or without labels.
-        """
-        origin = self.trained.get("origin")
-        return origin is not None and origin != self.origin
+    @origin.setter
+    def origin(self, origin: list[str]) -> None:
+        self._origin = origin
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this lies elsewhere than the data of the training: all of it is predicted."""
+        trained = self.trained.get("origin")
+        return trained is not None and is_elsewhere(self.origin, trained)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this is no copy of the data of the training, either: all of it is evaluated."""
+        trained = self.trained.get("origin")
+        return trained is not None and is_another(self.origin, trained)
 
     def use_facts(self, facts: Facts) -> None:
         """Prepare this data as those that a model was trained on; call it before ``setup``."""
         self._run_facts = facts
+        trained = facts.get("origin")
+        if trained is not None and has_changed(self.origin, trained):
+            rank_zero_warn(
+                f"What lies in {self.place} has changed since the training: rows that were "
+                "trained on may be among those that are held out now."
+            )
 
     def adopt(self, facts: Facts, stage: str) -> None:
         """Prepare data that are set up already as those that a model was trained on.
@@ -173,8 +197,13 @@ class DataModule(LightningDataModule):
         """
         if not facts or same_facts(facts, self._run_facts):
             return
-        # training is the same wherever the data lie: only evaluation asks whether they are new
-        ignored = {"origin"} if stage == "fit" else set()
+        # training is the same wherever the data lie: only evaluation asks where they come from
+        trained = facts.get("origin")
+        ignored = (
+            {"origin"}
+            if stage == "fit" or trained is None or not is_elsewhere(self.origin, trained)
+            else set()
+        )
         wanted, found = (
             {name: fact for name, fact in known.items() if name not in ignored}
             for known in (facts, facts_of(self))

@@ -30,7 +30,7 @@ def find_files(folder: str | Path, endings: Sequence[str], what: str) -> list[Pa
         raise FileNotFoundError(f"{folder} is not a folder.")
     left_out: Counter[str] = Counter()
     paths = []
-    for path in _files(str(folder), left_out):
+    for path in walk_files(str(folder), left_out):
         ending = os.path.splitext(path)[1]
         if ending.lower() in endings:
             paths.append(path)
@@ -48,8 +48,8 @@ def find_files(folder: str | Path, endings: Sequence[str], what: str) -> list[Pa
     return [Path(path) for path in sorted(paths)]
 
 
-def _files(folder: str, left_out: Counter[str]) -> Iterator[str]:
-    """Yield the files below a folder; count what is left out."""
+def walk_files(folder: str, left_out: Counter[str]) -> Iterator[str]:
+    """Yield the files below a folder once, without hidden ones; count what is left out."""
     # a link to a folder in which the first one lies leads round in a circle
     entered = {_identity(parent) for parent in Path(folder).resolve().parents}
     folders, links = deque([folder]), deque[str]()

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -199,7 +201,7 @@ def test_what_nobody_says_follows_the_files(tmp_path, mode, size, shape):
 
 def evaluated(root, stage):
     data = ImageFolder(str(root), image_size=6)
-    facts = {"origin": "elsewhere", "class_names": ["red", "green", "blue"]}
+    facts = {"origin": ["elsewhere"], "class_names": ["red", "green", "blue"]}
     data.use_facts(facts)
     data.setup(stage)
     return data
@@ -211,6 +213,22 @@ def test_a_folder_is_new_after_training_on_data_of_another_kind(tmp_path):
     data.use_facts({"origin": facts_of(Digits())["origin"], "class_names": ["blue", "red"]})
     data.setup("validate")
     assert len(data.val_set) == 8
+
+
+def test_a_copy_of_the_training_is_not_new_and_a_changed_folder_is_said_to_be(tmp_path):
+    write_classes(tmp_path / "a", names=["blue", "red"])
+    facts = facts_of(ready(tmp_path / "a", val_size=2, stratify=True))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    copied = ImageFolder(str(tmp_path / "b"), image_size=6, val_size=2, stratify=True)
+    copied.use_facts(facts)
+    copied.setup("validate")
+    assert len(copied.val_set) == 2
+    assert not copied.is_new
+    copied.setup("predict")
+    assert len(copied.predict_set) == 8
+    next((tmp_path / "a").rglob("*.png")).unlink()
+    with pytest.warns(UserWarning, match="has changed since the training"):
+        ImageFolder(str(tmp_path / "a"), image_size=6).use_facts(facts)
 
 
 def test_all_images_of_another_folder_are_evaluated_under_the_numbers_of_training(tmp_path):

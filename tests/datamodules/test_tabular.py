@@ -4,6 +4,7 @@ import torch
 from sklearn.datasets import load_diabetes
 
 from datamodules import Tabular
+from framework.data.facts import facts_of
 
 
 def rows(loader, name):
@@ -151,3 +152,25 @@ def test_no_row_needs_to_be_held_out():
     data = ready(val_size=0, test_size=0)
     assert len(data.train_set) == 442
     assert (data.val_set, data.test_set, data.predict_set) == (None, None, None)
+
+
+def test_all_rows_of_a_new_table_are_evaluated_by_the_statistics_of_training(table, tmp_path):
+    path, numbers = table
+    trained = ready(source=str(path), val_size=5, test_size=5)
+    lines = path.read_text().splitlines()
+    (tmp_path / "new.csv").write_text("\n".join([lines[0], *lines[1:8]]) + "\n")
+    (tmp_path / "copy.csv").write_text(path.read_text())
+    for stage in ("validate", "test"):
+        data = Tabular(source=str(tmp_path / "new.csv"), val_size=5, test_size=5)
+        data.use_facts(facts_of(trained))
+        data.setup(stage)
+        loader = data.val_dataloader() if stage == "validate" else data.test_dataloader()
+        target = rows(loader, "target") * trained.target_std + trained.target_mean
+        torch.testing.assert_close(target, numbers[:7, -1].float())
+        copied = Tabular(source=str(tmp_path / "copy.csv"), val_size=5, test_size=5)
+        copied.use_facts(facts_of(trained))
+        copied.setup(stage)
+        assert len(copied.test_set) == len(copied.val_set) == 5
+    path.write_text("\n".join(lines[:20]) + "\n")
+    with pytest.warns(UserWarning, match="has changed since the training"):
+        Tabular(source=str(path)).use_facts(facts_of(trained))

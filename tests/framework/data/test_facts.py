@@ -30,7 +30,7 @@ class Pets(ImageData):
     def __init__(self, names: list[str] = NAMES, origin: str = "home", **options: Any) -> None:
         super().__init__(batch_size=6, **options)
         self.names = names
-        self.origin = origin
+        self.origin = [origin]
 
     def read(self) -> Splits:
         label = torch.arange(24) % len(self.names)
@@ -69,7 +69,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_checkpoint_has_plain_facts(checkpoint: Path) -> None:
     facts = torch.load(checkpoint, weights_only=True)[KEY]
     assert facts == {
-        "origin": "home",
+        "origin": ["home"],
         "num_classes": 3,
         "class_names": NAMES,
         "input_shape": [1, 2, 2],
