@@ -95,6 +95,10 @@ class ImageFolder(ClassificationData):
 
     def read(self) -> Splits:
         """Find the classes and the files."""
+        if not self.root.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder {self.root}: give the one of the images as data.root."
+            )
         folders = find_parts(self.root) or {"train": self.root}
         self.class_names = [folder.name for folder in subfolders(folders["train"])]
         self.num_classes = len(self.class_names)

@@ -8,12 +8,17 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.table_reader import Table
 
 Coding = Literal["refuse", "one_hot", "ordinal"]
 Missing = Literal["refuse", "drop", "mean", "median"]
+FEWEST = 20
+"""Training rows from which a column of texts can be told to name them."""
+LARGEST_SHARE = 0.9
+"""Different texts in a column, as a share of the rows, above which it is said to name them."""
 
 
 @dataclass
@@ -63,6 +68,7 @@ class TableEncoding:
                     texts = table.texts(k)
                     found = {text for row in rows if (text := texts[row]) is not None}
                     categories[name] = sorted(found)
+                    _warn_of_names(name, len(found), len(rows))
         made = cls(names, categories, coding, missing)
         if missing in ("mean", "median"):
             made.fill_values = made._fill_values(made._numbers(table, columns)[rows])
@@ -78,7 +84,12 @@ class TableEncoding:
         return names
 
     def inputs(self, table: Table) -> Tensor:
-        """Return the inputs (N, D) float64 of a table that has the columns."""
+        """Return the inputs (N, D) float64 of a table that has the columns.
+
+        A warning counts the rows of categories that were not among the training rows.
+        """
+        for name, known in self.categories.items():
+            _warn_of_unknown(name, known, table.texts(table.position(name)))
         found = self._numbers(table, [table.position(name) for name in self.columns])
         if self.fill_values is None:
             return found
@@ -100,6 +111,24 @@ class TableEncoding:
     def _fill_values(self, found: Tensor) -> Tensor:
         values = found.nanmean(0) if self.missing == "mean" else found.nanmedian(0).values
         return values.nan_to_num(0.0)  # of a column without any number
+
+
+def _warn_of_names(column: str, found: int, rows: int) -> None:
+    if rows >= FEWEST and found > rows * LARGEST_SHARE:
+        rank_zero_warn(
+            f"The column {column!r} has {found:,} different texts in {rows:,} training rows, which "
+            "tell each row from the others: if it names the rows, give it as row_names."
+        )
+
+
+def _warn_of_unknown(column: str, known: Sequence[str], texts: Sequence[str | None]) -> None:
+    there = {*known, None}
+    unknown = [text for text in texts if text not in there]
+    if unknown:
+        rank_zero_warn(
+            f"{len(unknown):,} of {len(texts):,} rows have a category of {column!r} that the "
+            f"training rows lack, such as {unknown[0]!r}, and are read as of none."
+        )
 
 
 def moments(values: Tensor) -> tuple[Tensor, Tensor]:

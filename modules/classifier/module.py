@@ -66,10 +66,10 @@ class Classifier(TrainingModule):
         **options: Arguments of ``TrainingModule``.
 
     Raises:
-        ValueError: ``num_classes`` or ``input_shape`` is None where nothing fills it; the backbone
-            is unknown, a label is not one of 0..K-1; or the data has another shape or other
-            classes (at ``setup``), or an epoch ends in a batch of one row, which batch norm cannot
-            take (before the first one).
+        ValueError: ``num_classes`` or ``input_shape`` is None where nothing fills it, or there are
+            fewer than two classes; the backbone is unknown, a label is not one of 0..K-1; or the
+            data has another shape or other classes (at ``setup``), or an epoch ends in a batch of
+            one row, which batch norm cannot take (before the first one).
 
     Example:
         >>> import torch
@@ -105,6 +105,11 @@ class Classifier(TrainingModule):
                 "Neither an argument nor the data says what is to be classified: set "
                 "model.num_classes and model.input_shape, or in Python use "
                 f"{type(self).__name__}.for_data(data)."
+            )
+        if num_classes < 2:
+            raise ValueError(
+                "A classifier tells two classes or more apart; the data, or model.num_classes, "
+                f"has {num_classes}."
             )
         self.num_classes = num_classes
         self.prediction_shape = (num_classes,)

@@ -304,7 +304,7 @@ def test_raw_pictures_become_a_batch_as_in_evaluation(tmp_path):
 
 
 def test_bad_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone is not a folder with one folder of images"):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*gone: give .* data.root"):
         ready(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="is not a folder with one folder of images"):
         ready(tmp_path)

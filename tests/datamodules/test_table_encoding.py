@@ -61,8 +61,17 @@ def test_categories_are_those_of_the_training_rows(tmp_path: Path) -> None:
             write(tmp_path / "b.csv", text), categories=coding, standardize_inputs=False
         )
         later.use_facts(facts_of(data))
-        later.setup("predict")
+        with pytest.warns(UserWarning, match="1 of 4 rows have a category of 'x' .* 'new'"):
+            later.setup("predict")
         assert later.predict_set.dataset.fields["input"].tolist() == expected
+
+
+def test_a_column_that_names_the_rows_is_said_to_do_so(tmp_path: Path) -> None:
+    rows = "".join(f"h{k},{k},{k}\n" for k in range(40))
+    source = write(tmp_path / "a.csv", "id,x,y\n" + rows)
+    with pytest.warns(UserWarning, match="column 'id' has 40 different texts .* row_names"):
+        plain(source, categories="one_hot")
+    assert plain(source, categories="one_hot", row_names="id").feature_names == ["x"]
 
 
 HOLES = "x,w,y\n1,1,1\n,2,2\n4,3,3\n7,NA,4\n9,5,?\n"

@@ -110,3 +110,8 @@ def test_no_run_ends_by_names_that_do_not_fit():
     assert "confusion_matrix" in module.figures("val", {"confusion": torch.eye(3)})
     module.data_facts = {"class_names": ["a", "b", "c"]}
     assert module.names_of_classes() == ["a", "b", "c"]
+
+
+def test_one_class_is_none_to_tell_apart():
+    with pytest.raises(ValueError, match=r"two classes or more .* has 1\."):
+        Classifier(num_classes=1, input_shape=(1, 8, 8))
