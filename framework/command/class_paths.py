@@ -16,6 +16,7 @@ from jsonargparse.typing import register_type
 from framework.command.jsonargparse_internals import (
     drop_arguments_of_replaced_classes,
     read_options_from_signatures,
+    read_whole_numbers_as_integers,
 )
 from framework.runs.version_0_1 import current_config
 
@@ -106,6 +107,7 @@ def set_up_parsing(allowed: Sequence[str] = ()) -> None:
     set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=[*TRUSTED, *allowed])
     drop_arguments_of_replaced_classes()
     read_options_from_signatures()
+    read_whole_numbers_as_integers()
     # as the class weights of torch's losses
     register_type(torch.Tensor, torch.Tensor.tolist, _tensor, type_check=isinstance)
     set_loader("yaml", lambda text: current_config(_load_yaml(text)), (yaml.YAMLError,))

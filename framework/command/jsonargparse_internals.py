@@ -24,6 +24,22 @@ def drop_arguments_of_replaced_classes() -> None:
     _typehints.discard_init_args_on_class_path_change = discard
 
 
+_rank_of_type = _typehints.union_subtype_sort_key
+
+
+def read_whole_numbers_as_integers() -> None:
+    """Make a number without a decimal point an int where float is accepted, too.
+
+    Python keeps one union for ``Union[int, float]`` and ``Union[float, int]``, in the order that
+    was asked for first: with some modules imported, a limit of 1 batch would be 1.0, all batches.
+    """
+    _typehints.union_subtype_sort_key = _rank
+
+
+def _rank(subtype: Any) -> int:
+    return -2 if subtype is bool else -1 if subtype is int else _rank_of_type(subtype)
+
+
 def read_options_from_signatures() -> None:
     """Make jsonargparse read ``**options: Unpack[...]`` off the base class that takes the options.
 

@@ -1,12 +1,16 @@
-"""Tests of arguments handed on to a base class."""
+"""Tests of arguments handed on to a base class, and of numbers."""
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+from typing import Any, Optional, TypedDict, Union, Unpack
 
+import pytest
 from jsonargparse import ArgumentParser
 
-from framework.command.jsonargparse_internals import read_options_from_signatures
+from framework.command.jsonargparse_internals import (
+    read_options_from_signatures,
+    read_whole_numbers_as_integers,
+)
 
 
 class Options(TypedDict, total=False):
@@ -56,3 +60,16 @@ def test_unpacked_options_keep_default_type_and_text(capsys):
     text = " ".join(parser.format_help().split())
     assert "Size of a leaf. (type: int, default: 3)" in text
     assert "Name of it all. (type: str | null, default: null)" in text
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [Union[float, int], Optional[Union[float, int]], int | float, float | int | str | None],  # noqa: UP007, UP045
+)
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("1e-3", 1e-3)])
+def test_a_whole_number_is_an_integer(hint: Any, text: str, value: Any) -> None:
+    read_whole_numbers_as_integers()
+    parser = ArgumentParser()
+    parser.add_argument("--size", type=hint)
+    found = parser.parse_args([f"--size={text}"]).size
+    assert (type(found), found) == (type(value), value)
