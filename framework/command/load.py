@@ -16,7 +16,7 @@ from framework.command.cli import Parser
 from framework.command.errors import format_parser_error
 from framework.data.datamodule import DataModule
 from framework.runs.checkpoint_io import AtomicCheckpointIO
-from framework.runs.run_folder import find_checkpoint, run_of
+from framework.runs.run_folder import config_of, find_checkpoint
 from framework.runs.version_0_1 import current_config
 from framework.training.evaluation import EvaluationModule
 
@@ -71,14 +71,7 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
 
 
 def _read_config(checkpoint: Path) -> dict[str, Any]:
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"There is no checkpoint at {checkpoint}.")
-    path = (run_of(checkpoint) or checkpoint.parent) / "config.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{checkpoint} lies in no run folder: there is no {path}, which says how its model is "
-            "built."
-        )
+    path = config_of(checkpoint)
     try:
         config = current_config(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:

@@ -83,16 +83,7 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
         previous = argument
     checkpoints = option(resolved, "--ckpt_path")
     if checkpoints and "://" not in checkpoints[-1] and not option(resolved, *CONFIG_FLAGS):
-        path = Path(checkpoints[-1])
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no checkpoint at {path}.")
-        config = (run_of(path) or path.parent) / "config.yaml"
-        if not config.is_file():
-            raise FileNotFoundError(
-                f"{path} lies in no run folder: there is no {config}, which says how its model is "
-                "built; give it by --config."
-            )
-        resolved[1:1] = ["--config", str(config)]
+        resolved[1:1] = ["--config", str(config_of(Path(checkpoints[-1])))]
     return resolved
 
 
@@ -142,6 +133,23 @@ def run_of(checkpoint: str | Path) -> Path | None:
     """Return the run folder that a checkpoint lies in, or None where it lies in none."""
     folder = Path(checkpoint).parent
     return folder.parent if folder.name == "checkpoints" else None
+
+
+def config_of(checkpoint: Path) -> Path:
+    """Return the config beside a checkpoint, which says how its model is built.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint, or no config beside it.
+    """
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"There is no checkpoint at {checkpoint}.")
+    config = (run_of(checkpoint) or checkpoint.parent) / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} lies in no run folder: there is no {config}, which says how its model "
+            "is built; the command takes one by --config."
+        )
+    return config
 
 
 def holds_run(folder: Path) -> bool:
