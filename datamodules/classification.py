@@ -125,11 +125,7 @@ class ClassificationData(ImageData):
         return WeightedBatchSampler(
             label.bincount()[label].double().reciprocal(),
             self.batch_size,
-            seed=self.seed,
-            drop_last=self.drop_last,
-            rank=self._rank,
-            world_size=self._world_size,
-            start=self._start,
+            **self._stream,
         )
 
     def _split(self, label: Tensor) -> tuple[list[int], list[int]]:

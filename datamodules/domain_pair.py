@@ -186,11 +186,7 @@ class DomainPair(DataModule):
             self._first_target,
             len(self.train_set) - self._first_target,  # type: ignore[arg-type]
             self.batch_size,
-            seed=self.seed,
-            drop_last=self.drop_last,
-            rank=self._rank,
-            world_size=self._world_size,
-            start=self._start,
+            **self._stream,
         )
 
     def _set_shapes(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from framework.data.samplers import GlobalBatchSampler, SampleKey
+from framework.data.samplers import GlobalBatchSampler, SampleKey, StreamOptions
 from framework.utilities.randomness import stable_seed
 
 
@@ -27,11 +28,7 @@ class GroupBatchSampler(GlobalBatchSampler):
         group_rows: Rows of a group; the last group may have fewer.
         window_groups: Groups of a shard that are shuffled together.
         shards: S.
-        seed: Seed of the order.
-        drop_last: Whether smaller last batches are left out.
-        rank: Number of this process.
-        world_size: Number of processes W.
-        start: Function called at each ``iter()``; returns (epoch, global batches to leave out).
+        **options: Further arguments of ``GlobalBatchSampler``.
 
     Raises:
         ValueError: ``shards`` does not divide the batch size, or exceeds the number of groups.
@@ -50,22 +47,9 @@ class GroupBatchSampler(GlobalBatchSampler):
         group_rows: int,
         window_groups: int,
         shards: int = 1,
-        seed: int = 0,
-        drop_last: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        start: Callable[[], SampleKey] = lambda: (0, 0),
+        **options: Unpack[StreamOptions],
     ) -> None:
-        super().__init__(
-            num_samples,
-            batch_size,
-            shuffle=True,
-            seed=seed,
-            drop_last=drop_last,
-            rank=rank,
-            world_size=world_size,
-            start=start,
-        )
+        super().__init__(num_samples, batch_size, shuffle=True, **options)
         if shards < 1 or batch_size % shards:
             raise ValueError(f"shards={shards} must divide batch_size={batch_size}.")
         self.num_shards = shards

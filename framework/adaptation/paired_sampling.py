@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from framework.data.samplers import GlobalBatchSampler, SampleKey
+from framework.data.samplers import GlobalBatchSampler, StreamOptions
 
 
 class PairedBatchSampler(GlobalBatchSampler):
@@ -26,11 +26,7 @@ class PairedBatchSampler(GlobalBatchSampler):
         source_rows: Number of rows of the source.
         target_rows: Number of rows of the target.
         batch_size: Rows of a global batch, of both domains together.
-        seed: Seed of the orders.
-        drop_last: Whether to leave out the last batch if it is smaller.
-        rank: Rank of this process.
-        world_size: Number of processes W.
-        start: Function called at each ``iter()``; it returns (epoch, global batches to leave out).
+        **options: Further arguments of ``GlobalBatchSampler``.
 
     Raises:
         ValueError: an odd ``batch_size`` or one below 2, or a domain without rows.
@@ -46,12 +42,7 @@ class PairedBatchSampler(GlobalBatchSampler):
         source_rows: int,
         target_rows: int,
         batch_size: int,
-        *,
-        seed: int = 0,
-        drop_last: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        start: Callable[[], SampleKey] = lambda: (0, 0),
+        **options: Unpack[StreamOptions],
     ) -> None:
         if batch_size < 2 or batch_size % 2:
             raise ValueError(
@@ -67,11 +58,7 @@ class PairedBatchSampler(GlobalBatchSampler):
             max(source_rows, target_rows),
             batch_size // 2,
             shuffle=True,
-            seed=seed,
-            drop_last=drop_last,
-            rank=rank,
-            world_size=world_size,
-            start=start,
+            **options,
         )
         self.source_rows = source_rows
         self.target_rows = target_rows

@@ -16,7 +16,7 @@ from framework.data.datasets import Batch, IndexedDataset, Sample, root_and_rows
 from framework.data.facts import Facts, facts_of, same_facts
 from framework.data.loader import ElasticDataLoader
 from framework.data.origin import has_changed, is_another, is_elsewhere, origin_of
-from framework.data.samplers import GlobalBatchSampler, SampleKey
+from framework.data.samplers import GlobalBatchSampler, SampleKey, StreamOptions
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.checks import check_at_least
 from framework.utilities.lightning_internals import training_progress
@@ -258,13 +258,9 @@ class DataModule(LightningDataModule):
             rows,
             self.batch_size,
             shuffle=True,
-            seed=self.seed,
-            drop_last=self.drop_last,
-            rank=self._rank,
-            world_size=self._world_size,
             shards=self.shards,
             stable_index=None if stable is None else torch.tensor(stable),
-            start=self._start,
+            **self._stream,
         )
 
     def hold_out(self, share: float) -> None:
@@ -387,6 +383,17 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> Any:
         """Return the loader of what is to be predicted."""
         return self._eval_loader(self.predict_set)
+
+    @property
+    def _stream(self) -> StreamOptions:
+        """What every stream of training batches is made with."""
+        return {
+            "seed": self.seed,
+            "drop_last": self.drop_last,
+            "rank": self._rank,
+            "world_size": self._world_size,
+            "start": self._start,
+        }
 
     @property
     def _rank(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -13,6 +14,16 @@ from framework.utilities.randomness import stable_seed
 
 SampleKey = tuple[int, int]
 """What the sampler hands to a dataset: (epoch, position in the dataset)."""
+
+
+class StreamOptions(TypedDict, total=False):
+    """Arguments of ``GlobalBatchSampler`` that every stream of batches has."""
+
+    seed: int
+    drop_last: bool
+    rank: int
+    world_size: int
+    start: Callable[[], SampleKey]
 
 
 class GlobalBatchSampler(Sampler[list[SampleKey]]):
@@ -142,11 +153,7 @@ class WeightedBatchSampler(GlobalBatchSampler):
     Args:
         weights: Weights (N,) of the rows of the dataset, not negative, of any sum.
         batch_size: Rows of a global batch, over all ranks.
-        seed: Seed of the draws.
-        drop_last: Whether to leave out the last batch if it is smaller.
-        rank: Number of this process.
-        world_size: Number of processes.
-        start: Function called at each ``iter()``; returns (epoch, global batches to leave out).
+        **options: Further arguments of ``GlobalBatchSampler``.
 
     Raises:
         ValueError: ``batch_size`` below 1, or weights that are negative or sum to 0.
@@ -161,23 +168,9 @@ class WeightedBatchSampler(GlobalBatchSampler):
         self,
         weights: Tensor,
         batch_size: int,
-        *,
-        seed: int = 0,
-        drop_last: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        start: Callable[[], SampleKey] = lambda: (0, 0),
+        **options: Unpack[StreamOptions],
     ) -> None:
-        super().__init__(
-            len(weights),
-            batch_size,
-            shuffle=True,
-            seed=seed,
-            drop_last=drop_last,
-            rank=rank,
-            world_size=world_size,
-            start=start,
-        )
+        super().__init__(len(weights), batch_size, shuffle=True, **options)
         if not ((weights >= 0).all() and 0 < weights.sum() < torch.inf):
             raise ValueError("Weights of rows must be at least 0, and some of them positive.")
         self.bounds = weights.double().cumsum(0)
