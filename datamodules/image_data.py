@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import torch
+from torch import Tensor
 
 from datamodules.augmentation import Normalize
-from datamodules.image_datasets import ImageSet
+from datamodules.image_datasets import ImageFiles, ImageSet
 from datamodules.image_shape import usual_shape
 from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import Batch
@@ -155,10 +156,17 @@ class ImageData(DataModule):
         if self.normalize is None and "normalize" in trained:
             self.normalize = Normalize(**trained["normalize"])
 
-    def use_shape_of(self, paths: Sequence[Path]) -> None:
-        """Take size and channels from files where neither an argument nor training says them."""
+    def images_of(self, paths: Sequence[Path], label: Tensor | None) -> ImageFiles:
+        """Return files in ``place`` as images, and let them say what ``geometry`` leaves open.
+
+        Args:
+            paths: Files of the N images.
+            label: Labels (N,) int64, or None where the images have none.
+        """
+        assert self.place is not None
         if self.geometry is not None and not hasattr(self, "input_shape"):
             self.input_shape = self.geometry.shape({"input_shape": usual_shape(paths)})
+        return ImageFiles(paths, label, self.place, self.input_shape, self.resize)
 
     def _use_classes(self, parts: Splits) -> None:
         """Number the classes as in training, by their names, where there are labels."""

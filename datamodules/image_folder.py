@@ -8,7 +8,6 @@ from typing import Literal, Unpack
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import ImageGeometry, Splits
@@ -32,7 +31,8 @@ class ImageFolder(ClassificationData):
 
     Predicted are the images of ``test``, without that those of ``val``, and where there are no
     parts all images below ``root``, in folders of any name or none. A trained model is validated
-    and tested on all images of another ``root`` that has folders of classes and no parts.
+    and tested on all images of another ``root`` that has folders of classes and no parts, and is no
+    copy of the one of the training.
 
     The remaining arguments are those of ``ClassificationData``.
 
@@ -79,7 +79,6 @@ class ImageFolder(ClassificationData):
         self.root = Path(root)
         self.strict = strict
         self.geometry = ImageGeometry(image_size, channels, resize)
-        self.resize = resize
         self.place = self.root
         self._use_preparation()
 
@@ -102,15 +101,15 @@ class ImageFolder(ClassificationData):
         folders = find_parts(self.root) or {"train": self.root}
         self.class_names = [folder.name for folder in subfolders(folders["train"])]
         self.num_classes = len(self.class_names)
-        if not self.class_names:
-            raise FileNotFoundError(
-                f"{folders['train']} is not a folder with one folder of images per class."
-            )
         found = {part: self._find(folder) for part, folder in folders.items()}
         return Splits(found["train"], found.get("val"), found.get("test"))
 
     def _find(self, folder: Path) -> ImageFiles:
         names = [path.name for path in subfolders(folder)]
+        if not names:
+            raise FileNotFoundError(
+                f"{folder} is not a folder with one folder of images per class."
+            )
         numbers = {name: number for number, name in enumerate(self.class_names or ())}
         unknown = [name for name in names if name not in numbers]
         if unknown:
@@ -128,25 +127,17 @@ class ImageFolder(ClassificationData):
         empty = next((name for name in names if not of_class[name]), None)
         if empty is not None:
             raise FileNotFoundError(f"{folder / empty} holds no image, so its class is empty.")
-        if not names:
-            raise FileNotFoundError(
-                f"{folder} is not a folder with one folder of images per class."
-            )
         # folders after the files beside them, as always: the split goes by the order
         files = [path for name in names for path in sorted(of_class[name], key=os.path.split)]
         label = [numbers[path.relative_to(folder).parts[0]] for path in files]
-        return self._files(files, torch.tensor(label))
-
-    def _files(self, paths: list[Path], label: Tensor | None) -> ImageFiles:
-        self.use_shape_of(paths)
-        return ImageFiles(paths, label, self.root, self.input_shape, self.resize)
+        return self.images_of(files, torch.tensor(label))
 
     def _predicted(self) -> ImageFiles:
         parts = find_parts(self.root, needs_train=False)
         folder = parts.get("test") or parts.get("val") or self.root
         paths = intact_images(find_images(folder), folder, self.strict)
         self._use_preparation()
-        images = self._files(paths, None)
+        images = self.images_of(paths, None)
         self._prepared(Splits(images, None, None))
         return images
 

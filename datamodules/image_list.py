@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from datamodules.image_data import ImageData, ImageGeometry, ImageOptions, Splits
-from datamodules.image_datasets import ImageFiles
 from framework.data.folders import sorted_names
 from framework.data.image_files import intact_images
 from framework.data.image_folders import find_images
@@ -77,7 +76,6 @@ class ImageList(ImageData):
         self.root = Path(root)
         self.strict = strict
         self.geometry = ImageGeometry(image_size, channels, resize)
-        self.resize = resize
         self.place = self.root
         self._use_preparation()
         self.label_pattern = None if label_pattern is None else _one_group(label_pattern)
@@ -86,9 +84,7 @@ class ImageList(ImageData):
         """Find the files, and the labels in their names."""
         paths = intact_images(find_images(self.root), self.root, self.strict)
         label = None if self.label_pattern is None else self._labels(paths, self.label_pattern)
-        self.use_shape_of(paths)
-        images = ImageFiles(paths, label, self.root, self.input_shape, self.resize)
-        return Splits(images, None, None)
+        return Splits(self.images_of(paths, label), None, None)
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files once, for all stages."""
