@@ -173,12 +173,12 @@ class Tabular(DataModule):
         self.use_facts(self.trained)
         table, targets = self._table()
         target = self._target(table, targets)
-        train, val, test = self._split(self._kept(table, targets), len(table))
+        features = self._features(table, targets)
+        train, val, test = self._split(self._kept(table, targets, features), len(table))
         if self.encoding is None:
             self.encoding = TableEncoding.measured(
-                table, self._features(table, targets), train,
-                coding=self.coding, missing=self.missing,
-            )  # fmt: skip
+                table, features, train, coding=self.coding, missing=self.missing
+            )
         inputs = self.encoding.inputs(table)
         if self.input_mean is None:
             self.input_mean, self.input_std = moments(inputs[train])
@@ -263,7 +263,9 @@ class Tabular(DataModule):
         ]
 
     def _features(self, table: Table, targets: list[int]) -> list[int]:
-        """Return the positions of the features."""
+        """Return the positions of the features, which are those of training if there was one."""
+        if self.encoding is not None:
+            return [table.position(name) for name in self.encoding.columns]
         named = None if self.row_names is None else table.position(self.row_names)
         if self.features is not None:
             features = [table.position(name) for name in self.features]
@@ -290,16 +292,12 @@ class Tabular(DataModule):
         several = isinstance(self.target, list) or (self.target is None and len(targets) > 1)
         return found if several else found[:, 0]
 
-    def _kept(self, table: Table, targets: list[int]) -> list[int]:
+    def _kept(self, table: Table, targets: list[int], features: list[int]) -> list[int]:
         """Return the rows with a target and, where others are dropped, with all features."""
         if self.missing == "refuse":
             return list(range(len(table)))
-        columns = list(targets)
-        if self.missing == "drop":
-            columns += self._features(table, targets) if self.encoding is None else [
-                table.position(name) for name in self.encoding.columns
-            ]  # fmt: skip
-        return self._without_missing(table, columns)
+        needed = [*targets, *features] if self.missing == "drop" else targets
+        return self._without_missing(table, needed)
 
     def _without_missing(self, table: Table, columns: list[int]) -> list[int]:
         holes = np.stack([table.missing(k) for k in columns], axis=1)
