@@ -186,7 +186,7 @@ class DataModule(LightningDataModule):
         trained = facts.get("origin")
         if trained is not None and has_changed(self.origin, trained):
             rank_zero_warn(
-                f"What lies in {self.place} has changed since the training: rows that were "
+                f"What lies in {self.origin[0]} has changed since the training: rows that were "
                 "trained on may be among those that are held out now."
             )
 

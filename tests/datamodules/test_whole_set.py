@@ -8,12 +8,14 @@ from datamodules import (
     Digits,
     IDXImages,
     ImageFolder,
+    ImageList,
     LabelNoise,
     Tabular,
     WholeSet,
 )
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
+from framework.data.facts import facts_of
 from tests.helpers.data import shared_data
 from tests.helpers.tiny import TinyModule, tiny_trainer
 
@@ -221,3 +223,13 @@ def test_real_mnist():
     labels = whole.train_set.fields["label"]
     assert labels[:60_000].bincount().tolist()[:3] == [5923, 6742, 5958]
     assert torch.equal(labels[60_000:], batch["label"])
+
+
+def test_a_folder_that_has_changed_is_named(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    facts = facts_of(ready(ImageList(str(tmp_path))))
+    Image.new("L", (4, 4)).save(tmp_path / "b.png")
+    data = WholeSet(ImageList(str(tmp_path)))
+    with pytest.warns(UserWarning, match="has changed since the training") as said:
+        data.use_facts(facts)
+    assert all(f"in {tmp_path.resolve()} has" in str(warning.message) for warning in said)
