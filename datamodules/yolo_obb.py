@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,7 +10,7 @@ import yaml
 
 from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.labeled_tiles import LabeledTiles, PartOptions
-from datamodules.dota.labels import LineError, objects_of_lines, read_lines
+from datamodules.dota.labels import LineError, coordinates, objects_of_lines, read_lines
 from datamodules.dota.tiled import check_class_names
 from framework.detection.objects import Objects
 
@@ -74,12 +73,7 @@ class YOLOOBB(LabeledTiles):
     def _parse(self, fields: list[str], size: tuple[int, int]) -> tuple[list[float], int, int]:
         if len(fields) != 9:
             raise LineError(f"{len(fields)} fields instead of 'class x1 y1 x2 y2 x3 y3 x4 y4'.")
-        try:
-            shares = [float(field) for field in fields[1:]]
-        except ValueError:
-            shares = [math.nan]
-        if not all(map(math.isfinite, shares)):
-            raise LineError(f"'{' '.join(fields[1:])}' are not eight coordinates.")
+        shares = coordinates(fields[1:])
         known = len(self.own_names)
         if not fields[0].isdecimal() or int(fields[0]) >= known:
             message = f"{fields[0]} is no number of a class, 0 to {known - 1}."

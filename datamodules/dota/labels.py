@@ -122,17 +122,27 @@ class LineError(ValueError):
         self.kind = kind
 
 
+def coordinates(fields: Sequence[str]) -> list[float]:
+    """Return the coordinates of four corners.
+
+    Raises:
+        LineError: a field that is no number, or not finite.
+    """
+    try:
+        found = [float(field) for field in fields]
+    except ValueError:
+        raise LineError(f"'{' '.join(fields)}' are not eight coordinates.") from None
+    if not all(map(math.isfinite, found)):
+        raise LineError("a coordinate is not finite.")
+    return found
+
+
 def _parse(fields: list[str], numbers: dict[str, int]) -> tuple[list[float], int, int]:
     if len(fields) not in (9, 10):
         raise LineError(
             f"{len(fields)} fields instead of 'x1 y1 x2 y2 x3 y3 x4 y4 class difficult'."
         )
-    try:
-        corners = [float(field) for field in fields[:8]]
-    except ValueError:
-        raise LineError(f"'{' '.join(fields[:8])}' are not eight coordinates.") from None
-    if not all(map(math.isfinite, corners)):
-        raise LineError("a coordinate is not finite.")
+    corners = coordinates(fields[:8])
     if fields[8] not in numbers:
         message = (
             f"{fields[8]} is none of the classes {', '.join(numbers)}; `classes` names others."
