@@ -37,14 +37,13 @@ def timm_features(
         others: Further names that the caller knows.
 
     Raises:
-        ValueError: timm has no such model, or it takes no images of this size.
+        ValueError: timm has no such model, or it takes no images of this size or returns no vector.
     """
     import timm
 
     check_timm_name(name, others)
     channels, height, width = input_shape
     settings = {"pretrained": pretrained, "in_chans": channels, "num_classes": 0}
-    wrong = f"The backbone {name!r} takes no images of {height} x {width}"
     try:
         try:
             body = timm.create_model(name, img_size=(height, width), **settings)
@@ -59,7 +58,10 @@ def timm_features(
             raise  # of the download
         usual = timm_sizes(name)
         reason = f" ({str(error).splitlines()[0][:120]})" if str(error) else ""
-        raise ValueError(f"{wrong}{reason}; it is made for {usual[0]} x {usual[1]}.") from None
+        raise ValueError(
+            f"The backbone {name!r} takes no images of {height} x {width}{reason}; it is made for "
+            f"{usual[0]} x {usual[1]}."
+        ) from None
     if features.ndim != 2:
         raise ValueError(f"The backbone {name!r} returns no feature vector; choose another.")
     return body.train(was_training), features.shape[1]
