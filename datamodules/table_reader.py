@@ -102,16 +102,25 @@ class Table:
     def missing(self, column: int | str) -> np.ndarray:
         """Return (N,) bool, True where a cell is missing."""
         cells = self.cells[self.position(column)]
-        if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiub":
-            return np.isnan(cells.astype(np.float64))
+        if _holds_numbers(cells):
+            return np.isnan(cells)
         return np.array([_is_missing(cell) for cell in cells], dtype=bool)
 
     def is_text(self, column: int | str) -> bool:
         """Return whether a column has a cell that is neither a number nor missing."""
         cells = self.cells[self.position(column)]
-        if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiub":
+        if _holds_numbers(cells):
             return False
         return any(not _is_missing(cell) and np.isnan(self._number(cell)) for cell in cells)
+
+    def is_index(self, column: int | str) -> bool:
+        """Return whether a column has no name and numbers the rows, from 0 or 1."""
+        position = self.position(column)
+        name = self.names[position]
+        if not self.is_named or (name and not name.startswith(("Unnamed: ", "__index_level_"))):
+            return False
+        cells = [str(cell).strip() for cell in self.cells[position]]
+        return any(cells == [str(k + first) for k in range(len(cells))] for first in (0, 1))
 
     def texts(self, column: int | str) -> list[str | None]:
         """Return the cells of a column as text, None where one is missing."""
@@ -131,6 +140,10 @@ class Table:
         if isinstance(cell, str) and not np.isnan(_number(cell.replace(",", "."))):
             return "" if "," not in cell else "; set decimal to ','"
         return "; `categories` takes text" if self.is_text(position) else ""
+
+
+def _holds_numbers(cells: Any) -> bool:
+    return isinstance(cells, np.ndarray) and cells.dtype.kind in "fiub"
 
 
 def _number(cell: Any) -> float:

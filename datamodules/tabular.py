@@ -271,7 +271,7 @@ class Tabular(DataModule):
             features = [table.position(name) for name in self.features]
         else:
             features = [k for k in range(len(table.names)) if k not in targets and k != named]
-            index = next((k for k in features if _counts_rows(table, k)), None)
+            index = next((k for k in features if table.is_index(k)), None)
             if index is not None:
                 rank_zero_warn(
                     f"{self.source}: the column {table.names[index]!r} numbers the rows, as pandas "
@@ -417,17 +417,6 @@ def _bundled(name: str) -> tuple[Table, int | str | list[int | str]]:
         inputs, targets, names = found.data, found.target, found.target_names
     table = Table(name, [*found.feature_names, *names], [*inputs.T, *targets.T])
     return table, names[0] if name == "diabetes" else list(names)
-
-
-def _counts_rows(table: Table, column: int) -> bool:
-    """Return whether a column has no name and numbers the rows, from 0 or 1."""
-    name = table.names[column]
-    if not table.is_named or not (
-        name == "" or name.startswith("Unnamed: ") or name.startswith("__index_level_")
-    ):
-        return False
-    cells = [str(cell).strip() for cell in table.cells[column]]
-    return any(cells == [str(k + first) for k in range(len(cells))] for first in (0, 1))
 
 
 def _check_range(targets: Tensor, names: list[str], unit: Tensor, source: str) -> None:
