@@ -16,6 +16,7 @@ from framework.figures.style import may_fail, save_png
 from framework.runs.csv_logger import Row, RunLogger, read_metrics
 from framework.training.module import TrainingModule
 from framework.utilities.checks import check_at_least
+from framework.utilities.precision import at_least_float32
 
 
 class FigureLogger(Callback):
@@ -125,5 +126,4 @@ def log_image(logger: Logger, name: str, path: Path, step: int) -> None:
 
 
 def _in_single_precision(value: Any) -> Any:
-    is_short = isinstance(value, Tensor) and value.is_floating_point() and value.itemsize < 4
-    return value.float() if is_short else value
+    return at_least_float32(value) if isinstance(value, Tensor) else value

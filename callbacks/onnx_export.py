@@ -75,12 +75,10 @@ class ONNXExport(Callback):
             return
         assert isinstance(pl_module, TrainingModule)
         network: Any = pl_module.network
-        was_training = network.training
         like = next(network.parameters())
         # two rows, as one would be taken for a constant
         inputs = tuple(like.new_zeros(2, *shape) for shape in self._shapes)
-        network.eval()
-        try:
+        with evaluation_mode(network):
             program = torch.onnx.export(
                 network,
                 inputs,
@@ -89,8 +87,6 @@ class ONNXExport(Callback):
                 dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in inputs),
                 verbose=False,
             )
-        finally:
-            network.train(was_training)
         assert program is not None
         program.model.metadata_props.update(_metadata(pl_module))
         with tempfile.TemporaryDirectory() as folder:

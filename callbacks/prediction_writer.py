@@ -19,6 +19,7 @@ from framework.command.report import relative
 from framework.data.datasets import IndexedDataset
 from framework.utilities.files import write_atomically
 from framework.utilities.packages import require_package
+from framework.utilities.precision import at_least_float32
 
 
 class PredictionWriter(Callback):
@@ -179,10 +180,7 @@ def _columns(outputs: Any, names: Mapping[str, Sequence[str]]) -> dict[str, np.n
         if not isinstance(value, Tensor) or value.ndim not in (1, 2):
             kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"The prediction {name!r} is {kind}, not a tensor (B,) or (B, K).")
-        value = value.detach().cpu()
-        if value.is_floating_point() and value.itemsize < 4:
-            value = value.float()
-        array = value.numpy()
+        array = at_least_float32(value.detach().cpu()).numpy()
         known = names.get(name)
         if array.ndim == 2:
             columns |= _parts(name, array, known)
