@@ -68,6 +68,11 @@ def list_of_configs(width: int = 100) -> str:
     return "\n".join([*lines, "", f"Use one by name: {EXAMPLE} [--config with/NAME].", ""])
 
 
+def trainer_command(args: Sequence[str]) -> str | None:
+    """Return the first word that is a command of the Trainer; options may stand before it."""
+    return next((argument for argument in args if argument in TRAINER_COMMANDS), None)
+
+
 def check_command(args: Sequence[str]) -> None:
     """Refuse a command line whose first word is no command, or that names no config of ours.
 

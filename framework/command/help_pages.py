@@ -15,6 +15,7 @@ import yaml
 from lightning.pytorch import Trainer
 from torch import nn
 
+from framework.command.commands import COMMANDS, overview, trainer_command
 from framework.command.jsonargparse_internals import Argument, arguments_of, import_trusted
 from framework.command.known_classes import SECTIONS, SLOTS, subclasses
 from framework.command.type_names import alternatives, classes_in, given_arguments, type_in_words
@@ -64,7 +65,8 @@ def help_page(args: Sequence[str]) -> str | None:
                 value = following[0]
             return _page(args, name[2 : -len(".help")], value)
     if "--help" in args or "-h" in args:
-        return _command_page(args[0])
+        command = trainer_command(args)
+        return overview() if command is None else _command_page(command)
     return None
 
 
@@ -253,9 +255,10 @@ def _command_page(command: str) -> str:
     names = ", ".join(argument.name for argument in arguments_of(Trainer))
     indent = " " * 27
     trainer = textwrap.fill(names, WIDTH, initial_indent=indent, subsequent_indent=indent)
-    what = inspect.cleandoc(getattr(Trainer, command).__doc__ or "").partition("\n")[0]
     usage = f"usage: trimtab {command} --config NAME [--config with/NAME ...] [--OPTION VALUE ...]"
-    return "\n".join([usage, "", what, "", "options:", _OPTIONS.format(trainer=trainer)])
+    return "\n".join(
+        [usage, "", COMMANDS[command], "", "options:", _OPTIONS.format(trainer=trainer)]
+    )
 
 
 def _first_paragraph(kind: type) -> str:

@@ -66,6 +66,12 @@ def test_every_other_page_has_at_most_100_lines(args, capsys):
     assert max(map(len, lines)) <= 140
 
 
+def test_options_may_stand_before_the_command(capsys):
+    before = page(["--seed_everything", "1", "test", "--help"], capsys)
+    assert before == page(["test", "--help"], capsys)
+    assert page(["--config", "classifier", "--help"], capsys) == page(["--help"], capsys)
+
+
 def test_a_page_says_type_default_and_text_of_an_argument(capsys):
     lines = page(["fit", "--data.help", "ImageFolder"], capsys)
     place = lines.index("  --data.batch_size: an integer, default 128")
