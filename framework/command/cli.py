@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from rich.console import Console
 
 from framework.command.class_paths import set_up_parsing, take_allowed
-from framework.command.commands import TRAINER_COMMANDS
+from framework.command.commands import trainer_command
 from framework.command.data_arguments import DataArgumentsCLI
 from framework.command.errors import describe, format_parser_error
 from framework.command.help_pages import help_page
@@ -29,6 +29,7 @@ from framework.runs.config_files import option
 from framework.runs.preemption import Interrupted, PreemptionCheckpoint
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import (
+    EVALUATIONS,
     RunFolder,
     choose_run_folder,
     resolve_checkpoints,
@@ -89,39 +90,30 @@ class SaveConfig(SaveConfigCallback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config of a validation that is the whole command."""
         if trainer.state.fn == "validate":
-            self._write_anew(trainer)
+            self._write(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config of a test."""
-        self._write_anew(trainer)
+        self._write(trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config of a prediction."""
-        self._write_anew(trainer)
-
-    def _write_anew(self, trainer: Trainer) -> None:
-        """Write after what an evaluation before wrote was moved away."""
-        if not trainer.is_global_zero or trainer.state.fn is None:
-            return
-        command = trainer.state.fn.value
-        if not self.already_saved and (
-            earlier := set_aside(Path(trainer.default_root_dir), command)
-        ):
-            said = f"results of the {command} before: {relative(earlier)}"
-            Console(highlight=False).print(said, soft_wrap=True)
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
         """Write on rank 0, over the file of an earlier part of the same run."""
         if self.already_saved or not trainer.is_global_zero:
             return
-        command = trainer.state.fn.value if trainer.state.fn is not None else "fit"
+        assert trainer.state.fn is not None
+        command, folder = trainer.state.fn.value, Path(trainer.default_root_dir)
+        if command in EVALUATIONS and (earlier := set_aside(folder, command)):
+            said = f"results of the {command} before: {relative(earlier)}"
+            Console(highlight=False).print(said, soft_wrap=True)
         name = "config.yaml" if command == "fit" else f"config_{command}.yaml"
         config = self.config.clone()
         for key in NOT_SAVED:
             config.pop(key, None)
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
-        folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
         for logger in trainer.loggers:
@@ -151,7 +143,7 @@ class TrimtabCLI(DataArgumentsCLI):
 
     def _run(self, args: Sequence[str]) -> None:
         super().__init__(
-            next((argument for argument in args if argument in TRAINER_COMMANDS), None),
+            trainer_command(args),
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,
@@ -269,21 +261,12 @@ class TrimtabCLI(DataArgumentsCLI):
 
     def before_validate(self) -> None:
         """Say so where the weights are those at the start."""
-        self._note_weights()
-
-    def before_test(self) -> None:
-        """Say so where the weights are those at the start."""
-        self._note_weights()
-
-    def before_predict(self) -> None:
-        """Say so where the weights are those at the start."""
-        self._note_weights()
-
-    def _note_weights(self) -> None:
         if self.setting(self.config_init, "ckpt_path") is None and self.trainer.is_global_zero:
             sys.stderr.write(
                 "trimtab: without --ckpt_path the weights are those at the start of training.\n"
             )
+
+    before_test = before_predict = before_validate
 
     def after_validate(self) -> None:
         """Refuse data that had nothing to validate on."""
