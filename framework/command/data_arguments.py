@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 
+from framework.command.jsonargparse_internals import import_trusted
 from framework.data.datamodule import DataModule
 from framework.data.facts import Facts, facts_of, model_arguments, read_facts
 from framework.layers.timm_backbone import timm_normalization
@@ -33,7 +33,7 @@ class DataArgumentsCLI(SubcommandCLI):
         if is_class(model) and is_class(data) and not checkpoint:
             normalize_as_pretrained(model.init_args, data.init_args)
         if is_class(model) and (facts or is_class(data)):
-            kind = class_of(model)
+            kind = import_trusted(model.class_path)
             sources = getattr(kind, "arguments_from_data", {})
             if any(model.init_args.get(argument) is None for argument in sources):
                 if not facts:
@@ -51,13 +51,6 @@ class DataArgumentsCLI(SubcommandCLI):
 def is_class(section: Any) -> bool:
     """Return whether a section of a config says which class to build, with its arguments."""
     return isinstance(section, Namespace) and "class_path" in section and "init_args" in section
-
-
-def class_of(section: Namespace) -> type:
-    """Return the class of a section; its import was allowed when it was parsed."""
-    module, _, name = section.class_path.rpartition(".")
-    kind: type = getattr(import_module(module), name)
-    return kind
 
 
 def build_data(section: Namespace) -> LightningDataModule:

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from framework.command.jsonargparse_internals import accepted_arguments
+from framework.command.new import PACKAGES
 from framework.runs.run_checkpoint import RunCheckpoint
 
-PACKAGES = ("framework", "modules", "datamodules", "callbacks")
 SLOTS: dict[str, type] = {"model": LightningModule, "data": LightningDataModule}
 """Sections of a config that name a class, and what it is."""
 SECTIONS: dict[str, type] = {
