@@ -38,7 +38,7 @@ class RunCheckpoint(OpenModelCheckpoint):
     """
 
     _due = False
-    _validated = ValidatedMetrics()
+    _validated: ValidatedMetrics
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Set up the folder without the warning that it is not empty."""
