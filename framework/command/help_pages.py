@@ -36,7 +36,8 @@ _OPTIONS = """\
   --checkpoint.NAME, --last_checkpoint.NAME VALUE
                          Option of the best or the last checkpoint; --checkpoint.help.
   --name NAME            Name of the run; default the time.
-  --run_folder FOLDER    Folder of the run; default ROOT/CONFIG/NAME, with trainer.default_root_dir.
+  --run_folder FOLDER    Folder of the run; default ROOT/CONFIG/NAME, with
+                         trainer.default_root_dir, or runs, as ROOT.
   --seed_everything N    Seed of the run.
   --ckpt_path RUN        Run folder or checkpoint that is used, or that training goes on from.
   --print_config         Show the whole config instead of running.
