@@ -9,7 +9,7 @@ in the best one, which nobody can choose without those labels. ``split_seed`` is
 
 Runs that are in FILE are not repeated, so that one that was stopped goes on, and a new method is
 added by one more call. ``--only`` takes the systems and methods whose name has one of the words,
-and ``--table`` runs nothing. About fifteen minutes on an idle CPU core.
+and ``--table`` runs nothing.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def read(path: Path) -> Results:
 
 
 def print_tables(results: Results, everything: dict[str, System]) -> None:
-    """Print a table per system, and by how much every method differs from the baseline."""
+    """Print a table per system."""
     for name, system in everything.items():
         found = results.get(name, {})
         sets = [data for data in system.data if found.get(data)]
