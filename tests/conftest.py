@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def surroundings() -> None:
     os.environ.update(ENVIRONMENT)
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in an empty folder, so that whatever is written is seen."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    torch.set_num_threads(1)
+    return folder
 
 
 @pytest.fixture(scope="session")

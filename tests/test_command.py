@@ -19,37 +19,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import trimtab
 from framework.data.datamodule import DataModule
 from framework.losses import LDRLoss
+from tests.helpers.command import refused
 from tests.helpers.configs import arguments
 from tests.helpers.runs import CONFIGS, QUIET
 
 BASE = arguments("classifier")
 TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", *QUIET]
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run in an empty folder, so that whatever is written is seen."""
-    folder = tmp_path / "cwd"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("TRIMTAB_RUN_FOLDER", raising=False)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    torch.set_num_threads(1)
-    return folder
-
-
-def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one-line message with which a command line is refused."""
-    with pytest.raises(SystemExit) as stop:
-        trimtab.main(args)
-    assert stop.value.code not in (0, None)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("trimtab: ")]
-    assert said == lines[-1:], lines
-    assert said[0].endswith(".")
-    assert len(said[0]) < 400
-    assert not list(Path().rglob("checkpoints"))
-    return said[0].removeprefix("trimtab: ")
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 # ---- the command line and the config ------------------------------------------------------------

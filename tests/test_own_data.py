@@ -20,15 +20,10 @@ NAMES = ("cat", "dog", "fox")
 QUICK = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 # of tables and folders that are smaller than a person's
 pytestmark = [
+    pytest.mark.usefixtures("elsewhere"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:.* have no image for validation"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(1)
 
 
 def picture(path: Path, brightness: int, seed: int, size: tuple[int, int] = (14, 12)) -> None:

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 
 import trimtab
 from framework.command import cli
@@ -19,18 +18,14 @@ RUN = Path("run")
 BASE = [*arguments("classifier"), "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
 FIT = ["fit", *BASE, "--run_folder=run"]
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 class NoParts(DataModule):
     """Data without any part."""
 
     num_classes = 10
     input_shape = (1, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

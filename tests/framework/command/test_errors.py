@@ -6,37 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from lightning.fabric.loggers import tensorboard
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 import trimtab
+from tests.helpers.command import refused
 from tests.helpers.runs import QUIET
 
 BASE = ["--config=classifier"]
 TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", *QUIET]
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TRIMTAB_RUN_FOLDER", raising=False)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    torch.set_num_threads(1)
-
-
-def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one-line message with which a command line is refused."""
-    with pytest.raises(SystemExit) as stop:
-        trimtab.main(args)
-    assert stop.value.code not in (0, None)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("trimtab: ")]
-    assert said == lines[-1:], lines
-    assert said[0].endswith(".")
-    assert len(said[0]) <= 320
-    return said[0].removeprefix("trimtab: ")
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 import trimtab
@@ -15,12 +14,7 @@ from tests.helpers.runs import QUIET
 TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", *QUIET]
 BASE = [*arguments("classifier"), *TWO_STEPS]
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TRIMTAB_RUN_FOLDER", raising=False)
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def files(folder: Path) -> dict[str, bytes]:
