@@ -1,11 +1,10 @@
-"""DropBlock: what it drops, and that ranks and restarts drop the same."""
+"""DropBlock: what it drops; ranks and restarts are tested beside dropout."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from framework.distributed.collectives import rank
-from framework.layers import GlobalDropBlock, GlobalDropout
+from framework.layers import GlobalDropBlock
 
 SHAPE = (7, 2, 12, 12)
 
@@ -50,29 +49,3 @@ def test_evaluation_returns_the_input_itself() -> None:
 def test_blocks_without_a_center_are_refused(block: int) -> None:
     with pytest.raises(ValueError, match="block must be an odd number"):
         GlobalDropBlock(0.1, stream="a", block=block)
-
-
-@pytest.mark.parametrize("kind", [GlobalDropBlock, GlobalDropout])
-def test_a_checkpoint_without_the_layer_begins_with_its_first_mask(kind) -> None:
-    layer = kind(0.3, stream="a")
-    first = layer(torch.ones(SHAPE))
-    assert layer.state_dict() == {"_extra_state": {"count": 1}}
-    layer.load_state_dict({})
-    assert torch.equal(layer(torch.ones(SHAPE)), first)
-
-
-SLICES = [(4, 3), (7, 0), (0, 7)]
-
-
-def forwards(slices: list[tuple[int, ...]], x: torch.Tensor) -> list[torch.Tensor]:
-    """Drop blocks of this rank's slice of ``x``, once for each division of the rows."""
-    layer = GlobalDropBlock(0.3, stream="a")
-    return [layer(x.split(counts)[rank()]) for counts in slices]
-
-
-def test_ranks_drop_what_one_process_drops(two_ranks) -> None:
-    x = torch.randn(SHAPE)
-    whole = forwards([(7,)] * len(SLICES), x)
-    parts = two_ranks(forwards, SLICES, x)
-    for step, expected in enumerate(whole):
-        assert torch.equal(torch.cat([part[step] for part in parts]), expected)

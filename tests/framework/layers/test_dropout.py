@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from framework.distributed.collectives import rank
-from framework.layers import GlobalDropout
+from framework.layers import GlobalDropBlock, GlobalDropout
 
 SHAPE = (7, 3, 5)
 
@@ -115,21 +115,38 @@ def test_every_precision_drops_the_same_elements(dtype: torch.dtype) -> None:
     assert set(y.flatten().tolist()) == {0, float(torch.ones(1, dtype=dtype) / 0.7)}
 
 
+KINDS = pytest.mark.parametrize(
+    ("kind", "shape"), [(GlobalDropout, SHAPE), (GlobalDropBlock, (7, 2, 12, 12))]
+)
+
+
+@KINDS
+def test_a_checkpoint_without_the_layer_begins_with_its_first_mask(kind, shape) -> None:
+    layer = kind(0.3, stream="a")
+    first = layer(torch.ones(shape))
+    assert layer.state_dict() == {"_extra_state": {"count": 1}}
+    layer.load_state_dict({})
+    assert torch.equal(layer(torch.ones(shape)), first)
+
+
 SLICES = [(4, 3), (7, 0), (0, 7), (1, 6)]
 
 
-def forwards(slices: list[tuple[int, ...]], x: torch.Tensor) -> list[torch.Tensor]:
+def forwards(
+    kind: type[GlobalDropout], slices: list[tuple[int, ...]], x: torch.Tensor
+) -> list[torch.Tensor]:
     """Drop this rank's slice of ``x``, once for each division of the rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "3")
-        layer = GlobalDropout(0.5, stream="a")
+        layer = kind(0.5, stream="a")
         return [layer(x.split(counts)[rank()]) for counts in slices]
 
 
-def test_ranks_drop_what_one_process_drops(two_ranks) -> None:
-    x = torch.randn(SHAPE)
-    whole = forwards([(7,)] * len(SLICES), x)
-    parts = two_ranks(forwards, SLICES, x)
+@KINDS
+def test_ranks_drop_what_one_process_drops(kind, shape, two_ranks) -> None:
+    x = torch.randn(shape)
+    whole = forwards(kind, [(7,)] * len(SLICES), x)
+    parts = two_ranks(forwards, kind, SLICES, x)
     for step, expected in enumerate(whole):
         assert [len(part[step]) for part in parts] == list(SLICES[step])
         assert torch.equal(torch.cat([part[step] for part in parts]), expected)
