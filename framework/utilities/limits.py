@@ -1,0 +1,89 @@
+"""What reading one file may cost: memory within a limit, and no wait for what is no file."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+VARIABLE = "TRIMTAB_MAX_GIB"
+"""Environment variable of the limit, in GiB."""
+DEFAULT_GIB = 2.0
+MAX_GZIP = 1032
+"""Bytes that one byte of a deflate stream (gzip, zlib, zip) becomes at most."""
+
+
+def max_bytes() -> int:
+    """Return how many bytes one file may decode or inflate to.
+
+    It is 2 GiB, or what the environment variable ``TRIMTAB_MAX_GIB`` says. What a file stores
+    uncompressed may be read whatever the limit is.
+
+    Raises:
+        ValueError: The variable is no positive number.
+    """
+    text = os.environ.get(VARIABLE, "")
+    try:
+        gib = float(text) if text else DEFAULT_GIB
+    except ValueError:
+        gib = math.nan
+    if not 0 < gib < math.inf:
+        raise ValueError(f"{VARIABLE} must be a positive number of GiB, got {text!r}.")
+    return int(gib * 2**30)
+
+
+def check_size(path: str | Path, size: float, what: str = "its content") -> None:
+    """Raise a ``ValueError`` if what a file decodes or inflates to is above the limit.
+
+    Args:
+        path: File, or its name, for the message.
+        size: Bytes that would be taken.
+        what: Part of the file that takes them, for the message.
+
+    Example:
+        >>> check_size("digits.gz", 47_040_016)
+        >>> check_size("digits.gz", 6 * 2**30, "the array that its header announces")
+        ... # doctest: +NORMALIZE_WHITESPACE
+        Traceback (most recent call last):
+        ValueError: digits.gz: the array that its header announces would take 6 GiB of memory,
+        above the limit of 2 GiB: set TRIMTAB_MAX_GIB to allow more.
+    """
+    limit = max_bytes()
+    if not size <= limit:
+        raise ValueError(
+            f"{path}: {what} would take {_gib(size)} of memory, above the limit of {_gib(limit)}: "
+            f"set {VARIABLE} to allow more."
+        )
+
+
+@contextmanager
+def memory_foreseen(path: str | Path) -> Iterator[None]:
+    """Raise a ``ValueError`` that names a file where reading it runs out of memory."""
+    try:
+        yield
+    except MemoryError:
+        raise ValueError(f"{path}: the machine has too little memory to read it.") from None
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # as torch says it
+            raise
+        raise ValueError(f"{path}: the machine has too little memory to read it.") from None
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file for reading; what is no file, such as a pipe, is refused and not waited for.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder, a pipe, a socket or a device.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path} is no regular file.")
+    return Path(path).open("rb")
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.3g} GiB"
