@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from framework.distributed.collectives import barrier, rank, world_size
+from framework.utilities.files import remove_file
 
 
 def shared_zeros(size: tuple[int, ...], dtype: torch.dtype, directory: Path) -> Tensor:
@@ -65,7 +66,7 @@ def shared_zeros(size: tuple[int, ...], dtype: torch.dtype, directory: Path) -> 
         barrier()
     finally:
         if path is not None:
-            os.unlink(path)
+            remove_file(Path(path))
     return table
 
 
@@ -78,4 +79,10 @@ def _new_file(num_bytes: int, directory: Path) -> str:
     handle, path = tempfile.mkstemp(prefix="sample-state-", dir=directory)
     with os.fdopen(handle, "wb") as file:
         file.truncate(num_bytes)
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, max(1, num_bytes))
+            except OSError:
+                remove_file(Path(path))
+                raise
     return path
