@@ -371,8 +371,11 @@ def _shard_paths(directory: Path, name: str) -> list[Path]:
     if len(totals) > 1:
         raise ValueError(f"{directory} holds shards of {name!r} by {sorted(totals)} ranks.")
     ranks = totals.pop()
-    paths = [directory / f"{name}-{r}-of-{ranks}.pt" for r in range(ranks)]
-    for path in paths:
+    paths = []
+    # one after the other: a name may speak of more ranks than there is memory for
+    for r in range(ranks):
+        path = directory / f"{name}-{r}-of-{ranks}.pt"
         if not path.is_file():
             raise FileNotFoundError(f"The shard {path} is missing.")
+        paths.append(path)
     return paths

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import shutil
 import struct
 import uuid
 from pathlib import Path
@@ -12,19 +11,43 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from framework.runs.version_0_1 import current_checkpoint
-from framework.utilities.files import write_atomically
+from framework.utilities.files import (
+    remove_file,
+    remove_flat_folder,
+    remove_parts,
+    write_atomically,
+)
+
+TOKEN = re.compile(r"[0-9a-f]{12}")
+SHARD = re.compile(r".+-\d+-of-\d+\.pt", re.DOTALL)
 
 
 def side_directory(path: Path, token: str) -> Path:
-    """Return where the shards of per-sample memory that belong to a checkpoint lie."""
+    """Return where the shards of per-sample memory that belong to a checkpoint lie.
+
+    Raises:
+        ValueError: The token is none that ``new_token`` gives.
+    """
+    if not isinstance(token, str) or not TOKEN.fullmatch(token):
+        raise ValueError(f"{path} names shards {token!r}, which are none of a checkpoint.")
     return path.with_name(f"{path.name}.{token}.shards")
 
 
 def new_token() -> str:
     """Return a name for one version of a checkpoint's side files."""
     return uuid.uuid4().hex[:12]
+
+
+def use_atomic_checkpoints(trainer: Trainer) -> None:
+    """Let a Trainer write, read and remove checkpoints by ``AtomicCheckpointIO``."""
+    strategy: Any = trainer.strategy
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = AtomicCheckpointIO()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -42,10 +65,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         write_atomically(target, lambda file: torch.save(checkpoint, file))
-        keep = checkpoint.get("shards")
-        for stale in target.parent.glob(f"{target.name}.*.shards"):
-            if keep is None or stale != side_directory(target, keep):
-                shutil.rmtree(stale, ignore_errors=True)
+        remove_parts(target.parent)
+        _remove_shards(target, keep=checkpoint.get("shards"))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: Any = None
@@ -74,9 +95,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return current_checkpoint(loaded)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint and its side files."""
-        super().remove_checkpoint(path)
+        """Remove a checkpoint, which is one file, and its side files; a folder stays."""
+        if "://" in str(path):
+            files = get_filesystem(path)
+            if files.isfile(path):
+                files.rm_file(path)
+            return
         target = Path(path)
-        if "://" not in str(path):
-            for shards in target.parent.glob(f"{target.name}.*.shards"):
-                shutil.rmtree(shards, ignore_errors=True)
+        if target.suffix != ".ckpt" or (target.is_dir() and not target.is_symlink()):
+            rank_zero_warn(f"{path} is no checkpoint file and was not removed.")
+            return
+        remove_file(target)
+        _remove_shards(target)
+
+
+def _remove_shards(checkpoint: Path, keep: str | None = None) -> None:
+    """Remove the side files of a checkpoint, but for one version."""
+    name = re.compile(rf"{re.escape(checkpoint.name)}\.({TOKEN.pattern})\.shards")
+    for folder in checkpoint.parent.iterdir() if checkpoint.parent.is_dir() else ():
+        found = name.fullmatch(folder.name)
+        if found and found[1] != keep:
+            remove_flat_folder(folder, SHARD)

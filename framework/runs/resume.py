@@ -8,16 +8,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelPruning
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ModelPruning,
+)
 
 from framework.distributed.collectives import rank, world_size
 from framework.distributed.sample_state import SampleState
 from framework.losses.loss import Loss
 from framework.objectives.errors import IncompatibleError
-from framework.runs.checkpoint_io import AtomicCheckpointIO, new_token, side_directory
+from framework.runs.checkpoint_io import new_token, side_directory, use_atomic_checkpoints
 from framework.runs.csv_logger import RunLogger
+from framework.runs.own_checkpoints import own_checkpoints
 from framework.utilities.lightning_internals import (
     call_before_saving,
     leave_closed_epoch,
@@ -40,9 +44,7 @@ class ExactResume(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write and read checkpoints safely, with side files next to them."""
-        strategy: Any = trainer.strategy
-        if type(strategy.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = AtomicCheckpointIO()
+        use_atomic_checkpoints(trainer)
         if stage == "fit":
             call_before_saving(
                 trainer, lambda saved, path: self._save_shards(trainer, pl_module, saved, path)
@@ -82,7 +84,6 @@ class ExactResume(Callback):
             return
         checkpoint["shards"] = trainer.strategy.broadcast(new_token())
         directory = side_directory(path, checkpoint["shards"])
-        directory.mkdir(parents=True, exist_ok=True)
         for name, state in sharded:
             state.save_shard(directory, name)
         trainer.strategy.barrier("shards of per-sample memory")
@@ -95,6 +96,10 @@ class ExactResume(Callback):
         Raises:
             IncompatibleError: A callback leaves out of the checkpoint what the run would need.
         """
+        states = checkpoint.get("callbacks", {})
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.state_key in states:
+                states[callback.state_key] = own_checkpoints(callback, states[callback.state_key])
         if trainer.state.fn != "fit":
             return
         if any(isinstance(c, ModelPruning) for c in trainer.callbacks):  # type: ignore[attr-defined]

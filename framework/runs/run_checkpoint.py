@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from framework.runs.checkpoint_io import use_atomic_checkpoints
+from framework.runs.own_checkpoints import own_checkpoints
 from framework.runs.validated_metrics import ValidatedMetrics
 from framework.utilities.lightning_internals import (
     OpenModelCheckpoint,
@@ -45,11 +47,16 @@ class RunCheckpoint(OpenModelCheckpoint):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
             super().setup(trainer, pl_module, stage)
+        use_atomic_checkpoints(trainer)
         self._due = False
         self._validated = ValidatedMetrics()
         for other in trainer.checkpoint_callbacks:
             if isinstance(other, RunCheckpoint) and other is not self:
                 self._check_files(other)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state, whose files are kept where they are those of this folder."""
+        super().load_state_dict(own_checkpoints(self, state_dict))
 
     def _check_files(self, other: RunCheckpoint) -> None:
         if shared := self._fixed_files & other._fixed_files:

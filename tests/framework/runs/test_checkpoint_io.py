@@ -44,14 +44,53 @@ def test_a_failed_write_leaves_the_old_file(path: Path) -> None:
 
 
 def test_side_files_live_as_long_as_their_checkpoint(path: Path) -> None:
-    old, new = side_directory(path, "old"), side_directory(path, "new")
-    other = side_directory(path.with_name("best.ckpt"), "old")
+    old, new = side_directory(path, "0" * 12), side_directory(path, "1" * 12)
+    other = side_directory(path.with_name("best.ckpt"), "0" * 12)
     for folder in (old, new, other):
         folder.mkdir()
-    AtomicCheckpointIO().save_checkpoint({**GOOD, "shards": "new"}, path)
+        (folder / "SAF.history-0-0-of-1.pt").touch()
+    AtomicCheckpointIO().save_checkpoint({**GOOD, "shards": "1" * 12}, path)
     assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
     AtomicCheckpointIO().remove_checkpoint(path)
     assert [p.name for p in path.parent.iterdir()] == [other.name]
+
+
+def test_only_side_files_of_ours_are_removed(path: Path) -> None:
+    thesis = path.parent.parent / "thesis"
+    thesis.mkdir()
+    (thesis / "SAF.history-0-0-of-1.pt").touch()
+    mixed, named = side_directory(path, "0" * 12), path.with_name("last.ckpt.mine.shards")
+    for folder in (mixed, named):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "notes.txt").touch()
+        (folder / "SAF.history-0-0-of-1.pt").touch()
+    side_directory(path, "1" * 12).symlink_to(thesis)
+    AtomicCheckpointIO().remove_checkpoint(path)
+    assert sorted(p.name for p in mixed.iterdir()) == ["notes.txt", "sub"]
+    assert len(list(named.iterdir())) == 3
+    assert [p.name for p in thesis.iterdir()] == ["SAF.history-0-0-of-1.pt"]
+
+
+@pytest.mark.parametrize("token", ["../../thesis", "", "x" * 12, "0" * 13, None, 3])
+def test_shards_lie_beside_their_checkpoint(path: Path, token) -> None:
+    with pytest.raises(ValueError, match=r"last\.ckpt names shards .*, which are none"):
+        side_directory(path, token)
+
+
+def test_a_folder_or_another_file_is_never_removed(path: Path, tmp_path: Path) -> None:
+    tree, text, link = tmp_path / "tree.ckpt", tmp_path / "thesis.txt", tmp_path / "link.ckpt"
+    tree.mkdir()
+    (tree / "a").touch()
+    text.touch()
+    link.symlink_to(tree)
+    for place in (tree, text):
+        with pytest.warns(UserWarning, match="is no checkpoint file and was not removed"):
+            AtomicCheckpointIO().remove_checkpoint(place)
+    AtomicCheckpointIO().remove_checkpoint(link)
+    AtomicCheckpointIO().remove_checkpoint(f"local://{tree}")
+    assert (tree / "a").exists()
+    assert text.exists()
+    assert not link.is_symlink()
 
 
 @pytest.mark.parametrize("legacy", [False, True])
