@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
 from datamodules.labels import check_labels
+from framework.utilities.limits import MAX_GZIP, check_size, memory_foreseen, open_file
 
+_BLOCK = 1 << 20
 _SETS = ("MNIST", "FashionMNIST", "KMNIST", "QMNIST")
 
 
@@ -31,47 +34,65 @@ def read_idx(path: str | Path, ndim: int) -> Tensor:
         ValueError: a wrong magic number, or more or fewer bytes than the header announces; names
             the file and the byte.
     """
-    content = _read_bytes(path)
+    with memory_foreseen(path), open_file(path) as file:
+        stored = os.fstat(file.fileno()).st_size
+        if Path(path).suffix != ".gz":
+            return _read(path, file, ndim, most=stored)
+        unpacked = gzip.GzipFile(fileobj=file)
+        try:
+            return _read(path, unpacked, ndim, most=MAX_GZIP * stored, packed=True)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(
+                f"{path}: the gzip stream breaks after {unpacked.tell():,} unpacked bytes: {error}"
+            ) from None
+
+
+def _read(path: str | Path, file: Any, ndim: int, most: int, packed: bool = False) -> Tensor:
+    """Read the header, and then as much as it announces.
+
+    Args:
+        path: File, for messages.
+        file: Its content, inflated as it is read.
+        ndim: Number of dimensions.
+        most: Bytes that the content has at most.
+        packed: Whether the content is unpacked as it is read.
+    """
     magic = bytes([0, 0, 8, ndim])
-    if content[:4] != magic:
+    start = 4 + 4 * ndim
+    header = file.read(start)
+    if header[:4] != magic:
         raise ValueError(
-            f"{path}: bytes 0..3 are {content[:4].hex(' ')} instead of the magic number "
+            f"{path}: bytes 0..3 are {header[:4].hex(' ')} instead of the magic number "
             f"{magic.hex(' ')} of unsigned bytes in {ndim} dimension(s)."
         )
-    start = 4 + 4 * ndim
-    if len(content) < start:
-        raise ValueError(f"{path}: the file ends at byte {len(content)}, inside its header.")
-    shape = np.frombuffer(content, ">i4", ndim, offset=4).tolist()
+    if len(header) < start:
+        raise ValueError(f"{path}: the file ends at byte {len(header)}, inside its header.")
+    shape = np.frombuffer(header, ">i4", ndim, offset=4).tolist()
     if min(shape) < 1:
         raise ValueError(f"{path}: the header at byte 4 announces the impossible shape {shape}.")
-    item = math.prod(shape[1:])
-    end = start + shape[0] * item
-    if len(content) < end:
+    size, item = math.prod(shape), math.prod(shape[1:])
+    if packed:
+        check_size(path, size, f"the shape {shape} that its header announces")
+        if start + size > most:
+            raise ValueError(
+                f"{path}: the header announces {size:,} bytes, and no more than {most:,} can be "
+                "packed in the file."
+            )
+    content = np.empty(min(size, most - start), dtype=np.uint8)
+    view, there = content.data, 0
+    while count := file.readinto(view[there : there + _BLOCK]):
+        there += count
+    if there < size:
         raise ValueError(
-            f"{path}: the file ends at byte {len(content):,} of {end:,}, in item "
-            f"{(len(content) - start) // item} of {shape[0]:,}."
+            f"{path}: the file ends at byte {start + there:,} of {start + size:,}, in item "
+            f"{there // item} of {shape[0]:,}."
         )
-    if len(content) > end:
+    if file.read(1):
         raise ValueError(
-            f"{path}: {len(content) - end:,} bytes follow byte {end:,}, where the {shape[0]:,} "
-            "items of the header end."
+            f"{path}: more bytes follow byte {start + size:,}, where the {shape[0]:,} items of "
+            "the header end."
         )
-    return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(shape)
-
-
-def _read_bytes(path: str | Path) -> bytearray:
-    if Path(path).suffix != ".gz":
-        return bytearray(Path(path).read_bytes())
-    content = bytearray()
-    try:
-        with gzip.open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                content += chunk
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path}: the gzip stream breaks after {len(content):,} unpacked bytes: {error}"
-        ) from None
-    return content
+    return torch.from_numpy(content).view(shape)
 
 
 class IDXImages(ClassificationData):

@@ -10,6 +10,7 @@ from typing import Unpack
 import numpy as np
 import torch
 
+from datamodules.array_files import read_arrays
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
@@ -116,7 +117,7 @@ class ImageArrays(ClassificationData):
 def _arrays(root: Path) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield the name, the source for messages and the content of every array."""
     if root.is_file():
-        for name, array in _load(root).items():
+        for name, array in read_arrays(root).items():
             yield name, f"{root}, {name}", array
         return
     if not root.is_dir():
@@ -126,21 +127,10 @@ def _arrays(root: Path) -> Iterator[tuple[str, str, np.ndarray]]:
             continue
         if _meaning(path.stem) is None:
             continue
-        arrays = _load(path)
+        arrays = read_arrays(path)
         if len(arrays) > 1:
             raise ValueError(f"{path} has the arrays {', '.join(arrays)} in place of one.")
         yield from ((path.stem, str(path), array) for array in arrays.values())
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return {path.stem: loaded}
-            return {name: loaded[name] for name in loaded.files}
-    except Exception as error:  # of many kinds, by which byte is damaged
-        raise ValueError(f"{path} is no complete file of numbers by NumPy: {error}") from None
 
 
 def _meaning(name: str) -> tuple[str, bool] | None:
@@ -168,7 +158,7 @@ def _images(pixels: np.ndarray, source: str) -> torch.Tensor:
     if pixels.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(pixels))
     if pixels.dtype == np.uint16:
-        return torch.from_numpy((pixels / 65535).astype(np.float32))
+        return torch.from_numpy(np.divide(pixels, 65535, dtype=np.float32))
     if pixels.dtype.kind != "f":
         raise ValueError(f"{source} must be uint8, uint16 or floats in [0, 1], not {pixels.dtype}.")
     low, high = pixels.min(), pixels.max()

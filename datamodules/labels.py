@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.array_files import read_npy
 from framework.data.restricted_pickle import load_torch
+from framework.utilities.limits import check_size, memory_foreseen, open_file
+
+_LONGEST = 1 << 10
+"""Bytes of the longest line of a label file."""
 
 
 def check_labels(labels: Tensor, num_classes: int, source: str | Path) -> None:
@@ -45,7 +51,7 @@ def read_labels(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     if key is not None:
         raise ValueError(f"{path} has a single column, so key={key!r} must be left out.")
     if path.suffix == ".npy":
-        return {"label": _integers(_read_npy(path), path)}
+        return {"label": _integers(read_npy(path), path)}
     if path.suffix in (".txt", ".csv"):
         return {"label": _read_lines(path)}
     raise ValueError(f"{path}: label files are .npy, .txt, .csv or .pt.")
@@ -63,27 +69,41 @@ def _read_columns(path: Path, key: str | None) -> dict[str, Tensor]:
     return found
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a complete .npy file of numbers: {error}") from None
-
-
 def _read_lines(path: Path) -> Tensor:
-    labels = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            labels.append(int(line))
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: {line!r} is not a class number.") from None
+    labels = array("q")
+    with open_file(path) as file, memory_foreseen(path):
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), start=1):
+            try:
+                labels.append(int(line.decode()))
+            except (ValueError, OverflowError):
+                text = line.decode(errors="replace").rstrip("\r\n")[:40]
+                raise ValueError(
+                    f"{path}, line {number}: {text!r} is not a class number."
+                ) from None
     return torch.tensor(labels, dtype=torch.int64)
 
 
 def _integers(values: object, path: Path) -> Tensor:
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
+    if not isinstance(values, (np.ndarray, Tensor)):
+        values = plain_integers(values, path)
+    found = np.asarray(values)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
         raise ValueError(
-            f"{path} must hold one row of integers, not {array.dtype} of shape {array.shape}."
+            f"{path} must hold one row of integers, not {found.dtype} of shape {found.shape}."
         )
-    return torch.from_numpy(array.astype(np.int64))
+    check_size(path, 8 * found.size, "its labels", stored=path.stat().st_size)
+    return torch.from_numpy(found.astype(np.int64))
+
+
+def plain_integers(values: object, path: Path) -> np.ndarray:
+    """Return a list of integers as an array; of nested lists NumPy might make more than there is.
+
+    Raises:
+        ValueError: It is anything else.
+    """
+    if not isinstance(values, (list, tuple)) or not all(type(value) is int for value in values):
+        raise ValueError(f"{path} must hold integers, not {type(values).__name__} of other things.")
+    try:
+        return np.array(values, dtype=np.int64)
+    except OverflowError:
+        raise ValueError(f"{path} holds an integer of more than 64 bits.") from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import io
+import zlib
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -9,9 +12,17 @@ import torch
 from torch import Tensor
 
 from datamodules.classification import ClassificationData, ClassificationOptions
+from datamodules.hdf5_arrays import find_dataset
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
 from datamodules.labels import check_labels
+from framework.utilities.limits import (
+    FileTooLargeError,
+    check_size,
+    memory_foreseen,
+    open_file,
+    unpacked,
+)
 from framework.utilities.packages import require_package
 
 
@@ -70,9 +81,10 @@ class USPS(ClassificationData):
         import h5py
 
         try:
-            with h5py.File(self.path, "r") as file:
+            with memory_foreseen(self.path), h5py.File(self.path, "r") as file:
                 return Splits(self._part(file, "train"), None, self._part(file, "test"))
-        except (OSError, RuntimeError, TypeError) as error:  # h5py's, by which byte is damaged
+        # h5py's and those of gzip, by which byte is damaged
+        except (OSError, RuntimeError, TypeError, KeyError, zlib.error) as error:
             raise ValueError(f"{self.path} is no complete HDF5 file: {error}") from None
 
     def _part(self, file: Any, part: str) -> ImageSet:
@@ -86,10 +98,10 @@ class USPS(ClassificationData):
 
     def _column(self, file: Any, name: str, dtype: str, item: tuple[int, ...]) -> Tensor:
         """Return a data set of the file as ``dtype``; each of its rows has the shape ``item``."""
-        found = file.get(name)
-        shape = getattr(found, "shape", None)
-        if shape is None:
+        found = find_dataset(file, name)
+        if found is None:
             raise ValueError(f"{self.path} has no data set {name}.")
+        shape = found.shape
         kinds, what = ("f", "floats") if dtype == "float32" else ("iu", "integers")
         if found.dtype.kind not in kinds or not shape or not shape[0] or shape[1:] != item:
             wanted = ", ".join(["N", *map(str, item)])
@@ -104,7 +116,14 @@ def _read_libsvm(path: Path) -> ImageSet:
     from sklearn.datasets import load_svmlight_file
 
     try:
-        pixels, label = load_svmlight_file(str(path), n_features=256, zero_based=False)
+        with memory_foreseen(path), open_file(path) as file:
+            text = unpacked(path, bz2.BZ2File(file))
+            # of an empty row all 256 values, and of the others the numbers and their places
+            rows = 1 + text.count(b"\n")
+            check_size(path, 3 * 8 * 256 * rows + 8 * len(text), f"{rows:,} images of 256 numbers")
+            pixels, label = load_svmlight_file(io.BytesIO(text), n_features=256, zero_based=False)
+    except FileTooLargeError:
+        raise
     except (OSError, EOFError, ValueError) as error:  # by which byte is damaged
         raise ValueError(f"{path} is no complete bz2 file of LIBSVM's form: {error}") from None
     image = torch.from_numpy(pixels.toarray()).add(1).div(2)

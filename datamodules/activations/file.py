@@ -6,7 +6,6 @@ import pickle
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
@@ -17,6 +16,7 @@ from datamodules.activations.base import (
     ActivationRows,
     split_sizes,
 )
+from datamodules.array_files import map_npy
 from framework.data.datamodule import check_share
 from framework.data.datasets import root_and_rows
 from framework.utilities.packages import require_package
@@ -64,7 +64,7 @@ def read_activations(path: str | Path, key: str | None = None) -> Tensor:
 
 def _read_npy(path: Path) -> Any:
     # copy-on-write: torch warns of memory that must not be written
-    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    return torch.from_numpy(map_npy(path, "c"))
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.array_files import map_npy
 from framework.distributed.collectives import barrier, rank, world_size
 from framework.language.language_model import LanguageModel
 from framework.utilities.files import write_atomically
@@ -244,8 +245,8 @@ class Cache:
         path = self._path(name, number)
         rows = min(self.file_rows, self.forward.num_rows - number * self.file_rows)
         try:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError):
+            values = map_npy(path, "r")
+        except (ValueError, OSError):
             values = None
         if values is None or (values.shape, values.dtype) != (
             (rows, self.widths[name]),

@@ -8,11 +8,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 VARIABLE = "TRIMTAB_MAX_GIB"
 """Environment variable of the limit, in GiB."""
 DEFAULT_GIB = 2.0
+_BLOCK = 1 << 20
 MAX_GZIP = 1032
 """Bytes that one byte of a deflate stream (gzip, zlib, zip) becomes at most."""
 
@@ -36,13 +37,21 @@ def max_bytes() -> int:
     return int(gib * 2**30)
 
 
-def check_size(path: str | Path, size: float, what: str = "its content") -> None:
-    """Raise a ``ValueError`` if what a file decodes or inflates to is above the limit.
+class FileTooLargeError(ValueError):
+    """A file that would take more memory than the limit."""
+
+
+def check_size(path: str | Path, size: float, what: str = "its content", stored: float = 0) -> None:
+    """Raise ``FileTooLargeError`` if what a file decodes or inflates to is above the limit.
 
     Args:
         path: File, or its name, for the message.
         size: Bytes that would be taken.
         what: Part of the file that takes them, for the message.
+        stored: Bytes that the file stores uncompressed, which may be taken whatever the limit is.
+
+    Raises:
+        FileTooLargeError: It would; this is a ``ValueError``.
 
     Example:
         >>> check_size("digits.gz", 47_040_016)
@@ -53,8 +62,8 @@ def check_size(path: str | Path, size: float, what: str = "its content") -> None
         above the limit of 2 GiB: set TRIMTAB_MAX_GIB to allow more.
     """
     limit = max_bytes()
-    if not size <= limit:
-        raise ValueError(
+    if not size <= max(limit, stored):
+        raise FileTooLargeError(
             f"{path}: {what} would take {_gib(size)} of memory, above the limit of {_gib(limit)}: "
             f"set {VARIABLE} to allow more."
         )
@@ -83,6 +92,20 @@ def open_file(path: str | Path) -> BinaryIO:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"{path} is no regular file.")
     return Path(path).open("rb")
+
+
+def unpacked(path: str | Path, stream: IO[bytes]) -> bytes:
+    """Return what a stream unpacks to, if that is within the limit.
+
+    Args:
+        path: File, for the message.
+        stream: Reader of ``gzip``, ``bz2`` or ``lzma``.
+    """
+    content = bytearray()
+    while block := stream.read(_BLOCK):
+        content += block
+        check_size(path, 2 * len(content))
+    return bytes(content)
 
 
 def _gib(size: float) -> str:

@@ -88,7 +88,7 @@ GOOD = idx(torch.zeros(3, 2, 2, dtype=torch.uint8))
         (GOOD[:9], "ends at byte 9, inside its header"),
         (GOOD[:-1], r"ends at byte 27 of 28, in item 2 of 3"),
         (GOOD[:16], r"ends at byte 16 of 28, in item 0 of 3"),
-        (GOOD + b"\x00\x00", r"2 bytes follow byte 28, where the 3 items"),
+        (GOOD + b"\x00\x00", r"more bytes follow byte 28, where the 3 items"),
         (GOOD[:4] + b"\xff\xff\xff\xff" + GOOD[8:], r"impossible shape \[-1, 2, 2\]"),
         (GOOD[:8] + b"\x00\x00\x00\x00" + GOOD[12:], r"impossible shape \[3, 0, 2\]"),
     ],

@@ -1,0 +1,160 @@
+"""Small files that would take more memory than the machine has are refused by one line."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from datamodules import USPS, ImageArrays
+from datamodules.array_files import map_npy
+from datamodules.idx import read_idx
+from datamodules.labels import read_labels
+from tests.helpers.memory import raised_within
+
+GIB = 1 << 30
+LIMIT = "above the limit of 0.0625 GiB: set TRIMTAB_MAX_GIB to allow more"
+
+
+def zeros(number, wrap=gzip.compress, block=1 << 20):
+    """Return a stream that unpacks to zeros, from one of a block that is repeated."""
+    return wrap(bytes(block)) * (number // block)
+
+
+def header(shape, kind="|u1"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": kind, "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue()
+
+
+def write(path: Path, *parts: bytes) -> Path:
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def zipped(path: Path, content: bytes, claimed: int | None = None) -> Path:
+    """Write one array of an archive, which may claim another size."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train_images.npy", content)
+    if claimed is not None:
+        whole = bytearray(path.read_bytes())
+        size = struct.pack("<I", len(content))
+        while (place := whole.find(size)) >= 0:
+            whole[place : place + 4] = struct.pack("<I", claimed)
+        path.write_bytes(whole)
+    return path
+
+
+def idx(folder):
+    large = struct.pack(">BBBBIII", 0, 0, 8, 3, 1 << 14, 1 << 9, 1 << 9)
+    medium = struct.pack(">BBBBIII", 0, 0, 8, 3, 1 << 8, 1 << 8, 1 << 9)
+    small = struct.pack(">BBBBIII", 0, 0, 8, 3, 2, 2, 2)
+    announced = f"the shape .* that its header announces would take 4 GiB of memory, {LIMIT}"
+    for name, parts, message in (
+        ("whole.gz", (gzip.compress(large), zeros(GIB)), announced),
+        ("longer.gz", (gzip.compress(small), zeros(GIB)), "more bytes follow byte 24"),
+        ("shorter.gz", (gzip.compress(medium),), r"and no more than [\d,]+ can be packed"),
+        ("stored", (large,), "ends at byte 16 of 4,294,967,312"),
+    ):
+        path = write(folder / name, *parts)
+        yield lambda path=path: read_idx(path, 3), f"{name}: .*{message}"
+
+
+def arrays(folder):
+    for name, parts, message in (
+        ("large.npy", (header((1 << 40,), "<i8"),), "does not fit into the 0 bytes there"),
+        ("negative.npy", (header((-1,), "<i8"),), "no numbers"),
+        ("texts.npy", (header((1,), "<U400000000"),), "does not fit into the 0 bytes there"),
+        ("none.npy", (header((1 << 60,), "|V0"),), "no numbers"),
+        ("long.npy", (b"\x93NUMPY\2\0\xff\xff\xff\x7f", bytes(1 << 20)), "header is too long"),
+        ("nested.npy", (b"\x93NUMPY\1\0\0\x20", b"(" * 8192), "no complete file of numbers"),
+        ("line.txt", (b"1" * (1 << 24),), r"line 1: '1{40}' is not a class number"),
+        ("digits.txt", (b"1\n", b"9" * 30), r"line 2: '9{30}' is not a class number"),
+    ):
+        path = write(folder / name, *parts)
+        yield lambda path=path: read_labels(path), f"{name}.*{message}"
+    path = folder / "large.npy"
+    yield lambda: map_npy(path, "r"), "large.npy.* does not fit into the 0 bytes there"
+    shape = (1 << 10, 1 << 9, 1 << 9)
+    for name, content, claimed, message in (
+        ("whole.npz", header(shape) + bytes(1 << 28), None, f"its arrays would take .*{LIMIT}"),
+        ("shorter.npz", header(shape), 1 << 26, "cannot unpack to 67,108,864 bytes"),
+        ("header.npz", header(shape) + bytes(1 << 20), None, "fit into the 1,048,576 bytes there"),
+    ):
+        archive = zipped(folder / name, content, claimed)
+        yield lambda root=str(archive): ImageArrays(root).setup(), f"{name}.*{message}"
+
+
+def hdf5(folder):
+    other = folder / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["data"] = np.zeros((4, 256), np.float32)
+    (folder / "raw").write_bytes(bytes(4096))
+    rows = 1 << 20
+    layout = h5py.VirtualLayout((4, 256), np.float32)
+    layout[:] = h5py.VirtualSource(other, "data", (4, 256))
+
+    def made(name, make):
+        (folder / name).mkdir()
+        with h5py.File(folder / name / "usps.h5", "w") as file:
+            make(file.create_group("train"))
+        return lambda: USPS(str(folder / name)).setup()
+
+    def dataset(shape, **options):
+        return lambda group: group.create_dataset("data", shape, np.float32, **options)
+
+    def overfull(group):
+        data = group.create_dataset("data", (4, 256), np.float32, chunks=(4, 256), compression=4)
+        data.id.write_direct_chunk((0, 0), zlib.compress(bytes(1 << 21)))
+
+    def packed(group):
+        group["data"] = 0
+        del group["data"]
+        group.create_dataset("data", data=np.zeros((1 << 17, 256), np.float32), compression=9)
+
+    elsewhere = [(str(folder / "raw"), 0, 4096)]
+    for name, make, message in (
+        ("unwritten", dataset((rows, 256)), f"its values would take 1 GiB of memory, {LIMIT}"),
+        ("fill", dataset((rows, 256), chunks=(64, 256)), f"its values would take 1 GiB .*{LIMIT}"),
+        ("few", dataset((64, 256)), "65,536 bytes are announced, and 0 stored"),
+        ("chunk", dataset((4, 256), chunks=(rows, 256), maxshape=(None, 256)), "would take 1 GiB"),
+        ("gzip", packed, f"its values would take 0.125 GiB of memory, {LIMIT}"),
+        ("overfull", overfull, "a chunk unpacks to more than its 4,096 bytes"),
+        ("external", dataset((4, 256), external=elsewhere), "has its values in other files"),
+        ("virtual", lambda g: g.create_virtual_dataset("data", layout), "values in other files"),
+        ("lzf", dataset((4, 256), compression="lzf"), r"not by the filters \[32000\]"),
+        ("soft", lambda g: g.update(data=h5py.SoftLink("/x")), "a link to another place"),
+        ("link", lambda g: g.update(data=h5py.ExternalLink(other, "data")), "to another place"),
+    ):
+        yield made(name, make), f"{name}/usps.h5, train/data.*{message}"
+    for name, text, message in (
+        ("rows", b"1\n" * (1 << 18), f"262,145 images of 256 numbers would take 1.5 GiB .*{LIMIT}"),
+        ("line", bytes(1 << 28), f"its content would take .*{LIMIT}"),
+    ):
+        for part in ("usps", "usps.t"):
+            write(folder / f"{name}.{part}.bz2", bz2.compress(text))
+            (folder / name).mkdir(exist_ok=True)
+            (folder / f"{name}.{part}.bz2").rename(folder / name / f"{part}.bz2")
+        yield lambda name=name: USPS(str(folder / name)).setup(), f"{name}/usps.bz2: {message}"
+
+
+@pytest.mark.parametrize("group", [idx, arrays, hdf5])
+def test_is_refused_before_memory_is_taken(tmp_path, group):
+    cases = list(group(tmp_path))
+    found = raised_within([case for case, _ in cases])
+    for (_, message), (kind, said) in zip(cases, found, strict=True):
+        assert re.search(message, said), (message, kind, said)
+        assert kind in ("ValueError", "FileTooLargeError"), said
+        assert "\n" not in said
+        assert len(said) < 600
