@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Unpack
-
-import yaml
+from typing import Unpack
 
 from datamodules.dota.label_errors import LabelErrors
 from datamodules.dota.labeled_tiles import LabeledTiles, PartOptions
 from datamodules.dota.labels import LineError, coordinates, objects_of_lines, read_lines
 from datamodules.dota.tiled import check_class_names
 from framework.detection.objects import Objects
+from framework.utilities.yaml_files import read_yaml
 
 
 class YOLOOBB(LabeledTiles):
@@ -87,7 +86,8 @@ def read_names(root: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such file, or several.
-        ValueError: It holds no list of names, nor names by number from 0.
+        ValueError: It holds no list of names, nor names by number from 0, or passes a limit of
+            ``load_yaml``.
 
     Example:
         >>> import tempfile
@@ -105,10 +105,7 @@ def read_names(root: Path) -> list[str]:
                 "class_names, the names by number."
             )
         path = found[0]
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}.") from None
+    content = read_yaml(path)
     names = content.get("names") if isinstance(content, Mapping) else None
     if isinstance(names, Mapping) and sorted(names) == list(range(len(names))):
         names = [names[number] for number in range(len(names))]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from enum import Enum
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import yaml
@@ -15,10 +16,12 @@ from jsonargparse.typing import register_type
 
 from framework.command.jsonargparse_internals import (
     drop_arguments_of_replaced_classes,
+    read_config_files_by,
     read_options_from_signatures,
     read_whole_numbers_as_integers,
 )
 from framework.runs.version_0_1 import current_config
+from framework.utilities.yaml_files import check_yaml, yaml_text
 
 TRUSTED = [
     "framework",
@@ -95,6 +98,23 @@ def _tensor(value: list[float] | float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float32)
 
 
+def _load_config(text: str) -> Any:
+    """Return what a config, or a value on the command line, stands for."""
+    try:
+        check_yaml(text, "the value")
+    except ValueError as error:
+        raise yaml.YAMLError(str(error)) from None
+    return current_config(_load_yaml(text))
+
+
+def _read_config(path: str, name: str) -> str:
+    try:
+        return yaml_text(path, name)
+    except ValueError as error:
+        # jsonargparse would take it for that of a value of another type, and go on
+        raise OSError(error) from None
+
+
 def set_up_parsing(allowed: Sequence[str] = ()) -> None:
     """Prepare jsonargparse for configs from anywhere; call this before a parser is used.
 
@@ -110,4 +130,5 @@ def set_up_parsing(allowed: Sequence[str] = ()) -> None:
     read_whole_numbers_as_integers()
     # as the class weights of torch's losses
     register_type(torch.Tensor, torch.Tensor.tolist, _tensor, type_check=isinstance)
-    set_loader("yaml", lambda text: current_config(_load_yaml(text)), (yaml.YAMLError,))
+    read_config_files_by(_read_config)
+    set_loader("yaml", _load_config, (yaml.YAMLError,))

@@ -9,13 +9,13 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from framework.runs.csv_logger import Row, read_metrics
 from framework.runs.run_folder import run_of
 from framework.runs.version_0_1 import current_config
+from framework.utilities.yaml_files import read_yaml
 
 FILES = ("metrics.csv", "metrics_validate.csv", "metrics_test.csv")
 # where a run writes says nothing about it
@@ -77,7 +77,7 @@ class RunResult:
     def read(cls, path: Path) -> RunResult:
         """Return the result of a run folder."""
         file = path / "config.yaml"
-        config = current_config(yaml.safe_load(file.read_text())) if file.is_file() else {}
+        config = current_config(read_yaml(file)) if file.is_file() else {}
         rows = [row for name in FILES for row in read_metrics(path / name)[1]]
         return cls(path, _flat(config or {}), rows)
 

@@ -8,10 +8,8 @@ import textwrap
 from collections.abc import Sequence
 from enum import Enum
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer
 from torch import nn
 
@@ -21,6 +19,7 @@ from framework.command.known_classes import SECTIONS, SLOTS, subclasses
 from framework.command.type_names import alternatives, classes_in, given_arguments, type_in_words
 from framework.runs.config_files import CONFIG_FLAGS, option
 from framework.utilities.nearest_names import nearest
+from framework.utilities.yaml_files import read_yaml
 
 LINES = 100
 """Most lines of a page."""
@@ -125,7 +124,7 @@ def _chosen(args: Sequence[str], keys: Sequence[str]) -> str | None:
     if names:
         return names[-1]
     for config in reversed(option(args, *CONFIG_FLAGS)):
-        node = yaml.safe_load(Path(config).read_text())
+        node = read_yaml(config)
         for key in keys:
             node = node[-1] if isinstance(node, list) and node else node
             inside = node.get("init_args", node) if isinstance(node, dict) else {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from inspect import Parameter
 from traceback import walk_stack, walk_tb
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, _parameter_resolvers, _typehints, _util
+from jsonargparse import ArgumentParser, Namespace, _parameter_resolvers, _paths, _typehints, _util
 
 
 def drop_arguments_of_replaced_classes() -> None:
@@ -22,6 +23,17 @@ def drop_arguments_of_replaced_classes() -> None:
             prev_val["init_args"] = Namespace()
 
     _typehints.discard_init_args_on_class_path_change = discard
+
+
+def read_config_files_by(read: Callable[[str, str], str]) -> None:
+    """Make jsonargparse read configs, and those that a config names, by a function of ours.
+
+    Its own reads a file of any size before anything looks at it, and offers no setting.
+
+    Args:
+        read: Function of a path and of its name in messages, which returns the text.
+    """
+    _paths.Path.read_text = lambda self: read(self.absolute, self.relative)
 
 
 _rank_of_type = _typehints.union_subtype_sort_key

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Callback, LightningDataModule
 
 from framework.command.class_paths import packages_from_environment, set_up_parsing
@@ -19,6 +18,7 @@ from framework.runs.checkpoint_io import AtomicCheckpointIO
 from framework.runs.run_folder import config_of, find_checkpoint
 from framework.runs.version_0_1 import current_config
 from framework.training.evaluation import EvaluationModule
+from framework.utilities.yaml_files import read_yaml
 
 
 def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
@@ -72,10 +72,7 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
 
 def _read_config(checkpoint: Path) -> dict[str, Any]:
     path = config_of(checkpoint)
-    try:
-        config = current_config(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    config = current_config(read_yaml(path))
     if not isinstance(config, dict) or "model" not in config:
         raise ValueError(f"{path} is no config of a run: it has no 'model'.")
     return config

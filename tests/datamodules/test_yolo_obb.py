@@ -85,7 +85,7 @@ def test_names_may_be_given_or_lie_in_a_file_of_any_name(tmp_path):
     assert ready(root).class_names == ["plane", "ship"]
     for content in ("nc: 2", "names: {1: plane, 2: ship}", "names: [", "- plane"):
         (root / "own.yml").write_text(content)
-        with pytest.raises(ValueError, match=r"own\.yml (has no `names`|is no YAML file)"):
+        with pytest.raises(ValueError, match=r"own\.yml (has no `names`|is not valid YAML)"):
             ready(root)
 
 
