@@ -33,7 +33,11 @@ def read_config_files_by(read: Callable[[str, str], str]) -> None:
     Args:
         read: Function of a path and of its name in messages, which returns the text.
     """
-    _paths.Path.read_text = lambda self: read(self.absolute, self.relative)
+
+    def read_text(self: _paths.Path) -> str:
+        return read(self.absolute, self.relative)
+
+    _paths.Path.read_text = read_text  # type: ignore[method-assign]
 
 
 _rank_of_type = _typehints.union_subtype_sort_key
