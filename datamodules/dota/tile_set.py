@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from framework.data.datasets import Sample
-from framework.data.image_files import decode_image, image_size
+from framework.data.image_files import decode_image, image_info, image_size
 from framework.detection.objects import Objects, ObjectTable
 from framework.detection.tiles import tile_objects, tile_origins
 
@@ -156,12 +156,12 @@ def _source(picture: Path) -> str:
 
 
 def _source_of(tile: Path) -> str | None:
-    from PIL import Image
-
     if not tile.is_file():
         return None
-    with Image.open(tile) as image:
-        return str(image.info.get("source"))
+    try:
+        return str(image_info(tile).get("source"))
+    except ValueError:  # it is cut again
+        return None
 
 
 def _write(path: Path, tile: Image.Image, source: str) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 _SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
 _SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Line breaks and other controls, and bytes that are no UTF-8."""
 
 
 def find_files(folder: str | Path, endings: Sequence[str], what: str) -> list[Path]:
     """Return all files below a folder that have one of some endings, in the order of their paths.
 
-    Hidden files and folders are left out. Links are followed, but no folder is entered twice. What
-    is left out is counted in one warning.
+    Hidden files and folders are left out, and pipes and devices, which would be waited for. Links
+    are followed, but no folder is entered twice. What is left out is counted in one warning.
 
     Args:
         folder: Folder that is walked.
@@ -25,6 +27,7 @@ def find_files(folder: str | Path, endings: Sequence[str], what: str) -> list[Pa
 
     Raises:
         FileNotFoundError: no such folder, or no such file below it.
+        ValueError: a folder that cannot be read, or a name that is not of one line of text.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder} is not a folder.")
@@ -33,6 +36,7 @@ def find_files(folder: str | Path, endings: Sequence[str], what: str) -> list[Pa
     for path in walk_files(str(folder), left_out):
         ending = os.path.splitext(path)[1]
         if ending.lower() in endings:
+            _check_name(path)
             paths.append(path)
         else:
             left_out[f"files ending in {ending}" if ending else "files without an ending"] += 1
@@ -61,13 +65,31 @@ def walk_files(folder: str, left_out: Counter[str]) -> Iterator[str]:
             left_out["links to a folder that is read anyway"] += 1
             continue
         entered.add(identity)
-        for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+        for entry in entries:
             if is_hidden(entry.name):
                 left_out["hidden files and folders"] += entry.name not in _SYSTEM_FILES
-            elif entry.is_dir():
+            elif _leads_to(entry.is_dir):
                 (links if entry.is_symlink() else folders).append(entry.path)
+            elif not _leads_to(entry.is_file):
+                left_out["pipes, devices and links that lead nowhere"] += 1
             elif entry.name not in _SYSTEM_FILES:
                 yield entry.path
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _check_name(path: str) -> None:
+    if _NO_TEXT.search(path):
+        raise ValueError(f"{path!r} is no name of one line of text in UTF-8: rename it.")
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
@@ -81,10 +103,16 @@ def is_hidden(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder that are not hidden, in the order of ``sorted_names``."""
+    """Return the folders in a folder that are not hidden, in the order of ``sorted_names``.
+
+    Raises:
+        ValueError: a name that is not of one line of text.
+    """
     if not folder.is_dir():
         return []
     names = [path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    for name in names:
+        _check_name(str(folder / name))
     return [folder / name for name in sorted_names(names)]
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from framework.utilities.limits import FileTooLargeError, check_size, open_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,6 +20,8 @@ _CHUNK = 256
 _TAIL = 1024
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 """Last bytes of whole files, by format."""
+FORMATS = ("JPEG", "JPEG2000", "PNG", "GIF", "WEBP", "PPM", "BMP", "TIFF")
+"""Formats that are read, whatever a file's ending is; others may start programs (EPS)."""
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -42,8 +46,18 @@ def image_header(path: str | Path) -> tuple[str, tuple[int, int]]:
         return image.mode, (height, width) if turned else (width, height)
 
 
+def image_info(path: str | Path) -> dict[Any, Any]:
+    """Return the texts and numbers beside an image, as PIL names them.
+
+    Raises:
+        ValueError: by name, the file is no image.
+    """
+    with _opened(path) as image:
+        return image.info
+
+
 def decode_image(picture: str | Path | Image.Image) -> Image.Image:
-    """Return the image upright, of 8 bits in RGB, of any number of pixels.
+    """Return the image upright, of 8 bits in RGB.
 
     Raises:
         ValueError: see ``open_image``.
@@ -53,7 +67,7 @@ def decode_image(picture: str | Path | Image.Image) -> Image.Image:
     image = open_image(picture)
     if image.mode == "F":
         image = Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def open_image(picture: str | Path | Image.Image) -> Image.Image:
@@ -66,8 +80,9 @@ def open_image(picture: str | Path | Image.Image) -> Image.Image:
         picture: Path of a file, or an image of PIL.
 
     Raises:
-        ValueError: by name, the file cannot be decoded, or its gray values have 32 bits or are
-            floats outside [0, 1], whose range it does not say.
+        ValueError: by name, the file cannot be decoded, would take more memory than the limit, or
+            is of none of ``FORMATS``; or its gray values have 32 bits or are floats outside
+            [0, 1], whose range it does not say.
     """
     from PIL import ImageOps
 
@@ -122,11 +137,26 @@ def _opened(picture: str | Path | Image.Image) -> Iterator[Image.Image]:
         if isinstance(picture, Image.Image):
             yield picture
         else:
-            with _any_size(), Image.open(picture) as image:
+            with _any_size(), open_file(picture) as file, Image.open(file, "r", FORMATS) as image:
+                width, height = image.size
+                size = width * height * _bytes_per_pixel(image)
+                check_size(picture, size, f"{width:,} x {height:,} pixels")
                 yield image
+    except FileTooLargeError:
+        raise
     except Exception as error:  # of many kinds, by which byte is damaged
         reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
         raise ValueError(f"{name} cannot be decoded as an image: {reason}.") from None
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    """Return how much ``decode_image`` takes at most, the image before it is turned included."""
+    if image.mode.startswith(("I", "F")) or image.format in ("WEBP", "JPEG2000"):
+        return 16
+    # PIL has 4 bytes for RGB; a progressive JPEG is read as a whole before it is decoded
+    coefficients = 6 if image.info.get("progressive") else 0
+    plain = image.mode == "RGB" and image.format != "TIFF" and "exif" not in image.info
+    return (4 if plain else 8) + coefficients
 
 
 @contextmanager
@@ -134,7 +164,7 @@ def _any_size() -> Iterator[None]:
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # an aerial picture has more pixels than an attack on memory
+    Image.MAX_IMAGE_PIXELS = None  # what is decoded is limited in bytes
     try:
         yield
     finally:

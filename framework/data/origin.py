@@ -30,7 +30,8 @@ def origin_of(path: Path) -> list[str]:
     if path.is_dir():
         digest = hashlib.blake2b(digest_size=16)
         for file in sorted(walk_files(str(path), Counter())):
-            digest.update(f"{os.path.relpath(file, path)}\0{os.path.getsize(file)}\n".encode())
+            name = os.fsencode(os.path.relpath(file, path))
+            digest.update(b"%s\0%d\n" % (name, os.path.getsize(file)))
         return [place, digest.hexdigest()]
     if path.is_file():
         with path.open("rb") as content:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from framework.data.image_files import open_image
+from framework.utilities.limits import check_size
 
 
 def as_rows(rows: Any, size: int | None = None) -> Tensor:
@@ -93,7 +94,11 @@ def _as_image(picture: Any, shape: Sequence[int] | None, resize: int | None) -> 
         image = image.convert("RGB" if channels == 3 else "L")
     if shape is not None:
         size = list(shape[1:])
-        image = transforms.resize(image, _covering(size, image.size, resize))
+        covering = _covering(size, image.size, resize)
+        name = "The image" if isinstance(picture, Image.Image) else picture
+        # a strip of pixels becomes large
+        check_size(name, 8 * covering[0] * covering[1], f"a size of {covering} pixels")
+        image = transforms.resize(image, covering)
         image = transforms.center_crop(image, size)
     values = transforms.to_dtype(transforms.pil_to_tensor(image), torch.float32, scale=True)
     return values.expand(channels, -1, -1)
