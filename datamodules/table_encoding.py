@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.table_reader import Table
+from framework.utilities.limits import check_size
 
 Coding = Literal["refuse", "one_hot", "ordinal"]
 Missing = Literal["refuse", "drop", "mean", "median"]
@@ -96,6 +97,9 @@ class TableEncoding:
         return torch.where(found.isnan(), self.fill_values, found)
 
     def _numbers(self, table: Table, columns: Sequence[int]) -> Tensor:
+        codes = sum(map(len, self.categories.values())) if self.coding == "one_hot" else 0
+        # 8 bytes for a number, once in its column and once with the others, beside what is equal
+        check_size(table.source, 17 * codes * len(table), f"{codes:,} inputs of one-hot codes")
         parts = []
         for k, name in zip(columns, self.columns, strict=True):
             if name not in self.categories:

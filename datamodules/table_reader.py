@@ -5,18 +5,34 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import io
 import lzma
+import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self, TextIO
 
 import numpy as np
 
+from framework.utilities.limits import (
+    VARIABLE,
+    FileTooLargeError,
+    Unpacked,
+    check_size,
+    max_bytes,
+    memory_foreseen,
+    open_file,
+)
 from framework.utilities.nearest_names import nearest
 from framework.utilities.packages import require_package
 
 OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_BYTES_PER_CHARACTER = 32
+"""Bytes that a character of a line becomes at most, as cells of two characters."""
+_NUMBERS = ("BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE")
+"""Types of Parquet's columns that stay numbers."""
 MISSING = ("", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "?")
 """Texts that stand for a missing value, in lower case."""
 
@@ -92,7 +108,7 @@ class Table:
             row = int(bad[0])
             place = f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
             cell = cells[row]
-            what = "is empty" if cell is None or cell == "" else f"holds {str(cell)!r}"
+            what = "is empty" if cell is None or cell == "" else f"holds {str(cell)[:60]!r}"
             raise ValueError(
                 f"{self.source}, {place}, column {self.names[position]!r} {what}, which is no "
                 f"finite number{self._advice(position, cell)}."
@@ -195,10 +211,22 @@ def read_table(path: str | Path, separator: str | None = None, decimal: str = ".
 def _read_text(path: Path, kind: str, separator: str | None, decimal: str) -> Table:
     lines: list[int] = []
     rows: list[list[str]] = []
+    taken = 0
     try:
-        # a byte-order mark, as spreadsheets write it, is no part of the first name
-        with OPENERS.get(path.suffix, open)(path, "rt", newline="", encoding="utf-8-sig") as file:
-            for line, row in _split(file, kind, separator, decimal):
+        if kind == ".txt":
+            separator = None
+        elif separator is None:
+            with _opened(path) as file:
+                first = next(_Lines(path, file), "")
+            separator = max(",;\t".replace(decimal, ""), key=first.count)
+        with memory_foreseen(path), _opened(path) as file:
+            for line, row in _split(_Lines(path, file), separator):
+                # twice, as rows become columns; Python has each text of one character once
+                taken += 2 * sys.getsizeof(row)
+                taken += sum(sys.getsizeof(cell) for cell in row if len(cell) > 1)
+                check_size(path, taken, "its cells")
+                if not any(row):
+                    continue
                 if rows and len(row) != len(rows[0]):
                     raise ValueError(
                         f"{path}, line {line} has {len(row)} fields, and line {lines[0]} has "
@@ -223,20 +251,58 @@ def _read_text(path: Path, kind: str, separator: str | None, decimal: str) -> Ta
     return table
 
 
-def _split(file: Any, kind: str, separator: str | None, decimal: str) -> Any:
-    """Yield the number and the fields of every line that is not blank."""
-    if kind == ".txt":
-        for line, text in enumerate(file, start=1):
-            if text.strip():
-                yield line, text.split()
-        return
-    first = file.readline()
-    file.seek(0)
-    usual = ",;\t".replace(decimal, "")
-    reader = csv.reader(file, delimiter=separator or max(usual, key=first.count))
-    for row in reader:
-        if any(cell.strip() for cell in row):
-            yield reader.line_num, [cell.strip() for cell in row]
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """Open a text, compressed or not, of which no more is unpacked than the limit."""
+    with open_file(path) as file:
+        packed = path.suffix in OPENERS
+        stream: IO[bytes] = Unpacked(path, OPENERS[path.suffix](file)) if packed else file
+        # a byte-order mark, as spreadsheets write it, is no part of the first name
+        yield io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+
+
+class _Lines:
+    """Lines of a text, of which those of one row are limited.
+
+    Args:
+        path: File, for messages.
+        file: Its text.
+    """
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path = path
+        self.file = file
+        self.number = 0
+        self.longest = max_bytes() // _BYTES_PER_CHARACTER
+        self._left = self.longest
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self.file.readline(self._left + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self._left -= len(line)
+        if self._left < 0:
+            raise FileTooLargeError(
+                f"{self.path}, line {self.number}: a row has more than {self.longest:,} "
+                f"characters: set {VARIABLE} to allow more."
+            )
+        return line
+
+    def end_row(self) -> None:
+        """Begin a row, which may have as many characters as the one before."""
+        self._left = self.longest
+
+
+def _split(lines: _Lines, separator: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the fields of every line."""
+    rows = (line.split() for line in lines) if separator is None else None
+    for row in rows or csv.reader(lines, delimiter=separator or ","):
+        lines.end_row()
+        yield lines.number, row if separator is None else [cell.strip() for cell in row]
 
 
 def _read_parquet(path: Path) -> Table:
@@ -245,7 +311,11 @@ def _read_parquet(path: Path) -> Table:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        with memory_foreseen(path), open_file(path) as file, parquet.ParquetFile(file) as found:
+            check_size(path, _parquet_bytes(found.metadata), "its columns", path.stat().st_size)
+            texts = [field.name for field in found.schema_arrow if _is_text(field.type)]
+        # a text that many rows have is there once
+        table = parquet.read_table(path, read_dictionary=texts)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no complete Parquet file: {error}") from None
     if not len(table):
@@ -254,7 +324,39 @@ def _read_parquet(path: Path) -> Table:
     cells = [
         column.to_numpy()
         if pyarrow.types.is_floating(column.type) or pyarrow.types.is_integer(column.type)
-        else column.to_pylist()
+        else _objects(column)
         for column in table.columns
     ]
     return Table(path, table.column_names, cells)
+
+
+def _parquet_bytes(metadata: Any) -> int:
+    """Return what the columns take at most, as pages and as objects of Python."""
+    size = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for k in range(group.num_columns):
+            column, logical = group.column(k), metadata.schema.column(k).logical_type.type
+            cell = 24 if column.physical_type == "BYTE_ARRAY" else 128
+            if column.physical_type in _NUMBERS and logical in ("NONE", "INT"):
+                cell = 16
+            size += column.total_uncompressed_size + max(group.num_rows, column.num_values) * cell
+    return size
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind)
+
+
+def _objects(column: Any) -> list[Any]:
+    """Return the cells of a column; equal texts are one object."""
+    from pyarrow import types
+
+    if not types.is_dictionary(column.type):
+        return column.to_pylist()
+    cells = []
+    for chunk in column.chunks:
+        values = [*chunk.dictionary.to_pylist(), None]
+        cells += [values[code] for code in chunk.indices.fill_null(len(values) - 1).to_pylist()]
+    return cells

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 VARIABLE = "TRIMTAB_MAX_GIB"
 """Environment variable of the limit, in GiB."""
@@ -94,18 +95,38 @@ def open_file(path: str | Path) -> BinaryIO:
     return Path(path).open("rb")
 
 
-def unpacked(path: str | Path, stream: IO[bytes]) -> bytes:
-    """Return what a stream unpacks to, if that is within the limit.
+class Unpacked(io.BufferedReader):
+    """Reader of what a stream unpacks to, which raises where that is above the limit.
 
     Args:
         path: File, for the message.
         stream: Reader of ``gzip``, ``bz2`` or ``lzma``.
+        factor: Bytes of memory that each byte will take.
+
+    Raises:
+        FileTooLargeError: More than the limit was read.
     """
-    content = bytearray()
-    while block := stream.read(_BLOCK):
-        content += block
-        check_size(path, 2 * len(content))
-    return bytes(content)
+
+    def __init__(self, path: str | Path, stream: IO[bytes], factor: int = 1) -> None:
+        super().__init__(_Counted(path, stream, factor), buffer_size=_BLOCK)
+
+
+class _Counted(io.RawIOBase):
+    def __init__(self, path: str | Path, stream: IO[bytes], factor: int) -> None:
+        self.path = path
+        self.stream = stream
+        self.factor = factor
+        self.taken = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self.stream.read(len(buffer))
+        buffer[: len(block)] = block
+        self.taken += len(block) * self.factor
+        check_size(self.path, self.taken)
+        return len(block)
 
 
 def _gib(size: float) -> str:

@@ -15,7 +15,7 @@ EXTRA = 512 << 20
 
 
 def raised_within(
-    cases: Sequence[Callable[[], Any]], limit_gib: float = 1 / 16, seconds: int = 120
+    cases: Sequence[Callable[[], Any]], limit_gib: float = 1 / 64, seconds: int = 120
 ) -> list[tuple[str, str]]:
     """Return type and message of what each case raises, two empty texts for none.
 

@@ -16,7 +16,7 @@ from framework.data.image_folders import find_images
 from framework.data.raw_inputs import as_images
 from tests.helpers.memory import raised_within
 
-LIMIT = "GiB of memory, above the limit of 0.0625 GiB: set TRIMTAB_MAX_GIB to allow more"
+LIMIT = "GiB of memory, above the limit of 0.0156 GiB: set TRIMTAB_MAX_GIB to allow more"
 SIDE = 30_000
 
 
