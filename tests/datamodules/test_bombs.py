@@ -62,7 +62,7 @@ def zipped(path: Path, content: bytes, claimed: int | None = None) -> Path:
 
 def idx(folder):
     large = struct.pack(">BBBBIII", 0, 0, 8, 3, 1 << 14, 1 << 9, 1 << 9)
-    medium = struct.pack(">BBBBIII", 0, 0, 8, 3, 1 << 8, 1 << 8, 1 << 9)
+    medium = struct.pack(">BBBBIII", 0, 0, 8, 3, 1 << 8, 1 << 7, 1 << 8)
     small = struct.pack(">BBBBIII", 0, 0, 8, 3, 2, 2, 2)
     announced = f"the shape .* that its header announces would take 4 GiB of memory, {LIMIT}"
     for name, parts, message in (
@@ -93,7 +93,7 @@ def arrays(folder):
     shape = (1 << 10, 1 << 9, 1 << 9)
     for name, content, claimed, message in (
         ("whole.npz", header(shape) + bytes(1 << 25), None, f"its arrays would take .*{LIMIT}"),
-        ("shorter.npz", header(shape), 1 << 26, "cannot unpack to 67,108,864 bytes"),
+        ("shorter.npz", header(shape), 1 << 23, "cannot unpack to 8,388,608 bytes"),
         ("header.npz", header(shape) + bytes(1 << 20), None, "fit into the 1,048,576 bytes there"),
     ):
         archive = zipped(folder / name, content, claimed)
