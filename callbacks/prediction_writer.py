@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import numpy as np
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
@@ -17,7 +18,15 @@ from torch.utils.data import Subset
 
 from framework.command.report import relative
 from framework.data.datasets import IndexedDataset
-from framework.utilities.files import write_atomically
+from framework.distributed.collectives import world_size
+from framework.utilities.files import (
+    open_new,
+    part_of,
+    remove_file,
+    remove_parts,
+    write_atomically,
+    writing,
+)
 from framework.utilities.packages import require_package
 from framework.utilities.precision import at_least_float32
 
@@ -54,6 +63,7 @@ class PredictionWriter(Callback):
         self.path = path
         self.format = format
         self._part: TextIO | None = None
+        self._place = Path()
         self._types: dict[str, np.dtype] = {}
         self._rows: tuple[str, Sequence[str]] | None = None
 
@@ -67,17 +77,15 @@ class PredictionWriter(Callback):
             return Path(self.path)
         return Path(trainer.default_root_dir) / f"predictions.{self.format}"
 
-    def _part_path(self, trainer: Trainer, rank: int) -> Path:
-        target = self._target(trainer)
-        return target.with_name(f".{target.name}.part{rank}")
-
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this rank's part."""
         if not getattr(pl_module, "predicts_rows", True):
             return
-        path = self._part_path(trainer, trainer.global_rank)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.open("w", newline="", encoding="utf-8")
+        target = self._target(trainer)
+        if trainer.is_global_zero:
+            remove_parts(target.parent)
+        self._place = part_of(target)
+        self._part = open_new(self._place)
         self._types = {}
         self._rows = _names_of_rows(trainer)
 
@@ -101,36 +109,40 @@ class PredictionWriter(Callback):
             chosen = [names[row] for row in columns["index"].tolist()]
             columns = {"index": columns.pop("index"), title: np.array(chosen, object), **columns}
         writer = csv.writer(self._part, lineterminator="\n")
-        if not self._types:
-            self._types = {name: values.dtype for name, values in columns.items()}
-            writer.writerow(columns)
-        writer.writerows(zip(*(_text(values) for values in columns.values()), strict=True))
+        with writing(self._target(trainer)):
+            if not self._types:
+                self._types = {name: values.dtype for name, values in columns.items()}
+                writer.writerow(columns)
+            writer.writerows(zip(*(_text(values) for values in columns.values()), strict=True))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the parts of all ranks into one file."""
         if self._part is None:
             return
-        self._part.close()
+        with writing(self._target(trainer)):
+            self._part.close()
         self._part = None
-        trainer.strategy.barrier("parts of the predictions")
+        parts: list[Any] = [str(self._place)] * world_size()
+        if world_size() > 1:
+            dist.all_gather_object(parts, parts[0])
         if trainer.is_global_zero:
-            parts = [self._part_path(trainer, rank) for rank in range(trainer.world_size)]
-            self._join(parts, self._target(trainer))
+            self._join([Path(part) for part in parts], self._target(trainer))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Remove this rank's part after an exception."""
         if self._part is not None:
-            self._part.close()
+            with suppress(OSError):
+                self._part.close()
             self._part = None
-            self._part_path(trainer, trainer.global_rank).unlink(missing_ok=True)
+            remove_file(self._place)
 
     def _join(self, parts: list[Path], target: Path) -> None:
         console = Console(highlight=False)
         with ExitStack() as stack:
             for part in parts:
-                stack.callback(part.unlink, missing_ok=True)
+                stack.callback(remove_file, part)
             written = [part for part in parts if part.stat().st_size]
             if not written:
                 console.print("predictions: none, there were no samples")
@@ -148,10 +160,9 @@ class PredictionWriter(Callback):
             if self.format == "csv":
                 write_atomically(target, lambda file: file.writelines(lines()))
             else:
-                whole = target.with_name(f".{target.name}.csv")
-                stack.callback(whole.unlink, missing_ok=True)
-                with whole.open("wb") as file:
-                    file.writelines(lines())
+                whole = part_of(target)
+                stack.callback(remove_file, whole)
+                write_atomically(whole, lambda file: file.writelines(lines()))
                 write_atomically(target, lambda file: _to_parquet(whole, file, self._types))
         console.print(f"predictions: {rows:,} rows in {relative(target)}", soft_wrap=True)
 

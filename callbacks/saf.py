@@ -122,7 +122,7 @@ class SAF(ObjectivesCallback):
             device=device,
             layout=layout,
             shards=data.shards if layout == "local" else None,
-            directory=self._directory(trainer) if layout == "memmap" else None,
+            directory=Path(trainer.default_root_dir) if layout == "memmap" else None,
         )
         self.history, self.written = self.term.history, self.term.written
         for state in [*self.history, *self.written]:
@@ -160,12 +160,6 @@ class SAF(ObjectivesCallback):
             )
         require_logits(self, training, shape)
         return data, shape
-
-    @staticmethod
-    def _directory(trainer: Trainer) -> Path:
-        directory = Path(trainer.default_root_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
 
     def _placement(
         self, trainer: Trainer, data: DataModule, shape: tuple[int, ...]

@@ -17,7 +17,9 @@ from datamodules.oriented_data import (
 )
 from datamodules.scene_rendering import CLASS_NAMES, render_scene
 from framework.detection.objects import ObjectTable
+from framework.detection.pictures import write_picture
 from framework.utilities.checks import check_at_least
+from framework.utilities.files import make_folder
 from framework.utilities.randomness import stable_seed
 
 
@@ -112,14 +114,12 @@ class RenderedScenes(OrientedData):
         Args:
             root: Folder of the parts, each with ``images`` and ``labelTxt``.
         """
-        from torchvision.transforms.v2.functional import to_pil_image
-
         for part in self.sizes:
             scenes = self.draw(part)
             images, labels = Path(root) / part / "images", Path(root) / part / "labelTxt"
             for folder in (images, labels):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
             for number, image in enumerate(scenes.image):
                 name = f"scene{number:05}"
-                to_pil_image(image).save(images / f"{name}.png")
+                write_picture(image, images / f"{name}.png")
                 write_labels(labels / f"{name}.txt", scenes.objects[number], self.class_names)

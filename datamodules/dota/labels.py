@@ -13,6 +13,7 @@ from datamodules.dota.label_errors import LabelErrors
 from framework.detection.objects import Objects
 from framework.detection.rotated import is_convex
 from framework.detection.rotated.boxes import signed_area
+from framework.utilities.files import write_text
 
 _HEADER = re.compile(r"[A-Za-z ]+:")
 """``imagesource:GoogleEarth``, ``gsd:0.146`` and the like."""
@@ -173,4 +174,4 @@ def write_labels(path: str | Path, objects: Objects, class_names: Sequence[str])
     corners = objects.quads.flatten(1).numpy().astype(str)
     rows = zip(corners, objects.label.tolist(), objects.difficult.tolist(), strict=True)
     text = "".join(f"{' '.join(row)} {class_names[c]} {difficult}\n" for row, c, difficult in rows)
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(Path(path), text)

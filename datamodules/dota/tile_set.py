@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from framework.data.datasets import Sample
 from framework.data.image_files import decode_image, image_info, image_size
 from framework.detection.objects import Objects, ObjectTable
 from framework.detection.tiles import tile_objects, tile_origins
+from framework.utilities.files import make_folder, remove_parts, write_atomically, write_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -115,10 +115,11 @@ class TileCache:
         settings = {"window": tiling.window, "gray": list(GRAY)}
         path = folder / "tiling.json"
         if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             if next(folder.glob("*.png"), None) is not None:
                 raise ValueError(f"{folder} holds pictures that are no tiles of this data set.")
-            _replace(path, json.dumps(settings).encode())
+            write_text(path, json.dumps(settings))
+        remove_parts(folder)
         found = json.loads(path.read_text())
         if found != settings:
             raise ValueError(
@@ -169,15 +170,8 @@ def _write(path: Path, tile: Image.Image, source: str) -> None:
 
     texts = PngInfo()
     texts.add_text("source", source)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    tile.save(partial, format="PNG", compress_level=1, pnginfo=texts)
-    os.replace(partial, path)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    options: dict[str, Any] = {"format": "PNG", "compress_level": 1, "pnginfo": texts}
+    write_atomically(path, lambda file: tile.save(file, **options))
 
 
 class TileSet(Dataset[Sample]):

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 
 from framework.command.plain_parser import PlainParser
+from framework.utilities.files import write_text
 from framework.utilities.nearest_names import nearest
 
 PACKAGES = ("framework", "modules", "datamodules", "callbacks")
@@ -62,8 +63,7 @@ def main(args: Sequence[str]) -> None:
     root = checkout(Path.cwd())
     texts = new_texts(root, given.kind, given.name, given.class_name)
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        write_text(path, text)
         print(path.relative_to(root))  # noqa: T201
     print("Now replace what is marked TODO; CONTRIBUTING.md says how.")  # noqa: T201
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from framework.command.plain_parser import PlainParser
 from framework.runs.csv_logger import read_metrics
+from framework.runs.run_folder import check_links
 
 STAGES = ("train", "val", "test")
 
@@ -52,6 +53,7 @@ def _show(run: Path) -> None:
     for checkpoint in sorted(run.glob("checkpoints/*.ckpt")):
         console.print(f"checkpoint: {relative(checkpoint)}", soft_wrap=True)
     if curves:
+        check_links(run)
         from framework.figures.curves import learning_curves
         from framework.figures.style import may_fail, save_png
 

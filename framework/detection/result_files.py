@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from framework.utilities.files import file_name, write_text
 
 
 def write_results(
@@ -30,7 +31,8 @@ def write_results(
         class_names: Class names by label, without white space.
 
     Raises:
-        ValueError: the numbers differ, a name is empty or has white space, or a label has no name.
+        ValueError: the numbers differ, a name is empty or has white space, a class has a name that
+            a file cannot have, or a label has no name.
 
     Example:
         >>> import tempfile
@@ -43,6 +45,8 @@ def write_results(
     """
     if len(detections) != len(image_names):
         raise ValueError(f"{len(detections)} images have results but {len(image_names)} a name.")
+    for name in class_names:
+        file_name(name, "A class")
     for name in (*image_names, *class_names):
         if name.split() != [name]:
             raise ValueError(f"{name!r} cannot stand in a result file: it has white space.")
@@ -57,12 +61,9 @@ def write_results(
         for label, text in zip(labels, texts, strict=True):
             lines[label].append(" ".join((name, *text)))
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for class_name, of_class in zip(class_names, lines, strict=True):
         path = folder / f"Task1_{class_name}.txt"
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in of_class), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, "".join(f"{line}\n" for line in of_class))
 
 
 def classes_with_results(folder: str | Path) -> list[str]:

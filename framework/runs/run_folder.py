@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from framework.runs.config_files import CONFIG_FLAGS, find_config, option
+from framework.utilities.files import (
+    make_folder,
+    move,
+    remove_empty_folder,
+    remove_file,
+    remove_new_folder,
+)
 
 ROOT = "runs"
 TIME = "%Y-%m-%d_%H-%M-%S"
@@ -48,12 +55,11 @@ class RunFolder:
             return
         has_results = (self.path / "metrics.csv").exists() or any(self.path.rglob("*.ckpt"))
         if failed and not has_results:
-            (self.path / "config.yaml").unlink(missing_ok=True)
+            remove_file(self.path / "config.yaml")
             if self.path in self.made and not any(self._other_files()):
-                shutil.rmtree(self.path, ignore_errors=True)
+                remove_new_folder(self.path)
         for folder in self.made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            remove_empty_folder(folder)
 
     def _other_files(self) -> Iterator[Path]:
         """Yield files that are not configs and not W&B's record of the start."""
@@ -157,6 +163,21 @@ def holds_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("config.yaml", "metrics.csv", "checkpoints"))
 
 
+def check_links(folder: Path) -> None:
+    """Refuse a run folder out of which a link leads: it may be anybody's, and is written into.
+
+    Raises:
+        ValueError: A folder in it is such a link.
+    """
+    for path in sorted(folder.iterdir()):
+        place = path.resolve()
+        if path.is_symlink() and place.is_dir() and not place.is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"{path} is a link to {place}, which lies out of the run folder: put a folder in "
+                "its place."
+            )
+
+
 def choose_run_folder(
     args: Sequence[str],
     root: str | Path | None = None,
@@ -176,7 +197,7 @@ def choose_run_folder(
         exact: The run's folder itself.
 
     Raises:
-        ValueError: The name is no name of a folder.
+        ValueError: The name is no name of a folder, or a link leads out of the checkpoint's run.
         FileExistsError: The folder holds another run.
         OSError: The folder cannot be written.
     """
@@ -187,13 +208,15 @@ def choose_run_folder(
             raise ValueError(f"name and run_folder exclude each other, got {name!r} and {exact!r}.")
         folder = Path(exact).expanduser()
         if own is not None and own.resolve() == folder.resolve():
+            check_links(folder)
             return RunFolder(folder)
-        return _reserve(folder, may_exist=not holds_run(folder))
+        return _reserve(folder, may_exist=not holds_run(folder), claims=True)
     if own is not None and name in (None, own.name):
         # training that goes on in another place is another run
         elsewhere = option(args, "--trainer.default_root_dir")
         place = Path(elsewhere[-1]).resolve() if elsewhere else None
         if place is None or place in (own.resolve(), *own.resolve().parents):
+            check_links(own)
             return RunFolder(own)
     if "TRIMTAB_RUN_FOLDER" in os.environ and "LOCAL_RANK" in os.environ:
         return RunFolder(Path(os.environ["TRIMTAB_RUN_FOLDER"]))
@@ -221,10 +244,17 @@ def set_aside(folder: Path, command: str) -> Path | None:
     written = time.localtime(max(path.stat().st_mtime for path in found))
     earlier = _free(folder / "earlier" / f"{command}_{time.strftime(TIME, written)}").path
     for path in found:
-        target = earlier / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+        move(path, earlier / path.relative_to(folder))
     return earlier
+
+
+@cache
+def warn_of_removal(folder: Path) -> None:
+    """Say once that a run folder, or a file in it, was removed by somebody."""
+    rank_zero_warn(
+        f"{folder}, or a file in it, was removed while its run goes on: config, metrics and "
+        "checkpoints are written there again."
+    )
 
 
 def _name_of_config(args: Sequence[str]) -> str:
@@ -240,7 +270,8 @@ def _new(parent: Path, name: str | None) -> RunFolder:
     if name is not None:
         return _reserve(parent / name)
     if "SLURM_JOB_ID" in os.environ:
-        return _reserve(parent / f"slurm-{os.environ['SLURM_JOB_ID']}", may_exist=True)
+        folder = parent / f"slurm-{os.environ['SLURM_JOB_ID']}"
+        return _reserve(folder, may_exist=not holds_run(folder))
     return _free(parent / time.strftime(TIME))
 
 
@@ -254,14 +285,23 @@ def _free(folder: Path) -> RunFolder:
     raise AssertionError("a count has no end")
 
 
-def _reserve(folder: Path, may_exist: bool = False) -> RunFolder:
-    """Make a folder on rank 0, which no other process can do at the same time."""
+def _reserve(folder: Path, may_exist: bool = False, claims: bool = False) -> RunFolder:
+    """Make a folder on rank 0, which no other process can do at the same time.
+
+    Args:
+        folder: Folder of a run.
+        may_exist: Whether it may be there.
+        claims: Whether another process must not have it, even if it was there.
+    """
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return RunFolder(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     is_new = not holds_run(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=may_exist or _is_requeued(folder))
+        make_folder(folder, exist_ok=may_exist or _is_requeued(folder))
+        if claims and not _is_requeued(folder):
+            make_folder(folder / "checkpoints", exist_ok=False)
+            made = [folder / "checkpoints", *made]
     except FileExistsError as error:
         raise FileExistsError(
             f"{folder} holds a run already: choose another name or folder, or continue that run by "
@@ -269,8 +309,7 @@ def _reserve(folder: Path, may_exist: bool = False) -> RunFolder:
         ) from error
     except OSError as error:
         raise OSError(
-            f"{folder} cannot be written ({error.strerror}); choose another place by "
-            "--trainer.default_root_dir."
+            f"{str(error).rstrip('.')}; choose another place by --trainer.default_root_dir."
         ) from error
     return RunFolder(folder, made, is_new)
 

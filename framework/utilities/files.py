@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 _PART = re.compile(r"\..*\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.part", re.DOTALL)
@@ -110,6 +110,58 @@ def part_of(path: Path) -> Path:
     return path.with_name(name)
 
 
+def make_folder(folder: Path, exist_ok: bool = True) -> None:
+    """Make a folder and those that it lies in.
+
+    Args:
+        folder: Folder.
+        exist_ok: Whether it may be there; otherwise one process only can make it.
+
+    Raises:
+        FileExistsError: It is there and may not be.
+        WriteError: It cannot be made.
+    """
+    try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+    except WriteError as error:
+        if not exist_ok and folder.is_dir():
+            raise FileExistsError(f"{folder} is there already.") from error
+        raise
+
+
+def open_new(path: Path) -> TextIO:
+    """Return a text file in UTF-8 that this process makes and writes line by line.
+
+    Raises:
+        WriteError: It cannot be made, or is there already.
+    """
+    make_folder(path.parent)
+    with writing(path):
+        return path.open("x", newline="", encoding="utf-8")
+
+
+def open_in_place(path: Path) -> BinaryIO:
+    """Return a file that is there, to be changed where it lies.
+
+    Raises:
+        WriteError: It is not there, or cannot be written.
+    """
+    with writing(path):
+        return path.open("r+b")
+
+
+def move(path: Path, target: Path) -> None:
+    """Move a file or folder to another place on the same disk; of a link the link.
+
+    Raises:
+        WriteError: It cannot be moved.
+    """
+    make_folder(target.parent)
+    with writing(target):
+        path.rename(target)
+
+
 def remove_parts(folder: Path) -> None:
     """Remove the parts in a folder that killed processes left there long ago."""
     oldest = time.time() - LEFT_BEHIND
@@ -161,20 +213,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Of several processes that make the same folder the first puts it in place.
 
     Raises:
-        WriteError: A file in it could not be written.
+        WriteError: It could not be made.
     """
     part = part_of(folder)
-    with writing(folder):
-        part.mkdir(parents=True)
-        try:
-            yield part
+    make_folder(part)
+    try:
+        yield part
+        with writing(folder):
             try:
                 part.rename(folder)
             except OSError:
                 if not folder.is_dir():
                     raise
-        finally:
-            remove_new_folder(part)
+    finally:
+        remove_new_folder(part)
 
 
 def file_name(name: str, what: str) -> str:
@@ -191,7 +243,8 @@ def file_name(name: str, what: str) -> str:
         >>> file_name("storage-tank", "A class")
         'storage-tank'
     """
-    if name in ("", ".", "..") or not name.isprintable() or {"/", "\\"} & set(name):
+    known = isinstance(name, str) and name.isprintable() and not {"/", "\\"} & set(name)
+    if not known or name in ("", ".", ".."):
         raise ValueError(f"{what} is called {name!r}, which a file cannot be called: rename it.")
     return name
 

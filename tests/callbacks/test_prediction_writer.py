@@ -1,5 +1,6 @@
 import csv
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,32 @@ def test_targets_are_named() -> None:
     assert list(found) == ["prediction_width", "prediction_height"]
     # of another number, as of another model
     assert list(_columns({"p": torch.zeros(4, 2)}, {"p": ["width"]})) == ["p_0", "p_1"]
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_a_full_disk_is_said_and_loses_nothing(small_disk: Path, format: str) -> None:  # noqa: A002
+    place = small_disk / f"predictions.{format}"
+    place.write_text("old")
+    free = os.statvfs(small_disk)
+    (small_disk / "other").write_bytes(bytes(free.f_bavail * free.f_frsize))
+    trainer = tiny_trainer(small_disk, [PredictionWriter(str(place), format)], False)
+    with pytest.raises(
+        OSError, match=rf"predictions\.{format} could not be written: no space left"
+    ):
+        trainer.predict(TinyModule(), TinyData(), return_predictions=False)
+    assert place.read_text() == "old"
+    assert {path.name for path in small_disk.iterdir()} == {place.name, "other"}
+
+
+def test_two_predictions_at_once_keep_apart(tmp_path: Path) -> None:
+    class Twice(TinyModule):
+        again = True
+
+        def on_predict_batch_end(self, *args: Any) -> None:
+            if self.again:
+                self.again = False
+                predict(tmp_path, TinyModule(), TinyData(predict_rows=7))
+
+    rows = predict(tmp_path, Twice(), TinyData())
+    assert [row["index"] for row in rows] == [str(k) for k in range(10)]
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]

@@ -77,3 +77,12 @@ def test_a_wrong_line_is_named(tmp_path, line, message):
 def test_a_missing_class_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Task1_plane.txt does not exist"):
         read_results(tmp_path, ["P0001"], ["plane"])
+
+
+@pytest.mark.parametrize("name", ["a/../../thesis", "..", "/etc/x", "a\0b", "a\\b", 3])
+def test_a_class_leads_nowhere(tmp_path, name):
+    folder = tmp_path / "detections"
+    (folder / "Task1_a").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"A class is called .*, which a file cannot be called"):
+        write_results(folder, [detections(0)], ["P0001"], ["plane", name])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

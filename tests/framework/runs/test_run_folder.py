@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from multiprocessing import Barrier, SimpleQueue, get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import TCPStore
 
 from framework.runs.config_files import find_config, option
@@ -18,7 +21,7 @@ from framework.runs.run_folder import (
 )
 from tests.helpers.runs import CONFIGS
 
-VARIABLES = ("TRIMTAB_RUN_FOLDER", "LOCAL_RANK", "RANK", "SLURM_JOB_ID")
+VARIABLES = ("TRIMTAB_RUN_FOLDER", "LOCAL_RANK", "RANK", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +125,82 @@ def test_two_runs_of_the_same_second_have_two_folders(monkeypatch):
     assert found == [Path("out/digits", name) for name in ("now", "now-2", "now-3")]
 
 
+def choose_at_once(count: int, *args: Any, **options: Any) -> list[str]:
+    """Return the folders that processes choose at once, sorted; a refusal where one had none."""
+    ready, found = Barrier(count), SimpleQueue()
+
+    def child() -> None:
+        ready.wait()
+        try:
+            found.put(str(choose_run_folder(*args, **options).path))
+        except FileExistsError as error:
+            found.put(str(error))
+
+    fork = get_context("fork")
+    processes = [fork.Process(target=child) for _ in range(count)]
+    for process in processes:
+        process.start()
+    answers = sorted(found.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return answers
+
+
+def test_processes_that_start_at_once_have_folders_of_their_own(monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda _: "now")
+    names = sorted(f"out/digits/now{end}" for end in ("", "-2", "-3", "-4"))
+    assert choose_at_once(4, ["fit", "--config=digits.yaml"], root="out") == names
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_of_processes_that_are_given_one_folder_one_has_it(there):
+    for number, options in enumerate(({"name": "mine"}, {"exact": "mine"})):
+        folder = Path("mine" if "exact" in options else "runs/run/mine")
+        if there and "exact" in options:
+            folder.mkdir()
+        answers = choose_at_once(4, ["fit"], **options)
+        assert sorted(answer == str(folder) for answer in answers) == [False] * 3 + [True], number
+        assert sum("holds a run already" in answer for answer in answers) == 3
+
+
+def test_the_ranks_of_two_jobs_of_torchrun_share_within_a_job_only(monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda _: "now")
+    ready, found = Barrier(4), SimpleQueue()
+    agents = [TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in "ab"]
+
+    def child(job: int, rank: int) -> None:
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(agents[job].port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+        }
+        rank_zero_only.rank = rank
+        ready.wait()
+        found.put((job, str(choose_run_folder(["fit"]).path)))
+
+    fork = get_context("fork")
+    places = [(job, rank) for job in range(2) for rank in range(2)]
+    processes = [fork.Process(target=child, args=place) for place in places]
+    for process in processes:
+        process.start()
+    answers = sorted(found.get() for _ in processes)
+    for process in processes:
+        process.join()
+    assert {path for _, path in answers} == {"runs/run/now", "runs/run/now-2"}
+    assert len(set(answers)) == 2
+
+
+def test_a_job_does_not_write_over_its_own_earlier_run(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    make_run(choose_run_folder(["fit"]).path)
+    with pytest.raises(FileExistsError, match="slurm-77 holds a run already"):
+        choose_run_folder(["fit"])
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert choose_run_folder(["fit"]).path == Path("runs/run/slurm-77")
+
+
 def test_a_name_is_taken_once():
     args = ["fit", "--config=digits"]
     assert choose_run_folder(args, name="first").path == Path("runs/digits/first")
@@ -163,7 +242,7 @@ def test_a_folder_that_holds_a_run_is_written_by_that_run_only():
 
 def test_a_place_that_cannot_be_written_names_the_option(monkeypatch):
     Path("runs").touch()
-    with pytest.raises(OSError, match=r"cannot be written \(.*\); choose .*default_root_dir\.$"):
+    with pytest.raises(OSError, match=r"written: runs is a file; choose .*default_root_dir\.$"):
         choose_run_folder(["fit"])
 
 
@@ -208,3 +287,20 @@ def test_earlier_results_are_set_aside():
     assert [path.name for path in moved[1].iterdir()] == ["predictions.csv"]
     assert moved[1] == moved[0].with_name(f"{moved[0].name}-2")
     assert (run / "metrics_test.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "figures", "earlier"])
+def test_a_run_out_of_which_a_link_leads_is_not_written(name):
+    last = make_run(Path("run"))
+    Path("thesis").mkdir()
+    Path("run/wandb").mkdir()
+    Path("run/inside").symlink_to("wandb")
+    assert choose_run_folder(["test", last]).path == Path("run")
+    if name == "checkpoints":
+        Path("run/checkpoints").rename("thesis/checkpoints")
+        Path("run/checkpoints").symlink_to("../thesis/checkpoints")
+    else:
+        Path("run", name).symlink_to("../thesis")
+    for options in ({}, {"exact": "run"}):
+        with pytest.raises(ValueError, match=rf"run/{name} is a link to /\S+, which lies out of"):
+            choose_run_folder(["fit", last], **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import re
@@ -9,7 +10,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from framework.utilities.files import (
     write_atomically,
     write_text,
 )
-from tests.helpers.runs import in_child
+from tests.helpers.runs import ROOT, in_child
 
 WRITERS: dict[str, Any] = {
     "bytes": lambda file: file.write(bytes(200_000)),
@@ -40,22 +40,6 @@ WRITERS: dict[str, Any] = {
     "numpy": lambda file: np.save(file, np.random.rand(50_000)),
     "png": lambda file: Image.effect_noise((500, 500), 50).save(file, format="png"),
 }
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)],
-        check=False,
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -224,3 +208,50 @@ def test_two_processes_that_write_one_file_leave_one_of_the_two(tmp_path: Path) 
     assert [process.wait() for process in processes] == [0, 0]
     assert path.read_text() in ("a" * 5000, "b" * 5000)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+CHANGING = {
+    "os": {"link", "makedirs", "mkdir", "mkfifo", "open", "remove", "removedirs", "rename"}
+    | {"renames", "replace", "rmdir", "symlink", "truncate", "unlink"},
+    "shutil": {"copy", "copy2", "copyfile", "copytree", "move", "rmtree", "unpack_archive"},
+}
+"""Functions of modules that make, change or remove files."""
+OF_A_PATH = {"hardlink_to", "mkdir", "rmdir", "symlink_to", "touch", "unlink", "write_bytes"}
+OF_A_PATH |= {"write_text", "extractall"}
+SAVING = {"imsave", "save", "save_file", "savefig", "savetxt", "savez", "to_csv", "to_parquet"}
+"""Functions that write into a file that they are handed, or to a path."""
+ELSEWHERE = {("callbacks/onnx_export.py", "save")}
+"""Into a temporary folder of the system, as the exporter takes no file."""
+
+
+def changes(call: ast.Call) -> bool:
+    """Return whether a call makes, changes or removes files by itself."""
+    function = call.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    owner = getattr(getattr(function, "value", None), "id", "")
+    if name == "open" and owner != "Image":
+        texts = [a.value for a in ast.walk(call) if isinstance(a, ast.Constant)]
+        return any(
+            isinstance(t, str) and re.fullmatch("[rwaxbt+]+", t) and set(t) & set("wax+")
+            for t in texts
+        )
+    if name in SAVING and not (name == "save" and isinstance(function, ast.Name)):
+        return not any(isinstance(a, ast.Name) and a.id == "file" for a in call.args)
+    of_a_path = name in OF_A_PATH and isinstance(function, ast.Attribute)
+    return of_a_path or name in CHANGING.get(owner, ())
+
+
+def test_files_are_made_and_removed_in_one_place() -> None:
+    found = []
+    for package in ("framework", "callbacks", "datamodules", "modules"):
+        for path in (ROOT / package).rglob("*.py"):
+            place = path.relative_to(ROOT).as_posix()
+            if place == "framework/utilities/files.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and changes(node):
+                    found.append((place, node.lineno, ast.unparse(node.func)))
+                if isinstance(node, ast.ImportFrom) and node.module in CHANGING:
+                    found.append((place, node.lineno, f"from {node.module} import"))
+    found = [one for one in found if (one[0], one[2].rpartition(".")[2]) not in ELSEWHERE]
+    assert found == []
