@@ -21,6 +21,7 @@ from framework.detection.tiles import merge_tiles
 from framework.distributed.collectives import gather
 from framework.figures.style import may_fail
 from framework.utilities.checks import check_at_least, check_interval
+from framework.utilities.files import file_name
 from framework.utilities.lightning_internals import datamodule_of
 
 
@@ -72,8 +73,15 @@ class DetectionWriter(Callback):
         self._images: dict[int, Tensor] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier prediction."""
+        """Forget an earlier prediction, and refuse names of classes that no file can have.
+
+        Raises:
+            ValueError: There is such a name, in the checkpoint or the data.
+        """
         self._found, self._places, self._images, self._tiled = [], [], {}, False
+        if isinstance(pl_module, Detector):
+            for name in self._class_names(trainer, pl_module):
+                file_name(name, "A class")
 
     def on_predict_batch_end(
         self,
@@ -120,11 +128,7 @@ class DetectionWriter(Callback):
         numbers = sorted(merged)
         known = getattr(data, "image_names", None)
         names = [known[n] if known is not None else f"{n:06d}" for n in numbers]
-        # labels are those of the run, whatever classes the predicted data have
-        classes = names_of_classes(
-            getattr(pl_module, "class_names", None) or getattr(data, "class_names", None),
-            pl_module.num_classes,
-        )
+        classes = self._class_names(trainer, pl_module)
         folder = Path(self.folder or Path(trainer.default_root_dir) / "detections")
         write_results(folder, [merged[n] for n in numbers], names, classes)
         self._draw(folder, names, [merged[n] for n in numbers], numbers, pictures, data, classes)
@@ -137,6 +141,12 @@ class DetectionWriter(Callback):
             f"{pl_module.score_threshold} written{drawn}{note}",
             soft_wrap=True,
         )
+
+    def _class_names(self, trainer: Trainer, module: Any) -> list[str]:
+        """Return the names of the labels: those of the run, whatever classes the data have."""
+        known = getattr(module, "class_names", None)
+        known = known or getattr(datamodule_of(trainer), "class_names", None)
+        return names_of_classes(known, module.num_classes)
 
     def _of_all_ranks(self, device: torch.device) -> tuple[Tensor, list[Detections]]:
         """Return places (T, 5) and detections of every tile, each once, in the order of ``index``.

@@ -14,6 +14,7 @@ from datamodules.oriented_data import OrientedData, OrientedOptions, check_objec
 from framework.data.image_files import image_size
 from framework.detection.objects import Objects
 from framework.detection.rotated import cxcywhr_to_quad
+from framework.utilities.files import path_below
 
 _BOX = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
 
@@ -42,8 +43,9 @@ class HRSC2016(OrientedData):
 
     Raises:
         FileNotFoundError: a file is not there, by name (at ``setup``).
-        ValueError: an argument out of its range; a label file that is no XML, or an object in it
-            without a box of finite numbers and positive sides; or an image that cannot be decoded.
+        ValueError: an argument out of its range; a name that leads out of the folder; a label file
+            that is no XML, or an object in it without a box of finite numbers and positive sides;
+            or an image that cannot be decoded.
     """
 
     class_names = ("ship",)
@@ -84,10 +86,11 @@ class HRSC2016(OrientedData):
             self.image_names = [Path(path).stem for path in part.paths.tolist()]
 
     def _part(self, part: str, ship: int, training: bool = False) -> TileSet:
-        names = _existing(self.root / "ImageSets" / f"{part}.txt").read_text().split()
-        folder = self.root / "FullDataSet"
-        paths = [_existing(folder / "AllImages" / f"{name}.bmp") for name in names]
-        objects = [read_hrsc(folder / "Annotations" / f"{name}.xml") for name in names]
+        listed = _existing(self.root / "ImageSets" / f"{part}.txt")
+        images, labels = (self.root / "FullDataSet" / f for f in ("AllImages", "Annotations"))
+        names = listed.read_text().split()
+        paths = [_existing(path_below(images, f"{name}.bmp", listed)) for name in names]
+        objects = [read_hrsc(path_below(labels, f"{name}.xml", listed)) for name in names]
         for of_image in objects:
             of_image.label.fill_(ship)
         tiles = [

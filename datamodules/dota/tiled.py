@@ -12,6 +12,7 @@ from datamodules.oriented_data import OrientedData, OrientedOptions
 from framework.data.image_files import decode_image, image_size
 from framework.data.image_folders import find_images
 from framework.detection.objects import Objects
+from framework.utilities.files import file_name
 
 
 class TiledOptions(OrientedOptions, total=False):
@@ -146,10 +147,12 @@ def check_class_names(class_names: Sequence[str]) -> None:
     """Check that classes can be told apart, in result files too.
 
     Raises:
-        ValueError: no class, one twice, or a name that is empty or has white space.
+        ValueError: no class, one twice, or a name that is empty, has white space or cannot be that
+            of a file.
     """
     if not class_names or len(set(class_names)) < len(class_names):
         raise ValueError(f"Classes need names, each its own, got {list(class_names)}.")
     for name in class_names:
         if name.split() != [name]:
             raise ValueError(f"A class cannot be called {name!r}: it has white space.")
+        file_name(name, "A class")

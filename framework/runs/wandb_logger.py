@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from uuid import uuid4
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from framework.utilities.files import write_text
 from framework.utilities.lightning_internals import OpenWandbLogger
+
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class RunWandbLogger(OpenWandbLogger):
@@ -31,6 +35,7 @@ class RunWandbLogger(OpenWandbLogger):
 
     Raises:
         ConnectionError: W&B could not start.
+        ValueError: The file ``wandb_run_id`` of the run folder holds no id.
 
     Example:
         >>> logger = RunWandbLogger(project="digits", offline=True, folder="runs/digits/1")
@@ -94,6 +99,10 @@ class RunWandbLogger(OpenWandbLogger):
 
 def _run_id(path: Path) -> str:
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{uuid4().hex[:8]}\n")
-    return path.read_text().strip()
+        write_text(path, f"{uuid4().hex[:8]}\n")
+    with path.open(errors="replace") as file:
+        found = file.read(200).strip()
+    # W&B makes a folder of this name
+    if not RUN_ID.fullmatch(found):
+        raise ValueError(f"{path} holds {found[:20]!r}, which is no id of a W&B run: remove it.")
+    return found

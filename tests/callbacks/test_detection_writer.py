@@ -183,3 +183,13 @@ def test_two_ranks_write_what_one_process_does(tmp_path, two_ranks):
 def test_arguments_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DetectionWriter(**wrong)
+
+
+def test_a_class_that_no_file_can_be_called_is_refused_before_it_predicts(tmp_path: Path) -> None:
+    class Hostile(Detector):
+        class_names = ("plane", "a/../../thesis")
+
+    trainer = tiny_trainer(tmp_path, [DetectionWriter()], False)
+    with pytest.raises(ValueError, match=r"A class is called 'a/\.\./\.\./thesis'"):
+        trainer.predict(Hostile(), Pictures(tiled=False), return_predictions=False)
+    assert not (tmp_path / "detections").exists()

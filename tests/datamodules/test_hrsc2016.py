@@ -94,3 +94,11 @@ def test_missing_files_are_named(tmp_path):
         ready(root, "test")
     with pytest.raises(FileNotFoundError, match=r"other.txt does not exist"):
         ready(root, "fit", train="other")
+
+
+@pytest.mark.parametrize("name", ["../../../other", "/etc/hostname", "100000001/../../../x"])
+def test_a_name_that_leads_out_of_the_data_is_refused(tmp_path, name):
+    root = written(tmp_path / "data")
+    (root / "ImageSets" / "trainval.txt").write_text(f"100000001\n{name}\n")
+    with pytest.raises(ValueError, match=r"trainval\.txt names '\S+', which does not lie in"):
+        ready(root, "fit")

@@ -82,3 +82,11 @@ def test_importing_the_logger_does_not_import_wandb() -> None:
 def test_without_a_folder_it_says_so() -> None:
     with pytest.raises(ValueError, match="set its `folder`"):
         RunWandbLogger().experiment
+
+
+@pytest.mark.parametrize("identity", ["../../other", "", "a b", "x" * 129, "é"])
+def test_an_id_that_is_none_is_refused(tmp_path: Path, identity: str) -> None:
+    (tmp_path / "wandb_run_id").write_text(identity)
+    with pytest.raises(ValueError, match=r"wandb_run_id holds .*, which is no id of a W&B run"):
+        _ = RunWandbLogger(folder=str(tmp_path)).experiment
+    assert [path.name for path in tmp_path.iterdir()] == ["wandb_run_id"]
