@@ -35,8 +35,10 @@ from framework.runs.run_folder import (
     resolve_checkpoints,
     resolve_configs,
     set_aside,
+    warn_of_removal,
 )
 from framework.runs.version_0_1 import current_arguments
+from framework.utilities.files import write_text
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
 FORESEEN = (
@@ -80,6 +82,8 @@ class SaveConfig(SaveConfigCallback):
     What an earlier evaluation wrote there is moved away.
     """
 
+    _written: tuple[Path, str] | None = None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write nothing yet: what is refused before it starts leaves what it found."""
 
@@ -114,11 +118,19 @@ class SaveConfig(SaveConfigCallback):
         for key in NOT_SAVED:
             config.pop(key, None)
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        write_text(folder / name, text)
+        self._written = (folder / name, text)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
         self.already_saved = True
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write the config again where somebody removed it: no checkpoint is of use without."""
+        if self._written is not None and not self._written[0].exists():
+            warn_of_removal(self._written[0].parent)
+            write_text(*self._written)
 
 
 class TrimtabCLI(DataArgumentsCLI):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +16,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from framework.utilities.files import write_atomically
+from framework.runs.run_folder import warn_of_removal
+from framework.utilities.files import open_in_place, write_atomically, writing
 
 Row = dict[str, Any]
 
@@ -26,6 +29,7 @@ class RunLogger(Logger):
     everything logged at one step shares a row. Training writes ``metrics.csv``, any other command
     its own file, such as ``metrics_test.csv``. Every row is in the file as soon as it is logged.
     Lightning's ``CSVLogger`` deletes what is there when a run is resumed; this one continues it.
+    Where somebody removes the file while the run goes on, it is written again with all its rows.
 
     Args:
         folder: Folder of the file; None leaves it to the command, which sets ``folder`` to the run
@@ -125,12 +129,16 @@ class RunLogger(Logger):
             metrics: Scalars by name.
             step: Optimizer step of the row; default that of the latest row.
         """
-        if self._file is None:
-            # rows of later steps than the first one cannot be of this run
-            self._open(min(self._keep_below, math.inf if step is None else step + 1))
+        with writing(self.path):
+            if self._file is None:
+                # rows of later steps than the first one cannot be of this run
+                self._open(min(self._keep_below, math.inf if step is None else step + 1))
+            elif not self._is_in_place():
+                self._put_back()
+            self._log(metrics, self._row.get("step", 0) if step is None else step)
+
+    def _log(self, metrics: Mapping[str, Any], step: int) -> None:
         assert self._file is not None
-        if step is None:
-            step = self._row.get("step", 0)
         if self._row.get("step") != step:
             self._row = {"epoch": "", "step": step}
             self._row_start = self._file.tell()
@@ -156,6 +164,26 @@ class RunLogger(Logger):
         self._close()
         self._keep_below = math.inf
 
+    def _is_in_place(self) -> bool:
+        """Return whether the file that is written is the one that lies there."""
+        assert self._file is not None
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def _put_back(self) -> None:
+        """Write the file again, of which somebody removed the name; it can still be read."""
+        assert self._file is not None
+        warn_of_removal(self.path.parent)
+        self._file.seek(0)
+        content, place = self._file.read(), self._row_start
+        write_atomically(self.path, lambda file: file.write(content))
+        self._file.close()
+        self._file = open_in_place(self.path)
+        self._file.seek(0, io.SEEK_END)
+        self._row_start = place
+
     def _open(self, keep_below: float) -> None:
         columns, rows = read_metrics(self.path)
         kept = [row for row in rows if row["step"] < keep_below]
@@ -163,10 +191,10 @@ class RunLogger(Logger):
 
     def _rewrite(self, columns: list[str], rows: list[Row]) -> None:
         lines = [_line(columns), *(_line([row.get(c, "") for c in columns]) for row in rows)]
+        write_atomically(self.path, lambda file: file.writelines(lines))
         if self._file is not None:
             self._file.close()
-        write_atomically(self.path, lambda file: file.writelines(lines))
-        self._file = self.path.open("r+b")
+        self._file = open_in_place(self.path)
         end = self._file.seek(0, io.SEEK_END)
         self._columns = columns
         self._row = rows[-1] if rows else {}
@@ -174,7 +202,9 @@ class RunLogger(Logger):
 
     def _close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            # what could not be written was said when it was logged
+            with suppress(OSError):
+                self._file.close()
         self._file, self._columns, self._row = None, [], {}
 
 
@@ -182,12 +212,21 @@ def read_metrics(path: Path) -> tuple[list[str], list[Row]]:
     """Return the columns and rows of a ``metrics.csv``; nothing where there is no file.
 
     Values are text, but for ``step``. A last line that a kill cut short is left out.
+
+    Raises:
+        ValueError: It is no such table.
     """
     if not path.is_file():
         return [], []
-    text = path.read_bytes().decode()
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    rows = [{**row, "step": int(row["step"])} for row in reader]
+    content = path.read_bytes()
+    try:
+        text = content[: content.rfind(b"\n") + 1].decode()
+        reader = csv.DictReader(io.StringIO(text), restkey="", restval="")
+        rows = [{**row, "step": int(row["step"])} for row in reader]
+    except (ValueError, KeyError, csv.Error):
+        raise ValueError(
+            f"{path} holds no metrics of a run: a table whose column 'step' holds whole numbers."
+        ) from None
     return list(reader.fieldnames or []), rows
 
 

@@ -132,11 +132,18 @@ class RunCheckpoint(OpenModelCheckpoint):
             self._due = False
         elif self._can_judge(trainer, epoch_is_over):
             self._due = False
+            self._forget_removed(trainer)
             best = self.best_model_path
             self.save_now(trainer)
             if self._keeps_several and self.best_model_path != best:
                 path = super().format_checkpoint_name({}, self.filename)
                 trainer.save_checkpoint(path, self.save_weights_only)
+
+    def _forget_removed(self, trainer: Trainer) -> None:
+        """Let the next best one be kept, where somebody removed the best one's file."""
+        for path in list(self.best_k_models):
+            if not self.file_exists(path, trainer):
+                del self.best_k_models[path]
 
     def _can_judge(self, trainer: Trainer, epoch_is_over: bool) -> bool:
         """Return whether there is a score, and it is that of the present weights."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch import Callback
 
 import trimtab
+from framework.command import cli
 from tests.helpers.configs import arguments
 from tests.helpers.runs import QUIET
 
@@ -99,3 +102,28 @@ def test_what_is_refused_leaves_the_run_as_it_was(capsys):
             trimtab.main([*command, last, *QUIET])
     assert "trainer.max_epochs is less than" in capsys.readouterr().err
     assert files(Path("run")) == before
+
+
+class RemoveRun(Callback):
+    """Removes the run folder after a step, as a person might."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 3:
+            shutil.rmtree(trainer.default_root_dir)
+
+
+def test_a_run_whose_folder_is_removed_loses_nothing():
+    steps = {"max_steps": 5, "val_check_interval": 2, "limit_val_batches": 1}
+    steps |= {"log_every_n_steps": 1}
+    given = [f"--trainer.{name}={value}" for name, value in steps.items()]
+    args = ["fit", *arguments("classifier"), *given, *QUIET]
+    trimtab.import_configurable_classes()
+    cli.run([*args, "--run_folder=whole"])
+    with pytest.warns(UserWarning, match="run, or a file in it, was removed while its") as said:
+        cli.run([*args, "--run_folder=run"], [RemoveRun()])
+    assert sum("was removed" in str(one.message) for one in said) == 1
+    for name in ("config.yaml", "metrics.csv"):
+        assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
+    kept = {path.name for path in Path("run/checkpoints").iterdir()}
+    assert kept == {path.name for path in Path("whole/checkpoints").iterdir()}
+    assert {"best.ckpt", "last.ckpt"} <= kept

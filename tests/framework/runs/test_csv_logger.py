@@ -1,3 +1,5 @@
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +196,62 @@ def test_tensors_are_written_as_numbers(tmp_path: Path) -> None:
     logger.finalize("success")
     assert logger.path.read_text() == "epoch,step,lr,steps\n0,0,0.25,3\n"
     assert float(read_metrics(logger.path)[1][0]["lr"]) == 0.25
+
+
+class Remove(Callback):
+    """Removes a file or folder at a step, as a person might."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
+
+
+@pytest.mark.parametrize("name", ["", "metrics.csv"])
+@pytest.mark.parametrize("step", [1, 8])
+def test_metrics_that_were_removed_are_written_again(tmp_path: Path, name: str, step: int) -> None:
+    whole = fit(tmp_path / "one")
+    folder = tmp_path / "two"
+    with pytest.warns(UserWarning, match="two, or a file in it, was removed while its") as said:
+        again = fit(folder, Remove(folder / name, step))
+    assert again.read_bytes() == whole.read_bytes()
+    assert sum("was removed" in str(one.message) for one in said) == 1
+
+
+def log_steps(logger: RunLogger, steps: range) -> None:
+    for step in steps:
+        logger.log_metrics({"x": 1.0}, step)
+
+
+def test_a_full_disk_keeps_the_rows_before(small_disk: Path) -> None:
+    path = small_disk / "metrics.csv"
+    logger = RunLogger(str(small_disk))
+    logger.log_metrics({"x": 1.0}, 0)
+    free = os.statvfs(small_disk)
+    (small_disk / "other").write_bytes(bytes(free.f_bavail * free.f_frsize))
+    said = r"metrics\.csv could not be written: no space left on device\.$"
+    with pytest.raises(OSError, match=said):
+        log_steps(logger, range(1, 2000))
+    logger.finalize("failed")
+    _, rows = read_metrics(path)
+    assert len(rows) > 100
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+
+
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", b"step\nx\n", b"step,x\n\n1,2\nnan,1\n", b"\xff\n", b"step\n1e3\n"]
+)
+def test_a_file_of_another_kind_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics\.csv holds no metrics of a run"):
+        read_metrics(tmp_path / "metrics.csv")
+
+
+def test_rows_of_other_lengths_are_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,x\n1\n2,3,4,5\n")
+    _, rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(isinstance(name, str) for row in rows for name in row)
