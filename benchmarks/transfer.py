@@ -1,6 +1,7 @@
 """What every method does on data that it was not tuned on.
 
     python -m benchmarks.transfer --data FOLDER [--results FILE] [--only WORD ...] [--seeds 3]
+        [--epochs N]
 
 FOLDER is that of the data sets. Every system runs by its own config on two data sets, with no flags
 but those that name the data and its sizes, and then with each method in place of the first one, the
@@ -9,7 +10,7 @@ in the best one, which nobody can choose without those labels. ``split_seed`` is
 
 Runs that are in FILE are not repeated, so that one that was stopped goes on, and a new method is
 added by one more call. ``--only`` takes the systems and methods whose name has one of the words,
-and ``--table`` runs nothing.
+and ``--table`` runs nothing. ``--epochs`` trains all of them longer, for a file of its own.
 """
 
 from __future__ import annotations
@@ -194,6 +195,7 @@ def main() -> None:
     command.add_argument("--results", type=Path, help="file that runs are kept in")
     command.add_argument("--only", nargs="*", default=[""], help="words of systems and methods")
     command.add_argument("--table", action="store_true", help="run nothing")
+    command.add_argument("--epochs", type=int, help="epochs of all, default those of the configs")
     arguments = command.parse_args()
     if arguments.data is None:
         command.error("name the folder of the data sets by --data or TRIMTAB_DATA")
@@ -201,11 +203,18 @@ def main() -> None:
         everything = systems(Path(arguments.data), Path(folder))
         path = arguments.results or Path(folder) / "results.jsonl"
         if not arguments.table:
-            run(everything, path, arguments.seeds, arguments.only)
+            length = [f"--trainer.max_epochs={arguments.epochs}"] if arguments.epochs else []
+            run(everything, path, arguments.seeds, arguments.only, length)
         print_tables(read(path), everything)
 
 
-def run(everything: dict[str, System], path: Path, seeds: int, words: Sequence[str]) -> None:
+def run(
+    everything: dict[str, System],
+    path: Path,
+    seeds: int,
+    words: Sequence[str],
+    length: Sequence[str] = (),
+) -> None:
     """Run what is not in the file yet; every seed of all methods before the next."""
     for seed in range(seeds):
         for name, system in everything.items():
@@ -215,7 +224,7 @@ def run(everything: dict[str, System], path: Path, seeds: int, words: Sequence[s
                     if seed in done or not any(word in f"{name} {method}" for word in words):
                         continue
                     metrics = [system.metric, f"{system.best}:{system.metric}"]
-                    values = run_arm([*arm, *flags], seed, metrics)
+                    values = run_arm([*arm, *flags, *length], seed, metrics)
                     row = {"system": name, "data": data, "method": method, "seed": seed}
                     with path.open("a") as file:
                         file.write(json.dumps({**row, "values": values}) + "\n")
