@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, BinaryIO, Unpack
 
 import numpy as np
 import torch
@@ -18,6 +21,24 @@ from datamodules.table_encoding import moments, standardized
 from framework.data.datasets import Batch
 from framework.data.facts import Facts
 from framework.data.raw_inputs import as_rows
+from framework.utilities.limits import (
+    MAX_GZIP,
+    FileTooLargeError,
+    check_size,
+    max_bytes,
+    memory_foreseen,
+    open_file,
+)
+
+_BLOCK = 1 << 20
+_COMPRESSED = 15
+_NUMBERS = (
+    "double",
+    "single",
+    "logical",
+    *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)),
+)
+_REAL = "must be an array of real numbers"
 
 
 class MatFeatures(ClassificationData):
@@ -163,21 +184,70 @@ class MatFeatures(ClassificationData):
 def _read_mat(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     """Return variables of a file, each an array of real numbers."""
     from scipy.io import loadmat, whosmat
+    from scipy.io.matlab import matfile_version
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
+    with open_file(path) as file:
+        with _complete(path):
+            version = matfile_version(file)[0]
+            if version == 1:
+                _check_elements(path, file)
+            file.seek(0)
+            there = whosmat(file) if version < 2 else []
+        if version == 2:
+            raise ValueError(f"{path} is of MATLAB's version 7.3: save it with '-v7'.")
+        for name in names:
+            _check_variable(path, name, there)
+        with _complete(path):
+            file.seek(0)
+            found = loadmat(file, variable_names=names)
+    for name in names:
+        if found[name].dtype.kind not in "fiub":
+            raise ValueError(f"{path}, {name} {_REAL}, not {found[name].dtype.name}.")
+    return {name: found[name] for name in names}
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[None]:
+    """Raise a ``ValueError`` that names the file where SciPy raises anything."""
     try:
-        found = loadmat(path, variable_names=names)
-        there = [name for name, *_ in whosmat(path)]
-    except NotImplementedError:
-        raise ValueError(f"{path} is of MATLAB's version 7.3: save it with '-v7'.") from None
+        with memory_foreseen(path):
+            yield
+    except FileTooLargeError:
+        raise
     except Exception as error:  # of many kinds, by which byte is damaged
         raise ValueError(f"{path} is no complete MATLAB file: {error}.") from None
-    for name in names:
-        if name not in found:
-            raise ValueError(f"{path} has no variable {name!r}; it has {', '.join(there)}.")
-        value = found[name]
-        kind = type(value).__name__ if not isinstance(value, np.ndarray) else value.dtype.name
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
-            raise ValueError(f"{path}, {name} must be an array of real numbers, not {kind}.")
-    return {name: found[name] for name in names}
+
+
+def _check_variable(path: Path, name: str, there: list[tuple[str, tuple[int, ...], str]]) -> None:
+    """Raise unless a variable is numbers, and no more than the limit."""
+    kinds = [(shape, kind) for known, shape, kind in there if known == name]
+    if not kinds:
+        names = ", ".join(known for known, *_ in there)
+        raise ValueError(f"{path} has no variable {name!r}; it has {names}.")
+    for shape, kind in kinds:
+        if kind not in _NUMBERS:
+            raise ValueError(f"{path}, {name} {_REAL}, not {kind}.")
+        # beside the numbers of the file those of single precision
+        check_size(path, 12 * math.prod(shape), f"{name} of shape {shape}", path.stat().st_size)
+
+
+def _check_elements(path: Path, file: BinaryIO) -> None:
+    """Raise if a compressed element of a file of version 5 unpacks to more than the limit.
+
+    SciPy unpacks as much as an element's tags announce, whatever the variable's shape is.
+    """
+    file.seek(126)
+    order = "<" if file.read(2) == b"IM" else ">"
+    while len(tag := file.read(8)) == 8:
+        kind, size = struct.unpack(f"{order}II", tag)
+        end = file.tell() + size
+        if kind == _COMPRESSED and MAX_GZIP * size > max_bytes():
+            stream, count = zlib.decompressobj(), 0
+            while not stream.eof and (block := file.read(min(_BLOCK, end - file.tell()))):
+                while block:
+                    count += len(stream.decompress(block, _BLOCK))
+                    check_size(path, count, "a compressed variable")
+                    block = stream.unconsumed_tail
+        file.seek(end)

@@ -18,7 +18,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from datamodules import USPS, ImageArrays, Tabular
+from datamodules import USPS, ImageArrays, MatFeatures, Tabular
 from datamodules.array_files import map_npy
 from datamodules.idx import read_idx
 from datamodules.labels import read_labels
@@ -183,6 +183,49 @@ def tables(folder):
     yield lambda: wide.setup(), f"names.csv: [0-9,]+ inputs of one-hot codes would take .*{LIMIT}"
 
 
+def element(kind, *parts):
+    content = b"".join(parts)
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def variable(shape, content, matlab_class=6, name=b"fts"):
+    """Return a variable of MATLAB's version 5: by default double, stored as bytes."""
+    return element(
+        14,
+        element(6, struct.pack("<II", matlab_class, 0)),
+        element(5, struct.pack(f"<{len(shape)}i", *shape)),
+        element(1, name),
+        content,
+    )
+
+
+def matlab(folder):
+    top = b"MATLAB 5.0".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
+    one = element(2, b"1")
+    labels = variable((1, 1), one, name=b"labels")
+    for name, parts, message in (
+        ("shape", (variable((1 << 15, 1 << 15), one),), f"fts of shape .* would take 12 .*{LIMIT}"),
+        ("cells", (variable((1 << 15, 1 << 15), b"", 1),), "must be an array of .*, not cell"),
+        ("struct", (variable((1 << 15, 1 << 15), b"", 2),), "must be an array of .*, not struct"),
+        ("object", (variable((1, 1), b"", 3),), "must be an array of real numbers, not object"),
+        (
+            "packed",
+            (element(15, zlib.compress(variable((1, 1), element(2, bytes(1 << 25))))),),
+            f"a compressed variable would take .*{LIMIT}",
+        ),
+        (
+            "name",
+            (element(15, zlib.compress(variable((1, 1), one, name=bytes(1 << 25)))),),
+            f"a compressed variable would take .*{LIMIT}",
+        ),
+        ("short", (variable((1, 1), struct.pack("<II", 2, 1 << 31)),), "is no complete MATLAB"),
+    ):
+        path = write(folder / f"{name}.mat", top, labels, *parts)
+        yield lambda path=path: MatFeatures(str(path)).setup(), f"{name}.mat.*{message}"
+    path = write(folder / "4.mat", struct.pack("<5i", 0, 1 << 20, 1 << 20, 0, 4), b"fts\0")
+    yield lambda: MatFeatures(str(path), labels="fts").setup(), f"fts of shape .*{LIMIT}"
+
+
 def test_a_text_of_many_rows_of_parquet_is_there_once(tmp_path):
     texts = pyarrow.DictionaryArray.from_arrays(np.zeros(1 << 10, np.int32), ["a" * (1 << 20)])
     parquet.write_table(pyarrow.table({"x": texts}), tmp_path / "a.parquet", store_schema=False)
@@ -190,7 +233,7 @@ def test_a_text_of_many_rows_of_parquet_is_there_once(tmp_path):
     assert raised_within([lambda: read_table(tmp_path / "a.parquet").texts("x")]) == [("", "")]
 
 
-@pytest.mark.parametrize("group", [idx, arrays, hdf5, tables])
+@pytest.mark.parametrize("group", [idx, arrays, hdf5, tables, matlab])
 def test_is_refused_before_memory_is_taken(tmp_path, group):
     cases = list(group(tmp_path))
     found = raised_within([case for case, _ in cases])
