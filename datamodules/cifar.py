@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
-from datamodules.labels import check_labels
+from datamodules.labels import check_labels, plain_integers
 from framework.data.restricted_pickle import load_pickle
 from framework.utilities.checks import check_one_of
 
@@ -96,13 +96,17 @@ class CIFAR(ClassificationData):
 
     def _read_batch(self, path: Path) -> tuple[Tensor, Tensor]:
         batch = load_pickle(path)
-        pixels = np.asarray(_field(batch, "data", path))
+        pixels = _field(batch, "data", path)
+        if not isinstance(pixels, np.ndarray):
+            raise ValueError(f"{path}: data must be an array, not {type(pixels).__name__}.")
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
             raise ValueError(
                 f"{path}: data must be uint8 of shape (N, 3072), not {pixels.dtype} of shape "
                 f"{pixels.shape}."
             )
-        label = np.asarray(_field(batch, self.layout.label_field, path))
+        label = _field(batch, self.layout.label_field, path)
+        if not isinstance(label, np.ndarray):
+            label = plain_integers(label, f"{path}: {self.layout.label_field}")
         if label.dtype.kind not in "iu" or label.shape != pixels.shape[:1]:
             raise ValueError(
                 f"{path}: {self.layout.label_field} must be {len(pixels)} integers, not "
@@ -113,7 +117,9 @@ class CIFAR(ClassificationData):
         return torch.tensor(pixels).view(-1, 3, 32, 32), found
 
     def _read_names(self, path: Path) -> list[str]:
-        names = [str(name) for name in _field(load_pickle(path), self.layout.names_field, path)]
+        names = _field(load_pickle(path), self.layout.names_field, path)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{path}: {self.layout.names_field} must be a list of texts.")
         if len(names) != self.num_classes:
             raise ValueError(f"{path}: {len(names)} names for {self.num_classes} classes.")
         return names

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import os
 from pathlib import Path
-from typing import Unpack
+from typing import NoReturn, Unpack
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 import torch
 
@@ -15,7 +16,12 @@ from framework.data.image_files import image_size
 from framework.detection.objects import Objects
 from framework.detection.rotated import cxcywhr_to_quad
 from framework.utilities.files import path_below
+from framework.utilities.limits import check_size, memory_foreseen, open_file, read_text
 
+_BYTES_PER_CHARACTER = 64
+"""Bytes that a character of XML becomes at most, as elements of four."""
+_FARTHEST = 1e9
+"""Pixels that a box is away at most; a number of single precision may have 38 digits."""
 _BOX = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
 
 
@@ -88,7 +94,7 @@ class HRSC2016(OrientedData):
     def _part(self, part: str, ship: int, training: bool = False) -> TileSet:
         listed = _existing(self.root / "ImageSets" / f"{part}.txt")
         images, labels = (self.root / "FullDataSet" / f for f in ("AllImages", "Annotations"))
-        names = listed.read_text().split()
+        names = read_text(listed, _BYTES_PER_CHARACTER, "its names").split()
         paths = [_existing(path_below(images, f"{name}.bmp", listed)) for name in names]
         objects = [read_hrsc(path_below(labels, f"{name}.xml", listed)) for name in names]
         for of_image in objects:
@@ -118,17 +124,14 @@ def read_hrsc(path: Path) -> Objects:
         >>> read_hrsc(path).quads.tolist()
         [[[40.0, 35.0], [60.0, 35.0], [60.0, 45.0], [40.0, 45.0]]]
     """
-    try:
-        items = list(ElementTree.parse(_existing(path)).iter("HRSC_Object"))
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path} is no XML: {error}.") from None
+    items = list(_read_xml(_existing(path)).iter("HRSC_Object"))
     boxes = []
     for number, item in enumerate(items, start=1):
         try:
             box = [float(item.findtext(name, "")) for name in _BOX]
         except ValueError:
             box = []
-        if not box or not all(map(math.isfinite, box)) or min(box[2:4]) <= 0:
+        if not box or not all(abs(value) <= _FARTHEST for value in box) or min(box[2:4]) <= 0:
             raise ValueError(f"{path}, object {number}: no box of finite {', '.join(_BOX)}.")
         boxes.append(box)
     difficult = [item.findtext("difficult", "0").strip() == "1" for item in items]
@@ -137,6 +140,27 @@ def read_hrsc(path: Path) -> Objects:
         torch.zeros(len(boxes), dtype=torch.int64),
         torch.tensor(difficult, dtype=torch.uint8),
     )
+
+
+def _read_xml(path: Path) -> ElementTree.Element:
+    """Return the root of an XML file without a document type, whose entities could be anything."""
+    builder = ElementTree.TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    with open_file(path) as file, memory_foreseen(path):
+        check_size(path, _BYTES_PER_CHARACTER * os.fstat(file.fileno()).st_size, "its elements")
+        try:
+            parser.Parse(file.read(), True)
+        except (expat.ExpatError, ValueError) as error:
+            raise ValueError(f"{path} is no XML: {error}.") from None
+    return builder.close()
+
+
+def _refuse_doctype(name: str, *_: object) -> NoReturn:
+    raise ValueError(f"it has a document type, {name[:40]!r}")
 
 
 def _existing(path: Path) -> Path:

@@ -95,15 +95,17 @@ def _integers(values: object, path: Path) -> Tensor:
     return torch.from_numpy(found.astype(np.int64))
 
 
-def plain_integers(values: object, path: Path) -> np.ndarray:
+def plain_integers(values: object, source: str | Path) -> np.ndarray:
     """Return a list of integers as an array; of nested lists NumPy might make more than there is.
 
     Raises:
         ValueError: It is anything else.
     """
     if not isinstance(values, (list, tuple)) or not all(type(value) is int for value in values):
-        raise ValueError(f"{path} must hold integers, not {type(values).__name__} of other things.")
+        raise ValueError(
+            f"{source} must be a list of integers, not a {type(values).__name__} of others."
+        )
     try:
         return np.array(values, dtype=np.int64)
     except OverflowError:
-        raise ValueError(f"{path} holds an integer of more than 64 bits.") from None
+        raise ValueError(f"{source} holds an integer of more than 64 bits.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Unpack
@@ -12,6 +13,8 @@ from datamodules.dota.labels import LineError, coordinates, objects_of_lines, re
 from datamodules.dota.tiled import check_class_names
 from framework.detection.objects import Objects
 from framework.utilities.yaml_files import read_yaml
+
+_NUMBER = re.compile(r"\d{1,9}")
 
 
 class YOLOOBB(LabeledTiles):
@@ -74,8 +77,8 @@ class YOLOOBB(LabeledTiles):
             raise LineError(f"{len(fields)} fields instead of 'class x1 y1 x2 y2 x3 y3 x4 y4'.")
         shares = coordinates(fields[1:])
         known = len(self.own_names)
-        if not fields[0].isdecimal() or int(fields[0]) >= known:
-            message = f"{fields[0]} is no number of a class, 0 to {known - 1}."
+        if not _NUMBER.fullmatch(fields[0]) or int(fields[0]) >= known:
+            message = f"{fields[0][:60]} is no number of a class, 0 to {known - 1}."
             raise LineError(message, "unknown class")
         label = self.label_numbers[int(fields[0])]
         return [share * size[k % 2] for k, share in enumerate(shares)], label, 0

@@ -16,6 +16,7 @@ from datamodules.array_files import map_npy
 from framework.distributed.collectives import barrier, rank, world_size
 from framework.language.language_model import LanguageModel
 from framework.utilities.files import write_atomically
+from framework.utilities.json_files import read_json
 
 FILE_BYTES = 1 << 27
 """Size of a file of the cache: what a killed run computes again, at most."""
@@ -215,9 +216,12 @@ class Cache:
 
     def _check(self, path: Path) -> None:
         try:
-            present = json.loads(path.read_text())
-        except ValueError:
-            raise ValueError(f"{path} is no JSON: remove the folder to compute it again.") from None
+            present = read_json(path)
+        except ValueError as error:
+            message = f"{str(error).removesuffix('.')}; remove the folder to compute it again."
+            raise ValueError(message) from None
+        if not isinstance(present, dict):
+            raise ValueError(f"{path} is no description of activations: remove the folder.")
         for name, value in self.description.items():
             if present.get(name) != value:
                 raise ValueError(

@@ -14,9 +14,12 @@ from framework.detection.objects import Objects
 from framework.detection.rotated import is_convex
 from framework.detection.rotated.boxes import signed_area
 from framework.utilities.files import write_text
+from framework.utilities.limits import read_text
 
 _HEADER = re.compile(r"[A-Za-z ]+:")
 """``imagesource:GoogleEarth``, ``gsd:0.146`` and the like."""
+_BYTES_PER_CHARACTER = 256
+"""Bytes that a character of a label file becomes at most, as lines of two with their places."""
 
 
 def read_labels(
@@ -63,9 +66,9 @@ def read_labels(
 def read_lines(path: str | Path, faults: LabelErrors | None = None) -> list[tuple[str, str]]:
     """Return the lines of a text file that are not empty, each after its place for messages."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        _report("unreadable label file", f"{path} is not a text file in UTF-8: {error}.", faults)
+        lines = read_text(path, _BYTES_PER_CHARACTER).splitlines()
+    except ValueError as error:
+        _report("unreadable label file", str(error), faults)
         return []
     return [(f"{path}, line {k}", line) for k, line in enumerate(lines, start=1) if line.strip()]
 
@@ -132,7 +135,7 @@ def coordinates(fields: Sequence[str]) -> list[float]:
     try:
         found = [float(field) for field in fields]
     except ValueError:
-        raise LineError(f"'{' '.join(fields)}' are not eight coordinates.") from None
+        raise LineError(f"'{' '.join(fields)[:99]}' are not eight coordinates.") from None
     if not all(map(math.isfinite, found)):
         raise LineError("a coordinate is not finite.")
     return found
@@ -146,11 +149,11 @@ def _parse(fields: list[str], numbers: dict[str, int]) -> tuple[list[float], int
     corners = coordinates(fields[:8])
     if fields[8] not in numbers:
         message = (
-            f"{fields[8]} is none of the classes {', '.join(numbers)}; `classes` names others."
+            f"{fields[8][:60]} is none of the classes {', '.join(numbers)}; `classes` names others."
         )
         raise LineError(message, "unknown class")
     if fields[9:] not in ([], ["0"], ["1"], ["2"]):
-        raise LineError(f"difficult must be 0, 1 or 2, got {fields[9]}.")
+        raise LineError(f"difficult must be 0, 1 or 2, got {fields[9][:60]}.")
     return corners, numbers[fields[8]], int(fields[9]) if fields[9:] else 0
 
 

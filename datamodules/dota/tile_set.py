@@ -18,6 +18,7 @@ from framework.data.image_files import decode_image, image_info, image_size
 from framework.detection.objects import Objects, ObjectTable
 from framework.detection.tiles import tile_objects, tile_origins
 from framework.utilities.files import make_folder, remove_parts, write_atomically, write_text
+from framework.utilities.json_files import read_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -120,7 +121,7 @@ class TileCache:
                 raise ValueError(f"{folder} holds pictures that are no tiles of this data set.")
             write_text(path, json.dumps(settings))
         remove_parts(folder)
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if found != settings:
             raise ValueError(
                 f"{folder} holds tiles cut with {found}, not {settings}: remove it, or name "

@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from framework.utilities.files import file_name, write_text
+from framework.utilities.limits import read_text
+
+_BYTES_PER_CHARACTER = 64
+"""Bytes that a character of a file becomes at most, as lines of ten fields."""
 
 
 def write_results(
@@ -110,12 +114,12 @@ def read_results(
         path = Path(folder) / f"Task1_{class_name}.txt"
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: every class needs a result file.")
-        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for line, text in enumerate(read_text(path, _BYTES_PER_CHARACTER).splitlines(), start=1):
             if not text.strip():
                 continue
             name, *fields = text.split()
             if name not in numbers_of:
-                raise ValueError(f"{path}, line {line}: no image is called {name}.")
+                raise ValueError(f"{path}, line {line}: no image is called {name[:60]}.")
             rows[numbers_of[name]].append(_numbers(fields, f"{path}, line {line}"))
             labels[numbers_of[name]].append(label)
     return [_detections(*of_image) for of_image in zip(rows, labels, strict=True)]

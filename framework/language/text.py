@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from framework.data.folders import find_files
+from framework.utilities.json_files import BYTES_PER_CHARACTER, parse_json
+from framework.utilities.limits import check_size, max_bytes, open_file
 
 PYDOC = "pydoc"
 SUFFIXES = (".txt", ".jsonl")
@@ -26,7 +28,8 @@ def read_texts(source: str, field: str = "text") -> Iterator[str]:
     Args:
         source: Source of the texts: ``pydoc``, the reference pages of the Python language that
             every CPython carries (465,000 characters); a ``.txt`` file in UTF-8, which is yielded
-            in blocks that end with a line; a ``.jsonl`` file of one JSON object a line; or a
+            in blocks that end with a line, unless that has more than ``BLOCK`` characters; a
+            ``.jsonl`` file of one JSON object a line; or a
             folder, in which such files are looked for at any depth and read in the order of their
             paths; hidden ones are skipped.
         field: Field of a JSON object that holds the text.
@@ -63,18 +66,25 @@ def _files(path: Path) -> list[Path]:
 
 
 def _blocks(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
+    with _opened(path) as file:
         while block := file.read(BLOCK):
-            yield block + file.readline()
+            yield block + file.readline(BLOCK)
+
+
+def _opened(path: Path) -> TextIO:
+    return io.TextIOWrapper(open_file(path), encoding="utf-8")
 
 
 def _objects(path: Path, field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
+    longest = max_bytes() // BYTES_PER_CHARACTER
+    with _opened(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(longest + 1), ""), start=1):
             if not line.strip():
                 continue
+            place = f"{path}, line {number}"
+            check_size(place, len(line) * BYTES_PER_CHARACTER, "a line of this length")
             try:
-                text = json.loads(line)[field]
+                text = parse_json(line, place)[field]
             except (ValueError, KeyError, TypeError):
                 text = None
             if not isinstance(text, str):

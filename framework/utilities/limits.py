@@ -95,6 +95,27 @@ def open_file(path: str | Path) -> BinaryIO:
     return Path(path).open("rb")
 
 
+def read_text(path: str | Path, factor: int, what: str = "its lines") -> str:
+    """Return a text in UTF-8, with or without a byte-order mark.
+
+    Args:
+        path: File.
+        factor: Bytes of memory that each byte will take at most.
+        what: What the text becomes, for the message.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        FileTooLargeError: It would take more than the limit.
+        ValueError: It is no regular file, or not in UTF-8.
+    """
+    with open_file(path) as file, memory_foreseen(path):
+        check_size(path, factor * os.fstat(file.fileno()).st_size, what)
+        try:
+            return file.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from None
+
+
 class Unpacked(io.BufferedReader):
     """Reader of what a stream unpacks to, which raises where that is above the limit.
 

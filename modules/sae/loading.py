@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from framework.sparse_coding.selection import BatchTopK, Selection, TokenChoice
+from framework.utilities.json_files import read_json
 from modules.sae.activations import Activation, GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.export import CONFIG, WEIGHTS
 from modules.sae.network import SparseAutoencoder
@@ -230,10 +230,7 @@ def _whole(k: Any, file: Path) -> int:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold an object.")
     return found

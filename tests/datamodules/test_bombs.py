@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import re
 import struct
 import zipfile
@@ -19,10 +20,16 @@ import pytest
 from pyarrow import parquet
 
 from datamodules import USPS, ImageArrays, MatFeatures, Tabular
+from datamodules.activations.file import read_activations
 from datamodules.array_files import map_npy
+from datamodules.dota.labels import read_labels as read_objects
+from datamodules.hrsc2016 import read_hrsc
 from datamodules.idx import read_idx
-from datamodules.labels import read_labels
+from datamodules.labels import plain_integers, read_labels
 from datamodules.table_reader import read_table
+from framework.data.image_files import decode_image
+from framework.language.text import BLOCK, read_texts
+from framework.utilities.json_files import read_json
 from tests.helpers.memory import raised_within
 
 GIB = 1 << 30
@@ -226,6 +233,91 @@ def matlab(folder):
     yield lambda: MatFeatures(str(path), labels="fts").setup(), f"fts of shape .*{LIMIT}"
 
 
+def texts(folder):
+    laughs = b"".join(b'<!ENTITY l%d "%s">' % (k, b"&l%d;" % (k - 1) * 10) for k in range(1, 12))
+    box = "".join(f"<{name}>1e300</{name}>" for name in ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h"))
+    far = f"<a><HRSC_Object>{box}<mbox_ang>0</mbox_ang></HRSC_Object></a>".encode()
+    doctype = "is no XML: it has a document type"
+    for name, content, message in (
+        ("laughs.xml", b'<!DOCTYPE a [<!ENTITY l0 "ha">' + laughs + b"]><a>&l11;</a>", doctype),
+        ("file.xml", b'<!DOCTYPE a [<!ENTITY f SYSTEM "/etc/passwd">]><a>&f;</a>', doctype),
+        ("entity.xml", b"<a>&f;</a>", "is no XML: undefined entity"),
+        ("long.xml", b"<a>" * (1 << 20), f"its elements would take .*{LIMIT}"),
+        ("deep.xml", b"<a>" * (1 << 16), "is no XML: no element found"),
+        ("far.xml", far, "object 1: no box of finite"),
+    ):
+        path = write(folder / name, content)
+        yield lambda path=path: read_hrsc(path), f"{name}.*{message}"
+    for name, content, message in (
+        ("deep.json", b"[" * (1 << 17), "is no JSON: .*recursion"),
+        ("long.json", b"[" * (1 << 20), f"its values would take .*{LIMIT}"),
+        ("nan.json", b'{"k": NaN}', "is no JSON: NaN is no number of JSON"),
+        ("digits.json", b"9" * 5000, "is no JSON: .*4300 digits"),
+        ("bytes.json", b"\xff{}", "is no JSON: 'utf-8' codec"),
+    ):
+        path = write(folder / name, content)
+        yield lambda path=path: read_json(path), f"{name}.*{message}"
+    for name, content, message in (
+        ("long.txt", b"a\n" * (1 << 16), f"its lines would take .*{LIMIT}"),
+        ("field.txt", b"1" * (1 << 15), "line 1: 1 fields instead"),
+        ("class.txt", b"0 0 8 0 8 4 0 4 " + b"a" * 9999, "line 1: a{60} is none of the classes"),
+        ("numbers.txt", b"a" * 9999 + b" 0 8 0 8 4 0 4 ship", "line 1: 'a{99}' are not eight"),
+        ("far.txt", b"0 0 1e308 0 1e308 1e308 0 1e308 ship", "enclose no convex area"),
+    ):
+        path = write(folder / name, content)
+        yield lambda path=path: read_objects(path, ["ship"]), f"{name}.*{message}"
+    jsonl = write(folder / "a.jsonl", b"[" * (1 << 16) + b"\n")
+    yield lambda: list(read_texts(str(jsonl))), "a.jsonl, line 1 is no JSON object with a text"
+    line = write(folder / "b.jsonl", b"[" * (1 << 20))
+    yield lambda: list(read_texts(str(line))), f"b.jsonl, line 1: a line of this .*{LIMIT}"
+
+
+def test_nested_lists_of_a_pickle_are_no_labels():
+    values = [0] * 10
+    for _ in range(12):
+        values = [values] * 10
+    ((kind, said),) = raised_within([lambda: plain_integers(values, "a")])
+    assert (kind, said) == ("ValueError", "a must be a list of integers, not a list of others.")
+
+
+def test_a_text_without_lines_is_read_in_blocks(tmp_path):
+    path = write(tmp_path / "a.txt", b"a" * (5 * BLOCK + 1))
+    blocks = list(read_texts(str(path)))
+    assert [len(block) for block in blocks] == [2 * BLOCK, 2 * BLOCK, BLOCK + 1]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    readers = {
+        "idx": lambda path: read_idx(path, 3),
+        "idx.gz": lambda path: read_idx(path, 3),
+        "npy": read_labels,
+        "txt": read_labels,
+        "pt": read_labels,
+        "npz": lambda path: ImageArrays(str(path)).setup(),
+        "mat": lambda path: MatFeatures(str(path)).setup(),
+        "csv": read_table,
+        "csv.gz": read_table,
+        "parquet": read_table,
+        "xml": read_hrsc,
+        "label": lambda path: read_objects(path, ["ship"]),
+        "json": read_json,
+        "text.txt": lambda path: list(read_texts(str(path))),
+        "jsonl": lambda path: list(read_texts(str(path))),
+        "activations.npy": read_activations,
+        "activations.pt": read_activations,
+        "png": decode_image,
+    }
+    cases = []
+    for ending, read in readers.items():
+        os.mkfifo(tmp_path / f"a.{ending}")
+        cases.append(lambda path=tmp_path / f"a.{ending}", read=read: read(path))
+    (tmp_path / "arrays").mkdir()
+    os.mkfifo(tmp_path / "arrays" / "train_images.npy")
+    cases.append(lambda: ImageArrays(str(tmp_path / "arrays")).setup())
+    for kind, said in raised_within(cases, seconds=30):
+        assert kind in ("ValueError", "FileNotFoundError"), said
+
+
 def test_a_text_of_many_rows_of_parquet_is_there_once(tmp_path):
     texts = pyarrow.DictionaryArray.from_arrays(np.zeros(1 << 10, np.int32), ["a" * (1 << 20)])
     parquet.write_table(pyarrow.table({"x": texts}), tmp_path / "a.parquet", store_schema=False)
@@ -233,7 +325,7 @@ def test_a_text_of_many_rows_of_parquet_is_there_once(tmp_path):
     assert raised_within([lambda: read_table(tmp_path / "a.parquet").texts("x")]) == [("", "")]
 
 
-@pytest.mark.parametrize("group", [idx, arrays, hdf5, tables, matlab])
+@pytest.mark.parametrize("group", [idx, arrays, hdf5, tables, matlab, texts])
 def test_is_refused_before_memory_is_taken(tmp_path, group):
     cases = list(group(tmp_path))
     found = raised_within([case for case, _ in cases])

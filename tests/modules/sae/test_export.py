@@ -260,7 +260,7 @@ def test_refuses(tmp_path) -> None:
         with pytest.raises(ValueError, match=says):
             load_autoencoder(tmp_path)
     (tmp_path / "cfg.json").write_text("[")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="is no JSON"):
         load_autoencoder(tmp_path)
     (tmp_path / "cfg.json").write_text(json.dumps(config))
     weights = load_file(tmp_path / "sae_weights.safetensors")
