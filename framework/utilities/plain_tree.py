@@ -1,0 +1,117 @@
+"""What a walk over nested plain containers would cost, where parts of them are shared."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from framework.utilities.limits import check_size
+
+MAX_DEPTH = 200
+FEW_VALUES = 1 << 20
+SHARING = 4
+"""How many times over a file may share its parts, as tied weights do, whatever the limit is."""
+
+_SCALARS = frozenset({type(None), bool, int, float, complex})
+_TEXTS = frozenset({str, bytes, bytearray})
+_SEQUENCES = frozenset({list, tuple, set, frozenset, torch.Size})
+_DICTS = frozenset({dict, OrderedDict, Counter, defaultdict})
+
+
+class PlainTree:
+    """Nested containers whose parts are counted, a shared part as often as it is reached.
+
+    A few bytes can nest lists of one list so often that a copy, a walk or a printout of them would
+    never end, or share one tensor among a million names.
+
+    Args:
+        root: Plain values, tensors, NumPy arrays, and lists, tuples, sets and dicts of them.
+        others: Further classes whose attributes are walked.
+
+    Attributes:
+        values: Number of values.
+        bytes: Bytes of tensors, arrays and texts.
+        tensors: Every tensor once.
+
+    Raises:
+        ValueError: A container that holds itself, more than 200 inside one another, or a value of
+            another class.
+
+    Example:
+        >>> part = ["ab", "cd"]
+        >>> tree = PlainTree({"one": part, "other": part})
+        >>> tree.values, tree.bytes
+        (9, 14)
+    """
+
+    def __init__(self, root: Any, others: tuple[type, ...] = ()) -> None:
+        self.others = others
+        self.tensors: list[Tensor] = []
+        self._found: dict[int, tuple[int, int] | None] = {}
+        self.values, self.bytes = self._count(root, 0)
+
+    def check(self, path: str | Path, stored: int) -> None:
+        """Refuse a file of which this is the content where walking it would cost too much.
+
+        Args:
+            path: File in the message.
+            stored: Bytes of the file.
+
+        Raises:
+            ValueError: There are more values, or bytes, than the file can mean.
+        """
+        if self.bytes > SHARING * stored:
+            check_size(path, self.bytes, "its content, with shared parts as often as they are used")
+        if self.values > max(FEW_VALUES, SHARING * stored):
+            raise ValueError(
+                f"{path} was not loaded: it nests shared containers so that {self.values:.2g} "
+                f"values come of {stored:,} bytes."
+            )
+
+    def _count(self, value: Any, depth: int) -> tuple[int, int]:
+        kind = type(value)
+        if kind in _SCALARS:
+            return 1, 0
+        if kind in _TEXTS:
+            return 1, len(value)
+        key = id(value)
+        if key not in self._found:
+            if depth > MAX_DEPTH:
+                raise ValueError(f"its containers are more than {MAX_DEPTH} deep")
+            self._found[key] = None
+            self._found[key] = self._count_parts(value, kind, depth)
+        found = self._found[key]
+        if found is None:
+            raise ValueError("a container holds itself")
+        return found
+
+    def _count_parts(self, value: Any, kind: type, depth: int) -> tuple[int, int]:
+        if isinstance(value, Tensor):
+            self.tensors.append(value)
+            return 1, value.numel() * value.element_size()
+        if isinstance(value, (torch.dtype, torch.device)):
+            return 1, 0
+        if isinstance(value, np.dtype):
+            return 1, value.itemsize
+        if isinstance(value, (np.ndarray, np.generic)):
+            parts = value.ravel().tolist() if value.dtype.hasobject else ()
+            stored = value.nbytes
+        elif kind in _DICTS:
+            parts, stored = [*value, *value.values()], 0
+            parts += vars(value).values() if kind is OrderedDict else ()
+        elif kind in _SEQUENCES:
+            parts, stored = value, 0
+        elif isinstance(value, self.others):
+            parts, stored = [*vars(value).values()] if hasattr(value, "__dict__") else (), 0
+        else:
+            raise ValueError(f"it holds a {kind.__name__}")
+        values = 1
+        for part in parts:
+            inner = self._count(part, depth + 1)
+            values, stored = values + inner[0], stored + inner[1]
+        return values, stored
