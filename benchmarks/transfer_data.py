@@ -35,9 +35,9 @@ def cifar10n(data: Path, folder: Path) -> tuple[list[str], list[str]]:
 
     The labels are the worst of three that each image was given, 40 % of them wrong.
     """
-    from framework.data.restricted_pickle import load_torch
+    from framework.utilities.tensor_archive import load_archive
 
-    columns = load_torch(data / "cifar10n" / "CIFAR-10_human.pt")
+    columns = load_archive(data / "cifar10n" / "CIFAR-10_human.pt")
     true, given = (np.asarray(columns[n])[:1300] for n in ("clean_label", "worse_label"))
     seen: dict[int, int] = {}
     images = []

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from datamodules.array_files import read_npy
-from framework.data.restricted_pickle import load_torch
 from framework.utilities.limits import check_size, memory_foreseen, open_file
+from framework.utilities.tensor_archive import load_archive
 
 _LONGEST = 1 << 10
 """Bytes of the longest line of a label file."""
@@ -58,7 +58,7 @@ def read_labels(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
 
 
 def _read_columns(path: Path, key: str | None) -> dict[str, Tensor]:
-    columns = load_torch(path)
+    columns = load_archive(path)
     if not isinstance(columns, dict):
         raise ValueError(f"{path} holds a {type(columns).__name__} instead of a dict of arrays.")
     if key not in columns:

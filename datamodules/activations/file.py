@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -20,6 +19,7 @@ from datamodules.array_files import map_npy
 from framework.data.datamodule import check_share
 from framework.data.datasets import root_and_rows
 from framework.utilities.packages import require_package
+from framework.utilities.tensor_archive import load_archive, load_safetensors
 
 SCAN_ROWS = 1 << 14
 
@@ -44,12 +44,7 @@ def read_activations(path: str | Path, key: str | None = None) -> Tensor:
     readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".pt": _read_pt}
     if path.suffix not in readers:
         raise ValueError(f"{path}: activations must end in {', '.join(readers)}.")
-    try:
-        found = readers[path.suffix](path)
-    except (ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is not a whole {path.suffix} file: {reason}") from None
-    values = _chosen(found, path, key)
+    values = _chosen(readers[path.suffix](path), path, key)
     if values.ndim != 2 or not values.numel():
         raise ValueError(f"{path} holds {tuple(values.shape)}, not activations (N, d).")
     if not values.is_floating_point():
@@ -69,20 +64,11 @@ def _read_npy(path: Path) -> Any:
 
 def _read_safetensors(path: Path) -> Any:
     require_package("safetensors", extra="language", purpose=str(path))
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except Exception as error:  # its own error class is no ValueError
-        raise ValueError(str(error)) from None
+    return load_safetensors(path)
 
 
 def _read_pt(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:
-        # torch's format of before 1.6 cannot be mapped
-        return torch.load(path, map_location="cpu", weights_only=True)
+    return load_archive(path, mmap=True)
 
 
 def _chosen(found: Any, path: Path, key: str | None) -> Tensor:

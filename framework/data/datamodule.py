@@ -19,7 +19,7 @@ from framework.data.origin import has_changed, is_another, is_elsewhere, origin_
 from framework.data.samplers import GlobalBatchSampler, SampleKey, StreamOptions
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.checks import check_at_least
-from framework.utilities.lightning_internals import training_progress
+from framework.utilities.lightning_internals import CheckedLoading, training_progress
 from framework.utilities.randomness import global_seed, stable_seed
 
 
@@ -62,7 +62,7 @@ def _leave_signals_to_the_run(worker: int) -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-class DataModule(LightningDataModule):
+class DataModule(CheckedLoading, LightningDataModule):
     """Base of every map-style datamodule: elastic sampling and exact resume.
 
     A subclass sets ``train_set``, ``val_set``, ``test_set`` and ``predict_set`` (those it has) in

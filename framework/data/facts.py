@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from framework.objectives.errors import IncompatibleError
+from framework.utilities.tensor_archive import load_archive
 
 KEY = "data_facts"
 """Where a checkpoint keeps the facts, whatever the class of the datamodule."""
@@ -95,10 +95,9 @@ def read_facts(checkpoint: str | Path) -> Facts:
     if not Path(checkpoint).is_file():
         return {}
     try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, LookupError, ValueError, OSError, pickle.UnpicklingError):
+        facts = load_archive(checkpoint, mmap=True, key=KEY)
+    except (ValueError, OSError):
         return {}
-    facts = loaded.get(KEY) if isinstance(loaded, dict) else None
     return facts if isinstance(facts, dict) else {}
 
 

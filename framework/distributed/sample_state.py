@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from framework.distributed.collectives import (
 )
 from framework.distributed.shared_file import shared_zeros
 from framework.utilities.checks import check_one_of
+from framework.utilities.tensor_archive import load_archive
 
 Layout = Literal["replicated", "exchange", "memmap", "local"]
 
@@ -264,7 +264,7 @@ class SampleState:
         Raises:
             RuntimeError: the layout is ``replicated``, see ``load_state_dict``.
             FileNotFoundError: a file is missing; it is named.
-            ValueError: a file is truncated, or belongs to another table.
+            ValueError: a file is damaged, or belongs to another table.
         """
         self._check_saved_by("load_shards", sharded=True)
         paths = _shard_paths(directory, name)
@@ -282,12 +282,12 @@ class SampleState:
             self._table.copy_(rows)
 
     def _read_shard(self, path: Path, writer: int, writers: int) -> dict[str, Any]:
+        saved = load_archive(path, mmap=True)
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             rows, shards = saved["rows"], int(saved["shards"])
             expected = len(_rows_of(writer, writers, shards, int(saved["num_samples"])))
             whole = len(rows) == expected
-        except (RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        except (ValueError, KeyError, TypeError):
             whole = False
         if not whole:
             raise ValueError(f"{path} is not a whole shard of per-sample memory.")

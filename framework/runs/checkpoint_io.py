@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import struct
 import uuid
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from framework.utilities.files import (
     remove_parts,
     write_atomically,
 )
+from framework.utilities.tensor_archive import load_archive
 
 TOKEN = re.compile(r"[0-9a-f]{12}")
 SHARD = re.compile(r".+-\d+-of-\d+\.pt", re.DOTALL)
@@ -51,7 +50,7 @@ def use_atomic_checkpoints(trainer: Trainer) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, replaced atomically and loaded with ``weights_only=True``.
+    """Lightning's checkpoint files, replaced atomically and loaded as data.
 
     Side files of an older version of the same checkpoint are removed once the new one is in place.
     """
@@ -71,25 +70,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: Any = None
     ) -> dict[str, Any]:
-        """Read a checkpoint of tensors and plain containers; names of version 0.1 are translated.
+        """Read a checkpoint by ``load_archive``, to the CPU; names of version 0.1 are translated.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is truncated, or holds anything else; nothing of it was executed.
+            FileNotFoundError: There is none.
+            ValueError: It is damaged, or holds more than tensors and plain containers; nothing of
+                it was run.
         """
         if "://" not in str(path) and not Path(path).is_file():
             raise FileNotFoundError(f"There is no checkpoint at {path}.")
-        try:
-            loaded = super().load_checkpoint(path, map_location, weights_only=True)
-        except pickle.UnpicklingError as error:
-            # torch's own text goes on to advise loading it all the same
-            named = re.search(r"GLOBAL ([\w.]+)", str(error))
-            what = f" (it names {named.group(1)})" if named else ""
-            raise ValueError(
-                f"{path} holds more than tensors and plain containers{what} and was not loaded."
-            ) from error
-        except (RuntimeError, EOFError, LookupError, ValueError, struct.error) as error:
-            raise ValueError(f"{path} is not a whole checkpoint.") from error
+        loaded = load_archive(path)
         if not isinstance(loaded, dict) or "state_dict" not in loaded:
             raise ValueError(f"{path} is not a Lightning checkpoint: it has no 'state_dict'.")
         return current_checkpoint(loaded)

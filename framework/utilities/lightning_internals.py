@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loops.loop import _Loop
+
+from framework.utilities.tensor_archive import load_archive, read_archive
 
 # ---- the Trainer ------------------------------------------------------------------------------
 
@@ -189,7 +193,45 @@ def stop_calling_before_saving(trainer: Trainer) -> None:
 # ---- parts that are overridden ----------------------------------------------------------------
 
 
-class QuickHooksModule(LightningModule):
+class CheckedLoading:
+    """``load_from_checkpoint`` of Lightning's classes, of checkpoints that ``load_archive`` takes.
+
+    Lightning compares no checksums, and its message on a file that holds code is torch's advice to
+    load it all the same.
+    """
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
+        """Return Lightning's result, of a checkpoint of tensors and plain containers.
+
+        Args:
+            checkpoint_path: Path of the checkpoint, or a seekable binary file.
+            *args: Arguments of Lightning's method.
+            **options: Arguments of Lightning's method, and of the class.
+
+        Raises:
+            FileNotFoundError: There is no such checkpoint.
+            ValueError: It is damaged, or holds anything else; nothing of it was run.
+        """
+        if isinstance(checkpoint_path, (str, os.PathLike)):
+            load_archive(os.fspath(checkpoint_path), mmap=True)
+        else:
+            start = checkpoint_path.tell()
+            read_archive(checkpoint_path, "The checkpoint")
+            checkpoint_path.seek(start)
+        lightning: Any = super()
+        try:
+            loaded: Self = lightning.load_from_checkpoint(
+                checkpoint_path, *args, **{**options, "weights_only": True}
+            )
+        except pickle.UnpicklingError:
+            raise ValueError(
+                f"{checkpoint_path} holds NumPy arrays, which Lightning does not load."
+            ) from None
+        return loaded
+
+
+class QuickHooksModule(CheckedLoading, LightningModule):
     """``LightningModule`` whose hooks cost less.
 
     Around each of some 20 hooks a step, Lightning writes the hook's name into the module, and

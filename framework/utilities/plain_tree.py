@@ -65,12 +65,16 @@ class PlainTree:
         Raises:
             ValueError: There are more values, or bytes, than the file can mean.
         """
-        if self.bytes > SHARING * stored:
-            check_size(path, self.bytes, "its content, with shared parts as often as they are used")
+        check_size(
+            path,
+            self.bytes,
+            "its content, with shared parts as often as they are used,",
+            stored=SHARING * stored,
+        )
         if self.values > max(FEW_VALUES, SHARING * stored):
             raise ValueError(
-                f"{path} was not loaded: it nests shared containers so that {self.values:.2g} "
-                f"values come of {stored:,} bytes."
+                f"its {stored:,} bytes nest shared containers so that they mean more than "
+                f"{FEW_VALUES:,} values"
             )
 
     def _count(self, value: Any, depth: int) -> tuple[int, int]:

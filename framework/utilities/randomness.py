@@ -27,7 +27,7 @@ def global_seed() -> int:
 def capture_rng() -> dict[str, Any]:
     """Return the states of Python's, NumPy's, torch's CPU and every CUDA generator.
 
-    Holds tensors and plain containers only, so that ``torch.load(weights_only=True)`` reads it.
+    Holds tensors and plain containers only, as checkpoints do.
     """
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)

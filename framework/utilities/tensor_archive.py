@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from framework.utilities.array_pickle import ARRAY_STATES, ARRAYS
-from framework.utilities.limits import memory_foreseen, open_file
+from framework.utilities.limits import FileTooLargeError, memory_foreseen, open_file
 from framework.utilities.plain_pickle import (
     PLAIN,
     Constructor,
@@ -125,21 +125,23 @@ def load_safetensors(path: str | Path) -> dict[str, Tensor]:
 @contextmanager
 def _refused_in_one_line(path: str | Path) -> Iterator[None]:
     """Name the file in whatever its content raises, which a damaged one makes of any kind."""
-    try:
-        with memory_foreseen(path):
+    with memory_foreseen(path):
+        try:
             yield
-    except MoreThanDataError as name:
-        raise ValueError(
-            f"{path} holds more than tensors and plain containers (it names {name}) and was not "
-            "loaded."
-        ) from None
-    except OSError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        if reason.startswith(str(path)):
-            raise ValueError(f"{reason}.") from None
-        raise ValueError(f"{path} is damaged or incomplete and was not loaded: {reason}.") from None
+        except MoreThanDataError as name:
+            raise ValueError(
+                f"{path} holds more than tensors and plain containers (it names {name}) and was "
+                "not loaded."
+            ) from None
+        except (OSError, MemoryError, FileTooLargeError):
+            raise
+        except Exception as error:
+            if "allocate memory" in str(error):  # as torch says it
+                raise
+            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            raise ValueError(
+                f"{path} is damaged or incomplete and was not loaded: {reason}."
+            ) from None
 
 
 # ---- tensors in a pickle -------------------------------------------------------------------------

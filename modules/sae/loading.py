@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from framework.sparse_coding.selection import BatchTopK, Selection, TokenChoice
 from framework.utilities.json_files import read_json
+from framework.utilities.tensor_archive import load_archive, load_safetensors
 from modules.sae.activations import Activation, GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.export import CONFIG, WEIGHTS
 from modules.sae.network import SparseAutoencoder
@@ -58,13 +58,8 @@ def load_autoencoder(path: str | Path) -> SparseAutoencoder:
 
 @torch.no_grad()
 def _from_saelens(path: Path) -> SparseAutoencoder:
-    from safetensors.torch import load_file
-
     config = _read_json(path / CONFIG)
-    try:
-        weights = load_file(path / WEIGHTS)
-    except Exception as error:  # safetensors' own error class is no ValueError
-        raise ValueError(f"{path / WEIGHTS} is not a whole file: {error}") from None
+    weights = load_safetensors(path / WEIGHTS)
     kind = str(config.get("architecture"))
     for name, known in (
         ("normalize_activations", ("none", "layer_norm")),
@@ -106,12 +101,7 @@ def _from_saelens(path: Path) -> SparseAutoencoder:
 
 def _from_dictionary_learning(path: Path) -> SparseAutoencoder:
     file = path / "ae.pt"
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(f"{file} holds more than tensors and was not loaded.") from None
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} is not a whole file: {str(error).splitlines()[0]}") from None
+    weights = load_archive(file)
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(f"{file} must hold tensors by name.")
     config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.label_noise import LabelNoise
-from framework.data.restricted_pickle import load_torch
+from framework.utilities.tensor_archive import load_archive
 from tests.helpers.data import shared_data
 
 CLEAN = torch.arange(10).repeat(2000)
@@ -190,13 +190,13 @@ def test_file_has_no_matrix():
 )
 def test_rates_of_cifar_10n(key, percent):
     path = shared_data("cifar10n", "CIFAR-10_human.pt")
-    clean = torch.as_tensor(load_torch(path)["clean_label"])
+    clean = torch.as_tensor(load_archive(path)["clean_label"])
     noisy = LabelNoise("file", path=path, key=key).apply(clean, 10)
     assert 100 * rate(noisy, clean) == pytest.approx(percent, abs=0.005)
 
 
 def test_rate_of_cifar_100n():
     path = shared_data("cifar10n", "CIFAR-100_human.pt")
-    clean = torch.as_tensor(load_torch(path)["clean_label"])
+    clean = torch.as_tensor(load_archive(path)["clean_label"])
     noisy = LabelNoise("file", path=path, key="noisy_label").apply(clean, 100)
     assert 100 * rate(noisy, clean) == pytest.approx(40.20, abs=0.005)

@@ -151,7 +151,9 @@ def test_damaged_and_missing_files_are_named(tmp_path) -> None:
         path = tmp_path / f"a{suffix}"
         save(X, path)
         path.write_bytes(path.read_bytes()[:-200])
-        with pytest.raises(ValueError, match=rf"a\{suffix} is not a whole \{suffix} file"):
+        with pytest.raises(
+            ValueError, match=rf"a\{suffix} is (damaged or incomplete|no complete file)"
+        ):
             read_activations(path)
 
 
@@ -163,7 +165,7 @@ def test_pickles_are_not_run(tmp_path) -> None:
     torch.save({"x": X, "y": Evil()}, tmp_path / "a.pt")
     np.save(tmp_path / "a.npy", np.array([Evil()]), allow_pickle=True)
     for name in ("a.pt", "a.npy"):
-        with pytest.raises(ValueError, match=r"is not a whole"):
+        with pytest.raises(ValueError, match=r"is no complete file|holds more than tensors"):
             read_activations(tmp_path / name)
 
 

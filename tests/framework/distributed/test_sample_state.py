@@ -299,7 +299,7 @@ def test_truncated_or_missing_shard(two_ranks, tmp_path):
     state = SampleState(N, (2,), fill=7, dtype=torch.float16, layout="exchange")
     for size in (0, 20, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
-        with pytest.raises(ValueError, match=re.escape(f"{path} is not a whole shard")):
+        with pytest.raises(ValueError, match=re.escape(f"{path} is damaged or incomplete")):
             state.load_shards(tmp_path, "SAF.history")
     torch.save({"num_samples": N, "shards": 2, "rows": torch.zeros(2, 2)}, path)
     with pytest.raises(ValueError, match="not a whole shard"):

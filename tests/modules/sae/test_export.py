@@ -277,7 +277,7 @@ def test_refuses(tmp_path) -> None:
     with pytest.raises(ValueError, match="has the shape"):
         load_autoencoder(tmp_path)
     (tmp_path / export.WEIGHTS).write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="not a whole file"):
+    with pytest.raises(ValueError, match="is damaged or incomplete"):
         load_autoencoder(tmp_path)
 
 
