@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from framework.command.class_paths import set_up_parsing, take_allowed
@@ -24,6 +25,7 @@ from framework.command.data_arguments import DataArgumentsCLI
 from framework.command.errors import describe, format_parser_error
 from framework.command.help_pages import help_page
 from framework.command.lightning_messages import choose_messages
+from framework.command.path_arguments import Written, keep_below, written_arguments
 from framework.command.report import relative
 from framework.runs.config_files import option
 from framework.runs.preemption import Interrupted, PreemptionCheckpoint
@@ -31,6 +33,7 @@ from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import (
     EVALUATIONS,
     RunFolder,
+    accompanying_config,
     choose_run_folder,
     resolve_checkpoints,
     resolve_configs,
@@ -139,11 +142,16 @@ class TrimtabCLI(DataArgumentsCLI):
     Args:
         args: Command line without the program's name.
         callbacks: Callbacks added to those of the config, unless it has one of the same class.
+        accompanying: The config among the arguments, if a checkpoint brought it along and not the
+            person: it may write below the run's folder only.
     """
 
-    def __init__(self, args: Sequence[str], callbacks: list[Any]) -> None:
+    def __init__(
+        self, args: Sequence[str], callbacks: list[Any], accompanying: Path | None = None
+    ) -> None:
         self._arguments = list(args)
         self._callbacks = callbacks
+        self._accompanying = accompanying
         # chosen when the config is known
         self.folder = RunFolder(Path())
         try:
@@ -212,9 +220,32 @@ class TrimtabCLI(DataArgumentsCLI):
                 config[name].dirpath = None
                 if str(Path(recorded).parent) == str(config.trainer.default_root_dir):
                     config.trainer.default_root_dir = None
-        self.folder = choose_run_folder(
-            self._arguments, config.trainer.default_root_dir, config.name, config.run_folder
-        )
+        places = {
+            key: config[key]
+            # the config beside a checkpoint does not say where files are written
+            if self._accompanying is None or option(self._arguments, f"--{key}")
+            else None
+            for key in ("trainer.default_root_dir", "name", "run_folder")
+        }
+        self.folder = choose_run_folder(self._arguments, *places.values())
+        if self._accompanying is not None:
+            self._keep_writes_below(self.folder.path, self._accompanying)
+
+    def _keep_writes_below(self, folder: Path, source: Path) -> None:
+        """Let what a config beside a checkpoint says of places be no more than the run's own."""
+        alone = self.parser.parse_args([self.subcommand, f"--config={source}"])[self.subcommand]
+        of_source = {one.place: one.value for one in written_arguments(alone)}
+
+        def is_of_source(one: Written) -> bool:
+            given = option(self._arguments, f"--{one.place}")
+            return one.value == of_source.get(one.place) and str(one.value) not in given
+
+        left_out = keep_below(self.config[self.subcommand], folder, is_of_source)
+        if left_out and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            sys.stderr.write(
+                f"trimtab: {source} came along with the checkpoint and may write below {folder} "
+                f"only, without {', '.join(left_out)}; --config {source} takes it as it is.\n"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add ``RunLogger``, both checkpoints and the callbacks of every run.
@@ -314,11 +345,15 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     choose_messages()
     arguments, allowed = take_allowed(list(args))
     set_up_parsing(allowed)
-    arguments = current_arguments(resolve_configs(resolve_checkpoints(arguments)))
+    arguments = resolve_checkpoints(arguments)
+    accompanying = accompanying_config(arguments)
+    arguments = current_arguments(resolve_configs(arguments))
     if (page := help_page(arguments)) is not None:
         sys.stdout.write(page)
         raise SystemExit(0)
-    return TrimtabCLI(arguments, callbacks or [])
+    if accompanying is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        sys.stderr.write(f"trimtab: config of the checkpoint: {accompanying}\n")
+    return TrimtabCLI(arguments, callbacks or [], accompanying)
 
 
 @contextmanager

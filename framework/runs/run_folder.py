@@ -87,10 +87,22 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
             argument = f"{flag}={find_config(value)}"
         resolved.append(argument)
         previous = argument
-    checkpoints = option(resolved, "--ckpt_path")
-    if checkpoints and "://" not in checkpoints[-1] and not option(resolved, *CONFIG_FLAGS):
-        resolved[1:1] = ["--config", str(config_of(Path(checkpoints[-1])))]
+    if (config := accompanying_config(resolved)) is not None:
+        resolved[1:1] = ["--config", str(config)]
     return resolved
+
+
+def accompanying_config(args: Sequence[str]) -> Path | None:
+    """Return the config that a checkpoint brings along, where the command line names none.
+
+    Raises:
+        FileNotFoundError: No such checkpoint, or no config beside it.
+        ValueError: The config is a link out of the run folder.
+    """
+    checkpoints = option(args, "--ckpt_path")
+    if not checkpoints or "://" in checkpoints[-1] or option(args, *CONFIG_FLAGS):
+        return None
+    return config_of(Path(checkpoints[-1]))
 
 
 def resolve_checkpoints(args: Sequence[str]) -> list[str]:
@@ -146,6 +158,7 @@ def config_of(checkpoint: Path) -> Path:
 
     Raises:
         FileNotFoundError: There is no such checkpoint, or no config beside it.
+        ValueError: The config is a link out of the run folder.
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {checkpoint}.")
@@ -154,6 +167,11 @@ def config_of(checkpoint: Path) -> Path:
         raise FileNotFoundError(
             f"{checkpoint} lies in no run folder: there is no {config}, which says how its model "
             "is built; the command takes one by --config."
+        )
+    if config.is_symlink() and not config.resolve().is_relative_to(config.parent.resolve()):
+        raise ValueError(
+            f"{config} is a link to {config.resolve()}, which lies out of the run folder; name the "
+            "config that you mean by --config."
         )
     return config
 

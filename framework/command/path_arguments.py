@@ -1,0 +1,209 @@
+"""Arguments that are paths: what each of them may read, and where each may write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from framework.command.jsonargparse_internals import arguments_of
+from framework.command.known_classes import SECTIONS, class_at
+
+
+@dataclass(frozen=True)
+class Written:
+    """An argument that decides where files are written.
+
+    Args:
+        kind: Class that takes it.
+        name: Name of the argument.
+        container: What holds its value in a config.
+        place: Dotted path in the config.
+    """
+
+    kind: type
+    name: str
+    container: Any
+    place: str
+
+    @property
+    def value(self) -> Any:
+        """Value in the config."""
+        return self.container[self.name]
+
+
+READS: dict[str, dict[str, str]] = {
+    "ActivationFile": {
+        "path": "a file of activations (`.npy`, `.safetensors`, `.pt`)",
+        "target_path": "a file of activations",
+    },
+    "Activations": {
+        "model": "a language model in a package, a folder or on the Hugging Face hub, without code",
+        "text": "a file of text, or a folder of such files",
+    },
+    "CIFAR": {"root": "the folder of CIFAR's batches, by a restricted reader"},
+    "Classifier": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "CoTeaching": {
+        "backbone": "weights of timm, where `pretrained` asks for them",
+        "checkpoints": "checkpoints, as tensors and plain containers",
+    },
+    "DOTA": {
+        "root": "images and label files in a folder",
+        "labels": "the folders of labels in it, by name",
+        "train": "a part of it, by name",
+        "val": "a part of it, by name",
+        "test": "a part of it, by name",
+    },
+    "DomainAdaptation": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "GGHL": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "HRSC2016": {
+        "root": "images and label files in a folder",
+        "train": "a list of names in it",
+        "val": "a list of names in it",
+        "test": "a list of names in it",
+    },
+    "IDXImages": {"root": "IDX files in a folder"},
+    "ImageArrays": {"root": "`.npz` or `.npy` files, without pickled objects"},
+    "ImageFolder": {"root": "images in a folder"},
+    "ImageList": {"root": "images in a folder, and its list of them"},
+    "ImageTiles": {"root": "images in a folder"},
+    "LabelNoise": {"path": "a file of labels, by a restricted reader"},
+    "MatFeatures": {"path": "a MATLAB file"},
+    "NestedClassifier": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "Tabular": {"source": "a table (`.csv`, `.txt`, `.parquet`), or a set of scikit-learn"},
+    "USPS": {"root": "the files of USPS in a folder"},
+    "YOLOOBB": {
+        "root": "images, label files and `data.yaml` in a folder",
+        "labels": "the folders of labels in it, by name",
+        "train": "a part of it, by name",
+        "val": "a part of it, by name",
+        "test": "a part of it, by name",
+    },
+}
+"""What the arguments of our classes read, by class and name."""
+
+FOLDERS: dict[str, dict[str, str]] = {
+    "Activations": {"cache_dir": "the cache of activations"},
+    "CSVLogger": {"save_dir": "metrics"},
+    "DOTA": {"cache_dir": "the cache of tiles"},
+    "DeepSpeedStrategy": {"nvme_path": "parameters that are swapped out"},
+    "DetectionWriter": {"folder": "detections"},
+    "ImageTiles": {"cache_dir": "the cache of tiles"},
+    "LitLogger": {"root_dir": "metrics"},
+    "MLFlowLogger": {
+        "artifact_location": "artifacts",
+        "save_dir": "metrics",
+        "tracking_uri": "metrics",
+    },
+    "ModelCheckpoint": {"dirpath": "checkpoints"},
+    "OnExceptionCheckpoint": {"dirpath": "a checkpoint"},
+    "PredictionWriter": {"path": "predictions"},
+    "Profiler": {"dirpath": "measured times"},
+    "RunLogger": {"folder": "`metrics.csv`"},
+    "RunWandbLogger": {"folder": "W&B's record of the run"},
+    "SampleState": {"directory": "a table of samples, removed as soon as it is mapped"},
+    "SpikeDetection": {"exclude_batches_path": "numbers of batches"},
+    "TensorBoardLogger": {"save_dir": "metrics"},
+    "TrajectoryLoss": {"directory": "a table of samples, removed as soon as it is mapped"},
+    "WandbLogger": {"dir": "W&B's record of the run", "save_dir": "W&B's record of the run"},
+    "YOLOOBB": {"cache_dir": "the cache of tiles"},
+}
+"""Folders and files that are written, by class (its subclasses are meant, too) and argument."""
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "CSVLogger": ("name", "version"),
+    "ModelCheckpoint": ("filename",),
+    "OnExceptionCheckpoint": ("filename",),
+    "Profiler": ("filename",),
+    "TensorBoardLogger": ("name", "version", "sub_dir"),
+    "WandbLogger": ("settings",),
+}
+"""Names of what is written in such a folder; a ``..`` in them would lead out of it."""
+
+CACHES = ("index.json", "*/tiling.json")
+"""Files by which a folder is known to be a cache that was written before."""
+
+
+def written_arguments(config: Any, place: str = "") -> Iterator[Written]:
+    """Yield every argument of a parsed config that decides where something is written.
+
+    Args:
+        config: Namespace, list or plain value.
+        place: Dotted path of ``config``.
+    """
+    if isinstance(config, list):
+        for number, entry in enumerate(config):
+            yield from written_arguments(entry, f"{place}[{number}]")
+        return
+    if not hasattr(config, "items"):
+        return
+    entries = dict(config) if isinstance(config, dict) else vars(config)
+    kind = class_at(entries["class_path"]) if "class_path" in entries else SECTIONS.get(place)
+    if kind is not None:
+        inside = [entries.get(part) for part in ("init_args", "dict_kwargs")]
+        known = {name for group in (FOLDERS, NAMES) for name in _arguments(kind, group)}
+        for container in [one for one in inside if one] if "class_path" in entries else [config]:
+            values = container if isinstance(container, dict) else vars(container)
+            for name in sorted(known & set(values)):
+                yield Written(kind, name, container, f"{place}.{name}")
+    for key, value in entries.items():
+        part = key in ("init_args", "dict_kwargs")
+        yield from written_arguments(value, place if part else f"{place}.{key}" if place else key)
+
+
+def _arguments(kind: type, group: dict[str, Any]) -> set[str]:
+    return {name for base in kind.__mro__ for name in group.get(base.__name__, ())}
+
+
+def keep_below(config: Any, folder: Path, is_meant: Callable[[Written], bool]) -> list[str]:
+    """Let a config write below a folder only, and return what was left out of it, in words.
+
+    A place outside of it becomes the argument's default, or the folder; a cache that is there
+    already is kept, as a person has made it.
+
+    Args:
+        config: Parsed config, which is changed.
+        folder: Folder.
+        is_meant: Function that says whether an argument is to be looked at.
+    """
+    left_out = []
+    for written in written_arguments(config):
+        value = written.value
+        is_name = written.name in _arguments(written.kind, NAMES)
+        stays = _leads_nowhere(value) if is_name else _is_below(value, folder)
+        if value is None or stays or not is_meant(written):
+            continue
+        if written.name == "cache_dir" and _is_cache(value):
+            continue
+        left_out.append(f"{written.place} {str(value)[:80]!r}")
+        default = _default(written)
+        written.container[written.name] = default if is_name or default is None else str(folder)
+    return left_out
+
+
+def _is_below(value: Any, folder: Path) -> bool:
+    text = os.path.expanduser(str(value))
+    if "://" in text or "\0" in text:
+        return False
+    return Path(text).resolve().is_relative_to(folder.resolve())
+
+
+def _leads_nowhere(value: Any) -> bool:
+    if not isinstance(value, (str, int, Path)):
+        return False
+    text = str(value)
+    parts = text.replace("\\", "/").split("/")
+    return not (os.path.isabs(text) or ".." in parts or "://" in text or "\0" in text)
+
+
+def _is_cache(value: Any) -> bool:
+    return any(found.is_file() for name in CACHES for found in Path(str(value)).glob(name))
+
+
+def _default(written: Written) -> Any:
+    for argument in arguments_of(written.kind):
+        if argument.name == written.name:
+            return "" if argument.required else argument.default
+    return None
