@@ -122,13 +122,16 @@ def __dir__() -> list[str]:
     return sorted({"__version__", "load", "main", *_public_names()})
 
 
-def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
+def load(
+    checkpoint: str | Path, allow: Sequence[str] = (), model: EvaluationModule | None = None
+) -> EvaluationModule:
     """Return the module of a checkpoint, ready to predict; see ``framework.command.load``.
 
     Args:
         checkpoint: Checkpoint in a run folder, or the run folder: its best checkpoint, else its
             last.
         allow: Packages beside Trimtab's whose classes the run's config may name.
+        model: Module that takes the state of the checkpoint, whose config is not read then.
 
     Example:
         >>> trimtab.load("runs/classifier/2026-01-01_12-00-00").predict(images)  # doctest: +SKIP
@@ -137,7 +140,7 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
     _import_own_packages()
     from framework.command.load import load
 
-    return load(checkpoint, allow)
+    return load(checkpoint, allow, model)
 
 
 def import_configurable_classes() -> None:

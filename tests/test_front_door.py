@@ -46,8 +46,8 @@ def test_the_stub_says_what_a_type_checker_finds():
     assert sorted(re.findall(r"^from ([\w.]+) import \*$", stub, re.M)) == sorted(trimtab._PACKAGES)
     for name in ("load", "main", "import_configurable_classes"):
         source = Path(trimtab.__file__).read_text()
-        (declared,) = re.findall(rf"^def {name}(.+?): \.\.\.$", stub, re.M)
-        (defined,) = re.findall(rf"^def {name}(.+?):$", source, re.M)
+        (declared,) = re.findall(rf"^def {name}(.+?): \.\.\.$", stub, re.M | re.S)
+        (defined,) = re.findall(rf"^def {name}(.+?):$", source, re.M | re.S)
         assert declared == defined
 
 

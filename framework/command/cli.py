@@ -233,14 +233,15 @@ class TrimtabCLI(DataArgumentsCLI):
 
     def _keep_writes_below(self, folder: Path, source: Path) -> None:
         """Let what a config beside a checkpoint says of places be no more than the run's own."""
-        alone = self.parser.parse_args([self.subcommand, f"--config={source}"])[self.subcommand]
+        command = str(self.subcommand)
+        alone = self.parser.parse_args([command, f"--config={source}"])[command]
         of_source = {one.place: one.value for one in written_arguments(alone)}
 
         def is_of_source(one: Written) -> bool:
             given = option(self._arguments, f"--{one.place}")
             return one.value == of_source.get(one.place) and str(one.value) not in given
 
-        left_out = keep_below(self.config[self.subcommand], folder, is_of_source)
+        left_out = keep_below(self.config[command], folder, is_of_source)
         if left_out and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             sys.stderr.write(
                 f"trimtab: {source} came along with the checkpoint and may write below {folder} "

@@ -21,7 +21,11 @@ from framework.training.evaluation import EvaluationModule
 from framework.utilities.yaml_files import read_yaml
 
 
-def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
+def load(
+    checkpoint: str | Path,
+    allow: Sequence[str] = (),
+    model: EvaluationModule | None = None,
+) -> EvaluationModule:
     """Return the module of a checkpoint in evaluation mode, on the CPU.
 
     It is built from the config beside the checkpoint, under the command's rules of trust: only
@@ -33,6 +37,8 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
         checkpoint: Checkpoint in a run folder, or the run folder: its best checkpoint, else its
             last.
         allow: Packages beside the trusted ones whose classes the config may name.
+        model: Module that takes the state of the checkpoint; no config is read then, and the module
+            predicts batches, as it knows no data.
 
     Raises:
         FileNotFoundError: There is no such checkpoint, or no config beside it.
@@ -40,8 +46,10 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
             damaged or that of another model.
     """
     path = find_checkpoint(Path(checkpoint))
-    config = _read_config(path)
+    config = _read_config(path) if model is None else {}
     state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
+    if model is not None:
+        return _with_state(model, state, path)
     packages = [allow] if isinstance(allow, str) else allow
     set_up_parsing([*packages_from_environment(), *packages])
     module: EvaluationModule = _build(EvaluationModule, "model", _without_pretrained(config))
@@ -61,12 +69,17 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> EvaluationModule:
         return data
 
     module.make_datamodule = datamodule
+    return _with_state(module, state, path)
+
+
+def _with_state(module: EvaluationModule, state: dict[str, Any], path: Path) -> EvaluationModule:
     module.on_load_checkpoint(state)
     try:
         module.load_state_dict(state["state_dict"])
     except RuntimeError as error:
+        which = "model of its config" if module.config is not None else "given model"
         reason = " ".join(str(error).split()[:40])
-        raise ValueError(f"{path} does not fit the model of its config: {reason}.") from None
+        raise ValueError(f"{path} does not fit the {which}: {reason}.") from None
     return module.eval()
 
 

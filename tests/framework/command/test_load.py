@@ -208,3 +208,20 @@ def test_weights_that_a_checkpoint_replaces_are_not_downloaded(tmp_path):
     config["model"]["init_args"]["pretrained"] = True
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert trimtab.load(path).config["model"]["init_args"]["pretrained"] is True
+
+
+def test_a_given_model_takes_the_state_and_no_config_is_read(tmp_path):
+    known = trimtab.load(FOLDERS / "classifier_aldr")
+    shutil.copytree(FOLDERS / "classifier_aldr", tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text("model: [")
+    arguments = known.config["model"]["init_args"]
+    sizes = {name: arguments[name] for name in ("num_classes", "input_shape", "backbone", "widths")}
+    model = trimtab.Classifier(**sizes)
+    loaded = trimtab.load(tmp_path / "run", model=model)
+    assert loaded is model
+    assert not loaded.training
+    batch = {"image": torch.rand(3, 1, 8, 8), "index": torch.arange(3)}
+    torch.testing.assert_close(loaded.predict(batch), known.predict(batch))
+    other = trimtab.Classifier(**{**sizes, "widths": (3,)})
+    with pytest.raises(ValueError, match="does not fit the given model: Error"):
+        trimtab.load(tmp_path / "run", model=other)
