@@ -62,22 +62,27 @@ def save_png(figure: Figure, path: Path) -> None:
     installed.
     """
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with rc_context(STYLE), warnings.catch_warnings():
         # where no font has them they are boxes
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
         _choose_fonts(figure)
-        write_atomically(path, lambda file: figure.savefig(file, format="png"))
+        figure.set_dpi(STYLE["savefig.dpi"])
+        # savefig would draw twice, for a layout that one drawing makes too
+        write_atomically(path, FigureCanvasAgg(figure).print_png)
 
 
 def _choose_fonts(figure: Figure) -> None:
     """Give each text that needs them the fonts of its letters."""
     from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter, NullFormatter, ScalarFormatter
 
-    for axes in figure.axes:
-        # labels of ticks are made when they are asked for
-        axes.get_xticklabels()
-        axes.get_yticklabels()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        # labels of ticks are made when they are asked for, which numbers need not be
+        numbers = (LogFormatter, NullFormatter, ScalarFormatter)
+        if not isinstance(axis.get_major_formatter(), numbers):
+            axis.get_ticklabels()
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if not text.get_text().isascii():
