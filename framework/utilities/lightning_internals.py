@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -350,6 +351,14 @@ class SubcommandCLI(LightningCLI):
                 self._subcommand_method_arguments[name] = []
             self._subcommand_parsers[name] = built
             group.add_subcommand(name, built, help=description)
+
+    def _dump_config(self) -> None:
+        # Lightning validates it here once more, which takes as long as reading it did
+        if not hasattr(self, "config_dump"):
+            text = self.parser.dump(
+                self.config, skip_link_targets=False, skip_none=False, skip_validation=True
+            )
+            self.config_dump = yaml.safe_load(text)[self.subcommand]
 
     def _parse_ckpt_path(self) -> None:
         # the config beside a checkpoint says how the model is built, not the checkpoint
