@@ -1,6 +1,7 @@
 """One warm pair of processes for all tests that need two ranks.
 
-Importing torch and Lightning takes seconds, so the pair is started once, at its first use.
+Importing torch and Lightning takes seconds, so that is done once, and the pair is started once, at
+its first use.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 
 RANKS = 2
+PRELOADED = ["sklearn.datasets", "tests.helpers.runs"]
+"""What both ranks need is imported once, by the process that they are forked from."""
 
 
 class RankError(RuntimeError):
@@ -89,7 +93,8 @@ class TwoRanks:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         for rank in range(RANKS):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, port, self._folder.name, theirs))
@@ -165,6 +170,8 @@ def _serve(rank: int, port: int, folder: str, connection: Connection) -> None:
         "LOCAL_WORLD_SIZE": str(RANKS),
         "TORCHELASTIC_RUN_ID": "two-ranks",
     }
+    # Lightning was imported before it could read the rank
+    rank_zero_only.rank = rank
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
