@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 # What a scheduler, a launcher or a person has set says nothing about the tests. Lightning reads the
 # rank when it is imported, and W&B its settings at its first use, so all of it goes first.
@@ -21,6 +22,8 @@ import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from tests.helpers.ranks import TwoRanks  # noqa: E402
 
@@ -38,6 +41,18 @@ def surroundings() -> None:
     os.environ.update(ENVIRONMENT)
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures blank where no test looks at them: drawing takes longer than a fit."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(FigureCanvasAgg, "print_png", write_blank)
+
+
+def write_blank(_: FigureCanvasAgg, file: BinaryIO, **__: object) -> None:
+    """Write a picture of one pixel."""
+    Image.new("L", (1, 1)).save(file, "png")
 
 
 @pytest.fixture
@@ -105,8 +120,6 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_dota(folder: Path, pictures: int, generator: torch.Generator) -> None:
     """Write pictures of 140 x 100 pixels with a bright ship each, at a place of its own."""
-    from PIL import Image
-
     for name in ("images", "labelTxt"):
         (folder / name).mkdir(parents=True)
     for number in range(pictures):

@@ -29,6 +29,7 @@ def run(command: str, args: list[str], folder: Path, *rest: str) -> None:
 @pytest.mark.parametrize(
     "system", [*systems(every=True), *(one_of_many(name, quick=False) for name in PAPERS)]
 )
+@pytest.mark.pictures
 def test_every_command_runs(system, tmp_path, data_folder):
     args = arguments(system, data=data_folder)
     run("fit", args, tmp_path, *TWO_STEPS)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
 import yaml
 
 import trimtab
 from tests.helpers.configs import arguments
 from tests.helpers.wandb_file import config, history
+
+pytestmark = pytest.mark.pictures
 
 
 def test_the_run_holds_terms_metrics_rates_config_and_figures(tmp_path: Path, monkeypatch) -> None:

@@ -13,6 +13,8 @@ from framework.runs.wandb_logger import RunWandbLogger
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 from tests.helpers.wandb_file import history
 
+pytestmark = pytest.mark.pictures
+
 
 def size(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:

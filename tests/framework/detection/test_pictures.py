@@ -9,6 +9,8 @@ from framework.detection import figures, pictures
 from framework.detection.detection_samples import KeptDetections, object_rows
 from framework.figures.style import save_png
 
+pytestmark = pytest.mark.pictures
+
 BOX = torch.tensor([[[2.0, 3], [12, 3], [12, 9], [2, 9]]])
 
 

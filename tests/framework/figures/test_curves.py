@@ -14,6 +14,8 @@ from framework.figures.scatter import predicted_against_true
 from framework.figures.style import save_png
 from framework.figures.tables import class_scores, confusion_matrix, count_matrix
 
+pytestmark = pytest.mark.pictures
+
 ROWS: list[dict[str, Any]] = [
     {"epoch": "0", "step": 0, "train/loss": "4.0", "train/fit": "3.0", "lr-SGD/pg1": "0.1"},
     {"epoch": "0", "step": 1, "train/loss": "2.0", "train/fit": "nan", "lr-SGD/pg1": "0.2"},

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from framework.figures.groups import group_colors, name_groups
 from framework.figures.style import COLORS
 
+pytestmark = pytest.mark.pictures
+
 
 @pytest.mark.parametrize("count", [1, 7, 8, 10, 11, 20, 21, 256])
 def test_no_two_groups_share_a_color(count: int) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from framework.figures.curves import learning_curves
 from framework.figures.preference import cosine_curves, preference_figures, weight_trajectory
 from framework.figures.style import save_png
+
+pytestmark = pytest.mark.pictures
 
 PREFIX = "train/preference/"
 

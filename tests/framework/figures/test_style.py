@@ -9,6 +9,8 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from framework.figures.style import fonts_for, may_fail, save_png, titled
 from framework.figures.tables import confusion_matrix
 
+pytestmark = pytest.mark.pictures
+
 
 def letter_of_another_font() -> str:
     """Return a letter that the usual font lacks and another of matplotlib's has."""

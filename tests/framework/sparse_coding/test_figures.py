@@ -13,6 +13,8 @@ from framework.figures.style import save_png
 from framework.sparse_coding.figures import active_features, feature_density
 from framework.sparse_coding.zipf import ZipfFit, zipf_density
 
+pytestmark = pytest.mark.pictures
+
 
 def test_the_rank_plot_shows_every_density_and_the_law() -> None:
     density = zipf_density(200, k=5.0, alpha=1.2, beta=2.0)

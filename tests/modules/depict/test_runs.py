@@ -128,6 +128,7 @@ def labels_of_the_pool() -> torch.Tensor:
     return label
 
 
+@pytest.mark.pictures
 def test_images_without_labels_are_clustered(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -211,6 +212,7 @@ def test_other_data_is_not_compared_with_the_baselines(tmp_path: Path) -> None:
     assert not [name for name in names if "accuracy" in name]
 
 
+@pytest.mark.pictures
 def test_wandb_has_scores_baselines_and_figures(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     args = arguments("depict", "with/wandb")

@@ -275,6 +275,7 @@ def test_two_ranks_evaluate_as_one_process(tmp_path, two_ranks):
     assert 0.2 < one["val/map_50"] < 0.95
 
 
+@pytest.mark.pictures
 def test_a_run_in_bfloat16_has_its_figures(tmp_path):
     args = [*arguments("gghl"), f"--run_folder={tmp_path}", *QUIET]
     trimtab.main(["fit", *args, "--trainer.max_epochs=1", "--trainer.precision=bf16-true"])

@@ -12,6 +12,8 @@ from modules.sae.activations import ReLUWithL1
 from tests.helpers.configs import arguments
 from tests.helpers.runs import QUIET
 
+pytestmark = pytest.mark.pictures
+
 
 def test_a_run_draws_densities_and_active_features(tmp_path: Path) -> None:
     args = arguments("sae", data=tmp_path)
