@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 import os
 import struct
 import subprocess
@@ -32,6 +33,11 @@ THREADS = torch.get_num_threads()
 # the same examples everywhere, however long they take there
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later search for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
