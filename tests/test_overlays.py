@@ -7,7 +7,7 @@ import torch
 import yaml
 
 import trimtab
-from tests.helpers.configs import OVERLAYS, TERMS, arguments, base_of, systems
+from tests.helpers.configs import OVERLAYS, TERMS, arguments, base_of, kinds_of_overlays, systems
 from tests.helpers.runs import CONFIGS, QUIET, fit, fit_on_two_ranks, terms
 
 ONE_STEP = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", *QUIET]
@@ -32,7 +32,7 @@ def test_trains_and_validates_what_it_is_for(overlay, tmp_path, two_ranks):
     assert (tmp_path / "metrics.csv").is_file()
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", kinds_of_overlays())
 @pytest.mark.parametrize("system", systems())
 def test_runs_or_is_refused(system, overlay, tmp_path, data_folder, two_ranks, capsys):
     args = arguments(system, overlay, data=data_folder)

@@ -75,6 +75,20 @@ SHOWN_ELSEWHERE = {
     "with/sae_transcoder",
 }
 
+# overlays that change what another one changes, in the same kind of module
+ALIKE = {
+    "with/compsum",
+    "with/ddp",  # on two ranks every module is in the tests of parity
+    "with/gghl_class",
+    "with/ldr",
+    "with/normalized_logistic",
+    "with/sae_gated",
+    "with/sae_jumprelu",
+    "with/sae_l1",
+    "with/sae_matryoshka",
+    "with/sae_transcoder",
+}
+
 
 def one_of_many(*values: object, quick: bool, system: str | None = None) -> object:
     """Return a test parameter that `make test` runs or leaves to `make test-all`.
@@ -103,6 +117,11 @@ def overlays(*without: str) -> list[object]:
     """Return one test parameter per overlay but some, for what may break the state of a method."""
     names = [name for name in OVERLAYS if name not in without]
     return [one_of_many(name, quick=name not in SHOWN_ELSEWHERE) for name in names]
+
+
+def kinds_of_overlays() -> list[object]:
+    """Return one test parameter per overlay, for what depends on what it changes alone."""
+    return [one_of_many(name, quick=name not in ALIKE) for name in OVERLAYS]
 
 
 def arguments(system: str, *overlays: str, data: Path | None = None) -> list[str]:
