@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -131,6 +132,23 @@ def test_a_flipped_bit_is_seen(case):
         r"was not loaded: the checksum of its entry [\w-]+/data/0 does not match", said
     )
     assert read_facts(path) == {}
+
+
+@pytest.mark.parametrize("kind", [TinyModule, TinyData])
+def test_load_from_checkpoint(tmp_path, kind):
+    path = tmp_path / "a.ckpt"
+    saved: dict[str, Any] = {"pytorch-lightning_version": "2.6.0"}
+    saved["state_dict"] = state = TinyModule().state_dict()
+    torch.save(saved, path)
+    with path.open("rb") as file:
+        loaded = [kind.load_from_checkpoint(path), kind.load_from_checkpoint(file)]
+    assert {type(one) for one in loaded} == {kind}
+    if kind is TinyModule:
+        assert all(torch.equal(one.network.bias, state["network.bias"]) for one in loaded)
+    torch.save({**saved, "note": np.arange(3)}, path)
+    assert load_archive(path)["note"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="holds NumPy arrays, which Lightning does not load"):
+        kind.load_from_checkpoint(path)
 
 
 def test_facts_are_read_of_a_checkpoint_whose_weights_are_not(tmp_path):

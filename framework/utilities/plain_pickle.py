@@ -302,12 +302,13 @@ _KEYS = (str, bytes, int, float, complex, bool, type(None))
 def checked_keys(keys: list[Any]) -> list[Any]:
     """Return keys of a dict or a set, each of them a plain value or a flat tuple of some.
 
-    Hashing deep tuples would overflow the stack of the process.
+    Hashing deep tuples would overflow the stack of the process, and longer integers can be chosen
+    to have one hash.
     """
     for key in keys:
-        parts = key if type(key) is tuple else (key,)
-        if not all(type(part) in _KEYS for part in parts):
-            raise TypeError(f"a key is a {type(key).__name__}")
+        for part in key if type(key) is tuple else (key,):
+            if type(part) not in _KEYS or (type(part) is int and abs(part) >= 2**61 - 1):
+                raise TypeError(f"a key is a {type(part).__name__} that is none")
     return keys
 
 
@@ -340,9 +341,12 @@ def _items(items: Any = ()) -> list[Any]:
 
 
 def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    made = OrderedDict(_items(pairs))
-    checked_keys([*made])
-    return made
+    keys, values = [], []
+    for pair in _items(pairs):
+        key, value = _items(pair)
+        keys.append(key)
+        values.append(value)
+    return OrderedDict(zip(checked_keys(keys), values, strict=True))
 
 
 def _counter(counts: Any) -> Counter[Any]:

@@ -36,7 +36,7 @@ class PlainTree:
     Attributes:
         values: Number of values.
         bytes: Bytes of tensors, arrays and texts.
-        tensors: Every tensor once.
+        tensors: Every dense tensor once, and the parts of sparse ones.
 
     Raises:
         ValueError: A container that holds itself, more than 200 inside one another, or a value of
@@ -95,7 +95,7 @@ class PlainTree:
         return found
 
     def _count_parts(self, value: Any, kind: type, depth: int) -> tuple[int, int]:
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.layout is torch.strided:
             self.tensors.append(value)
             return 1, value.numel() * value.element_size()
         if isinstance(value, (torch.dtype, torch.device)):
@@ -105,6 +105,8 @@ class PlainTree:
         if isinstance(value, (np.ndarray, np.generic)):
             parts = value.ravel().tolist() if value.dtype.hasobject else ()
             stored = value.nbytes
+        elif isinstance(value, Tensor):
+            parts, stored = _parts_of_sparse(value), 0
         elif kind in _DICTS:
             parts, stored = [*value, *value.values()], 0
             parts += vars(value).values() if kind is OrderedDict else ()
@@ -119,3 +121,11 @@ class PlainTree:
             inner = self._count(part, depth + 1)
             values, stored = values + inner[0], stored + inner[1]
         return values, stored
+
+
+def _parts_of_sparse(tensor: Tensor) -> list[Tensor]:
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
