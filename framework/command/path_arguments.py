@@ -57,6 +57,7 @@ READS: dict[str, dict[str, str]] = {
         "test": "a part of it, by name",
     },
     "DomainAdaptation": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "GGHLNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "GGHL": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "HRSC2016": {
         "root": "images and label files in a folder",
