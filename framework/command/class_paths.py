@@ -1,4 +1,4 @@
-"""Class paths in a config are code that will run: which packages are trusted."""
+"""What the parser of configs is told: which packages a person trusts, and what may be named."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,8 +15,12 @@ import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
 from jsonargparse.typing import register_type
 
+from framework.command.accepted_classes import HINTS, find_object, is_in
 from framework.command.jsonargparse_internals import (
+    declare_types,
     drop_arguments_of_replaced_classes,
+    import_by,
+    keep_untyped_values_plain,
     read_config_files_by,
     read_options_from_signatures,
     read_whole_numbers_as_integers,
@@ -23,27 +28,6 @@ from framework.command.jsonargparse_internals import (
 from framework.runs.version_0_1 import current_config
 from framework.utilities.yaml_files import check_yaml, yaml_text
 
-TRUSTED = [
-    "framework",
-    "modules",
-    "datamodules",
-    "callbacks",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "timm",
-]
-DENIED = [
-    "*",
-    "torch.hub",
-    "torch.load",
-    "torch.jit",
-    "torch.package",
-    "torch.serialization",
-    "torch.utils.cpp_extension",
-    "torch.utils.model_zoo",
-]
 ENVIRONMENT = "TRIMTAB_ALLOW"
 
 
@@ -118,13 +102,17 @@ def _read_config(path: str, name: str) -> str:
 def set_up_parsing(allowed: Sequence[str] = ()) -> None:
     """Prepare jsonargparse for configs from anywhere; call this before a parser is used.
 
-    Only trusted packages are imported, a changed ``class_path`` drops the old class's arguments,
-    and the names of version 0.1 are understood.
+    Only what ``accepted_classes`` knows and allowed packages are imported, a changed
+    ``class_path`` drops the old class's arguments, and the names of version 0.1 are understood.
 
     Args:
         allowed: Packages to trust besides ours.
     """
-    set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=[*TRUSTED, *allowed])
+    # whatever does not ask find_object
+    set_parsing_settings(import_path_denylist=["*"])
+    import_by(partial(find_object, allowed=tuple(allowed)))
+    keep_untyped_values_plain(partial(is_in, packages=tuple(allowed)))
+    declare_types(HINTS)
     drop_arguments_of_replaced_classes()
     read_options_from_signatures()
     read_whole_numbers_as_integers()

@@ -19,11 +19,13 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from framework.command.accepted_classes import check_strategy
 from framework.command.class_paths import set_up_parsing, take_allowed
 from framework.command.commands import trainer_command
 from framework.command.data_arguments import DataArgumentsCLI
 from framework.command.errors import describe, format_parser_error
 from framework.command.help_pages import help_page
+from framework.command.jsonargparse_internals import import_trusted
 from framework.command.lightning_messages import choose_messages
 from framework.command.path_arguments import Written, keep_below, written_arguments
 from framework.command.report import relative
@@ -211,6 +213,8 @@ class TrimtabCLI(DataArgumentsCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run folder."""
         config = self.config[self.subcommand]
+        # whatever a config says of it, and whatever plugin reads the checkpoint
+        config.weights_only = True
         for name in CHECKPOINTS:
             # what a run of an earlier version recorded as its own place
             recorded = config[name].dirpath
@@ -257,6 +261,8 @@ class TrimtabCLI(DataArgumentsCLI):
         config = self.setting(self.config_init, "trainer")
         bare = bool(config.get("barebones"))
         kwargs["default_root_dir"] = str(self.folder.path)
+        if isinstance(config.get("strategy"), str):
+            check_strategy(config.strategy, import_trusted)
         if bare:
             kwargs["log_every_n_steps"] = 0
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from framework.command.class_paths import TRUSTED
+from framework.command.accepted_classes import TRUSTED, is_ours
 from framework.command.commands import EXAMPLE
 from framework.command.jsonargparse_internals import (
     Place,
@@ -25,7 +25,6 @@ from framework.command.known_classes import (
     all_classes,
     class_at,
     holders,
-    is_ours,
     subclasses,
 )
 from framework.command.type_names import alternatives, classes_in, type_in_words
@@ -127,15 +126,10 @@ def _said(message: str, parser: ArgumentParser, place: Place) -> str:
     where = f"{place.path}: " if place.path else ""
     if place.path and place.kind is None and nested_argument(place.value):
         return f"{where}{_misfit_value(place, message)}"
-    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
-        path = denied.group(1)
-        package = path.split(".")[0]
-        if package in TRUSTED:
-            return f"{where}{path} can load foreign code and was not imported"
-        return (
-            f"{where}{path} is not in a trusted package and was not imported; "
-            f"use --allow {package} if you trust it"
-        )
+    if denied := re.search(r"'([\w.]+)' is not among the classes that a config may", message):
+        return f"{where}{_not_accepted(denied.group(1), place.hint)}"
+    if plain := re.search(r"only plain values are taken here .+ if you trust it", message):
+        return f"{where}{plain.group()}"
     if name := re.search(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)", message):
         return _unknown_argument(name.group(1), place)
     if name := re.search(r"[Uu]nrecognized arguments?: (\S+)", message):
@@ -168,6 +162,17 @@ def _said(message: str, parser: ArgumentParser, place: Place) -> str:
     if place.path:
         return f"{where}{_misfit_value(place, message)}"
     return [line.strip(" -") for line in message.strip().splitlines() if line.strip()][-1]
+
+
+def _not_accepted(path: str, hint: Any) -> str:
+    """Say that a config may not name a path, what fits there, and how a package is trusted."""
+    package = path.split(".")[0]
+    kinds = alternatives([kind.__name__ for kind in classes_in(hint)])
+    if package not in TRUSTED:
+        reason = "is not in a trusted package"
+    else:
+        reason = f"is no {kinds or 'class'} that a config may name"
+    return f"{path} {reason} and was not imported; use --allow {package} if you trust it"
 
 
 def _missing(keys: str, place: Place) -> str:

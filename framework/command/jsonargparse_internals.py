@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from inspect import Parameter
 from traceback import walk_stack, walk_tb
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, _parameter_resolvers, _paths, _typehints, _util
+from jsonargparse import (
+    ArgumentParser,
+    Namespace,
+    _actions,
+    _parameter_resolvers,
+    _paths,
+    _signatures,
+    _typehints,
+    _util,
+)
 
 
 def drop_arguments_of_replaced_classes() -> None:
@@ -129,9 +138,104 @@ def arguments_of(kind: type) -> list[Argument]:
     ]
 
 
+_import_object = _util.import_object
+_adapt_any = _typehints.adapt_classes_any
+_as_spec = _typehints.subclass_spec_as_namespace
+_parameters = _parameter_resolvers.get_signature_parameters
+
+
+def import_by(find: Callable[[str], Any]) -> None:
+    """Make jsonargparse import what a value names by ``find`` alone, where it reads and makes it.
+
+    Its own lists of packages know neither a class from a function nor what an argument asks for.
+    """
+
+    def import_object(name: str, check_path: bool = True) -> Any:
+        return find(name) if check_path else import_unchecked(name)
+
+    for module in (_actions, _typehints, _util):
+        vars(module)["import_object"] = import_object
+
+
 def import_trusted(path: str) -> Any:
-    """Return what a dotted path names, unless its package is not trusted."""
+    """Return what a dotted path names, if a config may name it."""
     return _util.import_object(path)
+
+
+def import_unchecked(path: str) -> Any:
+    """Return what a dotted path names, of a package that a person trusts."""
+    return _import_object(path, check_path=False)
+
+
+def sources_of(found: Any) -> set[str]:
+    """Return the dotted paths of what an object is or calls, by the modules that define it."""
+    return set(_util.canonical_import_paths(found))
+
+
+def keep_untyped_values_plain(is_allowed: Callable[[str], bool]) -> None:
+    """Make arguments of any type, and mappings, take no ``class_path``.
+
+    jsonargparse makes an object of every value that looks like one. Its setting against this hands
+    the mapping on and says nothing.
+
+    Args:
+        is_allowed: Whether a dotted path may be named all the same.
+    """
+
+    def refuse(value: Any) -> None:
+        if isinstance(value, dict) and "class_path" not in value:
+            value = list(value.values())
+        if isinstance(value, list):
+            for part in value:
+                refuse(part)
+        elif isinstance(value, dict | Namespace) and "class_path" in value:
+            path = str(value["class_path"])
+            if not is_allowed(path):
+                raise ValueError(
+                    f"only plain values are taken here and {path} was not imported; "
+                    f"use --allow {path.partition('.')[0]} if you trust it"
+                )
+
+    def adapt_any(val: Any, *args: Any, **kwargs: Any) -> Any:
+        refuse(val)
+        return _adapt_any(val, *args, **kwargs)
+
+    def check_mapping(val: Any, typehint: Any, subtypehints: Any, *_: Any) -> None:
+        if subtypehints is None or _typehints.accepts_any_value(subtypehints[1]):
+            refuse(val)
+
+    def parse_keywords(value: Any, prev_val: Any = None) -> Any:
+        spec = _as_spec(value, prev_val)
+        keywords = spec.get("dict_kwargs") if isinstance(spec, Namespace) else None
+        for keyword in keywords.values() if isinstance(keywords, dict | Namespace) else ():
+            refuse(keyword)
+        return spec
+
+    vars(_typehints).update(
+        subclass_spec_as_namespace=parse_keywords,
+        adapt_classes_any=adapt_any,
+        validate_subclass_spec_in_mapping=check_mapping,
+    )
+
+
+def declare_types(hints: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give types to arguments that have none, by the dotted path of the class and their name."""
+
+    def parameters(kind: Any, *args: Any, **kwargs: Any) -> Any:
+        found = _parameters(kind, *args, **kwargs)
+        bases = kind.__mro__ if isinstance(kind, type) else ()
+        known: dict[str, Any] = {}
+        for base in bases[::-1]:
+            known |= hints.get(f"{base.__module__}.{base.__qualname__}", {})
+        return [
+            replace(one, annotation=known[one.name])
+            if one.annotation is Parameter.empty and one.name in known
+            else one
+            for one in found
+        ]
+
+    for module in (_parameter_resolvers, _signatures):
+        vars(module)["get_signature_parameters"] = parameters
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch.nn.modules.loss import _Loss
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from framework.command.accepted_classes import OURS, TRUSTED, is_accepted, is_ours
 from framework.command.jsonargparse_internals import accepted_arguments
-from framework.command.new import PACKAGES
 from framework.runs.run_checkpoint import RunCheckpoint
 
 SLOTS: dict[str, type] = {"model": LightningModule, "data": LightningDataModule}
@@ -50,26 +50,15 @@ def subclasses(kinds: Iterable[type]) -> dict[str, type]:
 
 
 def is_public(kind: type) -> bool:
-    """Return whether a class is meant to be named: of ours, those that a package exports."""
-    if kind.__name__.startswith("_") or kind.__module__ == "__main__":
-        return False
-    folder = kind.__module__
-    while is_ours(kind) and folder:
-        folder = folder.rpartition(".")[0]
-        if kind.__name__ in getattr(sys.modules.get(folder), "__all__", ()):
-            return True
-    return not is_ours(kind)
-
-
-def is_ours(kind: type) -> bool:
-    """Return whether a class is Trimtab's own."""
-    return kind.__module__.partition(".")[0] in PACKAGES
+    """Return whether a class can be named: not those of other packages that are not accepted."""
+    foreign = kind.__module__.partition(".")[0] not in TRUSTED | {"__main__"}
+    return is_accepted(kind) or (foreign and not kind.__name__.startswith("_"))
 
 
 def all_classes() -> dict[str, type]:
     """Return {name: class} of every imported class that a config may name, for any argument."""
     # what else the packages export, such as the alignments of a module
-    ours = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in PACKAGES]
+    ours = [sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in OURS]
     exported = [getattr(one, name) for one in ours for name in getattr(one, "__all__", ())]
     kinds = [
         kind for kind in exported if isinstance(kind, type) and not issubclass(kind, BaseException)

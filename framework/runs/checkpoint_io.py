@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from framework.runs.version_0_1 import current_checkpoint
@@ -47,6 +48,8 @@ def use_atomic_checkpoints(trainer: Trainer) -> None:
     strategy: Any = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = AtomicCheckpointIO()
+    elif type(strategy.checkpoint_io) is AsyncCheckpointIO:
+        strategy.checkpoint_io = AsyncCheckpointIO(AtomicCheckpointIO())
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

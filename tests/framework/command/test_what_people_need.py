@@ -38,10 +38,10 @@ def entry(path: str, **arguments: Any) -> Section:
     return {"class_path": path, "init_args": arguments} if arguments else {"class_path": path}
 
 
-def build(kind: type, section: Section) -> Any:
+def build(kind: type, section: Section, *allowed: str) -> Any:
     """Return the object that a section of a config describes."""
     trimtab.import_configurable_classes()
-    set_up_parsing()
+    set_up_parsing(allowed)
     parser = Parser()
     parser.add_subclass_arguments(kind, "one", required=True, fail_untyped=False)
     return parser.instantiate_classes(parser.parse_object({"one": section}))["one"]
@@ -317,11 +317,13 @@ def test_strategies(strategy, kind):
     assert type(trainer(strategy=strategy).strategy) is kind
 
 
-def test_a_strategy_that_needs_a_gpu():
+def test_a_strategy_that_reads_checkpoints_itself_needs_allow():
     section = entry(
         f"{LIGHTNING}.strategies.FSDPStrategy", cpu_offload=True, sharding_strategy="FULL_SHARD"
     )
-    built = build(Strategy, section)
+    with pytest.raises(SystemExit):
+        build(Strategy, section)
+    built = build(Strategy, section, "lightning")
     assert type(built) is FSDPStrategy
 
 
