@@ -34,6 +34,36 @@ def own_checkpoints(callback: ModelCheckpoint, state: dict[str, Any]) -> dict[st
     return kept
 
 
+def follow_moved_run(
+    callback: ModelCheckpoint, state: dict[str, Any], loaded: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """Return the state of a checkpoint callback with the paths that a moved run's files have now.
+
+    Lightning would forget which file is the best one, and write over it with a worse one.
+
+    Args:
+        callback: Callback that the state is for; its folder is known.
+        state: State as it was read.
+        loaded: Checkpoint that it was read from; only one in the callback's folder was moved along.
+    """
+    before, folder = state.get("dirpath"), callback.dirpath
+    here = folder and os.path.realpath(os.path.dirname(loaded)) == os.path.realpath(folder)
+    if not here or not isinstance(before, str) or before == str(folder):
+        return state
+
+    def moved(path: object) -> object:
+        inside = isinstance(path, str) and os.path.dirname(path) == before
+        return os.path.join(str(folder), os.path.basename(str(path))) if inside else path
+
+    new = {**state, "dirpath": folder}
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        if name in state:
+            new[name] = moved(state[name])
+    if isinstance(scores := state.get("best_k_models"), dict):
+        new["best_k_models"] = {moved(path): score for path, score in scores.items()}
+    return new
+
+
 def _is_own(path: object, folder: Any) -> bool:
     if not isinstance(path, str) or not path.endswith(".ckpt") or "\0" in path or not folder:
         return False

@@ -21,7 +21,7 @@ from framework.losses.loss import Loss
 from framework.objectives.errors import IncompatibleError
 from framework.runs.checkpoint_io import new_token, side_directory, use_atomic_checkpoints
 from framework.runs.csv_logger import RunLogger
-from framework.runs.own_checkpoints import own_checkpoints
+from framework.runs.own_checkpoints import follow_moved_run, own_checkpoints
 from framework.utilities.lightning_internals import (
     call_before_saving,
     leave_closed_epoch,
@@ -98,8 +98,10 @@ class ExactResume(Callback):
         """
         states = checkpoint.get("callbacks", {})
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.state_key in states:
-                states[callback.state_key] = own_checkpoints(callback, states[callback.state_key])
+            key = callback.state_key
+            if isinstance(callback, ModelCheckpoint) and key in states:
+                states[key] = follow_moved_run(callback, states[key], str(trainer.ckpt_path))
+                states[key] = own_checkpoints(callback, states[key])
         if trainer.state.fn != "fit":
             return
         if any(isinstance(c, ModelPruning) for c in trainer.callbacks):  # type: ignore[attr-defined]

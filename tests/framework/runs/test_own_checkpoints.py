@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from framework.runs.own_checkpoints import own_checkpoints
@@ -103,3 +103,34 @@ def test_a_checkpoint_removes_nothing_but_its_own(tmp_path: Path, kind: type, wa
         trainer(2).fit(TinyModule(), data, ckpt_path=folder / "evil.ckpt", weights_only=True)
     assert (target / "chapter").exists()
     assert len(list(folder.glob("best-*.ckpt"))) == 2
+
+
+class Worsens(Callback):
+    """Logs a score that falls with every epoch."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("score", -float(trainer.current_epoch))
+
+
+def test_a_moved_run_keeps_its_best_until_something_better_comes(tmp_path: Path) -> None:
+    def train(run: Path, epochs: int, checkpoint: Path | None = None) -> Any:
+        folder = run / "checkpoints"
+        best = RunCheckpoint(dirpath=folder, filename="best", monitor="score", mode="max")
+        last = RunCheckpoint(dirpath=folder, filename="last")
+        trainer = tiny_trainer(run, [Worsens(), best, last], False, max_epochs=epochs)
+        trainer.fit(TinyModule(), TinyData(), ckpt_path=checkpoint, weights_only=True)
+        return best
+
+    before, now = tmp_path / "before", tmp_path / "now"
+    train(before, 1)
+    first = (before / "checkpoints" / "best.ckpt").read_bytes()
+    before.rename(now)
+    best = train(now, 3, now / "checkpoints" / "last.ckpt")
+    assert best.best_model_path == str(now / "checkpoints" / "best.ckpt")
+    assert Path(best.best_model_path).read_bytes() == first
+    assert not before.exists()
+    # a run that begins from another's checkpoint has a best of its own
+    with pytest.warns(UserWarning, match="dirpath has changed"):
+        other = train(tmp_path / "other", 4, now / "checkpoints" / "last.ckpt")
+    assert other.best_model_path == str(tmp_path / "other" / "checkpoints" / "best.ckpt")
+    assert float(other.best_model_score) == -3
