@@ -29,6 +29,7 @@ from framework.command.known_classes import (
 )
 from framework.command.type_names import alternatives, classes_in, type_in_words
 from framework.runs.config_files import config_paths
+from framework.runs.lost_rank import ANOTHER_RANK
 from framework.utilities.nearest_names import nearest
 
 LONGEST = 300
@@ -46,6 +47,8 @@ _NO_CAUSE = re.compile(
     r"Import path|Not of type|an? (?:class path|dict) "
 )
 
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter|inline_container\.cc(?!.*Reader)", re.DOTALL)
+
 _PROBLEM = re.compile(r"Problem with given class_path '[^']+':\n +(\S.+)")
 """What a constructor said, inside jsonargparse's list of all types that it tried."""
 
@@ -56,7 +59,7 @@ def describe(error: BaseException) -> str:
     An error of a loading process arrives with that process's traceback, an error of a constructor
     inside jsonargparse's list of all types that it tried; only the cause is kept.
     """
-    text = str(error) or type(error).__name__
+    text = _own_words(error) or str(error) or type(error).__name__
     if "in DataLoader worker process" in text:
         lines = text.rstrip().splitlines()
         last_frame = max(i for i, line in enumerate(lines) if line.startswith("  "))
@@ -71,6 +74,30 @@ def describe(error: BaseException) -> str:
     # of a class that could not be made; what is built needs no path
     where = f"{path}: " if path and not text.startswith((path, "trainer.")) else ""
     return _shortened(_finished(" ".join(f"{where}{text}".split())))
+
+
+def _own_words(error: BaseException) -> str:
+    """Return what is better said of an error of the system or of another process, or nothing."""
+    chain = _chain(error)
+    notes = [note for cause in chain for note in getattr(cause, "__notes__", ())]
+    if ended := [note for note in notes if note.startswith(ANOTHER_RANK)]:
+        return ended[0]
+    written_by_torch = bool(_TORCH_WRITES.search(str(error)))
+    for cause in chain if written_by_torch else chain[:1]:
+        if isinstance(cause, OSError) and cause.strerror:
+            reason = f"{cause.strerror[:1].lower()}{cause.strerror[1:]}"
+            return f"{cause.filename}: {reason}" if cause.filename else reason
+    return "a file could not be written whole: is the disk full?" if written_by_torch else ""
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and what it was raised from, each once."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
 
 
 def _shortened(text: str) -> str:

@@ -191,10 +191,11 @@ class TrainingModule(EvaluationModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that make resuming exact, for any Trainer."""
+        from framework.runs.lost_rank import LostRank
         from framework.runs.preemption import PreemptionCheckpoint
         from framework.runs.resume import ExactResume
 
-        kinds: list[type[Callback]] = [PlateauStep, ExactResume]
+        kinds: list[type[Callback]] = [PlateauStep, ExactResume, LostRank]
         if self.trainer.state.fn == "fit":
             compatibility.check_callbacks(self.trainer)
             if self.trainer.checkpoint_callbacks:

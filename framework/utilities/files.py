@@ -90,7 +90,7 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
             os.replace(part, path)
         except Exception as error:
             if raw.failure is not None:
-                raise raw.failure from error
+                raise WriteError(path, raw.failure) from error
             raise
         finally:
             part.unlink(missing_ok=True)

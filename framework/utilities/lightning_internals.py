@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -164,6 +166,31 @@ def train_loader(trainer: Trainer) -> Any:
 def slurm_checkpoint_path(trainer: Trainer) -> Path:
     """Return where Lightning looks for a checkpoint when a SLURM job starts again."""
     return Path(trainer._checkpoint_connector.hpc_save_path(trainer.default_root_dir))
+
+
+def before_ending_ranks(trainer: Trainer, hook: Callable[[], None]) -> None:
+    """Call ``hook`` before Lightning kills this process, as one of the ranks it started ended.
+
+    It does so in a thread, and without a word.
+    """
+    children = getattr(trainer.strategy.launcher, "procs", None)
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver) and thread._child_processes is children:
+            kill = thread._terminate_all
+
+            def speak_and_kill(kill: Callable[[], None] = kill) -> None:
+                hook()
+                kill()
+
+            thread._terminate_all = speak_and_kill  # type: ignore[method-assign]
+
+
+def exit_code_of(trainer: Trainer, pid: int) -> int | None:
+    """Return the exit code of a rank that Lightning started and that ended; None of any other."""
+    for child in getattr(trainer.strategy.launcher, "procs", ()):
+        if child.pid == pid:
+            return child.poll()
+    return None
 
 
 def call_before_saving(trainer: Trainer, hook: Callable[[dict[str, Any], Path], None]) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from lightning.fabric.loggers import tensorboard
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 import trimtab
+from framework.command.errors import describe
 from tests.helpers.command import refused
 from tests.helpers.runs import QUIET
 
@@ -267,3 +274,39 @@ def test_class_weights_are_set_from_the_command():
     loaded = trimtab.load("run")
     assert loaded.criterion.weight.tolist() == weights
     assert loaded.config["model"]["init_args"]["criterion"]["init_args"]["weight"] == weights
+
+
+def raised(function: Callable[[], Any]) -> BaseException:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        function()
+    return caught.value
+
+
+class Full(io.RawIOBase):
+    def write(self, data: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda: Path("absent").read_text(), "absent: no such file or directory."),
+        (lambda: Path("/").read_text(), "/: is a directory."),
+        (lambda: Full().write(b""), "no space left on device."),
+        (lambda: torch.save({"w": torch.ones(9)}, Full()), "no space left on device."),
+        (
+            lambda: torch.save({"w": torch.ones(9)}, "absent/file"),
+            "Parent directory absent does not exist.",
+        ),
+    ],
+)
+def test_errors_of_the_system_are_said_in_words(function, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert describe(raised(function)) == said
+
+
+def test_a_file_that_torch_could_not_write_is_no_line_of_its_code():
+    error = RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 640 vs 534")
+    assert describe(error) == "a file could not be written whole: is the disk full?"
+    reading = "[enforce fail at inline_container.cc:1] . PytorchStreamReader failed reading file"
+    assert describe(RuntimeError(reading)).startswith("[enforce")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Callback
 
@@ -127,3 +129,17 @@ def test_a_run_whose_folder_is_removed_loses_nothing():
     kept = {path.name for path in Path("run/checkpoints").iterdir()}
     assert kept == {path.name for path in Path("whole/checkpoints").iterdir()}
     assert {"best.ckpt", "last.ckpt"} <= kept
+
+
+def test_a_full_disk_ends_a_run_in_one_line(small_disk, capsys):
+    run = small_disk / "run"
+    with pytest.raises(SystemExit) as stop:
+        trimtab.main(["fit", *BASE, f"--run_folder={run}"])
+    assert stop.value.code == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        rf"trimtab: {run}/\S+ could not be written: no space left on device\.", said
+    )
+    assert not list(run.rglob("*.part"))
+    # the one that was written before is whole
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
