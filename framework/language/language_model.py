@@ -237,11 +237,26 @@ def load_language_model(name: str) -> LanguageModel:
             raise ValueError(
                 f"model={name!r} needs code that comes with it, which is never run here."
             ) from error
+        if kernel := _kernel_of(config):
+            raise ValueError(
+                f"model={name!r} asks for the compiled code {kernel!r}, which is never run here."
+            )
         causal = _is_causal(config.architectures or [])
         kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         model = kind.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
     return LanguageModel(model, tokenizer, name)
+
+
+def _kernel_of(config: Any) -> str | None:
+    """Return the repository of compiled code that a model's config names, if any."""
+    # a model of several has a config of each
+    for part in (config, *vars(config).values()):
+        for what in ("_attn_implementation", "_experts_implementation"):
+            name = getattr(part, what, None)
+            if isinstance(name, str) and "/" in name:
+                return name
+    return None
 
 
 @contextmanager

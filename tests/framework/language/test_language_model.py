@@ -213,3 +213,11 @@ def test_code_that_comes_with_a_model_is_never_run(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="needs code that comes with it, which is never run"):
         load_language_model(str(tmp_path))
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("option", ["attn_implementation", "experts_implementation"])
+def test_compiled_code_that_a_model_names_is_never_loaded(option, tmp_path):
+    config = {"model_type": "bert", option: "kernels-community/flash-attn2"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="asks for the compiled code 'kernels-community/flash"):
+        load_language_model(str(tmp_path))
