@@ -27,7 +27,7 @@ commands:
 {commands}
 
 options:
-  --allow PACKAGE   Trust the classes of a package, besides Trimtab's, torch's and Lightning's.
+  --allow PACKAGE   Let configs name all classes and functions of a package that you trust.
   --version         Show the version.
   --help            Show this page, or after a command what it takes.
 

@@ -40,7 +40,7 @@ _OPTIONS = """\
   --seed_everything N    Seed of the run.
   --ckpt_path RUN        Run folder or checkpoint that is used, or that training goes on from.
   --print_config         Show the whole config instead of running.
-  --allow PACKAGE        Trust the classes of a package of yours.
+  --allow PACKAGE        Let configs name all classes and functions of a package that you trust.
 
 The arguments of a chosen class are options too, such as --model.optimizer.lr 0.01 or, for the
 callback that was named last, --trainer.callbacks.monitor val/loss.

@@ -12,6 +12,7 @@ import pkgutil
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from inspect import isabstract
@@ -42,6 +43,7 @@ def versions() -> str:
     return "# " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + "\n"
 
 
+@cache
 def accepted_elsewhere() -> dict[type, str]:
     """Return {class: its shortest path} of every accepted class of other packages."""
     found: dict[type, set[str]] = {}
@@ -68,6 +70,7 @@ def _modules(package: ModuleType) -> Iterator[ModuleType]:
         yield from _modules(inside)
 
 
+@cache
 def reachable() -> dict[type, list[Argument]]:
     """Return {class: arguments} of everything that a config can make."""
     known = [*all_classes().values(), *accepted_elsewhere()]

@@ -151,7 +151,7 @@ LightningModule load_from_checkpoint plugins io typing Any class_paths Trainer
 PARTS = st.sampled_from(WORDS.split())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(PARTS, min_size=1, max_size=6).map(".".join))
 @example("framework.command.cli.os.system")
 @example("torch.nn.functional.torch.hub.load")
@@ -230,6 +230,27 @@ def test_functions_are_of_allowed_packages(tmp_path, monkeypatch):
     set_up_parsing()
     with pytest.raises(NotAcceptedError):
         import_trusted("of_a_person.half")
+
+
+def test_what_is_made_is_checked_once_more():
+    parser = Parser()
+    parser.add_subclass_arguments(Callback, "one", required=True, fail_untyped=False)
+    parsed = parser.parse_object({"one": entry("EarlyStopping", monitor="loss")})
+    for path in ("torch.utils.collect_env.run", "lightning.pytorch.callbacks.LambdaCallback"):
+        parsed.one.class_path = path
+        with pytest.raises(ValueError, match=r"torch|lightning"):
+            parser.instantiate_classes(parsed)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:stranger/model", "local-dir:/tmp", "resnet18:a", "./a"])
+def test_a_backbone_is_a_name_of_timm(name):
+    pytest.importorskip("timm")
+    section = entry("Classifier", num_classes=2, input_shape=[3, 32, 32], backbone=name)
+    parser = Parser()
+    parser.add_subclass_arguments(LightningModule, "one", required=True, fail_untyped=False)
+    parsed = parser.parse_object({"one": section})
+    with pytest.raises(ValueError, match=f"There is no backbone '{name}'"):
+        parser.instantiate_classes(parsed)
 
 
 @pytest.mark.usefixtures("elsewhere")
