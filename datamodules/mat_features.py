@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -17,28 +14,11 @@ from torch import Tensor
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
+from datamodules.mat_file import read_mat
 from datamodules.table_encoding import moments, standardized
 from framework.data.datasets import Batch
 from framework.data.facts import Facts
 from framework.data.raw_inputs import as_rows
-from framework.utilities.limits import (
-    MAX_GZIP,
-    FileTooLargeError,
-    check_size,
-    max_bytes,
-    memory_foreseen,
-    open_file,
-)
-
-_BLOCK = 1 << 20
-_COMPRESSED = 15
-_NUMBERS = (
-    "double",
-    "single",
-    "logical",
-    *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)),
-)
-_REAL = "must be an array of real numbers"
 
 
 class MatFeatures(ClassificationData):
@@ -102,7 +82,7 @@ class MatFeatures(ClassificationData):
 
     def read(self) -> Splits:
         """Return the file; all of it is the training set."""
-        found = _read_mat(self.path, [self.features, self.labels])
+        found = read_mat(self.path, [self.features, self.labels])
         matrix, label = self._matrix(found[self.features]), found[self.labels]
         rows, width = matrix.shape
         self.input_shape = (width, 1, 1) if self.shape is None else self.shape
@@ -179,75 +159,3 @@ class MatFeatures(ClassificationData):
         if first > 1:
             raise ValueError(f"{where}: class numbers start at 0 or 1, not at {first:g}.")
         return numbers.astype(np.int64) - int(first)
-
-
-def _read_mat(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Return variables of a file, each an array of real numbers."""
-    from scipy.io import loadmat, whosmat
-    from scipy.io.matlab import matfile_version
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
-    with open_file(path) as file:
-        with _complete(path):
-            version = matfile_version(file)[0]
-            if version == 1:
-                _check_elements(path, file)
-            file.seek(0)
-            there = whosmat(file) if version < 2 else []
-        if version == 2:
-            raise ValueError(f"{path} is of MATLAB's version 7.3: save it with '-v7'.")
-        for name in names:
-            _check_variable(path, name, there)
-        with _complete(path):
-            file.seek(0)
-            found = loadmat(file, variable_names=names)
-    for name in names:
-        if found[name].dtype.kind not in "fiub":
-            raise ValueError(f"{path}, {name} {_REAL}, not {found[name].dtype.name}.")
-    return {name: found[name] for name in names}
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[None]:
-    """Raise a ``ValueError`` that names the file where SciPy raises anything."""
-    try:
-        with memory_foreseen(path):
-            yield
-    except FileTooLargeError:
-        raise
-    except Exception as error:  # of many kinds, by which byte is damaged
-        raise ValueError(f"{path} is no complete MATLAB file: {error}.") from None
-
-
-def _check_variable(path: Path, name: str, there: list[tuple[str, tuple[int, ...], str]]) -> None:
-    """Raise unless a variable is numbers, and no more than the limit."""
-    kinds = [(shape, kind) for known, shape, kind in there if known == name]
-    if not kinds:
-        names = ", ".join(known for known, *_ in there)
-        raise ValueError(f"{path} has no variable {name!r}; it has {names}.")
-    for shape, kind in kinds:
-        if kind not in _NUMBERS:
-            raise ValueError(f"{path}, {name} {_REAL}, not {kind}.")
-        # beside the numbers of the file those of single precision
-        check_size(path, 12 * math.prod(shape), f"{name} of shape {shape}", path.stat().st_size)
-
-
-def _check_elements(path: Path, file: BinaryIO) -> None:
-    """Raise if a compressed element of a file of version 5 unpacks to more than the limit.
-
-    SciPy unpacks as much as an element's tags announce, whatever the variable's shape is.
-    """
-    file.seek(126)
-    order = "<" if file.read(2) == b"IM" else ">"
-    while len(tag := file.read(8)) == 8:
-        kind, size = struct.unpack(f"{order}II", tag)
-        end = file.tell() + size
-        if kind == _COMPRESSED and MAX_GZIP * size > max_bytes():
-            stream, count = zlib.decompressobj(), 0
-            while not stream.eof and (block := file.read(min(_BLOCK, end - file.tell()))):
-                while block:
-                    count += len(stream.decompress(block, _BLOCK))
-                    check_size(path, count, "a compressed variable")
-                    block = stream.unconsumed_tail
-        file.seek(end)

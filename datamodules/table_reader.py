@@ -31,8 +31,6 @@ from framework.utilities.packages import require_package
 OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _BYTES_PER_CHARACTER = 32
 """Bytes that a character of a line becomes at most, as cells of two characters."""
-_NUMBERS = ("BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE")
-"""Types of Parquet's columns that stay numbers."""
 MISSING = ("", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "?")
 """Texts that stand for a missing value, in lower case."""
 
@@ -312,35 +310,40 @@ def _read_parquet(path: Path) -> Table:
 
     try:
         with memory_foreseen(path), open_file(path) as file, parquet.ParquetFile(file) as found:
-            check_size(path, _parquet_bytes(found.metadata), "its columns", path.stat().st_size)
-            texts = [field.name for field in found.schema_arrow if _is_text(field.type)]
-        # a text that many rows have is there once
-        table = parquet.read_table(path, read_dictionary=texts)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no complete Parquet file: {error}") from None
+            fields = list(found.schema_arrow)
+            row = sum(_cell_bytes(field.type) for field in fields)
+            groups = map(found.metadata.row_group, range(found.metadata.num_row_groups))
+            size = sum(group.total_byte_size + group.num_rows * row for group in groups)
+            check_size(path, size, "its columns", path.stat().st_size)
+            for field in fields:
+                if pyarrow.types.is_nested(field.type):
+                    raise ValueError(f"{path}, column {field.name!r} is of lists or records.")
+            # a text that many rows have is there once
+            texts = [field.name for field in fields if _is_text(field.type)]
+        with memory_foreseen(path):
+            table = parquet.read_table(path, read_dictionary=texts)
+            # text and times as objects: NumPy would turn a time into a number of nanoseconds
+            cells = [
+                column.to_numpy()
+                if pyarrow.types.is_floating(column.type) or pyarrow.types.is_integer(column.type)
+                else _objects(column)
+                for column in table.columns
+            ]
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no complete Parquet file: {reason}") from None
     if not len(table):
         raise ValueError(f"{path} holds no rows.")
-    # text and times as objects: NumPy would turn a time into a number of nanoseconds
-    cells = [
-        column.to_numpy()
-        if pyarrow.types.is_floating(column.type) or pyarrow.types.is_integer(column.type)
-        else _objects(column)
-        for column in table.columns
-    ]
     return Table(path, table.column_names, cells)
 
 
-def _parquet_bytes(metadata: Any) -> int:
-    """Return what the columns take at most, as pages and as objects of Python."""
-    size = 0
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for k in range(group.num_columns):
-            column, logical = group.column(k), metadata.schema.column(k).logical_type.type
-            cell = 24 if column.physical_type == "BYTE_ARRAY" else 128
-            if column.physical_type in _NUMBERS and logical in ("NONE", "INT"):
-                cell = 16
-            size += column.total_uncompressed_size + max(group.num_rows, column.num_values) * cell
-    return size
+def _cell_bytes(kind: Any) -> int:
+    """Return what a cell of a column takes at most, as a number or an object of Python."""
+    from pyarrow import types
+
+    if types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind):
+        return 16
+    return 24 if _is_text(kind) else 128
 
 
 def _is_text(kind: Any) -> bool:

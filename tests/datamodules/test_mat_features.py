@@ -96,7 +96,7 @@ def spoiled(value):
         ({"labels": objects(*LABELS)}, "labels must be an array of real numbers, not cell"),
         ({"fts": {"a": 1.0}}, "fts must be an array of real numbers, not struct"),
         ({"fts": "text"}, "fts must be an array of real numbers, not char"),
-        ({"fts": FEATURES + 1j}, "fts must be an array of real numbers, not complex128"),
+        ({"fts": FEATURES + 1j}, "fts must be an array of real numbers, not complex"),
         ({"fts": csc_matrix(FEATURES)}, "fts must be an array of real numbers, not sparse"),
         ({"fts": FEATURES.reshape(10, 2, 3)}, r"must be a matrix, not of shape \(10, 2, 3\)"),
         ({"fts": np.zeros((0, 6))}, r"must be a matrix, not of shape \(0, 6\)"),
