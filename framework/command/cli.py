@@ -23,7 +23,7 @@ from framework.command.accepted_classes import check_strategy
 from framework.command.class_paths import set_up_parsing, take_allowed
 from framework.command.commands import trainer_command
 from framework.command.data_arguments import DataArgumentsCLI
-from framework.command.errors import describe, format_parser_error
+from framework.command.errors import describe, format_parser_error, one_line
 from framework.command.help_pages import help_page
 from framework.command.jsonargparse_internals import import_trusted
 from framework.command.lightning_messages import choose_messages
@@ -396,7 +396,7 @@ def error_messages() -> Iterator[None]:
 
 def format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
     """Return a warning as it is shown: the place in the code helps no one at a terminal."""
-    return f"trimtab: {' '.join(str(message).split())}\n"
+    return f"trimtab: {one_line(str(message))}\n"
 
 
 def main(args: Sequence[str], callbacks: list[Any] | None = None) -> None:

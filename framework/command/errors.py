@@ -49,6 +49,8 @@ _NO_CAUSE = re.compile(
 
 _TORCH_WRITES = re.compile(r"PytorchStreamWriter|inline_container\.cc(?!.*Reader)", re.DOTALL)
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Characters that are no text, such as those of names and files that a stranger made."""
 _PROBLEM = re.compile(r"Problem with given class_path '[^']+':\n +(\S.+)")
 """What a constructor said, inside jsonargparse's list of all types that it tried."""
 
@@ -73,7 +75,17 @@ def describe(error: BaseException) -> str:
         text = better if text.startswith(words) else text
     # of a class that could not be made; what is built needs no path
     where = f"{path}: " if path and not text.startswith((path, "trainer.")) else ""
-    return _shortened(_finished(" ".join(f"{where}{text}".split())))
+    return _shortened(_finished(one_line(f"{where}{text}")))
+
+
+def one_line(text: str) -> str:
+    r"""Return a text in one line, in which what a terminal would take for a command is spelled out.
+
+    Example:
+        >>> one_line("a\nb \x1b[31mc")
+        'a b \\x1b[31mc'
+    """
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
 
 
 def _own_words(error: BaseException) -> str:

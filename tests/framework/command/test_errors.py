@@ -310,3 +310,8 @@ def test_a_file_that_torch_could_not_write_is_no_line_of_its_code():
     assert describe(error) == "a file could not be written whole: is the disk full?"
     reading = "[enforce fail at inline_container.cc:1] . PytorchStreamReader failed reading file"
     assert describe(RuntimeError(reading)).startswith("[enforce")
+
+
+def test_names_of_a_stranger_do_not_command_the_terminal():
+    error = ValueError("a\x1b]0;title\x07\nb.png, caf\udce9.png, 東京.png")
+    assert describe(error) == r"a\x1b]0;title\x07 b.png, caf\udce9.png, 東京.png."
