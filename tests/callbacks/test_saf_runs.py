@@ -12,12 +12,13 @@ import yaml
 from framework.data.samplers import GlobalBatchSampler
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.randomness import stable_seed
-from tests.helpers.configs import arguments
+from tests.helpers.configs import arguments, one_of_many
 from tests.helpers.runs import DDP, differences, fit, fit_in_child, fit_on_two_ranks, terms
 from tests.test_parity import FLOAT64, PLAIN_SGD, assert_parity, compare
 from tests.test_resume import EVERY, KILLED, assert_close, assert_same_bits, kill_and_resume, last
 
-STORAGES = ["memmap", "exchange", "cpu", "device"]
+# without a GPU the memory of the device is that of the CPU
+STORAGES = ["memmap", "exchange", "cpu", one_of_many("device", quick=False)]
 
 
 def overlay(folder: Path, name: str = "SAF", **arguments: Any) -> str:

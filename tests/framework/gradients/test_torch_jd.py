@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -297,11 +296,3 @@ def test_without_a_solver_the_message_names_the_extra(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torchjd.aggregation.CAGrad, "__init__", missing)
     with pytest.raises(ModuleNotFoundError, match=r"CAGrad needs more .*'trimtab\[torchjd\]'"):
         TorchJD("CAGrad")
-
-
-def test_importing_it_does_not_import_the_library() -> None:
-    """Start-up time is measured."""
-    import subprocess
-
-    code = "import sys, framework.gradients; sys.exit('torchjd' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
