@@ -22,6 +22,7 @@ from framework.optim import LionK
 from tests.helpers.checkout import check_types, copy_checkout, lint, run_tests
 from tests.helpers.configs import arguments
 from tests.helpers.runs import QUIET, ROOT, Record, fit, fit_on_two_ranks, in_child, terms
+from tests.test_new_method import TESTS_OF_METHODS, add_methods
 from tests.test_parity import FLOAT64, assert_parity
 from tests.test_resume import assert_same_bits, kill_and_resume
 
@@ -120,8 +121,9 @@ def test_the_examples_in_the_docstrings_run(name, folder):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which every step of the guide was done."""
+    """A checkout in which every step of the guide was done, and a method of every kind begun."""
     root = copy_checkout(tmp_path_factory.mktemp("contributing"))
+    add_methods(root)
     for path, text in EXAMPLES.items():
         (root / path).write_text(text)
     for stub, name, class_name in EXPORTS:
@@ -138,12 +140,13 @@ def test_the_examples_pass_the_type_checker(tree):
     check_types(tree, *[path for path in EXAMPLES if path.endswith(".py")])
 
 
-def test_the_tests_of_the_tree_pass_with_the_examples(tree):
+def test_the_tests_of_the_tree_pass_with_the_examples_and_with_what_new_writes(tree):
     files = ["docs", "config_smoke", "overlays", "losses"]
     every = [f"tests/test_{name}.py" for name in files]
-    loss = "tests/framework/losses/test_contract.py"
+    every += ["tests/framework/losses/test_contract.py", *TESTS_OF_METHODS]
     names = ["FocalLoss", "classifier-with/focal", "sine and not with", "table_of_losses"]
-    run_tests(tree, *every, loss, "-k", " or ".join(names), "-m", "not slow")
+    names += ["(fresh and not overlays)", "FreshLoss"]
+    run_tests(tree, *every, "-k", " or ".join(names), "-m", "not slow and not combination")
 
 
 # ---- the loss ---------------------------------------------------------------------------------

@@ -41,17 +41,24 @@ WRITTEN = {
 }
 FILES = [path for paths in WRITTEN.values() for path in paths]
 PYTHON = [path for path in FILES if path.endswith(".py")]
+# they run beside those of the examples of CONTRIBUTING.md, in one copy of the checkout
+TESTS_OF_METHODS = [path for path in PYTHON if path.startswith("tests/")]
+
+
+def add_methods(root: Path) -> None:
+    """Add one method of every kind to a checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        # any folder of the checkout will do
+        patch.chdir(root / "configs")
+        for kind, name in METHODS.items():
+            trimtab.main(["new", kind, name])
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout to which one method of every kind was added."""
     root = copy_checkout(tmp_path_factory.mktemp("new"))
-    with pytest.MonkeyPatch.context() as patch:
-        # any folder of the checkout will do
-        patch.chdir(root / "configs")
-        for kind, name in METHODS.items():
-            trimtab.main(["new", kind, name])
+    add_methods(root)
     return root
 
 
@@ -83,13 +90,6 @@ def test_what_is_written_passes_the_linter(copy: Path) -> None:
 @pytest.mark.slow
 def test_what_is_written_passes_the_type_checker(copy: Path) -> None:
     check_types(copy, *[path for path in PYTHON if not path.startswith("tests/")])
-
-
-def test_what_is_written_passes_its_tests(copy: Path) -> None:
-    own = [path for path in PYTHON if path.startswith("tests/")]
-    kind = "tests/framework/losses/test_contract.py"
-    every = ["tests/test_docs.py", "tests/test_config_smoke.py", kind]
-    run_tests(copy, *own, *every, "-k", "fresh or FreshLoss or table_of_losses", "-m", "not slow")
 
 
 @pytest.mark.slow
