@@ -184,16 +184,24 @@ def holds_run(folder: Path) -> bool:
 def check_links(folder: Path) -> None:
     """Refuse a run folder out of which a link leads: it may be anybody's, and is written into.
 
+    Checkpoints may be links, as they are replaced and never written through. Where no config lies,
+    the folder may be one that a person works in, of which folders directly in it are looked at.
+
     Raises:
-        ValueError: A folder in it is such a link.
+        ValueError: There is such a link.
     """
-    for path in sorted(folder.iterdir()):
-        place = path.resolve()
-        if path.is_symlink() and place.is_dir() and not place.is_relative_to(folder.resolve()):
-            raise ValueError(
-                f"{path} is a link to {place}, which lies out of the run folder: put a folder in "
-                "its place."
-            )
+    whole = (folder / "config.yaml").exists()
+    for root, folders, names in os.walk(folder):
+        inside = [*folders, *(name for name in names if whole and not name.endswith(".ckpt"))]
+        for path in (Path(root, name) for name in sorted(inside)):
+            place = path.resolve()
+            if path.is_symlink() and not place.is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{path} is a link to {place}, which lies out of the run folder: put what it "
+                    "leads to in its place."
+                )
+        # W&B names what it writes anew in each process
+        folders[:] = [name for name in folders if whole and name != "wandb"]
 
 
 def choose_run_folder(

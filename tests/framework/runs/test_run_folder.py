@@ -290,7 +290,7 @@ def test_earlier_results_are_set_aside():
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "figures", "earlier"])
-def test_a_run_out_of_which_a_link_leads_is_not_written(name):
+def test_a_run_out_of_which_a_folder_leads_is_not_written(name):
     last = make_run(Path("run"))
     Path("thesis").mkdir()
     Path("run/wandb").mkdir()
@@ -304,3 +304,24 @@ def test_a_run_out_of_which_a_link_leads_is_not_written(name):
     for options in ({}, {"exact": "run"}):
         with pytest.raises(ValueError, match=rf"run/{name} is a link to /\S+, which lies out of"):
             choose_run_folder(["fit", last], **options)
+
+
+def test_links_of_files_and_inside_of_folders():
+    last = make_run(Path("run"))
+    Path("thesis").mkdir()
+    Path("run/config.yaml").touch()
+    Path("run/logs/1").mkdir(parents=True)
+    Path("run/wandb/run-1").mkdir(parents=True)
+    Path("run/wandb/run-1/data.csv").symlink_to(Path("thesis/data.csv").absolute())
+    Path("run/checkpoints/mine.ckpt").symlink_to(Path("thesis/mine.ckpt").absolute())
+    Path("run/logs/latest").symlink_to("1")
+    assert choose_run_folder(["test", last]).path == Path("run")
+    for name in ("fit-times.txt", "logs/1/metrics.csv", "logs/2", ".predictions.csv.part0"):
+        link = Path("run", name)
+        link.symlink_to(Path("thesis", "absent").absolute())
+        with pytest.raises(ValueError, match=rf"run/{name} is a link to /\S+, which lies out of"):
+            choose_run_folder(["test", last])
+        link.unlink()
+    Path("run/config.yaml").unlink()
+    Path("run/notes.txt").symlink_to(Path("thesis/notes.txt").absolute())
+    assert choose_run_folder(["test", last]).path == Path("run")
