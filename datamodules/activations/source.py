@@ -15,7 +15,7 @@ from torch import Tensor
 from datamodules.array_files import map_npy
 from framework.distributed.collectives import barrier, rank, world_size
 from framework.language.language_model import LanguageModel
-from framework.utilities.files import write_atomically
+from framework.utilities.files import remove_parts, write_atomically
 from framework.utilities.json_files import read_json
 
 FILE_BYTES = 1 << 27
@@ -188,6 +188,8 @@ class Cache:
         """Compute what is missing, and map it all; called on every rank."""
         path = self.folder / "index.json"
         barrier()
+        if rank() == 0:
+            remove_parts(self.folder)
         if path.is_file():
             self._check(path)
         elif rank() == 0:

@@ -267,7 +267,7 @@ def set_aside(folder: Path, command: str) -> Path | None:
     found = [path for pattern in EVALUATIONS[command] for path in folder.glob(pattern)]
     if not found:
         return None
-    written = time.localtime(max(path.stat().st_mtime for path in found))
+    written = time.localtime(max(path.lstat().st_mtime for path in found))
     earlier = _free(folder / "earlier" / f"{command}_{time.strftime(TIME, written)}").path
     for path in found:
         move(path, earlier / path.relative_to(folder))

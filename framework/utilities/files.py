@@ -163,14 +163,18 @@ def move(path: Path, target: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the parts in a folder that killed processes left there long ago."""
+    """Remove the parts in a folder, files and folders, that killed processes left long ago."""
     oldest = time.time() - LEFT_BEHIND
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                with suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                        os.unlink(entry.path)
+            with suppress(OSError):
+                is_part = _PART.fullmatch(entry.name)
+                if not is_part or entry.stat(follow_symlinks=False).st_mtime >= oldest:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    remove_new_folder(Path(entry.path))
+                else:
+                    os.unlink(entry.path)
 
 
 def remove_file(path: Path) -> None:
@@ -215,6 +219,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         WriteError: It could not be made.
     """
+    remove_parts(folder.parent)
     part = part_of(folder)
     make_folder(part)
     try:

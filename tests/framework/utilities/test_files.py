@@ -144,10 +144,15 @@ def test_old_parts_are_removed_and_nothing_else(tmp_path: Path) -> None:
         path.touch()
     folder.mkdir()
     before = time.time() - 2 * files.LEFT_BEHIND
-    for path in (old, mine, folder):
-        os.utime(path, (before, before))
+    thesis, link = tmp_path / "thesis", part_of(tmp_path / "link")
+    thesis.mkdir()
+    (thesis / "chapter").touch()
+    link.symlink_to(thesis)
+    for path in (old, mine, folder, thesis, link):
+        os.utime(path, (before, before), follow_symlinks=False)
     remove_parts(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {new.name, mine.name, folder.name}
+    assert {p.name for p in tmp_path.iterdir()} == {new.name, mine.name, "thesis"}
+    assert (thesis / "chapter").exists()
     remove_parts(tmp_path / "absent")
 
 
