@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from torch import Tensor
 
 from framework.command.report import relative
@@ -21,6 +20,7 @@ from framework.detection.tiles import merge_tiles
 from framework.distributed.collectives import gather
 from framework.figures.style import may_fail
 from framework.utilities.checks import check_at_least, check_interval
+from framework.utilities.console import PlainConsole
 from framework.utilities.files import file_name
 from framework.utilities.lightning_internals import datamodule_of
 
@@ -133,7 +133,7 @@ class DetectionWriter(Callback):
         write_results(folder, [merged[n] for n in numbers], names, classes)
         self._draw(folder, names, [merged[n] for n in numbers], numbers, pictures, data, classes)
         count = sum(len(one["scores"]) for one in merged.values())
-        console = Console(highlight=False)
+        console = PlainConsole()
         drawn = f", of {self.picture_score} and more drawn" if self.pictures else ""
         note = f", tiles merged at an overlap of {pl_module.merge_iou}" if self._tiled else ""
         console.print(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 from framework.command.report import relative, table
 from framework.runs.validated_metrics import ValidatedMetrics
+from framework.utilities.console import PlainConsole
 
 
 class MetricsSummary(Callback):
@@ -52,7 +52,7 @@ class MetricsSummary(Callback):
 
     @rank_zero_only
     def _print(self, trainer: Trainer) -> None:
-        console = Console(highlight=False)
+        console = PlainConsole()
         fits = trainer.state.fn == "fit"
         console.print(table(trainer.callback_metrics))
         if fits and self._validated.has_older(trainer):

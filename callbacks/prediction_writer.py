@@ -12,13 +12,13 @@ from typing import Any, Literal, TextIO
 import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Subset
 
 from framework.command.report import relative
 from framework.data.datasets import IndexedDataset
 from framework.distributed.collectives import world_size
+from framework.utilities.console import PlainConsole
 from framework.utilities.files import (
     open_new,
     part_of,
@@ -139,7 +139,7 @@ class PredictionWriter(Callback):
             remove_file(self._place)
 
     def _join(self, parts: list[Path], target: Path) -> None:
-        console = Console(highlight=False)
+        console = PlainConsole()
         with ExitStack() as stack:
             for part in parts:
                 stack.callback(remove_file, part)

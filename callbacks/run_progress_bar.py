@@ -21,6 +21,7 @@ from rich.text import Text
 from framework.command.report import by_stage
 from framework.runs.validated_metrics import ValidatedMetrics
 from framework.training.module import TrainingModule
+from framework.utilities.console import PlainConsole
 
 WIDE = 100
 """Columns of a terminal from which on the bar is long and has the speed beside it."""
@@ -218,7 +219,7 @@ class RunProgressBar(RichProgressBar):
                     older = stage == "val" and self._validated.has_older(trainer)
                     when = f" at step {self._validated.step}" if older else ""
                     parts.append(f"{stage}{when} {', '.join(named)}")
-            Console(highlight=False).print(" | ".join(parts), soft_wrap=True)
+            PlainConsole().print(" | ".join(parts), soft_wrap=True)
         self._line = ""
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from datamodules.dota.classes import CLASS_NAMES
@@ -16,6 +15,7 @@ from framework.data.folders import is_hidden
 from framework.detection.average_precision import Interpolation
 from framework.detection.result_files import classes_with_results, read_results
 from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
+from framework.utilities.console import PlainConsole
 
 
 def evaluate_results(
@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> None:
         values = evaluate_results(arguments.results, arguments.labels, classes)
     except (OSError, ValueError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from None
-    console = Console(highlight=False)
+    console = PlainConsole()
     for name, precision in zip(classes, values["ap_50"].reshape(-1).tolist(), strict=True):
         console.print(
             f"{name:20s} {'no objects' if precision != precision else f'{precision:.4f}'}"

@@ -17,7 +17,6 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 from framework.command.accepted_classes import check_strategy
 from framework.command.class_paths import set_up_parsing, take_allowed
@@ -43,6 +42,7 @@ from framework.runs.run_folder import (
     warn_of_removal,
 )
 from framework.runs.version_0_1 import current_arguments
+from framework.utilities.console import PlainConsole
 from framework.utilities.files import write_text
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
@@ -117,7 +117,7 @@ class SaveConfig(SaveConfigCallback):
         command, folder = trainer.state.fn.value, Path(trainer.default_root_dir)
         if command in EVALUATIONS and (earlier := set_aside(folder, command)):
             said = f"results of the {command} before: {relative(earlier)}"
-            Console(highlight=False).print(said, soft_wrap=True)
+            PlainConsole().print(said, soft_wrap=True)
         name = "config.yaml" if command == "fit" else f"config_{command}.yaml"
         config = self.config.clone()
         for key in NOT_SAVED:

@@ -30,6 +30,7 @@ from framework.command.known_classes import (
 from framework.command.type_names import alternatives, classes_in, type_in_words
 from framework.runs.config_files import config_paths
 from framework.runs.lost_rank import ANOTHER_RANK
+from framework.utilities.console import plain
 from framework.utilities.nearest_names import nearest
 
 LONGEST = 300
@@ -49,8 +50,6 @@ _NO_CAUSE = re.compile(
 
 _TORCH_WRITES = re.compile(r"PytorchStreamWriter|inline_container\.cc(?!.*Reader)", re.DOTALL)
 
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Characters that are no text, such as those of names and files that a stranger made."""
 _PROBLEM = re.compile(r"Problem with given class_path '[^']+':\n +(\S.+)")
 """What a constructor said, inside jsonargparse's list of all types that it tried."""
 
@@ -85,7 +84,7 @@ def one_line(text: str) -> str:
         >>> one_line("a\nb \x1b[31mc")
         'a b \\x1b[31mc'
     """
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
+    return plain(" ".join(text.split()))
 
 
 def _own_words(error: BaseException) -> str:

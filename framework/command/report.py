@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from framework.command.plain_parser import PlainParser
 from framework.runs.csv_logger import read_metrics
 from framework.runs.run_folder import check_links
+from framework.utilities.console import PlainConsole
 
 STAGES = ("train", "val", "test")
 
@@ -39,7 +39,7 @@ def main(args: Sequence[str]) -> None:
     if len(runs) == 1:
         _show(runs[0])
     else:
-        Console(highlight=False).print(comparison([RunResult.read(run) for run in runs]))
+        PlainConsole().print(comparison([RunResult.read(run) for run in runs]))
 
 
 def _show(run: Path) -> None:
@@ -48,7 +48,7 @@ def _show(run: Path) -> None:
     latest: dict[str, Any] = {}
     for row in [row for rows in (curves, *evaluations) for row in rows]:
         latest |= {name: value for name, value in row.items() if value not in ("", None)}
-    console = Console(highlight=False)
+    console = PlainConsole()
     console.print(table(latest))
     for checkpoint in sorted(run.glob("checkpoints/*.ckpt")):
         console.print(f"checkpoint: {relative(checkpoint)}", soft_wrap=True)

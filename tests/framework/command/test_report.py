@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from framework.command.report import by_stage, main, relative
 from framework.runs.csv_logger import RunLogger
@@ -57,3 +58,20 @@ def test_paths_are_shown_as_seen_from_here(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path / "a")
     assert relative(tmp_path / "a" / "b") == "b"
     assert relative(os.sep) == os.sep
+
+
+def test_names_in_a_run_folder_are_printed_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        run = tmp_path / name
+        run.mkdir()
+        config = {"model": {"activation": ["relu", "\x1b[2J", name]}, "x": f"[/{name}]"}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        (run / "metrics.csv").write_text("epoch,step,val/[red]x\x1b[2J\n0,1,0.5\n")
+    main([str(tmp_path / "one")])
+    main([str(tmp_path)])
+    printed = "".join(capsys.readouterr().out.split())
+    assert "\x1b" not in printed
+    assert r"[red]x\x1b[2J" in printed
+    assert "x=[/one]" in printed
