@@ -48,7 +48,10 @@ def test_names_the_file_where_memory_ends():
 def test_opens_regular_files_only(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"content")
     with open_file(tmp_path / "file") as file:
-        assert file.read() == b"content"
+        assert file.read(1) == b"c"
+        assert file.read(1 << 50) == b"ontent", "no memory is taken for what is not there"
+        file.seek(0)
+        assert file.read() == file.read(-1) + b"content"
     with pytest.raises(FileNotFoundError, match="none"):
         open_file(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
