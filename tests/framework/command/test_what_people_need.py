@@ -481,6 +481,13 @@ def test_own_classes_by_the_command_line(own):
     assert built.datamodule.noise == 0.1
 
 
+def test_trust_ends_with_the_command(own, capsys):
+    package = own.partition(".")[0]
+    model = {"model": entry(f"{own}.Mine", **SIZES)}
+    assert type(command(f"--allow={package}", **model).model).__module__ == own
+    assert f"--allow {package}" in refused(["fit", "--config=config.yaml"], capsys)
+
+
 def test_own_classes_need_allow(capsys):
     Path("never_allowed.py").write_text("open('imported', 'w')")
     model = entry("never_allowed.Mine")
