@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 import trimtab
 from datamodules.activations.file import read_activations
 from datamodules.labels import read_labels
 from framework.data.facts import KEY, read_facts
 from framework.distributed.sample_state import SampleState
-from framework.runs.checkpoint_io import AtomicCheckpointIO
+from framework.runs.checkpoint_io import AtomicCheckpointIO, use_atomic_checkpoints
 from framework.utilities.tensor_archive import load_archive, load_safetensors
 from modules.coteaching.stage_one import load_stage_one
 from modules.nested.network import NestedNetwork
@@ -31,8 +33,9 @@ ROOT = Path(__file__).parents[1]
 SENTINEL = torch.full((64,), 1.2345)
 
 
-def trainer(path: Path) -> Trainer:
+def trainer(path: Path, **options: Any) -> Trainer:
     return Trainer(
+        **options,
         default_root_dir=path.parent,
         accelerator="cpu",
         max_epochs=1,
@@ -60,6 +63,12 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "trimtab.load": ("a.ckpt", load_run),
     "fit": ("a.ckpt", lambda p: trainer(p).fit(TinyModule(), TinyData(), ckpt_path=p)),
     "test": ("a.ckpt", lambda p: trainer(p).test(TinyModule(), TinyData(), ckpt_path=p)),
+    "asynchronous": (
+        "a.ckpt",
+        lambda path: trainer(path, plugins=[AsyncCheckpointIO(AsyncCheckpointIO())]).test(
+            TinyModule(), TinyData(), ckpt_path=path
+        ),
+    ),
     "module": ("a.ckpt", TinyModule.load_from_checkpoint),
     "module, unsafe": (
         "a.ckpt",
@@ -187,3 +196,15 @@ def test_nothing_else_opens_archives_or_pickles():
     called = re.compile(r"\b(torch\.load|pickle\.loads?|Unpickler|load_file|safe_open)\(")
     found = {p.relative_to(ROOT).as_posix() for p, text in sources.items() if called.search(text)}
     assert found == {"framework/utilities/tensor_archive.py"}
+
+
+def test_a_plugin_of_a_person_stays(tmp_path):
+    class Own(TorchCheckpointIO):
+        pass
+
+    own = Own()
+    for plugin in (own, AsyncCheckpointIO(own)):
+        made = trainer(tmp_path / "a", plugins=[plugin])
+        use_atomic_checkpoints(made)
+        assert made.strategy.checkpoint_io is plugin
+        assert getattr(plugin, "checkpoint_io", own) is own

@@ -11,7 +11,6 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from framework.runs.version_0_1 import current_checkpoint
@@ -21,6 +20,7 @@ from framework.utilities.files import (
     remove_parts,
     write_atomically,
 )
+from framework.utilities.lightning_internals import set_checkpoint_io
 from framework.utilities.tensor_archive import load_archive
 
 TOKEN = re.compile(r"[0-9a-f]{12}")
@@ -45,11 +45,7 @@ def new_token() -> str:
 
 def use_atomic_checkpoints(trainer: Trainer) -> None:
     """Let a Trainer write, read and remove checkpoints by ``AtomicCheckpointIO``."""
-    strategy: Any = trainer.strategy
-    if type(strategy.checkpoint_io) is TorchCheckpointIO:
-        strategy.checkpoint_io = AtomicCheckpointIO()
-    elif type(strategy.checkpoint_io) is AsyncCheckpointIO:
-        strategy.checkpoint_io = AsyncCheckpointIO(AtomicCheckpointIO())
+    set_checkpoint_io(trainer, AtomicCheckpointIO())
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

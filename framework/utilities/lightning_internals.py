@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
 from framework.utilities.tensor_archive import load_archive, read_archive
 
@@ -216,6 +219,19 @@ def stop_calling_before_saving(trainer: Trainer) -> None:
     if hasattr(strategy, "_save_without_hook"):
         strategy.save_checkpoint = strategy._save_without_hook
         del strategy._save_without_hook
+
+
+def set_checkpoint_io(trainer: Trainer, io: CheckpointIO) -> None:
+    """Let a Trainer write and read checkpoints by ``io`` where it does so by Lightning's own.
+
+    A plugin that a person gave stays. One that hands files on, such as ``AsyncCheckpointIO``, takes
+    its basis once only, and Lightning has given it one.
+    """
+    holder: Any = trainer.strategy
+    while isinstance(holder.checkpoint_io, _WrappingCheckpointIO):
+        holder = holder.checkpoint_io
+    if type(holder.checkpoint_io) is TorchCheckpointIO:
+        holder._checkpoint_io = io
 
 
 # ---- parts that are overridden ----------------------------------------------------------------

@@ -194,7 +194,7 @@ class _Archive:
         dtype, key, numel = storage_id(*saved_id)
         entry = self._zip.entries[f"data/{key}"]
         if numel * dtype.itemsize > entry.size:
-            raise ValueError(f"its entry {entry.name} is shorter than the tensors in it")
+            raise ValueError(f"its entry {shown(entry.name)} is shorter than the tensors in it")
         if key not in self._contents:
             self._contents[key] = self._content(f"data/{key}")
         return Storage(self._contents[key], dtype, numel)
