@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from framework.utilities.limits import FileTooLargeError, check_size, open_file
+from framework.utilities.limits import MAX_GZIP, FileTooLargeError, check_size, max_bytes, open_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _CHUNK = 256
 _TAIL = 1024
+_MOST_THREADS = 16
+_LARGE = Lock()
+"""Held while an image is checked that takes more than a thread's share of the limit."""
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 """Last bytes of whole files, by format."""
 FORMATS = ("JPEG", "JPEG2000", "PNG", "GIF", "WEBP", "PPM", "BMP", "TIFF")
@@ -139,8 +143,11 @@ def _opened(picture: str | Path | Image.Image) -> Iterator[Image.Image]:
         else:
             with _any_size(), open_file(picture) as file, Image.open(file, "r", FORMATS) as image:
                 width, height = image.size
-                size = width * height * _bytes_per_pixel(image)
-                check_size(picture, size, f"{width:,} x {height:,} pixels")
+                check_size(picture, _memory(image), f"{width:,} x {height:,} pixels")
+                stored = os.fstat(file.fileno()).st_size
+                # a pixel has one bit at least
+                if image.format == "PNG" and width * height > 8 * MAX_GZIP * stored:
+                    raise ValueError(f"{width:,} x {height:,} pixels are not stored")
                 yield image
     except FileTooLargeError:
         raise
@@ -149,14 +156,15 @@ def _opened(picture: str | Path | Image.Image) -> Iterator[Image.Image]:
         raise ValueError(f"{name} cannot be decoded as an image: {reason}.") from None
 
 
-def _bytes_per_pixel(image: Image.Image) -> int:
+def _memory(image: Image.Image) -> int:
     """Return how much ``decode_image`` takes at most, the image before it is turned included."""
+    pixels = image.width * image.height
     if image.mode.startswith(("I", "F")) or image.format in ("WEBP", "JPEG2000"):
-        return 16
+        return 16 * pixels
     # PIL has 4 bytes for RGB; a progressive JPEG is read as a whole before it is decoded
     coefficients = 6 if image.info.get("progressive") else 0
     plain = image.mode == "RGB" and image.format != "TIFF" and "exif" not in image.info
-    return (4 if plain else 8) + coefficients
+    return ((4 if plain else 8) + coefficients) * pixels
 
 
 @contextmanager
@@ -191,7 +199,7 @@ def intact_images(paths: Sequence[Path], folder: str | Path, strict: bool = True
     from framework.data.facts import listed
 
     chunks = [paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK)]
-    threads = min(2 * (os.cpu_count() or 1), 16, len(chunks))
+    threads = min(2 * (os.cpu_count() or 1), _MOST_THREADS, len(chunks))
     faults: list[str | None] = []
     # the limit is lifted once for all threads, each of which would restore what another one set
     with _any_size(), ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -220,11 +228,14 @@ def _fault(path: Path, decode: bool) -> str | None:
             is_deep = image.mode.startswith(("I", "F"))
             if not (decode or image.mode in ("I", "F")) and _ends_whole(path, image.format):
                 return None
+            in_turn = _LARGE if _memory(image) > max_bytes() // _MOST_THREADS else nullcontext()
             if not is_deep:
                 image.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size
-                image.load()
+                with in_turn:
+                    image.load()
         if is_deep:
-            open_image(path)
+            with in_turn:
+                open_image(path)
     except ValueError as error:
         return str(error).removesuffix(".")
     return None

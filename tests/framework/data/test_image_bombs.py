@@ -65,6 +65,7 @@ LARGE = {
 }
 BOMB = zlib.compress(bytes(1 << 27), 9)
 OTHER = {
+    "shorter.png": png(head(1200, 1200), (b"IDAT", zlib.compress(bytes(9)))),
     "text.png": png(head(2, 2), (b"zTXt", b"a\0\0" + BOMB)),
     "international.png": png(head(2, 2), (b"iTXt", b"a\0\1\0\0\0" + BOMB)),
     "eps.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n",
