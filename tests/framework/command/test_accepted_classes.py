@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.utils.collect_env
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchvision.transforms import AutoAugmentPolicy
 
 import trimtab
 from framework.command import cli
@@ -196,6 +202,61 @@ def test_values_of_any_type_stay_plain(value, kind):
         return
     assert not _classes_named(value)
     assert made == value
+
+
+HOLDERS = {
+    "WeightAveraging": ["avg_fn", "device"],
+    "RichProgressBar": ["theme", "console_kwargs"],
+    "DDPStrategy": ["ddp_comm_state", "cluster_environment", "timeout", "accelerator"],
+    f"{TRANSFORMS}.RandomApply": ["transforms", "p"],
+    f"{TRANSFORMS}.v2.Compose": ["transforms"],
+    "PixelTransform": ["transform"],
+    "torch.optim.SGD": ["lr", "params"],
+    "torch.optim.lr_scheduler.LambdaLR": ["lr_lambda", "optimizer"],
+    "callbacks.SAF": ["weight", "dtype"],
+    "torch.utils.collect_env.run": ["command"],
+    "torch.utils.collect_env": ["run"],
+    "run": ["command"],
+}
+PLACES = [
+    Callback,
+    Strategy | str,
+    list[nn.Module],
+    nn.Module | None,
+    collections.abc.Callable[[list], Optimizer],
+    collections.abc.Callable[[Optimizer], LRScheduler],
+    collections.abc.Callable,
+    type[Callback],
+    AutoAugmentPolicy,
+    dict[str, Callback],
+    Any,
+]
+
+
+@st.composite
+def specs(draw: st.DrawFn, depth: int = 2) -> Any:
+    """Return something like a class and its arguments, each of which may be another one."""
+    path = draw(st.sampled_from([*HOLDERS, "torch.utils.collect_env.run"]))
+    key = draw(st.sampled_from(["init_args", "dict_kwargs", "class_path"]))
+    plain = st.sampled_from([path, 1, None, "touch trace", "__class__"])
+    value = (
+        specs(depth=depth - 1) | st.lists(specs(depth=depth - 1), max_size=1) if depth else plain
+    )
+    names = st.sampled_from([*HOLDERS.get(path, []), "unknown", "__init__", "class_path"])
+    arguments = draw(st.dictionaries(names, value | plain, max_size=2))
+    return {"class_path": path, key: arguments} if key != "class_path" else path
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(specs(), st.sampled_from(PLACES))
+def test_no_value_of_any_place_calls_a_function(value, kind):
+    called = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.collect_env, "run", lambda *a, **k: called.append((a, k)))
+        for whole in (value, [value], {"a": value}):
+            with contextlib.suppress(SystemExit, ValueError, TypeError, RuntimeError):
+                build(kind, whole)
+    assert not called
 
 
 @pytest.mark.parametrize(
