@@ -21,6 +21,8 @@ from framework.data.image_folders import PARTS
 _IMAGES = ("images", "imgs", "x")
 _LABELS = ("labels", "label", "targets", "y")
 _CHANNELS = (1, 3)
+MAX_CLASSES = 1 << 20
+"""Classes of a set whose labels are not named: each takes a name, and a row of the model."""
 
 
 class ImageArrays(ClassificationData):
@@ -88,6 +90,11 @@ class ImageArrays(ClassificationData):
         self.num_classes = 1 + max(int(images.fields["label"].max()) for images in found)
         if self.given_names is not None:
             self.num_classes = len(self.given_names)
+        if self.num_classes > MAX_CLASSES:
+            raise ValueError(
+                f"{self.root}: the largest label is {self.num_classes - 1:,}, and there may be "
+                f"{MAX_CLASSES:,} classes."
+            )
         for images in found:
             check_labels(images.fields["label"], self.num_classes, self.root)
         self.class_names = self.given_names or [str(k) for k in range(self.num_classes)]

@@ -124,7 +124,7 @@ def _read_libsvm(path: Path) -> ImageSet:
             pixels, label = load_svmlight_file(io.BytesIO(text), n_features=256, zero_based=False)
     except FileTooLargeError:
         raise
-    except (OSError, EOFError, ValueError) as error:  # by which byte is damaged
+    except (OSError, EOFError, ValueError, OverflowError) as error:  # by which byte is damaged
         raise ValueError(f"{path} is no complete bz2 file of LIBSVM's form: {error}") from None
     image = torch.from_numpy(pixels.toarray()).add(1).div(2)
     return _image_set(image.float(), torch.from_numpy(label).long() - 1, str(path))

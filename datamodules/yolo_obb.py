@@ -110,7 +110,7 @@ def read_names(root: Path) -> list[str]:
         path = found[0]
     content = read_yaml(path)
     names = content.get("names") if isinstance(content, Mapping) else None
-    if isinstance(names, Mapping) and sorted(names) == list(range(len(names))):
+    if isinstance(names, Mapping) and set(names) == set(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(f"{path} has no `names`: a list, or a name for each number from 0.")

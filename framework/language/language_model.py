@@ -220,7 +220,7 @@ def load_language_model(name: str) -> LanguageModel:
         ModuleNotFoundError: ``transformers`` or the package of the model is missing.
         FileNotFoundError: there is no such folder.
         OSError: the folder holds no model, or the hub cannot be reached.
-        ValueError: the model needs code of its own.
+        ValueError: the model needs code of its own, or a file of it is damaged.
     """
     with quiet_transformers() as transformers:
         source = _source(name, transformers)
@@ -231,20 +231,26 @@ def load_language_model(name: str) -> LanguageModel:
         }
         try:
             config = transformers.AutoConfig.from_pretrained(source, **options)
-        except ValueError as error:
-            if "trust_remote_code" not in str(error):
-                raise
-            raise ValueError(
-                f"model={name!r} needs code that comes with it, which is never run here."
-            ) from error
-        if kernel := _kernel_of(config):
-            raise ValueError(
-                f"model={name!r} asks for the compiled code {kernel!r}, which is never run here."
-            )
-        causal = _is_causal(config.architectures or [])
-        kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        model = kind.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+            kernel = _kernel_of(config)
+            if kernel is None:
+                causal = _is_causal(config.architectures or [])
+                kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+                tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+                options |= {"use_safetensors": True, "dtype": torch.float32}
+                model = kind.from_pretrained(source, **options)
+        except (OSError, ImportError):
+            raise
+        except Exception as error:  # of many kinds, by which value of a file is damaged
+            if "trust_remote_code" in str(error):
+                reason = "needs code that comes with it, which is never run here"
+            else:
+                said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+                reason = f"cannot be loaded: {said}"
+            raise ValueError(f"model={name!r} {reason}.") from error
+    if kernel is not None:
+        raise ValueError(
+            f"model={name!r} asks for the compiled code {kernel!r}, which is never run here."
+        )
     return LanguageModel(model, tokenizer, name)
 
 

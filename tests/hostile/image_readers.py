@@ -1,0 +1,180 @@
+"""Readers of images and of oriented objects in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.hostile.mutations import BYTES, change_xml
+from tests.hostile.registry import (
+    JSON,
+    TEXTS,
+    YAML,
+    packed,
+    reader,
+)
+
+# ---- images --------------------------------------------------------------------------------------
+
+
+def image(kind: str, mode: str = "RGB") -> bytes:
+    """Return a small picture in a format of PIL."""
+    from PIL import Image
+
+    pixels = np.add.outer(np.arange(20) * 5, np.arange(24) * 3).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    if mode == "I;16":
+        picture = Image.fromarray(pixels.astype(np.uint16) * 256)
+    elif mode == "F":
+        picture = Image.fromarray(pixels.astype(np.float32) / 255)
+    elif mode != "L":
+        picture = picture.convert(mode)
+    options: dict[str, Any] = {}
+    if kind in ("JPEG", "PNG", "WEBP") and mode == "RGB":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options["exif"] = exif
+    return packed(lambda file: picture.save(file, format=kind, **options))
+
+
+IMAGES = (
+    ("png", "PNG", "RGB"),
+    ("png-16", "PNG", "I;16"),
+    ("png-palette", "PNG", "P"),
+    ("jpeg", "JPEG", "RGB"),
+    ("bmp", "BMP", "RGB"),
+    ("gif", "GIF", "P"),
+    ("tiff", "TIFF", "RGB"),
+    ("tiff-float", "TIFF", "F"),
+    ("webp", "WEBP", "RGB"),
+    ("ppm", "PPM", "RGB"),
+)
+for _name, _kind, _mode in IMAGES:
+
+    @reader(
+        f"image-{_name}",
+        lambda kind=_kind, mode=_mode: {f"a.{kind.lower()}": image(kind, mode)},
+        [
+            "framework.data.image_files:_opened",
+            "framework.data.image_files:_ends_whole",
+            "framework.data.origin:origin_of",
+        ],
+        BYTES,
+    )
+    def _(folder: Path) -> Any:
+        from framework.data.image_files import decode_image, image_size, intact_images
+        from framework.data.origin import origin_of
+
+        (path,) = folder.iterdir()
+        origin_of(path)
+        image_size(path)
+        decode_image(path)
+        intact_images([path], folder)
+
+
+@reader(
+    "tile-cache",
+    lambda: {
+        "tiling.json": json.dumps({"window": 16, "gray": [128, 128, 128]}).encode(),
+        "a__1__0___0.png": image("PNG"),
+    },
+    [
+        "datamodules.dota.tile_set:TileCache.__init__",
+        "framework.utilities.json_files:read_json",
+        "framework.utilities.json_files:parse_json",
+    ],
+    (*JSON, *BYTES),
+)
+def _(folder: Path) -> Any:
+    from datamodules.dota.tile_set import TileCache, Tiling, _source_of
+
+    TileCache(folder, Tiling(16, gap=0))
+    _source_of(folder / "a__1__0___0.png")
+
+
+# ---- oriented objects ----------------------------------------------------------------------------
+
+DOTA = b"imagesource:x\ngsd:0.1\n1 1 8 1 8 5 1 5 ship 0\n2 2 9 2 9 6 2 6 plane 1\n"
+
+
+@reader(
+    "dota",
+    lambda: {"P1.txt": DOTA},
+    ["datamodules.dota.labels:read_lines", "framework.utilities.limits:read_text"],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    from datamodules.dota.labels import read_labels
+
+    return read_labels(folder / "P1.txt", ["ship", "plane"], size=(24, 20))
+
+
+@reader(
+    "yolo-obb",
+    lambda: {
+        "data.yaml": b"path: .\ntrain: images\nnames: {0: ship, 1: storage tank}\n",
+        "P1.txt": b"0 .1 .1 .4 .1 .4 .3 .1 .3\n1 .2 .2 .5 .2 .5 .4 .2 .4\n",
+    },
+    ["datamodules.yolo_obb:read_names", "datamodules.dota.labels:read_lines"],
+    YAML,
+)
+def _(folder: Path) -> Any:
+    from datamodules.dota.labels import objects_of_lines, read_lines
+    from datamodules.yolo_obb import YOLOOBB, read_names
+
+    data = YOLOOBB(str(folder), class_names=read_names(folder))
+    return data, objects_of_lines, read_lines
+
+
+HRSC = "<HRSC_Image><HRSC_Objects>{}</HRSC_Objects></HRSC_Image>".format(
+    "".join(
+        "<HRSC_Object><mbox_cx>9</mbox_cx><mbox_cy>9</mbox_cy><mbox_w>6</mbox_w>"
+        f"<mbox_h>3</mbox_h><mbox_ang>0.{k}</mbox_ang><difficult>{k}</difficult></HRSC_Object>"
+        for k in range(2)
+    )
+).encode()
+
+
+@reader(
+    "hrsc",
+    lambda: {"1.xml": b"<?xml version='1.0' encoding='UTF-8'?>\n" + HRSC},
+    ["datamodules.hrsc2016:_read_xml"],
+    (*[change_xml] * 4, *TEXTS),
+)
+def _(folder: Path) -> Any:
+    from datamodules.hrsc2016 import read_hrsc
+
+    return read_hrsc(folder / "1.xml")
+
+
+@reader(
+    "hrsc-part",
+    lambda: {
+        "ImageSets/test.txt": b"1\n",
+        "FullDataSet/AllImages/1.bmp": image("BMP"),
+        "FullDataSet/Annotations/1.xml": HRSC,
+    },
+    ["datamodules.hrsc2016:HRSC2016._part", "datamodules.hrsc2016:_read_xml"],
+    (change_xml, *TEXTS),
+)
+def _(folder: Path) -> Any:
+    from datamodules import HRSC2016
+
+    data = HRSC2016(str(folder), image_size=32, train=None, val=None, test="test")
+    data.setup("test")
+    return data.test_set[0]
+
+
+@reader(
+    "dota-results",
+    lambda: {"Task1_ship.txt": b"P1 0.75 0 0 8 0 8 4 0 4\nP1 0.5 0 0 8 0 8 4 0 4\n"},
+    ["framework.detection.result_files:read_results"],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    from framework.detection.result_files import read_results
+
+    return read_results(folder, ["P1"], ["ship"])

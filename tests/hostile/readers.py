@@ -1,0 +1,12 @@
+"""Every reader of the project: importing this fills the registry."""
+
+from tests.hostile import (  # noqa: F401
+    array_readers,
+    image_readers,
+    run_readers,
+    tensor_readers,
+    text_readers,
+)
+from tests.hostile.registry import READERS, Reader
+
+__all__ = ["READERS", "Reader"]

@@ -1,0 +1,61 @@
+"""No input makes a reader run code, touch other files, take more memory than stated, or hang."""
+
+from __future__ import annotations
+
+import pytest
+
+import trimtab
+from tests.hostile.corpus import recipe, run
+from tests.hostile.openers import openers
+from tests.hostile.readers import READERS
+
+SAMPLE = 24
+"""Inputs of each reader in ``make test``."""
+ALL = 10_000
+COSTLY = {"config": 1000, "fit": 1000, "test": 1500, "load": 1500, "config-model": 4000}
+"""Fewer inputs of readers that take a tenth of a second: those they call are here themselves."""
+OUR_OWN = {
+    "framework.command.cli:SaveConfig._write": "the config that it has just written",
+    "framework.command.commands:config_texts": "configs of the installation",
+    "framework.command.new:new_texts": "the checkout that a person works on",
+    "framework.command.new:templates": "templates of the installation",
+    "framework.command.new:exported_names": "the checkout that a person works on",
+    "framework.distributed.shared_file:shared_zeros": "a new file that ranks share",
+    "framework.language.language_model:_unpacked_smollm": "an installed package",
+    "framework.runs.lost_rank:_is_running": "what the system says of a process",
+    "framework.utilities.lightning_internals:SubcommandCLI._dump_config": "what it has just dumped",
+    "framework.utilities.files:open_new": "a new file",
+    "framework.utilities.files:open_in_place": "the file that it has just written",
+    "callbacks.figure_logger:log_image": "the picture that it has just written",
+    "callbacks.onnx_export:ONNXExport.on_fit_end": "the file that it has just written",
+    "callbacks.prediction_writer:_joined": "the files that ranks have just written",
+}
+"""Functions that open what no stranger hands over."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def classes() -> None:
+    trimtab.import_configurable_classes()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_returns_or_refuses(name: str) -> None:
+    faults = run(READERS[name], range(SAMPLE))
+    assert not faults, "\n" + recipe(READERS[name], faults)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_returns_or_refuses_all(name: str) -> None:
+    faults = run(READERS[name], range(SAMPLE, COSTLY.get(name, ALL)))
+    assert not faults, "\n" + recipe(READERS[name], faults[:50])
+
+
+def test_every_reader_is_registered() -> None:
+    known = {function for one in READERS.values() for function in one.functions} | set(OUR_OWN)
+    found = [*openers()]
+    unknown = [f"{name}, line {line}: {call}" for name, line, call in found if name not in known]
+    assert not unknown, "register them in tests/hostile:\n" + "\n".join(unknown)
+    stale = known - {name for name, *_ in found}
+    assert not stale, f"no longer there, or open nothing: {sorted(stale)}"

@@ -1,0 +1,141 @@
+"""Readers of tables, texts and the files of a run."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.hostile.container_mutations import (
+    change_packed,
+)
+from tests.hostile.mutations import BYTES, change_json
+from tests.hostile.registry import (
+    NUMBERS,
+    TEXTS,
+    YAML,
+    packed,
+    reader,
+)
+
+# ---- tables and text -----------------------------------------------------------------------------
+
+TABLE = "".join(f"{a},{b},{'xyz'[k % 3]}\n" for k, (a, b, *_) in enumerate(NUMBERS)).encode()
+TABLE = b"a,b,c\n" + TABLE
+
+
+def _table(name: str, content: Callable[[], bytes]) -> None:
+    kind = name.rpartition(".")[2]
+    packing = kind in ("gz", "bz2", "xz")
+    changes = [*[change_packed(kind, TEXTS)] * 3, *BYTES[:4]] if packing else TEXTS
+    functions = [f"datamodules.table_reader:{place}" for place in ("", "_opened", "_split")]
+    if kind == "parquet":
+        functions, changes = ["datamodules.table_reader:_read_parquet"], BYTES
+
+    @reader(f"table-{name}", lambda: {f"table.{name}": content()}, functions, changes)
+    def _(folder: Path) -> Any:
+        from datamodules import Tabular
+
+        data = Tabular(
+            str(folder / f"table.{name}"), target="b", categories="one_hot", val_size=0, test_size=0
+        )
+        data.setup("fit")
+
+
+def _parquet() -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {"a": NUMBERS[:, 0], "b": NUMBERS[:, 1], "c": ["x", "y", "z"] * 4}
+    return packed(lambda file: parquet.write_table(pyarrow.table(columns), file))
+
+
+_table("csv", lambda: TABLE)
+_table("txt", lambda: TABLE.replace(b",", b" "))
+_table("csv.gz", lambda: gzip.compress(TABLE))
+_table("csv.bz2", lambda: bz2.compress(TABLE))
+_table("csv.xz", lambda: lzma.compress(TABLE))
+_table("parquet", _parquet)
+
+
+@reader(
+    "text",
+    lambda: {"a.txt": b"A text.\nOf two lines.\n", "b.jsonl": b'{"text": "x"}\n' * 3},
+    ["framework.language.text:_opened", "framework.language.text:_objects"],
+    (*TEXTS, change_json),
+)
+def _(folder: Path) -> Any:
+    from framework.language.text import read_texts
+
+    return sum(len(text) for text in read_texts(str(folder)))
+
+
+METRICS = (
+    b"epoch,step,train/loss_epoch,val/loss,val/accuracy\n0,5,0.5,,\n0,5,,0.25,0.5\n1,9,1,2,3\n"
+)
+
+
+@reader(
+    "metrics",
+    lambda: {"metrics.csv": METRICS, "metrics_test.csv": b"epoch,step,test/loss\n0,0,0.5\n"},
+    ["framework.runs.csv_logger:read_metrics"],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    from framework.command.report import by_stage, table
+    from framework.figures.curves import learning_curves  # noqa: F401
+    from framework.runs.csv_logger import read_metrics
+
+    latest: dict[str, Any] = {}
+    for name in ("metrics.csv", "metrics_test.csv"):
+        for row in read_metrics(folder / name)[1]:
+            latest |= {key: value for key, value in row.items() if value not in ("", None)}
+    by_stage(latest)
+    table(latest)
+
+
+RUN = {
+    "seed_everything": 0,
+    "model": {"class_path": "modules.Classifier", "init_args": {"num_classes": 3}},
+    "data": {"class_path": "datamodules.Digits"},
+    "trainer": {"max_epochs": 2, "callbacks": [{"class_path": "callbacks.SAF"}]},
+    "checkpoint": {"monitor": "val/accuracy", "mode": "max"},
+}
+
+
+@reader(
+    "report",
+    lambda: {
+        "a/metrics.csv": METRICS,
+        "a/config.yaml": yaml.safe_dump(RUN).encode(),
+        "b/metrics.csv": METRICS,
+        "b/metrics_test.csv": b"epoch,step,test/accuracy\n0,0,0.5\n",
+        "b/config.yaml": yaml.safe_dump({**RUN, "seed_everything": 1}).encode(),
+    },
+    [
+        "framework.runs.csv_logger:read_metrics",
+        "framework.command.comparison:RunResult.read",
+    ],
+    YAML,
+)
+def _(folder: Path) -> Any:
+    from framework.command import report
+
+    report.main([str(folder)])
+
+
+@reader(
+    "wandb-id",
+    lambda: {"wandb_run_id": b"0a1b2c3d\n"},
+    ["framework.runs.wandb_logger:_run_id"],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    from framework.runs.wandb_logger import _run_id
+
+    return _run_id(folder / "wandb_run_id")
