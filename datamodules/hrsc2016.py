@@ -154,7 +154,7 @@ def _read_xml(path: Path) -> ElementTree.Element:
         check_size(path, _BYTES_PER_CHARACTER * os.fstat(file.fileno()).st_size, "its elements")
         try:
             parser.Parse(file.read(), True)
-        except (expat.ExpatError, ValueError) as error:
+        except (expat.ExpatError, LookupError, ValueError) as error:
             raise ValueError(f"{path} is no XML: {error}.") from None
     return builder.close()
 
@@ -164,6 +164,10 @@ def _refuse_doctype(name: str, *_: object) -> NoReturn:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist.")
+    try:
+        found = path.is_file()
+    except OSError:  # a name of too many characters
+        found = False
+    if not found:
+        raise FileNotFoundError(f"{str(path)[:300]} does not exist.")
     return path

@@ -12,7 +12,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from framework.runs.csv_logger import Row, read_metrics
+from framework.runs.csv_logger import Row, as_number, read_metrics
 from framework.runs.run_folder import run_of
 from framework.runs.version_0_1 import current_config
 from framework.utilities.yaml_files import read_yaml
@@ -84,7 +84,7 @@ class RunResult:
     def values(self, metric: str) -> list[float]:
         """Return the finite values of a metric, in order."""
         texts = [row[metric] for row in self.rows if row.get(metric) not in (None, "")]
-        return [value for value in map(float, texts) if math.isfinite(value)]
+        return [value for value in map(as_number, texts) if math.isfinite(value)]
 
 
 def comparison(runs: Sequence[RunResult]) -> Table:

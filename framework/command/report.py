@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from framework.command.plain_parser import PlainParser
-from framework.runs.csv_logger import read_metrics
+from framework.runs.csv_logger import as_number, read_metrics
 from framework.runs.run_folder import check_links
 from framework.utilities.console import PlainConsole
 
@@ -76,7 +76,7 @@ def by_stage(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             if not dot or rest:
                 continue
         if stage in STAGES and name:
-            values.setdefault(name, {})[stage] = float(value)
+            values.setdefault(name, {})[stage] = as_number(value)
     loss = values.pop("loss", {})
     parts = {name: row for name, row in values.items() if row != loss}
     return ({"loss": loss} if loss else {}) | parts

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from framework.runs.checkpoint_form import check_form
 from framework.runs.version_0_1 import current_checkpoint
 from framework.utilities.files import (
     remove_file,
@@ -81,6 +82,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         loaded = load_archive(path)
         if not isinstance(loaded, dict) or "state_dict" not in loaded:
             raise ValueError(f"{path} is not a Lightning checkpoint: it has no 'state_dict'.")
+        check_form(loaded, path)
         return current_checkpoint(loaded)
 
     def remove_checkpoint(self, path: Any) -> None:

@@ -230,6 +230,14 @@ def read_metrics(path: Path) -> tuple[list[str], list[Row]]:
     return list(reader.fieldnames or []), rows
 
 
+def as_number(cell: Any) -> float:
+    """Return a value of a row as a number; NaN for any other text."""
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def _line(values: list[Any]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)

@@ -169,13 +169,16 @@ def _build(
     features, d_in = weight.shape
     decoder = _tensor(parts, "W_dec", path, 2)
     skip = parts.get("W_skip")
-    sae = SparseAutoencoder(
-        d_in=d_in,
-        d_sae=features,
-        selection=selection,
-        d_out=decoder.shape[1] if transcoder else None,
-        skip=skip is not None,
-    )
+    try:
+        sae = SparseAutoencoder(
+            d_in=d_in,
+            d_sae=features,
+            selection=selection,
+            d_out=decoder.shape[1] if transcoder else None,
+            skip=skip is not None,
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     wanted = {
         sae.W_enc: weight,
         sae.W_dec: decoder,

@@ -158,6 +158,8 @@ def _places(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
     for key in keys:
         if not isinstance(value, tuple):
             yield value, key
+        if key == "optimizer_states":
+            continue  # what an optimizer makes of values in it is torch's own
         if isinstance(value[key], (dict, list, tuple)) and depth < 20:
             yield from _places(value[key], depth + 1)
 

@@ -23,7 +23,7 @@ LIMIT = 1 / 64
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Folder of a file system in memory, where a small file is written in no time."""
 REFUSALS = (ValueError, FileNotFoundError)
-UNWANTED = ("Traceback (", "weights_only", "forbidden: ")
+UNWANTED = ("Traceback (", "`weights_only`", "weights_only=", "forbidden: ")
 
 
 def prepare(reader: Reader, folder: Path) -> Callable[[int], Callable[[], Any]]:

@@ -38,7 +38,7 @@ CHECKPOINT = {
     "optimizer_states": [
         {"state": {0: {"step": torch.tensor(6.0)}}, "param_groups": [{"lr": 0.1}]}
     ],
-    "rng": [{"torch": torch.get_rng_state(), "python": (3, tuple(range(9)), None)}],
+    "rng": [{"torch": torch.get_rng_state(), "python": [3, torch.arange(9), None]}],
     "data_facts": {"class_names": ["a", "b"], "input_mean": torch.ones(4)},
 }
 

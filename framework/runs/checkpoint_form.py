@@ -1,0 +1,81 @@
+"""The form of what Lightning keeps in a checkpoint, checked before any of it is restored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+ANY = "*"
+"""Stands for every key of a dict, each of which is a text."""
+MOST = 1 << 53
+"""Epochs, steps or batches that a run can have counted."""
+FORM: dict[str, Any] = {
+    "state_dict": {ANY: object},
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    "loops": {ANY: {ANY: dict}},
+    "callbacks": {ANY: dict},
+    "optimizer_states": [{"state": dict, "param_groups": [{ANY: object}]}],
+    "lr_schedulers": [{ANY: object}],
+    "rng": [{"python": list, "numpy": list, "torch": Tensor, "cuda": list}],
+    "sample_state": {ANY: {"table": Tensor}},
+    "shards": str,
+    "data_facts": {ANY: object},
+}
+"""Types by key; the items of a list have one form, and no key must be there."""
+
+
+def check_form(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raise a ``ValueError`` where Lightning would stumble over a part of a checkpoint.
+
+    Args:
+        checkpoint: Content of a checkpoint.
+        path: Its file, for the message.
+
+    Example:
+        >>> check_form({"state_dict": {}, "loops": [1]}, "last.ckpt")
+        Traceback (most recent call last):
+        ValueError: last.ckpt is damaged: its 'loops' must be a dict, and is a list.
+    """
+    wrong = _misfit(checkpoint, FORM, "") or _miscount(checkpoint.get("loops", {}), "loops")
+    if wrong:
+        raise ValueError(f"{path} is damaged: its {wrong}.")
+
+
+def _misfit(value: Any, form: Any, place: str) -> str | None:
+    """Return the first part that has another form, and the form that it must have."""
+    kind = form if isinstance(form, type) else type(form)
+    fits: bool = isinstance(value, kind)
+    if not fits:
+        return f"{place!r} must be a {kind.__name__}, and is a {type(value).__name__}"
+    if kind is int and not 0 <= value < MOST:
+        return f"{place!r} must be a number of epochs or steps, and is {str(value)[:30]}"
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(form, list):
+        parts = [(number, form[0]) for number in range(len(value))]
+    elif isinstance(form, dict) and ANY in form:
+        if not all(isinstance(key, str) for key in value):
+            return f"{place!r} has a key that is no text"
+        parts = [(key, form[ANY]) for key in value]
+    elif isinstance(form, dict):
+        parts = [(key, inner) for key, inner in form.items() if key in value]
+    for key, inner in parts:
+        if wrong := _misfit(value[key], inner, f"{place}.{key}" if place else str(key)):
+            return wrong
+    return None
+
+
+def _miscount(loops: dict[str, Any], place: str) -> str | None:
+    """Return the first count of a loop's progress that is none."""
+    for key, value in loops.items():
+        inner = f"{place}.{key}"
+        form = {ANY: int} if key in ("total", "current") else dict if "progress" in key else object
+        wrong = _misfit(value, form, inner)
+        if wrong is None and isinstance(value, dict):
+            wrong = _miscount(value, inner)
+        if wrong:
+            return wrong
+    return None
