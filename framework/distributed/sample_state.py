@@ -23,6 +23,8 @@ from framework.distributed.shared_file import shared_zeros
 from framework.utilities.checks import check_one_of
 from framework.utilities.tensor_archive import load_archive
 
+MOST_SHARDS = 1 << 20
+"""Shards that a file may claim."""
 Layout = Literal["replicated", "exchange", "memmap", "local"]
 
 
@@ -283,15 +285,17 @@ class SampleState:
 
     def _read_shard(self, path: Path, writer: int, writers: int) -> dict[str, Any]:
         saved = load_archive(path, mmap=True)
+        damaged = f"{path} is not a whole shard of per-sample memory."
         try:
-            rows, shards = saved["rows"], int(saved["shards"])
-            expected = len(_rows_of(writer, writers, shards, int(saved["num_samples"])))
-            whole = len(rows) == expected
-        except (ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise ValueError(f"{path} is not a whole shard of per-sample memory.")
-        found = (saved["num_samples"], *rows.shape[1:], rows.dtype)
+            rows, shards, samples = saved["rows"], int(saved["shards"]), int(saved["num_samples"])
+            number, found = len(rows), (samples, *rows.shape[1:], rows.dtype)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ValueError(damaged) from None
+        # a file may claim any number of samples: those of another table are not numbered
+        if samples == self.num_samples and not (
+            1 <= shards <= MOST_SHARDS and number == len(_rows_of(writer, writers, shards, samples))
+        ):
+            raise ValueError(damaged)
         if found != (self.num_samples, *self.shape, self.dtype):
             raise ValueError(
                 f"{path} belongs to a table of {found[0]} rows of shape {found[1:-1]}, "

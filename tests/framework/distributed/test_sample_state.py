@@ -326,3 +326,38 @@ def test_shards_of_another_table_or_two_runs(tmp_path):
     os.link(tmp_path / "SAF.history-0-of-1.pt", tmp_path / "SAF.history-0-of-3.pt")
     with pytest.raises(ValueError, match=r"holds shards of 'SAF.history' by \[1, 3\] ranks"):
         other.load_shards(tmp_path, "SAF.history")
+
+
+def exchanged() -> SampleState:
+    return SampleState(num_samples=6, shape=(2,), layout="exchange")
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"num_samples": 10**15},
+        {"num_samples": -1},
+        {"num_samples": "x"},
+        {"shards": 0},
+        {"shards": -3},
+        {"shards": 10**30},
+        {"rows": torch.zeros(())},
+        {"rows": [1, 2]},
+        {"rows": torch.zeros(5, 2)},
+    ],
+)
+def test_what_a_shard_claims_is_compared_before_memory_is_taken(tmp_path, claim):
+    exchanged().save_shard(tmp_path, "past")
+    (path,) = tmp_path.iterdir()
+    saved = torch.load(path, weights_only=True)
+    torch.save({**saved, **claim}, path)
+    with pytest.raises(
+        ValueError, match=r"past-0-of-1\.pt (is not a whole shard|belongs to a tab)"
+    ):
+        exchanged().load_shards(tmp_path, "past")
+
+
+def test_a_name_may_claim_any_number_of_ranks(tmp_path):
+    (tmp_path / f"past-0-of-{10**18}.pt").touch()
+    with pytest.raises(FileNotFoundError, match=rf"The shard .*past-1-of-{10**18}\.pt is missing"):
+        exchanged().load_shards(tmp_path, "past")
