@@ -43,11 +43,12 @@ class PredictionWriter(Callback):
     memory.
 
     Args:
-        path: Path of the file; default ``predictions.csv`` or ``.parquet`` in the run folder.
+        path: Path of the file, which ends in ``.csv`` or ``.parquet``; default ``predictions.csv``
+            or ``.parquet`` in the run folder.
         format: Format of the file; Parquet needs ``pip install 'trimtab[parquet]'``.
 
     Raises:
-        ValueError: ``path`` ends like the other format; a column is neither (B,) nor (B, K);
+        ValueError: ``path`` does not end in the format; a column is neither (B,) nor (B, K);
             several ranks or data loaders predict without distinct ``index``.
         ImportError: ``pyarrow``, for Parquet, is not installed.
 
@@ -57,9 +58,12 @@ class PredictionWriter(Callback):
     """
 
     def __init__(self, path: str | None = None, format: Literal["csv", "parquet"] = "csv") -> None:  # noqa: A002
-        suffix = Path(path).suffix if path is not None else ""
-        if suffix in (".csv", ".parquet") and suffix != f".{format}":
-            raise ValueError(f"The predictions are to be written as {format}, but to {path}.")
+        # a config must not be able to name a file of another kind
+        if path is not None and Path(path).suffix != f".{format}":
+            raise ValueError(
+                f"The predictions are to be written as {format}, but to {path}: the path must end "
+                f"in .{format}."
+            )
         self.path = path
         self.format = format
         self._part: TextIO | None = None

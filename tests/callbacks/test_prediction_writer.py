@@ -1,6 +1,7 @@
 import csv
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,11 @@ def test_without_index_the_order_is_kept_on_one_rank_only(tmp_path: Path) -> Non
 def test_wrong_arguments_and_a_missing_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=r"written as csv, but to out\.parquet"):
-        PredictionWriter(path="out.parquet")
+    for path in ("out.parquet", "out", ".bashrc", "out.csv/.profile"):
+        with pytest.raises(
+            ValueError, match=rf"written as csv, but to {re.escape(path)}: the path"
+        ):
+            PredictionWriter(path=path)
     monkeypatch.setattr("framework.utilities.packages.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'trimtab\[parquet\]'"):
         predict(tmp_path, TinyModule(), TinyData(), format="parquet")
