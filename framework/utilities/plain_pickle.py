@@ -126,6 +126,8 @@ class _Machine:
         self.memo[index] = self.stack[-1]
 
     def get(self, index: int) -> None:
+        if index not in self.memo:
+            raise ValueError(f"its value {index} is used and not there")
         self.stack.append(self.memo[index])
 
     def memoize(self, _: Any) -> None:

@@ -192,6 +192,8 @@ class _Archive:
 
     def _storage(self, saved_id: Any) -> Storage:
         dtype, key, numel = storage_id(*saved_id)
+        if f"data/{key}" not in self._zip.entries:
+            raise ValueError(f"its entry {shown(f'data/{key}')} is missing")
         entry = self._zip.entries[f"data/{key}"]
         if numel * dtype.itemsize > entry.size:
             raise ValueError(f"its entry {shown(entry.name)} is shorter than the tensors in it")

@@ -10,6 +10,7 @@ import torch
 from framework.data.restricted_pickle import load_pickle
 from framework.utilities.tensor_archive import load_archive
 from tests.helpers.data import shared_data
+from tests.helpers.memory import raised_within
 
 
 class Runs:
@@ -95,6 +96,51 @@ def test_truncated_pickle(tmp_path, cut):
         ValueError, match=r"data_batch_1 is damaged or incomplete near byte \d+: .+"
     ):
         load_pickle(path)
+
+
+class Calls:
+    def __init__(self, *call):
+        self.call = call[0], call[1:]
+
+    def __reduce__(self):
+        return self.call
+
+
+def shared(depth):
+    part = ["a"]
+    for _ in range(depth):
+        part = [part] * 10
+    return part
+
+
+def endless():
+    part = []
+    part.append(part)
+    return part
+
+
+BOMBS = {
+    "bytearray": pickle.dumps(Calls(bytearray, 8 * 10**9)),
+    "data type": pickle.dumps(Calls(np.dtype, "V8000000000")),
+    "shape": pickle.dumps(Calls(np.empty(1).__reduce_ex__(5)[0], b"1", "u1", (10**10,), "C")),
+    "claimed": b"\x80\x04\x8e" + (8 * 10**9).to_bytes(8, "little") + b".",
+    "shared": pickle.dumps(shared(12)),
+    "endless": pickle.dumps(endless()),
+    "deep": b"(" * 10_000 + b"t" * 10_000 + b".",
+    "deep key": b"}" + b"(" * 10_000 + b"t" * 10_000 + b"Ns.",
+    "state of an array": pickle.dumps(np.zeros(4), 2).replace(b"K\x04\x85", b"K\xff\x85"),
+    "objects behind numbers": pickle.dumps(np.zeros(3, dtype=[("a", "i8")])),
+}
+
+
+def test_bombs_are_refused_within_little_memory(tmp_path):
+    for name, content in BOMBS.items():
+        (tmp_path / name).write_bytes(content)
+    answers = raised_within([lambda name=name: load_pickle(tmp_path / name) for name in BOMBS])
+    for name, (kind, said) in zip(BOMBS, answers, strict=True):
+        assert kind in ("ValueError", "FileTooLargeError"), (name, said)
+        assert said.startswith(str(tmp_path / name)), said
+        assert "\n" not in said
 
 
 def test_missing_file(tmp_path):

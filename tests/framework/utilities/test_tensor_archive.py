@@ -238,6 +238,13 @@ def test_archives_that_are_refused(tmp_path, content, match):
     assert "\n" not in str(error.value)
 
 
+def test_an_entry_that_is_missing(tmp_path):
+    path = tmp_path / "a.pt"
+    path.write_bytes(archive([("a/data.pkl", tensor("10", "1"))]))
+    with pytest.raises(ValueError, match=r"a\.pt is damaged .*: its entry data/0 is missing\."):
+        load_archive(path)
+
+
 def test_entries_that_overlap_or_leave_the_file(tmp_path):
     path = tmp_path / "a.pt"
     content = bytearray(archive(WHOLE))
