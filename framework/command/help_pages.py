@@ -13,6 +13,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import nn
 
+from framework.command.accepted_classes import is_accepted
 from framework.command.commands import COMMANDS, overview, trainer_command
 from framework.command.jsonargparse_internals import Argument, arguments_of, import_trusted
 from framework.command.known_classes import SECTIONS, SLOTS, subclasses
@@ -170,7 +171,8 @@ def choices_page(kinds: tuple[type, ...], flag: str) -> str:
         # of modules there are hundreds; where any of them fits, it changes images
         transforms = vars(import_module(TRANSFORMS)).items()
         named = {f"{TRANSFORMS}.{n}": kind for n, kind in transforms if isinstance(kind, type)}
-        known = {name: kind for name, kind in named.items() if issubclass(kind, nn.Module)}
+        accepted = {name: kind for name, kind in named.items() if is_accepted(kind)}
+        known = {name: kind for name, kind in accepted.items() if issubclass(kind, nn.Module)}
         names = sorted(known)
     longest = max(map(len, names), default=0)
     lines = [
@@ -180,7 +182,9 @@ def choices_page(kinds: tuple[type, ...], flag: str) -> str:
     if len(lines) > room:
         lines = [*lines[: room - 1], f"  ... and {len(lines) - room + 1} more"]
     if nn.Module in kinds:
-        lines.append("  and every other torch.nn.Module, by its whole path")
+        lines.append(
+            "  and every other class of torch.nn and torchvision.transforms, by its whole path"
+        )
     what = alternatives([kind.__name__ for kind in kinds])
     return "\n".join(
         [f"{flag} NAME takes a {what}; {flag}.help NAME shows its arguments:", "", *lines, ""]

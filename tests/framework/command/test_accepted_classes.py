@@ -145,6 +145,19 @@ def test_a_help_page_imports_nothing_else(path, capsys):
     assert REFUSED in refused(["fit", f"--model.help={path}"], capsys)
 
 
+def test_a_help_page_lists_what_is_accepted(capsys):
+    with pytest.raises(SystemExit):
+        trimtab.main(["fit", "--data=Digits", "--data.augment.help"])
+    shown = capsys.readouterr().out
+    assert "v2.ColorJitter" in shown
+    assert "v2.Lambda" not in shown
+    with pytest.raises(SystemExit):
+        trimtab.main(["fit", "--trainer.callbacks.help"])
+    shown = capsys.readouterr().out
+    assert "EMAWeightAveraging" in shown
+    assert "LambdaCallback" not in shown
+
+
 # ---- random ways out --------------------------------------------------------------------------
 
 WORDS = """
