@@ -120,6 +120,7 @@ def _(folder: Path) -> Any:
     },
     ["datamodules.yolo_obb:read_names", "datamodules.dota.labels:read_lines"],
     YAML,
+    is_direct=False,
 )
 def _(folder: Path) -> Any:
     from datamodules.dota.labels import objects_of_lines, read_lines

@@ -21,6 +21,8 @@ ANY_OBJECT = {
 """Methods that open a file, whatever they are called of."""
 NAMES = {
     "open",
+    "FileIO",
+    "fdopen",
     "memmap",
     "fromfile",
     "frombuffer",

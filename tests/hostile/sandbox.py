@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import mmap
 import os
@@ -294,6 +295,7 @@ def _serve(
 ) -> None:
     import torch
 
+    faulthandler.disable()
     torch.set_num_threads(1)
     warnings.resetwarnings()
     warnings.simplefilter("ignore")
