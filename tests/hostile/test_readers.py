@@ -24,6 +24,7 @@ OUR_OWN = {
     "framework.language.language_model:_unpacked_smollm": "an installed package",
     "framework.runs.lost_rank:_is_running": "what the system says of a process",
     "framework.utilities.lightning_internals:SubcommandCLI._dump_config": "what it has just dumped",
+    "framework.utilities.files:_RecordingFile": "a new file",
     "framework.utilities.files:open_new": "a new file",
     "framework.utilities.files:open_in_place": "the file that it has just written",
     "callbacks.figure_logger:log_image": "the picture that it has just written",
