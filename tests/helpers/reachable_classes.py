@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from inspect import isabstract
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,7 @@ from framework.command.known_classes import SECTIONS, SLOTS, all_classes
 from framework.command.type_names import classes_in
 
 LIST = Path(__file__).parents[1] / "framework" / "command" / "reachable_classes.txt"
-PACKAGES = ("torch", "torchvision", "lightning", "timm")
+PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "wandb")
 _PLACES = ("path", "dir", "file", "folder", "url", "uri", "root")
 HEAD = """\
 # The classes that a config can name without --allow, with the arguments of each that could take
@@ -40,7 +40,13 @@ HEAD = """\
 
 def versions() -> str:
     """Return the versions of the packages whose classes are listed."""
-    return "# " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + "\n"
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return f"# {', '.join(found)}\n"
 
 
 @cache
