@@ -20,6 +20,7 @@ OUR_OWN = {
     "framework.command.new:new_texts": "the checkout that a person works on",
     "framework.command.new:templates": "templates of the installation",
     "framework.command.new:exported_names": "the checkout that a person works on",
+    "framework.distributed.shared_file:_new_file": "a new file that ranks share",
     "framework.distributed.shared_file:shared_zeros": "a new file that ranks share",
     "framework.language.language_model:_unpacked_smollm": "an installed package",
     "framework.runs.lost_rank:_is_running": "what the system says of a process",
