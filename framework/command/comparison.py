@@ -94,7 +94,7 @@ def comparison(runs: Sequence[RunResult]) -> Table:
     of the test where there is one, and the settings that differ are shown.
     """
     chosen = next((run.config for run in runs if run.config.get("checkpoint.monitor")), {})
-    metric = chosen.get("checkpoint.monitor", "val/loss")
+    metric = str(chosen.get("checkpoint.monitor", "val/loss"))
     sign = 1 if chosen.get("checkpoint.mode") == "max" else -1
     test = f"test/{metric.partition('/')[2]}"
     best = [max((sign * value for value in run.values(metric)), default=None) for run in runs]

@@ -211,8 +211,11 @@ def _other_tensor(value: Any, random: Random) -> Any:
         lambda: torch.quantize_per_tensor(value.float(), 0.1, 0, torch.quint8),
         lambda: torch.nn.Parameter(value.float()),
     )
+    change = random.choice(changes)
+    if value.numel() > 1 << 20:  # expanded by a mutation before
+        return None
     try:
-        return random.choice(changes)()
+        return change()
     except (RuntimeError, IndexError):
         return None
 
