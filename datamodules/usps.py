@@ -84,7 +84,9 @@ class USPS(ClassificationData):
             with memory_foreseen(self.path), h5py.File(self.path, "r") as file:
                 return Splits(self._part(file, "train"), None, self._part(file, "test"))
         # h5py's and those of gzip, by which byte is damaged
-        except (OSError, RuntimeError, TypeError, KeyError, zlib.error) as error:
+        except (OSError, RuntimeError, TypeError, ValueError, KeyError, zlib.error) as error:
+            if isinstance(error, ValueError) and str(self.path) in str(error):
+                raise
             raise ValueError(f"{self.path} is no complete HDF5 file: {error}") from None
 
     def _part(self, file: Any, part: str) -> ImageSet:
