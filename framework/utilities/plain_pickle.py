@@ -14,6 +14,9 @@ from framework.utilities.limits import check_size
 
 OP_BYTES = 256
 """Memory that one operation of a pickle takes at most, beside what its argument stores."""
+_TEXTS: dict[type, int] = {str: 1, bytes: 1, bytearray: 1}
+ITEM_BYTES = _TEXTS | dict.fromkeys((list, tuple, dict), OP_BYTES)
+"""Memory that a constructor takes at most for each item of an argument, as it makes a copy."""
 MAX_INT_BITS = 512
 CHECKED_BYTES = 1 << 16
 
@@ -83,11 +86,11 @@ class _Within:
         self._file = file
         self.readline, self.tell = file.readline, file.tell
         position = file.tell()
-        self._size = file.seek(0, 2)
+        self.size = file.seek(0, 2)
         file.seek(position)
 
     def read(self, count: int) -> bytes:
-        if count > CHECKED_BYTES and count > self._size - self.tell():
+        if count > CHECKED_BYTES and count > self.size - self.tell():
             raise ValueError("it ends inside a value")
         return self._file.read(count)
 
@@ -101,11 +104,15 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     marks: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    path: str | Path = ""
+    stored: int = 0
+    copied: int = 0
 
     def run(self, file: Any, path: str | Path) -> Any:
+        self.path, self.stored = path, file.size
         for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
             if count % 2**16 == 0:
-                check_size(path, count * OP_BYTES, "what its pickle builds")
+                self.take(0, count)
             name = opcode.name
             if name in _VALUES:
                 self.stack.append(value)
@@ -228,11 +235,22 @@ class _Machine:
             raise TypeError("a name is no text")
         self.find(f"{module}.{name}")
 
+    def take(self, size: int, operations: int = 0) -> None:
+        """Count memory that a copy takes: one value may be copied by any number of calls."""
+        self.copied += size
+        taken = self.copied + operations * OP_BYTES
+        check_size(self.path, taken, "what its pickle builds", stored=self.stored)
+
+    def take_copies(self, parts: tuple[Any, ...]) -> None:
+        sized = [part for part in parts if type(part) in ITEM_BYTES]
+        self.take(sum(len(part) * ITEM_BYTES[type(part)] for part in sized))
+
     def _call(self, pick: Callable[[Constructor], Callable[..., Any] | None]) -> None:
         called, arguments = self.pop(2)
         function = pick(called) if type(called) is Constructor else None
         if function is None or type(arguments) is not tuple:
             raise TypeError("a call is not of a constructor with its arguments")
+        self.take_copies(arguments)
         self.stack.append(function(*arguments))
 
     def call(self, _: Any) -> None:
@@ -246,6 +264,7 @@ class _Machine:
         target = self.stack[-1]
         for kind, set_state in self.states.items():
             if isinstance(target, kind):
+                self.take_copies(state if type(state) is tuple else ())
                 set_state(target, state)
                 return
         if type(target) is not OrderedDict:
@@ -298,19 +317,27 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
 
 # ---- constructors of plain values ----------------------------------------------------------------
 
-_KEYS = (str, bytes, int, float, complex, bool, type(None))
+_KEYS: dict[type, int] = {str: 0, bytes: 0, int: 2**61 - 1, float: 0, bool: 0, type(None): 0}
+_PARTS = {**_KEYS, int: 2**31}
+del _PARTS[float]
 
 
 def checked_keys(keys: list[Any]) -> list[Any]:
-    """Return keys of a dict or a set, each of them a plain value or a flat tuple of some.
+    """Return keys of a dict or a set, each of them a plain value or a short flat tuple of some.
 
-    Hashing deep tuples would overflow the stack of the process, and longer integers can be chosen
-    to have one hash.
+    Hashing deep tuples would overflow the stack of the process. Longer integers, complex numbers
+    and tuples of any numbers can be chosen to have one hash, so that a dict of them is not built
+    in a lifetime.
     """
     for key in keys:
-        for part in key if type(key) is tuple else (key,):
-            if type(part) not in _KEYS or (type(part) is int and abs(part) >= 2**61 - 1):
-                raise TypeError(f"a key is a {type(part).__name__} that is none")
+        is_tuple = type(key) is tuple
+        known = _PARTS if is_tuple else _KEYS
+        if is_tuple and len(key) > 8:
+            raise TypeError(f"a key is a tuple of {len(key)} values")
+        for part in key if is_tuple else (key,):
+            kind = type(part)
+            if kind not in known or (kind is int and abs(part) >= known[int]):
+                raise TypeError(f"a key is a {kind.__name__} that is none")
     return keys
 
 

@@ -73,6 +73,8 @@ def _sparse(layout: Any, parts: Any) -> Tensor:
         raise TypeError("a sparse tensor is of another kind")
     if layout is torch.sparse_coo:
         indices, values, size, *coalesced = parts
+        if type(indices) is not Tensor or indices.dtype is not torch.int64:
+            raise TypeError("a sparse tensor is of another kind")  # torch would copy others
         return torch.sparse_coo_tensor(
             indices,
             values,

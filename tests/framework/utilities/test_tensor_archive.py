@@ -366,6 +366,9 @@ BOMBS = {
     "deep": DEEP,
     "deep key in a call": b"\x80\x02ccollections\nOrderedDict\n](](" + DEEP[2:-1] + b"Neee\x85R.",
     "keys of one hash": b"\x80\x02}\x8a\x08" + (2**62).to_bytes(8, "little") + b"Ns.",
+    "keys of numbers of one hash": b"\x80\x02}J\x00\x00\x00\x7fL4294967296L\n\x86Ns.",
+    "complex keys of one hash": b"\x80\x02}cbuiltins\ncomplex\nK\x01K\x02\x86RNs.",
+    "long key": b"\x80\x02}(" + b"K\x01" * 9 + b"tNs.",
     "deep key": b"\x80\x02}" + DEEP[2:-1] + b"Ns.",
     "shared": NESTED + b".",
     "itself": SELF,
@@ -397,6 +400,16 @@ BOMBS = {
     + b"q\x02"
     + b"h\x02" * 300
     + b"e.",
+    "copied by calls": b"\x80\x02X\x00\x00\x01\x00"
+    + b"a" * 2**16
+    + b"\x85q\x01c_codecs\nencode\nq\x02("
+    + b"h\x02h\x01R" * 300
+    + b"l\x86.",
+    "containers copied by calls": b"\x80\x02]("
+    + b"".join(b"J" + struct.pack("<i", n) for n in range(1000))
+    + b"e\x85q\x01cbuiltins\nset\nq\x02("
+    + b"h\x02h\x01R" * 100
+    + b"l\x86.",
     "array with an object's pointer": pickle.dumps(np.zeros(3, dtype=[("a", "i8")]), 2),
 }
 
