@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ModelPruning,
 )
+from torch import Tensor
+from torch.optim import Optimizer
 
 from framework.distributed.collectives import rank, world_size
 from framework.distributed.sample_state import SampleState
@@ -126,6 +128,8 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the generators: nothing between here and the next batch draws from them."""
         leave_closed_epoch(trainer)
+        for optimizer in trainer.optimizers:
+            check_fused_state(optimizer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):
                 # it looks at the epoch when that starts, which a resumed one did before
@@ -137,6 +141,30 @@ class ExactResume(Callback):
         else:
             torch.manual_seed(stable_seed(global_seed(), self._step, rank()))
         self._rng = None
+
+
+def check_fused_state(optimizer: Optimizer) -> None:
+    """Refuse a state that a fused optimizer would read and write beyond, as torch does not look.
+
+    Args:
+        optimizer: Optimizer, whose state may come of a checkpoint.
+
+    Raises:
+        ValueError: A value in it has another shape than its parameter, or repeats its numbers.
+    """
+    for group in optimizer.param_groups:
+        # the checkpoint says what is fused, too
+        for parameter in group["params"] if group.get("fused") else ():
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if not isinstance(value, Tensor):
+                    continue
+                shape = torch.Size() if name == "step" else parameter.shape
+                stored = value.untyped_storage().nbytes() // value.element_size()
+                if value.shape != shape or stored - value.storage_offset() < shape.numel():
+                    raise ValueError(
+                        f"The checkpoint's 'optimizer_states' do not fit the model: {name!r} of a "
+                        f"parameter of the shape {[*parameter.shape]} has {[*value.shape]}."
+                    )
 
 
 def _tables(trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, SampleState]]:

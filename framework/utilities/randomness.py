@@ -55,6 +55,9 @@ def restore_rng(state: dict[str, Any]) -> None:
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal.tolist()), gauss))
         name, keys, position, has_gauss, cached = state["numpy"]
+        if not 0 <= position <= len(keys):
+            # NumPy would read on behind the keys
+            raise ValueError(f"NumPy's position is {position}")
         np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
         torch.set_rng_state(state["torch"].cpu())
         if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from framework.distributed.sample_state import SampleState
 from framework.losses.loss import Loss
+from framework.runs.resume import check_fused_state
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.training.objectives_callback import ObjectivesCallback
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
@@ -137,3 +138,31 @@ def test_tables_are_saved_under_the_name_of_their_owner(tmp_path: Path) -> None:
         "WithTables.mapped-0-of-1.pt",
         "WithTables.more-1-0-of-1.pt",
     ]
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step"])
+@pytest.mark.parametrize("wrong", [torch.ones(1), torch.ones(1).expand(64), torch.ones(0)])
+def test_no_fused_optimizer_reads_behind_its_state(name: str, wrong: Tensor) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(64))
+    parameter.grad = torch.ones(64)
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+    optimizer.step()
+    check_fused_state(optimizer)
+    state = optimizer.state_dict()
+    state["state"][0][name] = wrong
+    plain = torch.optim.AdamW([parameter])
+    plain.load_state_dict(state)
+    with pytest.raises(ValueError, match=f"'optimizer_states' do not fit the model: '{name}' of a"):
+        check_fused_state(plain)
+
+
+def test_a_run_looks_at_the_state_of_a_fused_optimizer(tmp_path: Path) -> None:
+    fit(tmp_path)
+    (saved,) = tmp_path.glob(f"*step={SAVED_AT}.ckpt")
+    checkpoint = torch.load(saved, weights_only=True)
+    (state,) = checkpoint["optimizer_states"]
+    state["param_groups"][0]["fused"] = True
+    state["state"][0] = {"momentum_buffer": torch.ones(1)}
+    torch.save(checkpoint, saved)
+    with pytest.raises(ValueError, match="'optimizer_states' do not fit the model"):
+        fit(tmp_path, saved)

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from framework.utilities.randomness import capture_rng, restore_rng, seeded, stable_seed
@@ -23,6 +24,14 @@ def test_restored_generators_go_on_where_they_were(tmp_path: Path) -> None:
     draw()
     restore_rng(torch.load(tmp_path / "rng.pt", weights_only=True))
     assert [draw() for _ in range(3)] == expected
+
+
+@pytest.mark.parametrize("position", [-1, 625, 10**9])
+def test_no_generator_reads_behind_its_state(position: int) -> None:
+    state = capture_rng()
+    state["numpy"][2] = position
+    with pytest.raises(ValueError, match="'rng' is no state of generators: NumPy's position is"):
+        restore_rng(state)
 
 
 def test_seeded_leaves_the_global_generators_alone() -> None:
