@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,24 @@ def test_load_from_checkpoint(tmp_path, kind):
     assert load_archive(path)["note"].tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="holds NumPy arrays, which Lightning does not load"):
         kind.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", [TinyModule, TinyData])
+def test_a_checkpoint_imports_nothing_by_its_hyperparameters(tmp_path, monkeypatch, kind):
+    (tmp_path / "imported_by_a_file.py").write_text("class Foreign: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    how = {
+        "_instantiator": "lightning.pytorch.cli.instantiate_module",
+        "optimizer": {"class_path": "imported_by_a_file.Foreign"},
+    }
+    path = tmp_path / "a.ckpt"
+    content = {"state_dict": TinyModule().state_dict(), kind.CHECKPOINT_HYPER_PARAMS_KEY: how}
+    torch.save({"pytorch-lightning_version": "2.6.0", **content}, path)
+    with path.open("rb") as file:
+        for source in (path, file):
+            with pytest.raises(ValueError, match="names classes to import"):
+                kind.load_from_checkpoint(source)
+    assert "imported_by_a_file" not in sys.modules
 
 
 def test_facts_are_read_of_a_checkpoint_whose_weights_are_not(tmp_path):

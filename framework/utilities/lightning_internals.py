@@ -258,11 +258,18 @@ class CheckedLoading:
             ValueError: It is damaged, or holds anything else; nothing of it was run.
         """
         if isinstance(checkpoint_path, (str, os.PathLike)):
-            load_archive(os.fspath(checkpoint_path), mmap=True)
+            content = load_archive(os.fspath(checkpoint_path), mmap=True)
         else:
             start = checkpoint_path.tell()
-            read_archive(checkpoint_path, "The checkpoint")
+            content = read_archive(checkpoint_path, "The checkpoint")
             checkpoint_path.seek(start)
+        parts = content.values() if isinstance(content, dict) else ()
+        if any(isinstance(part, dict) and "_instantiator" in part for part in parts):
+            raise ValueError(
+                f"{checkpoint_path} names classes to import (its hyperparameters have an "
+                "'_instantiator'), which a checkpoint may not: use trimtab.load with the config "
+                "beside it, or make the module and give it to trimtab.load as `model`."
+            )
         lightning: Any = super()
         try:
             loaded: Self = lightning.load_from_checkpoint(
