@@ -60,8 +60,13 @@ def find_dataset(file: Any, name: str) -> Any:
 
 def _check_chunks(dataset: Any, place: str, size: int, gzip: int) -> None:
     """Raise if a chunk unpacks to more than its size, as HDF5 would take all of it."""
+    end = dataset.file.id.get_filesize()
     for region in dataset.iter_chunks():
-        mask, stored = dataset.id.read_direct_chunk(tuple(part.start for part in region))
+        start = tuple(part.start for part in region)
+        chunk = dataset.id.get_chunk_info_by_coord(start)
+        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > end:
+            raise ValueError(f"{place}: a chunk of {chunk.size:,} bytes is not stored in the file.")
+        mask, stored = dataset.id.read_direct_chunk(start)
         if mask >> gzip & 1:
             continue
         stream = zlib.decompressobj()
