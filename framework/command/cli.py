@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from framework.command.accepted_classes import check_strategy
+from framework.command.argument_values import check_values
 from framework.command.class_paths import set_up_parsing, take_allowed
 from framework.command.commands import trainer_command
 from framework.command.data_arguments import DataArgumentsCLI
@@ -213,6 +214,7 @@ class TrimtabCLI(DataArgumentsCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run folder."""
         config = self.config[self.subcommand]
+        check_values(config)
         # whatever a config says of it, and whatever plugin reads the checkpoint
         config.weights_only = True
         for name in CHECKPOINTS:
