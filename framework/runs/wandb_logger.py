@@ -35,7 +35,8 @@ class RunWandbLogger(OpenWandbLogger):
 
     Raises:
         ConnectionError: W&B could not start.
-        ValueError: The file ``wandb_run_id`` of the run folder holds no id.
+        ValueError: The file ``wandb_run_id`` of the run folder holds no id, or the run folder is
+            the current one and holds settings of W&B.
 
     Example:
         >>> logger = RunWandbLogger(project="digits", offline=True, folder="runs/digits/1")
@@ -74,6 +75,7 @@ class RunWandbLogger(OpenWandbLogger):
             import wandb
 
             folder = Path(self.folder)
+            _check_settings(folder)
             self.start_options["dir"] = str(folder)
             self.start_options["id"] = _run_id(folder / "wandb_run_id")
             self.start_options["name"] = self.run_name or "/".join(folder.resolve().parts[-2:])
@@ -95,6 +97,19 @@ class RunWandbLogger(OpenWandbLogger):
         """
         super().finalize(status)
         self.end_run(exit_code=0 if status == "success" else 1)
+
+
+def _check_settings(folder: Path) -> None:
+    """Refuse the settings that W&B would take out of a run folder: they say where the key is sent.
+
+    It takes those of the current folder, which may be the run's.
+    """
+    settings = Path("wandb", "settings")
+    if settings.is_file() and settings.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{settings.resolve()} would tell W&B where to send the run and your key: remove it, "
+            "or start from another folder."
+        )
 
 
 def _run_id(path: Path) -> str:

@@ -83,3 +83,17 @@ def test_an_id_that_is_none_is_refused(tmp_path: Path, identity: str) -> None:
     with pytest.raises(ValueError, match=r"wandb_run_id holds .*, which is no id of a W&B run"):
         _ = RunWandbLogger(folder=str(tmp_path)).experiment
     assert [path.name for path in tmp_path.iterdir()] == ["wandb_run_id"]
+
+
+def test_settings_in_a_run_folder_do_not_say_where_the_key_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://a.invalid\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"settings would tell W&B where to send the run and your"):
+        _ = RunWandbLogger(folder=".").experiment
+    # those that a person has in a folder of work are W&B's own matter
+    logger = RunWandbLogger(folder=str(tmp_path / "runs"), offline=True)
+    assert logger.experiment.settings.base_url
+    logger.finalize("success")
