@@ -130,6 +130,8 @@ class ExactResume(Callback):
         leave_closed_epoch(trainer)
         for optimizer in trainer.optimizers:
             check_fused_state(optimizer)
+        for config in trainer.lr_scheduler_configs:
+            check_schedule(config.scheduler)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):
                 # it looks at the epoch when that starts, which a resumed one did before
@@ -165,6 +167,26 @@ def check_fused_state(optimizer: Optimizer) -> None:
                         f"The checkpoint's 'optimizer_states' do not fit the model: {name!r} of a "
                         f"parameter of the shape {[*parameter.shape]} has {[*value.shape]}."
                     )
+
+
+def check_schedule(schedule: Any) -> None:
+    """Refuse a state that took the place of a schedule's methods, or of its optimizer.
+
+    torch writes whatever a checkpoint names into the schedule.
+
+    Args:
+        schedule: Learning rate schedule, whose state may come of a checkpoint.
+
+    Raises:
+        ValueError: It did.
+    """
+    for name, value in vars(schedule).items():
+        is_method = callable(getattr(type(schedule), name, None)) and not callable(value)
+        if is_method or (name == "optimizer" and not isinstance(value, Optimizer)):
+            raise ValueError(
+                f"The checkpoint's 'lr_schedulers' do not fit {type(schedule).__name__}: "
+                f"{name!r} is none of its values."
+            )
 
 
 def _tables(trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, SampleState]]:

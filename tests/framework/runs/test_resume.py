@@ -11,7 +11,7 @@ from torch import Tensor
 
 from framework.distributed.sample_state import SampleState
 from framework.losses.loss import Loss
-from framework.runs.resume import check_fused_state
+from framework.runs.resume import check_fused_state, check_schedule
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.training.objectives_callback import ObjectivesCallback
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
@@ -166,3 +166,14 @@ def test_a_run_looks_at_the_state_of_a_fused_optimizer(tmp_path: Path) -> None:
     torch.save(checkpoint, saved)
     with pytest.raises(ValueError, match="'optimizer_states' do not fit the model"):
         fit(tmp_path, saved)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "step", "get_lr", "state_dict"])
+def test_no_state_takes_the_place_of_a_method_of_a_schedule(name: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    schedule.load_state_dict(schedule.state_dict())
+    check_schedule(schedule)
+    schedule.load_state_dict({name: 1})
+    with pytest.raises(ValueError, match=f"'lr_schedulers' do not fit StepLR: '{name}' is none"):
+        check_schedule(schedule)
