@@ -209,6 +209,19 @@ def test_damaged_safetensors(tmp_path):
         assert said.startswith(f"{path} is damaged or incomplete and was not loaded: ")
 
 
+def test_a_header_of_safetensors_that_lists_more_than_the_limit(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "a.safetensors"
+    save_file({f"{number}": torch.zeros(0) for number in range(1000)}, path)
+    assert len(load_safetensors(path)) == 1000
+    monkeypatch.setenv("TRIMTAB_MAX_GIB", "0.001")
+    with pytest.raises(
+        ValueError, match=r"a\.safetensors: what its header lists would take .* Gi?"
+    ):
+        load_safetensors(path)
+
+
 def test_nothing_else_opens_archives_or_pickles():
     own = ("framework", "modules", "datamodules", "callbacks")
     sources = {p: p.read_text() for name in own for p in (ROOT / name).rglob("*.py")}

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from framework.utilities.array_pickle import ARRAY_STATES, ARRAYS
-from framework.utilities.limits import FileTooLargeError, memory_foreseen, open_file
+from framework.utilities.limits import (
+    FileTooLargeError,
+    check_size,
+    memory_foreseen,
+    open_file,
+)
 from framework.utilities.plain_pickle import (
     PLAIN,
     MoreThanDataError,
@@ -27,6 +32,8 @@ from framework.utilities.tensor_pickle import TENSORS, Storage, storage_id
 LEGACY_START = b"\x80"
 """First byte of the format of torch before 1.6: a pickle of its magic number."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+HEADER_BYTES = 48
+"""Memory that one byte of a header of safetensors takes at most."""
 _NAMES = {**PLAIN, **ARRAYS, **TENSORS}
 # sparse tensors are checked when they are made, and the old format has their numbers at its end
 _LEGACY_NAMES = {name: value for name, value in _NAMES.items() if "sparse" not in name}
@@ -121,6 +128,11 @@ def load_safetensors(path: str | Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     with _refused_in_one_line(path):
+        with open_file(path) as file:
+            header = int.from_bytes(file.read(8), "little")
+        # a header longer than the file is the package's to refuse
+        if header <= Path(path).stat().st_size:
+            check_size(path, HEADER_BYTES * header, "what its header lists")
         return load_file(path)
 
 
