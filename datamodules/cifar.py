@@ -118,6 +118,8 @@ class CIFAR(ClassificationData):
 
     def _read_names(self, path: Path) -> list[str]:
         names = _field(load_pickle(path), self.layout.names_field, path)
+        if isinstance(names, list):
+            names = [name.decode() if isinstance(name, bytes) else name for name in names]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{path}: {self.layout.names_field} must be a list of texts.")
         if len(names) != self.num_classes:
@@ -126,6 +128,9 @@ class CIFAR(ClassificationData):
 
 
 def _field(batch: Any, name: str, path: Path) -> Any:
-    if not isinstance(batch, dict) or name not in batch:
+    key: Any = name
+    if isinstance(batch, dict) and name not in batch:
+        key = name.encode()  # as those write it who read it with encoding="bytes"
+    if not isinstance(batch, dict) or key not in batch:
         raise ValueError(f"{path} has no field {name!r}.")
-    return batch[name]
+    return batch[key]

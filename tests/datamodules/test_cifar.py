@@ -69,6 +69,16 @@ def test_python_2_bytes_and_protocol_5_arrays(tmp_path):
     assert ready(tmp_path).num_samples == 20
 
 
+def test_fields_of_bytes(tmp_path):
+    write_cifar10(tmp_path)
+    first = batch(0, "labels", 10)
+    dump(tmp_path / "data_batch_1", {key.encode(): value for key, value in first.items()}, 4)
+    names = [name.encode() for name in "abcdefghij"]
+    dump(tmp_path / "batches.meta", {b"label_names": names})
+    data = ready(tmp_path)
+    assert (data.num_samples, data.class_names) == (20, list("abcdefghij"))
+
+
 def test_noise_labels_of_the_full_training_set(tmp_path):
     write_cifar10(tmp_path)
     torch.save(
