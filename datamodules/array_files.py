@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
@@ -51,8 +51,14 @@ def map_npy(path: Path, mode: Literal["r", "c"]) -> np.ndarray:
         return np.load(path, mmap_mode=mode, allow_pickle=False)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, np.ndarray]:
     """Return the arrays of a ``.npz`` file by name, or that of a ``.npy`` file by the file's name.
+
+    Args:
+        path: The file.
+        wanted: Whether the array of a name is read; others of a ``.npz`` file may hold anything.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -64,7 +70,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             file.seek(0)
             return {path.stem: _read(file, stored)}
         with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
+            names = {entry: entry.filename.removesuffix(".npy") for entry in archive.infolist()}
+            entries = [entry for entry, name in names.items() if wanted(name)]
             check_size(path, sum(entry.file_size for entry in entries), "its arrays", stored)
             if sum(entry.compress_size for entry in entries) > stored:
                 raise ValueError("its arrays lie in the same bytes")
@@ -73,8 +80,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 if entry.file_size > MAX_GZIP * entry.compress_size:
                     raise ValueError(f"{entry.filename} cannot unpack to {entry.file_size:,} bytes")
                 with archive.open(entry) as member:
-                    name = entry.filename.removesuffix(".npy")
-                    arrays[name] = _read(member, entry.file_size)
+                    arrays[names[entry]] = _read(member, entry.file_size)
             return arrays
 
 

@@ -124,7 +124,7 @@ class ImageArrays(ClassificationData):
 def _arrays(root: Path) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield the name, the source for messages and the content of every array."""
     if root.is_file():
-        for name, array in read_arrays(root).items():
+        for name, array in read_arrays(root, lambda name: _meaning(name) is not None).items():
             yield name, f"{root}, {name}", array
         return
     if not root.is_dir():
@@ -164,7 +164,7 @@ def _images(pixels: np.ndarray, source: str) -> torch.Tensor:
         )
     if pixels.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(pixels))
-    if pixels.dtype == np.uint16:
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # of either byte order
         return torch.from_numpy(np.divide(pixels, 65535, dtype=np.float32))
     if pixels.dtype.kind != "f":
         raise ValueError(f"{source} must be uint8, uint16 or floats in [0, 1], not {pixels.dtype}.")

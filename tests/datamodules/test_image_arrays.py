@@ -66,6 +66,7 @@ def test_every_layout_gives_the_same_images(tmp_path, write, val):
         (np.full((6, 4, 5, 3), 51, np.uint8), (3, 4, 5)),
         (np.full((6, 3, 4, 5), 51, np.uint8), (3, 4, 5)),
         (np.full((6, 4, 5), 13107, np.uint16), (1, 4, 5)),
+        (np.full((6, 4, 5), 13107, ">u2"), (1, 4, 5)),
         (np.full((6, 4, 5), 0.2), (1, 4, 5)),
     ],
 )
@@ -79,6 +80,14 @@ def test_shapes_and_types(tmp_path, pixels, shape):
 
 
 LABELS = np.arange(6)
+
+
+def test_what_lies_beside_the_arrays_is_not_read(tmp_path):
+    options = np.array({"seed": 1}, dtype=object)
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((6, 4, 4)), y_train=LABELS, options=options)
+    data = ImageArrays(str(tmp_path / "a.npz"), val_size=0)
+    data.setup("fit")
+    assert data.num_samples == 6
 
 
 @pytest.mark.parametrize(
