@@ -237,10 +237,11 @@ def texts(folder):
     laughs = b"".join(b'<!ENTITY l%d "%s">' % (k, b"&l%d;" % (k - 1) * 10) for k in range(1, 12))
     box = "".join(f"<{name}>1e300</{name}>" for name in ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h"))
     far = f"<a><HRSC_Object>{box}<mbox_ang>0</mbox_ang></HRSC_Object></a>".encode()
-    doctype = "is no XML: it has a document type"
+    doctype = "is no XML: its document type, 'a', declares entities"
     for name, content, message in (
         ("laughs.xml", b'<!DOCTYPE a [<!ENTITY l0 "ha">' + laughs + b"]><a>&l11;</a>", doctype),
         ("file.xml", b'<!DOCTYPE a [<!ENTITY f SYSTEM "/etc/passwd">]><a>&f;</a>', doctype),
+        ("defaults.xml", b'<!DOCTYPE a [<!ATTLIST a b CDATA "ha">]><a></a>', doctype),
         ("entity.xml", b"<a>&f;</a>", "is no XML: undefined entity"),
         ("long.xml", b"<a>" * (1 << 20), f"its elements would take .*{LIMIT}"),
         ("deep.xml", b"<a>" * (1 << 16), "is no XML: no element found"),

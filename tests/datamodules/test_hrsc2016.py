@@ -87,6 +87,13 @@ def test_wrong_labels_are_named(tmp_path, text, message):
         read_hrsc(tmp_path / "a.xml")
 
 
+def test_a_document_type_that_declares_nothing(tmp_path):
+    text = annotation((100, 50, 60, 20, 0, 0))
+    for place in ("", ' SYSTEM "hrsc.dtd"'):
+        (tmp_path / "a.xml").write_text(f'<?xml version="1.0"?><!DOCTYPE a{place}>{text}')
+        assert len(read_hrsc(tmp_path / "a.xml")) == 1
+
+
 def test_missing_files_are_named(tmp_path):
     root = written(tmp_path)
     (root / "ImageSets" / "test.txt").write_text("100000009")
