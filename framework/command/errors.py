@@ -304,7 +304,8 @@ def _misfit_value(place: Place, message: str) -> str:
     if kinds and isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w.]*", name):
         return _misfit_class(name, kinds, place, message)
     value = str(place.value) if isinstance(place.value, Mapping) else repr(place.value)
-    return f"{value} is {'no' if kinds else 'not'} {type_in_words(place.hint)}"
+    wanted = type_in_words(place.hint)
+    return f"{value} is {'not' if not kinds or wanted.startswith('a list') else 'no'} {wanted}"
 
 
 def _misfit_class(name: str, kinds: tuple[type, ...], place: Place, message: str) -> str:

@@ -179,6 +179,10 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
             "data.augment: a list is wanted; give --data.augment+ ColorJitter",
         ),
         (
+            ["fit", *BASE, "--data.augment=[torchvision.transforms.Compose]"],
+            "data.augment: ['torchvision.transforms.Compose'] is not a list of Modules",
+        ),
+        (
             ["test"],
             "name a config, for example: trimtab fit --config classifier, or a run: trimtab",
         ),
