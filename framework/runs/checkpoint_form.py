@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 ANY = "*"
@@ -26,6 +29,33 @@ FORM: dict[str, Any] = {
     "data_facts": {ANY: object},
 }
 """Types by key; the items of a list have one form, and no key must be there."""
+
+_PLAIN = (bool, int, float, complex, str, bytes, bytearray, type(None))
+_OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.Size)
+_CONTAINERS = (list, tuple, set, frozenset)
+_DICTS = (dict, OrderedDict, defaultdict, Counter)
+
+
+def unreadable_part(content: Any, place: str = "") -> str | None:
+    """Return the first part of a checkpoint that ``load_archive`` would refuse, and its type.
+
+    Args:
+        content: The checkpoint, or a part of it.
+        place: Names of the dicts and numbers of the items that lead there.
+
+    Example:
+        >>> unreadable_part({"hyper_parameters": {"root": Path(), "size": 3}}).split(" a ")[0]
+        "'hyper_parameters.root' is"
+    """
+    kind = type(content)
+    if kind in _DICTS or kind in _CONTAINERS:
+        items = content.items() if kind in _DICTS else enumerate(content)
+        below = f"{place}." if place else ""
+        found = (unreadable_part(item, f"{below}{name}") for name, item in items)
+        return next(filter(None, found), None)
+    if isinstance(content, (Tensor, np.ndarray, np.generic)) or kind in _PLAIN + _OF_TORCH:
+        return None
+    return f"{place!r} is a {kind.__module__}.{kind.__qualname__}"
 
 
 def check_form(checkpoint: dict[str, Any], path: str | Path) -> None:

@@ -13,7 +13,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from framework.runs.checkpoint_form import check_form
+from framework.runs.checkpoint_form import check_form, unreadable_part
 from framework.runs.version_0_1 import current_checkpoint
 from framework.utilities.files import (
     remove_file,
@@ -58,7 +58,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write ``checkpoint`` to ``path``."""
+        """Write ``checkpoint`` to ``path``; warn of what ``load_checkpoint`` would refuse."""
+        unreadable = unreadable_part(checkpoint)
+        if unreadable:
+            rank_zero_warn(
+                "Checkpoints of this run cannot be continued or tested, as they hold more than "
+                f"tensors and plain containers: {unreadable}; keep it as a text or a number."
+            )
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return

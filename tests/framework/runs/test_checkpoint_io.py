@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
+from collections import Counter
+from datetime import date
+from enum import Enum
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from framework.runs.checkpoint_io import AtomicCheckpointIO, side_directory
 from framework.utilities.files import write_atomically
+
+
+class Kind(Enum):
+    A = 1
+
 
 GOOD = {"state_dict": {"w": torch.arange(300.0)}, "epoch": 3, "names": ["a", None, 1.5]}
 
@@ -107,6 +117,35 @@ def test_a_truncated_file_is_no_checkpoint(path: Path, share: float, legacy: boo
 def test_a_damaged_file_is_no_checkpoint(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"last\.ckpt"):
+        AtomicCheckpointIO().load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        np.float64(2),
+        np.zeros(2),
+        Counter("ab"),
+        {1: (2, {3})},
+        torch.float16,
+        torch.Size([1]),
+    ],
+)
+def test_what_is_read_again_is_saved_without_a_word(path: Path, value, recwarn) -> None:
+    AtomicCheckpointIO().save_checkpoint({**GOOD, "hyper_parameters": {"value": value}}, path)
+    loaded = AtomicCheckpointIO().load_checkpoint(path)
+    assert str(loaded["hyper_parameters"]["value"]) == str(value)
+    assert not recwarn
+
+
+@pytest.mark.parametrize("value", [Path("a"), date(2024, 2, 3), range(3), Namespace(a=1), Kind.A])
+def test_what_is_not_read_again_is_told_when_it_is_saved(path: Path, value) -> None:
+    with pytest.warns(UserWarning, match=r"continued or tested.*'hyper_parameters\.value\.1' is a"):
+        AtomicCheckpointIO().save_checkpoint(
+            {**GOOD, "hyper_parameters": {"value": [1, value]}}, path
+        )
+    with pytest.raises(ValueError, match="holds more than tensors"):
         AtomicCheckpointIO().load_checkpoint(path)
 
 
