@@ -13,6 +13,10 @@ import numpy as np
 import torch
 
 
+MERSENNE = 624
+"""Words in the state of NumPy's generator, the Mersenne twister."""
+
+
 def stable_seed(*key: int | str) -> int:
     """Return a 63-bit seed that is a function of ``key`` alone, the same in every process."""
     text = "\x1f".join(str(part) for part in key)
@@ -55,8 +59,8 @@ def restore_rng(state: dict[str, Any]) -> None:
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal.tolist()), gauss))
         name, keys, position, has_gauss, cached = state["numpy"]
-        if not 0 <= position <= len(keys):
-            # NumPy would read on behind the keys
+        if not 0 <= position <= MERSENNE:
+            # NumPy would read on behind its state
             raise ValueError(f"NumPy's position is {position}")
         np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
         torch.set_rng_state(state["torch"].cpu())
