@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-
 MERSENNE = 624
 """Words in the state of NumPy's generator, the Mersenne twister."""
 
