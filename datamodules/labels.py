@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import numpy as np
@@ -71,14 +72,19 @@ def _read_columns(path: Path, key: str | None) -> dict[str, Tensor]:
 
 def _read_lines(path: Path) -> Tensor:
     labels = array("q")
+    empty = 0  # first of the empty lines, which only the end may have
     with open_file(path) as file, memory_foreseen(path):
         for number, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), start=1):
+            if line.isspace():
+                empty = empty or number
+                continue
+            content = b"" if empty else line.removeprefix(BOM_UTF8 if number == 1 else b"")
             try:
-                labels.append(int(line.decode()))
+                labels.append(int(content.decode()))
             except (ValueError, OverflowError):
-                text = line.decode(errors="replace").rstrip("\r\n")[:40]
+                text = content.decode(errors="replace").rstrip("\r\n")[:40]
                 raise ValueError(
-                    f"{path}, line {number}: {text!r} is not a class number."
+                    f"{path}, line {empty or number}: {text!r} is not a class number."
                 ) from None
     return torch.tensor(labels, dtype=torch.int64)
 

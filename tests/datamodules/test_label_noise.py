@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.label_noise import LabelNoise
+from datamodules.labels import read_labels
 from framework.utilities.tensor_archive import load_archive
 from tests.helpers.data import shared_data
 
@@ -115,6 +116,7 @@ def test_label_files(tmp_path, suffix):
         ("a.npy", lambda p: np.save(p, np.array([None] * 3)), None, "no complete file of numbers"),
         ("a.npy", lambda p: p.write_bytes(b"\x93NUMPY"), None, "no complete file of numbers"),
         ("a.txt", lambda p: p.write_text("0\n1\ncat\n"), None, "line 3: 'cat' is not a class"),
+        ("a.txt", lambda p: p.write_text("0\n\n1\n"), None, "line 2: '' is not a class number"),
         ("a.txt", lambda p: p.write_text("0\n1\n2\n"), "worse", "single column"),
         ("a.pt", lambda p: torch.save({"x": [0]}, p), "worse", "no column 'worse'; it has 'x'"),
         ("a.pt", lambda p: torch.save([0, 1, 2], p), "worse", "holds a list instead of a dict"),
@@ -134,6 +136,11 @@ def test_bad_label_files(tmp_path, name, write, key, message):
     with pytest.raises(ValueError, match=f"{name}.*{message}") as error:
         LabelNoise("file", path=path, key=key).apply(torch.arange(3), 3)
     assert "\n" not in str(error.value)
+
+
+def test_label_files_as_other_tools_write_them(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf2\r\n0 \r\n1\r\n\r\n")
+    assert read_labels(tmp_path / "a.csv")["label"].tolist() == [2, 0, 1]
 
 
 def test_missing_label_file(tmp_path):
