@@ -45,6 +45,8 @@ def read_activations(path: str | Path, key: str | None = None) -> Tensor:
     if path.suffix not in readers:
         raise ValueError(f"{path}: activations must end in {', '.join(readers)}.")
     values = _chosen(readers[path.suffix](path), path, key)
+    if values.layout != torch.strided:
+        raise ValueError(f"{path} holds a sparse tensor: save it by tensor.to_dense().")
     if values.ndim != 2 or not values.numel():
         raise ValueError(f"{path} holds {tuple(values.shape)}, not activations (N, d).")
     if not values.is_floating_point():
@@ -59,7 +61,13 @@ def read_activations(path: str | Path, key: str | None = None) -> Tensor:
 
 def _read_npy(path: Path) -> Any:
     # copy-on-write: torch warns of memory that must not be written
-    return torch.from_numpy(map_npy(path, "c"))
+    values = map_npy(path, "c")
+    if not values.dtype.isnative or values.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{path} holds {values.dtype}, not floating-point numbers of this machine: save it by "
+            "np.save(path, values.astype('float32'))."
+        )
+    return torch.from_numpy(values)
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -65,6 +65,23 @@ def test_one_of_several_tensors_is_named(tmp_path) -> None:
         read_activations(tmp_path / "a.npy", "x")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (X.numpy().astype(">f4"), r"a\.npy holds >f4, not floating-point numbers of this machine"),
+        (X.to_sparse(), r"a\.pt holds a sparse tensor: save it by tensor\.to_dense\(\)"),
+    ],
+)
+def test_what_cannot_be_mapped_is_refused(tmp_path, values, message) -> None:
+    path = tmp_path / ("a.pt" if isinstance(values, torch.Tensor) else "a.npy")
+    if path.suffix == ".pt":
+        torch.save(values, path)
+    else:
+        np.save(path, values)
+    with pytest.raises(ValueError, match=message):
+        read_activations(path)
+
+
 def test_targets_lie_beside_the_activations(tmp_path) -> None:
     save(X, tmp_path / "x.npy")
     save(10 * X[:, :2], tmp_path / "y.npy")
