@@ -202,8 +202,7 @@ def check_fact(
             + (
                 f"trained on {built_for}: give data of that {name}."
                 if trained
-                else f"built for {built_for}: set model.{argument or name} to {given}, or leave it "
-                "open (null)."
+                else f"built for {built_for}: set model.{argument or name} to {given}."
             )
         )
 
