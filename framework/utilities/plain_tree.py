@@ -46,7 +46,7 @@ class PlainTree:
         >>> part = ["ab", "cd"]
         >>> tree = PlainTree({"one": part, "other": part})
         >>> tree.values, tree.bytes
-        (9, 14)
+        (9, 16)
     """
 
     def __init__(self, root: Any, others: tuple[type, ...] = ()) -> None:

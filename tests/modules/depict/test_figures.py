@@ -91,6 +91,7 @@ def test_color_and_missing_images() -> None:
     assert sheet[0, 0].tolist() == [1, 1, 1]
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(
     ("clusters", "shape", "rows"),
     [
