@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch.nn.modules.loss import _Loss
@@ -73,26 +76,60 @@ def class_at(path: Any) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def holders(config: Any, argument: str, path: str = "") -> Iterator[tuple[str, type]]:
-    """Yield the places of a config whose class takes an argument, as (dotted path, class).
+@dataclass(frozen=True)
+class Named:
+    """A class in a config.
+
+    Args:
+        place: Dotted path of it in the config, with the number of an item in a list.
+        kind: The class.
+        parts: Arguments that the config gives it, as they stand there: those of its signature, and
+            further ones.
+    """
+
+    place: str
+    kind: type
+    parts: list[dict[str, Any]]
+
+
+def named_classes(config: Any, place: str = "") -> Iterator[Named]:
+    """Yield every class that a config names or that a section stands for, the outer ones first.
 
     Args:
         config: Namespace, mapping, list or plain value of a config.
-        argument: Name of the argument.
-        path: Dotted path of ``config``.
+        place: Dotted path of ``config``.
     """
-    if isinstance(config, list):
-        for entry in config:
-            yield from holders(entry, argument, path)
+    if isinstance(config, list | tuple):
+        for number, entry in enumerate(config):
+            yield from named_classes(entry, f"{place}[{number}]")
         return
-    if not hasattr(config, "items"):
-        return
+    entries = _entries(config)
+    kind, parts = SECTIONS.get(place), [entries]
+    if "class_path" in entries:
+        kind = class_at(entries["class_path"])
+        parts = [_entries(entries.get(part)) for part in ("init_args", "dict_kwargs")]
+    if kind is not None:
+        yield Named(place, kind, parts)
+    for part in parts:
+        for key, value in part.items():
+            yield from named_classes(value, f"{place}.{key}" if place else str(key))
+
+
+def _entries(config: Any) -> dict[str, Any]:
     # jsonargparse's namespace would walk down by itself
-    entries = dict(config) if isinstance(config, dict) else vars(config)
-    kind = class_at(entries.get("class_path")) if "class_path" in entries else None
-    if kind is not None and argument in accepted_arguments(kind):
-        yield path, kind
-    inside = entries.get("init_args") if kind is not None else config
-    inside = inside if isinstance(inside, dict) else vars(inside) if inside is not None else {}
-    for key, value in inside.items():
-        yield from holders(value, argument, f"{path}.{key}" if path else str(key))
+    if isinstance(config, Namespace):
+        return vars(config)
+    return config if isinstance(config, dict) else {}
+
+
+def holders(config: Any, argument: str) -> Iterator[tuple[str, type]]:
+    """Yield the places of a config whose class takes an argument, as (option, class).
+
+    Args:
+        config: Namespace or mapping of a config.
+        argument: Name of the argument.
+    """
+    for one in named_classes(config):
+        if one.place not in SECTIONS and argument in accepted_arguments(one.kind):
+            # an option of a list is that of its items
+            yield re.sub(r"\[\d+\]", "", one.place), one.kind

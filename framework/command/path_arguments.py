@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.command.jsonargparse_internals import arguments_of
-from framework.command.known_classes import SECTIONS, class_at
+from framework.command.known_classes import named_classes
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Written:
 
     kind: type
     name: str
-    container: Any
+    container: dict[str, Any]
     place: str
 
     @property
@@ -127,31 +127,17 @@ CACHES = ("index.json", "*/tiling.json")
 """Files by which a folder is known to be a cache that was written before."""
 
 
-def written_arguments(config: Any, place: str = "") -> Iterator[Written]:
+def written_arguments(config: Any) -> Iterator[Written]:
     """Yield every argument of a parsed config that decides where something is written.
 
     Args:
-        config: Namespace, list or plain value.
-        place: Dotted path of ``config``.
+        config: Namespace of a command.
     """
-    if isinstance(config, list):
-        for number, entry in enumerate(config):
-            yield from written_arguments(entry, f"{place}[{number}]")
-        return
-    if not hasattr(config, "items"):
-        return
-    entries = dict(config) if isinstance(config, dict) else vars(config)
-    kind = class_at(entries["class_path"]) if "class_path" in entries else SECTIONS.get(place)
-    if kind is not None:
-        inside = [entries.get(part) for part in ("init_args", "dict_kwargs")]
-        known = {name for group in (FOLDERS, NAMES) for name in _arguments(kind, group)}
-        for container in [one for one in inside if one] if "class_path" in entries else [config]:
-            values = container if isinstance(container, dict) else vars(container)
-            for name in sorted(known & set(values)):
-                yield Written(kind, name, container, f"{place}.{name}")
-    for key, value in entries.items():
-        part = key in ("init_args", "dict_kwargs")
-        yield from written_arguments(value, place if part else f"{place}.{key}" if place else key)
+    for one in named_classes(config):
+        known = {name for group in (FOLDERS, NAMES) for name in _arguments(one.kind, group)}
+        for part in one.parts:
+            for name in sorted(known & set(part)):
+                yield Written(one.kind, name, part, f"{one.place}.{name}")
 
 
 def _arguments(kind: type, group: dict[str, Any]) -> set[str]:
