@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from framework.utilities.plain_tree import DICTS, SCALARS, SEQUENCES, TEXTS
 
 ANY = "*"
 """Stands for every key of a dict, each of which is a text."""
@@ -30,10 +31,7 @@ FORM: dict[str, Any] = {
 }
 """Types by key; the items of a list have one form, and no key must be there."""
 
-_PLAIN = (bool, int, float, complex, str, bytes, bytearray, type(None))
-_OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.Size)
-_CONTAINERS = (list, tuple, set, frozenset)
-_DICTS = (dict, OrderedDict, defaultdict, Counter)
+_READ = (torch.dtype, torch.device, np.ndarray, np.generic)
 
 
 def unreadable_part(content: Any, place: str = "") -> str | None:
@@ -48,14 +46,28 @@ def unreadable_part(content: Any, place: str = "") -> str | None:
         "'hyper_parameters.root' is"
     """
     kind = type(content)
-    if kind in _DICTS or kind in _CONTAINERS:
-        items = content.items() if kind in _DICTS else enumerate(content)
+    if kind in DICTS | SEQUENCES:
+        items = content.items() if kind in DICTS else enumerate(content)
         below = f"{place}." if place else ""
         found = (unreadable_part(item, f"{below}{name}") for name, item in items)
         return next(filter(None, found), None)
-    if isinstance(content, (Tensor, np.ndarray, np.generic)) or kind in _PLAIN + _OF_TORCH:
+    if kind in SCALARS | TEXTS or isinstance(content, _READ):
+        return None
+    if isinstance(content, Tensor) and not _is_special(content):
         return None
     return f"{place!r} is a {kind.__module__}.{kind.__qualname__}"
+
+
+def _is_special(tensor: Tensor) -> bool:
+    """Return whether a tensor is more than numbers in memory, such as a quantized one."""
+    unlike = (
+        tensor.is_quantized,
+        tensor.is_nested,
+        tensor.is_meta,
+        tensor.is_conj(),
+        tensor.is_neg(),
+    )
+    return type(tensor) not in (Tensor, nn.Parameter) or any(unlike) or bool(vars(tensor))
 
 
 def check_form(checkpoint: dict[str, Any], path: str | Path) -> None:

@@ -17,10 +17,10 @@ FEW_VALUES = 1 << 20
 SHARING = 4
 """How many times over a file may share its parts, as tied weights do, whatever the limit is."""
 
-_SCALARS = frozenset({type(None), bool, int, float, complex})
-_TEXTS = frozenset({str, bytes, bytearray})
-_SEQUENCES = frozenset({list, tuple, set, frozenset, torch.Size})
-_DICTS = frozenset({dict, OrderedDict, Counter, defaultdict})
+SCALARS = frozenset({type(None), bool, int, float, complex})
+TEXTS = frozenset({str, bytes, bytearray})
+SEQUENCES = frozenset({list, tuple, set, frozenset, torch.Size})
+DICTS = frozenset({dict, OrderedDict, Counter, defaultdict})
 
 
 class PlainTree:
@@ -79,9 +79,9 @@ class PlainTree:
 
     def _count(self, value: Any, depth: int) -> tuple[int, int]:
         kind = type(value)
-        if kind in _SCALARS:
+        if kind in SCALARS:
             return 1, 0
-        if kind in _TEXTS:
+        if kind in TEXTS:
             return 1, len(value)
         key = id(value)
         if key not in self._found:
@@ -107,10 +107,10 @@ class PlainTree:
             stored = value.nbytes
         elif isinstance(value, Tensor):
             parts, stored = _parts_of_sparse(value), 0
-        elif kind in _DICTS:
+        elif kind in DICTS:
             parts, stored = [*value, *value.values()], 0
             parts += vars(value).values() if kind is OrderedDict else ()
-        elif kind in _SEQUENCES:
+        elif kind in SEQUENCES:
             parts, stored = value, 0
         elif isinstance(value, self.others):
             parts, stored = [*vars(value).values()] if hasattr(value, "__dict__") else (), 0
