@@ -157,9 +157,9 @@ class TwoRanks:
         atexit.unregister(self.close)
 
 
-def _serve(rank: int, port: int, folder: str, connection: Connection) -> None:
-    """Join the group as ``rank`` and work off what comes in, until the other end closes."""
-    os.environ |= {
+def environment_of(rank: int, port: int) -> dict[str, str]:
+    """Return the variables by which torchrun tells a process that it is one of two ranks."""
+    return {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "RANK": str(rank),
@@ -170,6 +170,11 @@ def _serve(rank: int, port: int, folder: str, connection: Connection) -> None:
         "LOCAL_WORLD_SIZE": str(RANKS),
         "TORCHELASTIC_RUN_ID": "two-ranks",
     }
+
+
+def _serve(rank: int, port: int, folder: str, connection: Connection) -> None:
+    """Join the group as ``rank`` and work off what comes in, until the other end closes."""
+    os.environ |= environment_of(rank, port)
     # Lightning was imported before it could read the rank
     rank_zero_only.rank = rank
     torch.set_num_threads(1)

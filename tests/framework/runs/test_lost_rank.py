@@ -21,6 +21,7 @@ from framework.command.cli import error_messages
 from framework.runs.lost_rank import LostRank
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.utilities.lightning_internals import before_ending_ranks
+from tests.helpers.ranks import environment_of
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
@@ -37,17 +38,7 @@ class KillAt(Callback):
 
 
 def fit_rank(folder: Path, rank: int, port: int, kill: KillAt) -> None:
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "NODE_RANK": "0",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "lost-rank",
-    }
+    os.environ |= environment_of(rank, port)
     torch.set_num_threads(1)
     last = RunCheckpoint(dirpath=folder / "checkpoints", filename="last", every_n_train_steps=2)
     options = {"devices": 2, "strategy": "ddp"}
