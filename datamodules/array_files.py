@@ -13,6 +13,7 @@ from typing import IO, Literal
 import numpy as np
 from numpy.lib import format as npy
 
+from framework.utilities.error_reason import reason_of
 from framework.utilities.limits import (
     MAX_GZIP,
     FileTooLargeError,
@@ -116,5 +117,6 @@ def _reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, FileTooLargeError):
         raise
     except Exception as error:  # of many kinds, by which byte is damaged
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path} is no complete file of numbers by NumPy: {reason}.") from None
+        raise ValueError(
+            f"{path} is no complete file of numbers by NumPy: {reason_of(error)}."
+        ) from None

@@ -16,6 +16,7 @@ from typing import IO, Any, Self, TextIO
 
 import numpy as np
 
+from framework.utilities.error_reason import reason_of
 from framework.utilities.limits import (
     VARIABLE,
     FileTooLargeError,
@@ -330,8 +331,7 @@ def _read_parquet(path: Path) -> Table:
                 for column in table.columns
             ]
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no complete Parquet file: {reason}") from None
+        raise ValueError(f"{path} is no complete Parquet file: {reason_of(error)}.") from None
     if not len(table):
         raise ValueError(f"{path} holds no rows.")
     return Table(path, table.column_names, cells)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from framework.utilities.error_reason import reason_of
 from framework.utilities.limits import MAX_GZIP, FileTooLargeError, check_size, max_bytes, open_file
 
 if TYPE_CHECKING:
@@ -152,8 +153,7 @@ def _opened(picture: str | Path | Image.Image) -> Iterator[Image.Image]:
     except FileTooLargeError:
         raise
     except Exception as error:  # of many kinds, by which byte is damaged
-        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-        raise ValueError(f"{name} cannot be decoded as an image: {reason}.") from None
+        raise ValueError(f"{name} cannot be decoded as an image: {reason_of(error)}.") from None
 
 
 def _memory(image: Image.Image) -> int:

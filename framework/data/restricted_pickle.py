@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.utilities.array_pickle import ARRAY_STATES, ARRAYS
+from framework.utilities.error_reason import reason_of
 from framework.utilities.limits import FileTooLargeError, memory_foreseen, open_file
 from framework.utilities.plain_pickle import (
     PLAIN,
@@ -68,7 +69,7 @@ def load_pickle(
         except (MemoryError, FileTooLargeError):
             raise
         except Exception as error:  # a damaged stream can raise anything
-            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            reason = reason_of(error)
             raise ValueError(
                 f"{path} is damaged or incomplete near byte {file.tell():,}: {reason}."
             ) from None

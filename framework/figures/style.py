@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from framework.utilities.error_reason import reason_of
 from framework.utilities.files import write_atomically
 
 if TYPE_CHECKING:
@@ -128,5 +129,5 @@ def may_fail(what: str, done: str = "drawn") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         log.warning("trimtab: %s could not be %s: %s", what, done, reason)

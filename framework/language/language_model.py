@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framework.utilities.error_reason import reason_of
 from framework.utilities.files import new_folder
 from framework.utilities.nearest_names import nearest
 from framework.utilities.packages import require_package
@@ -244,7 +245,7 @@ def load_language_model(name: str) -> LanguageModel:
             if "trust_remote_code" in str(error):
                 reason = "needs code that comes with it, which is never run here"
             else:
-                said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+                said = reason_of(error)
                 reason = f"cannot be loaded: {said}"
             raise ValueError(f"model={name!r} {reason}.") from error
     if kernel is not None:

@@ -11,6 +11,7 @@ from uuid import uuid4
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from framework.utilities.error_reason import reason_of
 from framework.utilities.files import write_text
 from framework.utilities.lightning_internals import OpenWandbLogger
 
@@ -82,7 +83,7 @@ class RunWandbLogger(OpenWandbLogger):
             try:
                 return super().experiment
             except wandb.Error as error:
-                reason = " ".join(str(error).split()).rstrip(".")
+                reason = reason_of(error)
                 raise ConnectionError(
                     f"Weights & Biases could not start ({reason}); run `wandb login`, or set "
                     "WANDB_MODE=offline to record on this machine."

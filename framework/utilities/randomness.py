@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from framework.utilities.error_reason import reason_of
+
 MERSENNE = 624
 """Words in the state of NumPy's generator, the Mersenne twister."""
 
@@ -66,8 +68,9 @@ def restore_rng(state: dict[str, Any]) -> None:
         if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
     except Exception as error:  # of many kinds, by which part is no state
-        reason = " ".join(str(error).split())
-        raise ValueError(f"The checkpoint's 'rng' is no state of generators: {reason}.") from None
+        raise ValueError(
+            f"The checkpoint's 'rng' is no state of generators: {reason_of(error)}."
+        ) from None
 
 
 @contextmanager

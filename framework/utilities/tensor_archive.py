@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from framework.utilities.array_pickle import ARRAY_STATES, ARRAYS
+from framework.utilities.error_reason import reason_of
 from framework.utilities.limits import (
     FileTooLargeError,
     check_size,
@@ -153,7 +154,7 @@ def _refused_in_one_line(path: str | Path) -> Iterator[None]:
             ours = not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)
             if not ours or "allocate memory" in str(error):  # as torch says it
                 raise
-            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            reason = reason_of(error)
             raise ValueError(
                 f"{path} is damaged or incomplete and was not loaded: {reason}."
             ) from None

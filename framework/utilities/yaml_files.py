@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from framework.utilities.error_reason import reason_of
 from framework.utilities.limits import open_file
 
 MAX_BYTES = 2**20
@@ -100,7 +101,7 @@ def _messages(name: str) -> Iterator[None]:
     try:
         yield
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from None
+        raise ValueError(f"{name} is not valid YAML: {reason_of(error)}.") from None
     except ValueError as error:
         # such as a date that there is not
         said = str(error)
