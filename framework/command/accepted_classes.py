@@ -300,11 +300,17 @@ def check_strategy(name: str, find: Callable[[str], Any]) -> None:
         find: What returns the class of a dotted path that may be named.
 
     Raises:
-        ImportError: It is none of ``ACCEPTED`` and was not allowed.
+        ValueError: It is none of ``ACCEPTED`` and was not allowed.
     """
     for beginning, kind in _UNPICKLING.items():
         if name.startswith(beginning):
-            find(f"lightning.pytorch.strategies.{kind}")
+            try:
+                find(f"lightning.pytorch.strategies.{kind}")
+            except NotAcceptedError:
+                raise ValueError(
+                    f"trainer.strategy {name!r} reads checkpoints by Python's unpickler, which can "
+                    "run code; use --allow lightning if you trust yours."
+                ) from None
 
 
 def is_accepted(found: Any) -> bool:
