@@ -170,7 +170,7 @@ def test_sigterm_saves_and_stops(configs, changed, step, tmp_path):
     assert metrics[0] == metrics[1]
 
 
-def test_slurm_preemption_saves_where_a_requeued_job_looks(tmp_path, monkeypatch):
+def test_a_job_that_slurm_preempts_goes_on_when_it_is_started_again(tmp_path, monkeypatch):
     calls = tmp_path / "calls"
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -198,6 +198,7 @@ def test_slurm_preemption_saves_where_a_requeued_job_looks(tmp_path, monkeypatch
     assert code == 128 + signal.SIGUSR1
     assert calls.read_text() == "requeue 17\n"
     # the scheduler starts the very same command again
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     code, resumed = fit_in_child(args, tmp_path / "resumed.pt")
     assert code == 0
     assert resumed is not None

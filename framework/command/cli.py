@@ -36,6 +36,7 @@ from framework.runs.run_folder import (
     EVALUATIONS,
     RunFolder,
     accompanying_config,
+    checkpoint_of_restarted_job,
     choose_run_folder,
     resolve_checkpoints,
     resolve_configs,
@@ -234,6 +235,8 @@ class TrimtabCLI(DataArgumentsCLI):
             for key in ("trainer.default_root_dir", "name", "run_folder")
         }
         self.folder = choose_run_folder(self._arguments, *places.values())
+        if self.subcommand == "fit" and config.ckpt_path is None:
+            config.ckpt_path = checkpoint_of_restarted_job(self.folder.path)
         if self._accompanying is not None:
             self._keep_writes_below(self.folder.path, self._accompanying)
 

@@ -21,7 +21,6 @@ from framework.utilities.lightning_internals import (
     is_accumulating,
     log_closed_epoch,
     place_of_the_step,
-    slurm_checkpoint_path,
     stops_after_epoch,
     stops_now,
     validation_follows,
@@ -48,9 +47,8 @@ class PreemptionCheckpoint(Checkpoint):
     Handles SIGTERM, and under SLURM also SIGUSR1, after which the job is put into the queue again.
     It stops after an optimizer's step and the validation and the epoch's end that belong to it, on
     every rank after the same, whichever was signaled; a run that ends there ends as usual. The
-    checkpoint is ``last.ckpt`` beside the others; under SLURM it has the name by which Lightning
-    finds it when the job starts again. It is the last of a Trainer's checkpoint callbacks, so that
-    the others have saved what was due.
+    checkpoint is ``last.ckpt`` beside the others. It is the last of a Trainer's checkpoint
+    callbacks, so that the others have saved what was due.
 
     Args:
         interrupts: Whether SIGINT (Ctrl-C, which stops at once the second time) and SIGHUP do the
@@ -183,8 +181,6 @@ class PreemptionCheckpoint(Checkpoint):
 
 
 def _checkpoint_path(trainer: Trainer) -> Path:
-    if "SLURM_JOB_ID" in os.environ:
-        return slurm_checkpoint_path(trainer)
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath:
             return Path(callback.dirpath) / "last.ckpt"

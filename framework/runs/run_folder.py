@@ -324,8 +324,8 @@ def _reserve(folder: Path, may_exist: bool = False, claims: bool = False) -> Run
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     is_new = not holds_run(folder)
     try:
-        make_folder(folder, exist_ok=may_exist or _is_requeued(folder))
-        if claims and not _is_requeued(folder):
+        make_folder(folder, exist_ok=may_exist or _is_requeued())
+        if claims and not _is_requeued():
             make_folder(folder / "checkpoints", exist_ok=False)
             made = [folder / "checkpoints", *made]
     except FileExistsError as error:
@@ -340,12 +340,15 @@ def _reserve(folder: Path, may_exist: bool = False, claims: bool = False) -> Run
     return RunFolder(folder, made, is_new)
 
 
-def _is_requeued(folder: Path) -> bool:
-    """Return whether this is a SLURM job that was put back into the queue, and its folder."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return False
-    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
-    return restarts != "0" or any(folder.glob("hpc_ckpt_*"))
+def _is_requeued() -> bool:
+    """Return whether this is a SLURM job that was put back into the queue."""
+    return "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def checkpoint_of_restarted_job(folder: Path) -> str | None:
+    """Return the checkpoint from which a SLURM job goes on that was put back into the queue."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return str(last) if _is_requeued() and last.is_file() else None
 
 
 def _of_rank_zero(parent: Path, name: str | None) -> RunFolder:

@@ -166,11 +166,6 @@ def train_loader(trainer: Trainer) -> Any:
     return None if hasattr(source, "train_dataloader") else source
 
 
-def slurm_checkpoint_path(trainer: Trainer) -> Path:
-    """Return where Lightning looks for a checkpoint when a SLURM job starts again."""
-    return Path(trainer._checkpoint_connector.hpc_save_path(trainer.default_root_dir))
-
-
 def before_ending_ranks(trainer: Trainer, hook: Callable[[], None]) -> None:
     """Call ``hook`` before Lightning kills this process, as one of the ranks it started ended.
 
