@@ -181,15 +181,7 @@ def test_a_job_that_slurm_preempts_goes_on_when_it_is_started_again(tmp_path, mo
     code, whole = fit_in_child([*args, f"--run_folder={tmp_path / 'whole'}"], tmp_path / "whole.pt")
     assert code == 0
     assert whole is not None
-    for name, value in {
-        "SLURM_JOB_ID": "17",
-        "SLURM_NTASKS": "1",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0",
-        "SLURM_NODEID": "0",
-        "SLURM_NTASKS_PER_NODE": "1",
-    }.items():
+    for name, value in IN_A_JOB.items():
         monkeypatch.setenv(name, value)
     args = [*args, f"--run_folder={tmp_path / 'job'}"]
     code, _ = fit_in_child(
@@ -204,6 +196,48 @@ def test_a_job_that_slurm_preempts_goes_on_when_it_is_started_again(tmp_path, mo
     assert resumed is not None
     assert len(resumed.steps) == len(whole.steps) - 6
     assert_same_bits(whole, resumed)
+
+
+IN_A_JOB = {
+    "SLURM_JOB_ID": "17",
+    "SLURM_NTASKS": "1",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS_PER_NODE": "1",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* is passed over")
+@pytest.mark.parametrize("end", ["kill", "signal and kill", "truncated"])
+def test_a_job_that_is_started_again_goes_on_by_itself(end, tmp_path, monkeypatch):
+    """It has shards of per-sample memory, and no word of a checkpoint on the command line."""
+    monkeypatch.chdir(tmp_path)
+    args = [*arguments("classifier", "with/saf"), EVERY]
+    code, whole = fit_in_child([*args, "--run_folder=whole"], tmp_path / "whole.pt")
+    assert code == 0
+    for name, value in IN_A_JOB.items():
+        monkeypatch.setenv(name, value)
+    ends = [{"terminate_at": 3}, {"kill_at": 9}] if end == "signal and kill" else [{"kill_at": 9}]
+    for attempt, how in enumerate(ends):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(attempt))
+        assert fit_in_child(args, tmp_path / "none.pt", **how)[0] in (KILLED, 128 + signal.SIGTERM)
+    folder = tmp_path / "runs" / "classifier" / "slurm-17"
+    newest = folder / "checkpoints" / "last.ckpt"
+    step = torch.load(newest, weights_only=True)["global_step"]
+    assert step == 8
+    if end == "truncated":
+        newest.write_bytes(newest.read_bytes()[:-200])
+        step = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(len(ends)))
+    code, resumed = fit_in_child(args, tmp_path / "resumed.pt")
+    assert code == 0
+    assert len(resumed.steps) == len(whole.steps) - step
+    assert_same_bits(whole, resumed)
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (
+        folder / "metrics.csv"
+    ).read_bytes()
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_previous_one(tmp_path, monkeypatch):

@@ -30,13 +30,14 @@ from framework.command.lightning_messages import choose_messages
 from framework.command.path_arguments import Written, keep_below, written_arguments
 from framework.command.report import relative
 from framework.runs.config_files import option
+from framework.runs.job import restarts
+from framework.runs.newest_checkpoint import newest_checkpoint
 from framework.runs.preemption import Interrupted, PreemptionCheckpoint
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import (
     EVALUATIONS,
     RunFolder,
     accompanying_config,
-    checkpoint_of_restarted_job,
     choose_run_folder,
     resolve_checkpoints,
     resolve_configs,
@@ -235,10 +236,18 @@ class TrimtabCLI(DataArgumentsCLI):
             for key in ("trainer.default_root_dir", "name", "run_folder")
         }
         self.folder = choose_run_folder(self._arguments, *places.values())
-        if self.subcommand == "fit" and config.ckpt_path is None:
-            config.ckpt_path = checkpoint_of_restarted_job(self.folder.path)
         if self._accompanying is not None:
             self._keep_writes_below(self.folder.path, self._accompanying)
+        if self.subcommand == "fit" and restarts():
+            self._go_on(config)
+
+    def _go_on(self, config: Any) -> None:
+        """Let a job that was started again go on by itself, from its run's newest checkpoint."""
+        folder = self.folder.path
+        given = {Path(config[name].dirpath) for name in CHECKPOINTS if config[name].dirpath}
+        newest = newest_checkpoint(folder / "checkpoints", folder, *given)
+        if newest is not None:
+            config.ckpt_path = str(newest)
 
     def _keep_writes_below(self, folder: Path, source: Path) -> None:
         """Let what a config beside a checkpoint says of places be no more than the run's own."""

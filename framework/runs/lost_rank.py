@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from framework.distributed.collectives import rank, world_size
+from framework.runs.newest_checkpoint import newest_checkpoint
 from framework.utilities.lightning_internals import before_ending_ranks, exit_code_of
 
 ANOTHER_RANK = "another rank ended"
@@ -74,7 +75,7 @@ class LostRank(Callback):
             who = f"rank {ended}, process {pid}{_how(exit_code_of(trainer, pid))}"
         if trainer.state.fn != "fit":
             return f"{ANOTHER_RANK} ({who})."
-        checkpoint = newest_checkpoint(trainer)
+        checkpoint = newest_checkpoint(*_folders(trainer))
         if checkpoint is None:
             return f"{ANOTHER_RANK} ({who}); no checkpoint was written yet: start the run again."
         return f"{ANOTHER_RANK} ({who}); continue with trimtab fit --ckpt_path {checkpoint}."
@@ -92,15 +93,13 @@ class LostRank(Callback):
             time.sleep(0.05)
 
 
-def newest_checkpoint(trainer: Trainer) -> Path | None:
-    """Return the checkpoint of a run that was written last, or None."""
-    folders = {
+def _folders(trainer: Trainer) -> set[Path]:
+    """Return the folders in which the checkpoints of a run lie."""
+    return {
         Path(callback.dirpath)
         for callback in trainer.checkpoint_callbacks
         if isinstance(callback, ModelCheckpoint) and callback.dirpath
     }
-    found = [path for folder in folders for path in folder.glob("*.ckpt") if path.is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _is_running(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from framework.runs.config_files import CONFIG_FLAGS, find_config, option
+from framework.runs.job import restarts
+from framework.runs.newest_checkpoint import newest_checkpoint
 from framework.utilities.files import (
     make_folder,
     move,
@@ -23,6 +26,8 @@ from framework.utilities.files import (
 
 ROOT = "runs"
 TIME = "%Y-%m-%d_%H-%M-%S"
+OF_SLURM = re.compile(r"hpc_ckpt_\d+\.ckpt")
+"""What former versions wrote directly into a run folder before SLURM started a job again."""
 EVALUATIONS = {
     "validate": ("config_validate.yaml", "metrics_validate.csv", "figures/validate_*.png"),
     "test": ("config_test.yaml", "metrics_test.csv", "figures/test_*.png", "features.html"),
@@ -108,36 +113,35 @@ def accompanying_config(args: Sequence[str]) -> Path | None:
 def resolve_checkpoints(args: Sequence[str]) -> list[str]:
     """Return the arguments with a run folder in the place of a checkpoint as one of its files.
 
-    It is the last checkpoint where training goes on, else the best.
+    It is the newest checkpoint where training goes on, else the best.
 
     Raises:
         FileNotFoundError: A folder without a checkpoint.
     """
-    order = ("last", "best") if "fit" in args else ("best", "last")
+    find = find_newest if "fit" in args else find_checkpoint
     resolved: list[str] = []
     for argument in args:
         flag, equals, value = argument.partition("=")
         if resolved and resolved[-1] == "--ckpt_path":
-            argument = str(find_checkpoint(Path(argument), order))
+            argument = str(find(Path(argument)))
         elif flag == "--ckpt_path" and equals:
-            argument = f"{flag}={find_checkpoint(Path(value), order)}"
+            argument = f"{flag}={find(Path(value))}"
         resolved.append(argument)
     return resolved
 
 
-def find_checkpoint(path: Path, order: Sequence[str] = ("best", "last")) -> Path:
-    """Return the checkpoint of a run folder; what is no folder comes back as it is.
+def find_checkpoint(path: Path) -> Path:
+    """Return the best checkpoint of a run folder, else the last; what is no folder comes back.
 
     Args:
         path: Checkpoint, run folder, or the folder of a run's checkpoints.
-        order: Names of checkpoints, of which the first that is there is taken.
 
     Raises:
         FileNotFoundError: A folder without a checkpoint.
     """
     if not path.is_dir():
         return path
-    for name in order:
+    for name in ("best", "last"):
         for found in (path / "checkpoints" / f"{name}.ckpt", path / f"{name}.ckpt"):
             if found.is_file():
                 return found
@@ -147,10 +151,32 @@ def find_checkpoint(path: Path, order: Sequence[str] = ("best", "last")) -> Path
     )
 
 
+def find_newest(path: Path) -> Path:
+    """Return the checkpoint that training goes on from; what is no folder comes back as it is.
+
+    Args:
+        path: Checkpoint, run folder, or the folder of a run's checkpoints.
+
+    Raises:
+        FileNotFoundError: A folder without such a checkpoint.
+    """
+    if not path.is_dir():
+        return path
+    newest = newest_checkpoint(path / "checkpoints", path)
+    if newest is None:
+        raise FileNotFoundError(
+            f"There is no checkpoint in {path} from which training can go on: name a run folder, "
+            "which holds checkpoints/last.ckpt, or a file."
+        )
+    return newest
+
+
 def run_of(checkpoint: str | Path) -> Path | None:
     """Return the run folder that a checkpoint lies in, or None where it lies in none."""
-    folder = Path(checkpoint).parent
-    return folder.parent if folder.name == "checkpoints" else None
+    path = Path(checkpoint)
+    if path.parent.name == "checkpoints":
+        return path.parent.parent
+    return path.parent if OF_SLURM.fullmatch(path.name) else None
 
 
 def config_of(checkpoint: Path) -> Path:
@@ -324,8 +350,8 @@ def _reserve(folder: Path, may_exist: bool = False, claims: bool = False) -> Run
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     is_new = not holds_run(folder)
     try:
-        make_folder(folder, exist_ok=may_exist or _is_requeued())
-        if claims and not _is_requeued():
+        make_folder(folder, exist_ok=may_exist or restarts() > 0)
+        if claims and not restarts():
             make_folder(folder / "checkpoints", exist_ok=False)
             made = [folder / "checkpoints", *made]
     except FileExistsError as error:
@@ -338,17 +364,6 @@ def _reserve(folder: Path, may_exist: bool = False, claims: bool = False) -> Run
             f"{str(error).rstrip('.')}; choose another place by --trainer.default_root_dir."
         ) from error
     return RunFolder(folder, made, is_new)
-
-
-def _is_requeued() -> bool:
-    """Return whether this is a SLURM job that was put back into the queue."""
-    return "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-
-
-def checkpoint_of_restarted_job(folder: Path) -> str | None:
-    """Return the checkpoint from which a SLURM job goes on that was put back into the queue."""
-    last = folder / "checkpoints" / "last.ckpt"
-    return str(last) if _is_requeued() and last.is_file() else None
 
 
 def _of_rank_zero(parent: Path, name: str | None) -> RunFolder:

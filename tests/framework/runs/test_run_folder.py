@@ -20,6 +20,7 @@ from framework.runs.run_folder import (
     set_aside,
 )
 from tests.helpers.runs import CONFIGS
+from tests.helpers.tiny import save_state as save
 
 VARIABLES = ("TRIMTAB_RUN_FOLDER", "LOCAL_RANK", "RANK", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
 
@@ -70,18 +71,29 @@ def test_a_checkpoint_brings_its_config_and_its_folder():
 def test_a_run_folder_stands_for_its_checkpoint():
     checkpoints = Path("run/checkpoints")
     checkpoints.mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="There is no checkpoint in run"):
-        resolve_checkpoints(["fit", "--ckpt_path=run"])
-    (checkpoints / "best.ckpt").touch()
+    for command in ("fit", "test"):
+        with pytest.raises(FileNotFoundError, match="There is no checkpoint in run"):
+            resolve_checkpoints([command, "--ckpt_path=run"])
+    save(checkpoints / "best.ckpt", step=2)
     assert (
         resolve_checkpoints(["fit", "--ckpt_path=run"])[1]
         == "--ckpt_path=run/checkpoints/best.ckpt"
     )
-    (checkpoints / "last.ckpt").touch()
+    save(checkpoints / "last.ckpt", step=4)
     for command, name in (("fit", "last"), ("test", "best")):
         for folder in ("run", "run/checkpoints"):
             args = resolve_checkpoints([command, "--ckpt_path", folder, "--x", "run"])
             assert args[2:] == [f"run/checkpoints/{name}.ckpt", "--x", "run"]
+
+
+def test_a_checkpoint_that_slurm_left_in_a_former_version_is_one_of_its_run():
+    Path("runs/classifier/slurm-8").mkdir(parents=True)
+    Path("runs/classifier/slurm-8/config.yaml").touch()
+    path = save(Path("runs/classifier/slurm-8/hpc_ckpt_1.ckpt"), step=3)
+    args = resolve_configs(["fit", "--ckpt_path", str(path)])
+    assert args[1:3] == ["--config", "runs/classifier/slurm-8/config.yaml"]
+    assert choose_run_folder(args).path == path.parent
+    assert resolve_checkpoints(["fit", "--ckpt_path", str(path.parent)])[2] == str(path)
 
 
 def test_options_are_read_in_order():
