@@ -463,13 +463,15 @@ class DataModule(CheckedLoading, LightningDataModule):
         """Continue the saved stream.
 
         Raises:
-            RuntimeError: inside an epoch, with another batch size or number of samples.
+            RuntimeError: Training goes on inside an epoch, with another batch size or number of
+                samples.
         """
         self.seed = state_dict["seed"]
         self._resume = (state_dict["epoch"], state_dict["position"])
         if self._sampler is not None:
             self._sampler.seed = self.seed
-        if not state_dict["position"]:
+        trains = self.trainer is None or self.trainer.state.fn == "fit"
+        if not trains or not state_dict["position"]:
             return
         now = self.state_dict()
         for name in ("batch_size", "num_samples"):

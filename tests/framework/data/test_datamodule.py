@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from framework.data.datamodule import DataModule, GlobalBatchSampler
@@ -333,6 +334,22 @@ def test_state_must_fit_inside_an_epoch():
         other.load_state_dict({**state, "position": 1})
     same_size = ten(batch_size=2)
     same_size.load_state_dict({**state, "position": 1})
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_state_inside_an_epoch_is_evaluated_on_other_data(command, tmp_path):
+    saves = ModelCheckpoint(tmp_path, filename="inside", every_n_train_steps=2)
+    tiny_trainer(tmp_path, [saves], False, max_steps=2).fit(TinyModule(), datamodule=TinyData())
+    data = TinyData()
+    data.batch_size, data.train_set = 3, None
+    evaluate = getattr(tiny_trainer(tmp_path, [saves], False), command)
+    evaluate(TinyModule(), datamodule=data, ckpt_path=tmp_path / "inside.ckpt")
+    other = TinyData()
+    other.batch_size = 3
+    trainer = tiny_trainer(tmp_path, [saves], False)
+    with pytest.raises(RuntimeError, match="inside epoch 0 with batch_size=4, and cannot continue"):
+        trainer.fit(TinyModule(), datamodule=other, ckpt_path=tmp_path / "inside.ckpt")
 
 
 def test_a_restored_seed_reaches_a_loader_made_before():
