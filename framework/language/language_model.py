@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from framework.utilities.error_reason import reason_of
 from framework.utilities.files import new_folder
+from framework.utilities.limits import FileTooLargeError, check_size
 from framework.utilities.nearest_names import nearest
 from framework.utilities.packages import require_package
 
@@ -237,9 +238,10 @@ def load_language_model(name: str) -> LanguageModel:
                 causal = _is_causal(config.architectures or [])
                 kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
                 tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+                _check_size(source, kind, config)
                 options |= {"use_safetensors": True, "dtype": torch.float32}
                 model = kind.from_pretrained(source, **options)
-        except (OSError, ImportError):
+        except (OSError, ImportError, FileTooLargeError):
             raise
         except Exception as error:  # of many kinds, by which value of a file is damaged
             if "trust_remote_code" in str(error):
@@ -253,6 +255,22 @@ def load_language_model(name: str) -> LanguageModel:
             f"model={name!r} asks for the compiled code {kernel!r}, which is never run here."
         )
     return LanguageModel(model, tokenizer, name)
+
+
+def _check_size(source: str, kind: Any, config: Any) -> None:
+    """Refuse a folder whose config describes far more weights than its files store.
+
+    What is not stored would be made with random values before it is said to be missing.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    with torch.device("meta"):
+        model = kind.from_config(config, trust_remote_code=False)
+    size = sum(weight.numel() * 4 for weight in model.parameters())
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    # float8 takes four times as much in float32
+    check_size(folder / "config.json", size, "the model that it describes", 4 * stored)
 
 
 def _kernel_of(config: Any) -> str | None:

@@ -204,6 +204,18 @@ def test_weights_that_are_pickled_are_refused(tmp_path) -> None:
         load_language_model(str(tmp_path))
 
 
+def test_a_config_that_describes_more_than_is_stored_is_refused(tmp_path, monkeypatch) -> None:
+    model = tiny_encoder()
+    model.model.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    load_language_model(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 2**22}))
+    monkeypatch.setenv("TRIMTAB_MAX_GIB", "0.01")
+    with pytest.raises(ValueError, match=r"config\.json: the model that it describes would take"):
+        load_language_model(str(tmp_path))
+
+
 def test_code_that_comes_with_a_model_is_never_run(tmp_path, monkeypatch):
     marker = tmp_path / "ran"
     (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
