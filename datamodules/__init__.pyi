@@ -13,6 +13,7 @@ from .image_arrays import ImageArrays as ImageArrays
 from .image_data import ImageData as ImageData
 from .image_folder import ImageFolder as ImageFolder
 from .image_list import ImageList as ImageList
+from .image_tars import ImageTars as ImageTars
 from .label_noise import LabelNoise as LabelNoise
 from .mat_features import MatFeatures as MatFeatures
 from .oriented_augmentation import Mixup as Mixup

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -16,6 +15,7 @@ from datamodules.image_shape import usual_shape
 from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import Batch
 from framework.data.facts import Facts, match_classes
+from framework.data.image_files import ImagePath
 from framework.data.raw_inputs import as_images
 from framework.utilities.checks import check_at_least, check_one_of
 
@@ -113,6 +113,8 @@ class ImageData(DataModule):
     """(C, H, W) of an image."""
     geometry: ImageGeometry | None = None
     """What decides on ``input_shape`` where images are brought to it from files."""
+    kind_of_files: type[ImageFiles] = ImageFiles
+    """Data set of images on files."""
     resize: int | None = None
     """What the shorter side of a picture is resized to before the crop; default what covers it."""
 
@@ -156,17 +158,17 @@ class ImageData(DataModule):
         if self.normalize is None and "normalize" in trained:
             self.normalize = Normalize(**trained["normalize"])
 
-    def images_of(self, paths: Sequence[Path], label: Tensor | None) -> ImageFiles:
+    def images_of(self, paths: Sequence[ImagePath], label: Tensor | None) -> ImageFiles:
         """Return files in ``place`` as images, and let them say what ``geometry`` leaves open.
 
         Args:
-            paths: Files of the N images.
+            paths: Files of the N images, or members of tar files.
             label: Labels (N,) int64, or None where the images have none.
         """
         assert self.place is not None
         if self.geometry is not None and not hasattr(self, "input_shape"):
             self.input_shape = self.geometry.shape({"input_shape": usual_shape(paths)})
-        return ImageFiles(paths, label, self.place, self.input_shape, self.resize)
+        return self.kind_of_files(paths, label, self.place, self.input_shape, self.resize)
 
     def _use_classes(self, parts: Splits) -> None:
         """Number the classes as in training, by their names, where there are labels."""

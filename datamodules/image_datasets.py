@@ -6,14 +6,16 @@ import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from framework.data.datasets import ArrayDataset, Batch, BatchedDataset, Sample
+from framework.data.image_files import ImagePath
 from framework.data.raw_inputs import as_images
+from framework.data.tar_files import Member
 
 
 class ImageSet(ArrayDataset):
@@ -76,7 +78,7 @@ class ImageFiles(ImageSet):
 
     def __init__(
         self,
-        paths: Sequence[str | Path],
+        paths: Sequence[ImagePath],
         label: Tensor | None,
         root: str | Path,
         shape: tuple[int, int, int],
@@ -98,6 +100,10 @@ class ImageFiles(ImageSet):
         """Path of each file, relative to ``root``."""
         return [os.path.relpath(path, self.root) for path in self.paths.tolist()]
 
+    def path(self, row: int) -> ImagePath:
+        """Return where the image of a row is."""
+        return str(self.paths[row])
+
     def followed_by(self, *others: Self) -> Self:
         """Return these images and then those of other parts of the same data set."""
         joined = super().followed_by(*others)
@@ -108,8 +114,37 @@ class ImageFiles(ImageSet):
         """Return the rows with their images decoded."""
         image = torch.empty(len(rows), *self.shape, dtype=torch.float32)
         for i, row in enumerate(rows.tolist()):
-            image[i] = as_images(str(self.paths[row]), self.shape, self.resize)[0]
+            image[i] = as_images(self.path(row), self.shape, self.resize)[0]
         return {"image": image, **super().read(rows)}
+
+
+class ImageMembers(ImageFiles):
+    """Images in tar files that are read, each by its place, when they are needed.
+
+    Args:
+        paths: Members of the N images.
+        *others: Further arguments of ``ImageFiles``.
+    """
+
+    def __init__(self, paths: Sequence[ImagePath], *others: Any) -> None:
+        super().__init__(paths, *others)
+        members = [path for path in paths if isinstance(path, Member)]
+        self.places = np.array(
+            [(len(member.tar), member.offset, member.size, *member.state) for member in members],
+            dtype=np.int64,
+        ).reshape(-1, 5)
+
+    def path(self, row: int) -> Member:
+        """Return where the image of a row is."""
+        path = str(self.paths[row])
+        length, offset, size, *state = self.places[row].tolist()
+        return Member(path[:length], path[length + 1 :], offset, size, (state[0], state[1]))
+
+    def followed_by(self, *others: Self) -> Self:
+        """Return these images and then those of other parts of the same data set."""
+        joined = super().followed_by(*others)
+        joined.places = np.concatenate([self.places, *(other.places for other in others)])
+        return joined
 
 
 class JoinedImages(BatchedDataset):

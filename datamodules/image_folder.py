@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -14,9 +14,10 @@ from datamodules.image_data import ImageGeometry, Splits
 from datamodules.image_datasets import ImageFiles
 from framework.data.datasets import root_and_rows
 from framework.data.facts import listed
-from framework.data.folders import sorted_names, subfolders
+from framework.data.folders import sorted_names
 from framework.data.image_files import intact_images
-from framework.data.image_folders import find_images, find_parts
+from framework.data.image_folders import LabeledImages, find_images, find_parts, labeled_images
+from framework.data.tar_files import Member
 
 
 class ImageFolder(ClassificationData):
@@ -98,44 +99,60 @@ class ImageFolder(ClassificationData):
             raise FileNotFoundError(
                 f"There is no folder {self.root}: give the one of the images as data.root."
             )
-        folders = find_parts(self.root) or {"train": self.root}
-        self.class_names = [folder.name for folder in subfolders(folders["train"])]
+        parts = {
+            part: self.labeled_in(places)
+            for part, places in (self.parts() or {"train": self.all_places()}).items()
+        }
+        self.class_names = parts["train"].class_names
         self.num_classes = len(self.class_names)
-        found = {part: self._find(folder) for part, folder in folders.items()}
+        found = {part: self._images_of(images) for part, images in parts.items()}
         return Splits(found["train"], found.get("val"), found.get("test"))
 
-    def _find(self, folder: Path) -> ImageFiles:
-        names = [path.name for path in subfolders(folder)]
-        if not names:
-            raise FileNotFoundError(
-                f"{folder} is not a folder with one folder of images per class."
-            )
+    def parts(self, needs_train: bool = True) -> dict[str, tuple[Path, ...]]:
+        """Return where the images of each part lie; nothing where there are no parts."""
+        return {part: (path,) for part, path in find_parts(self.root, needs_train).items()}
+
+    def all_places(self) -> tuple[Path, ...]:
+        """Return where all images lie."""
+        return (self.root,)
+
+    def images_in(self, places: Sequence[Path]) -> Sequence[Path | Member]:
+        """Return all images in some places."""
+        return find_images(places[0])
+
+    def labeled_in(self, places: Sequence[Path]) -> LabeledImages:
+        """Return the images in some places with their classes."""
+        return labeled_images(places[0])
+
+    def _images_of(self, found: LabeledImages) -> ImageFiles:
         numbers = {name: number for number, name in enumerate(self.class_names or ())}
-        unknown = [name for name in names if name not in numbers]
+        unknown = [name for name in found.class_names if name not in numbers]
         if unknown:
-            raise ValueError(f"{folder / unknown[0]} is a class that the training set lacks.")
-        of_class: dict[str, list[Path]] = {name: [] for name in names}
+            raise ValueError(f"{found.place / unknown[0]} is a class that the training set lacks.")
+        of_class: dict[str, list[Path | Member]] = {name: [] for name in found.class_names}
         loose = 0
-        for path in intact_images(find_images(folder), folder, self.strict):
-            name, *inside = path.relative_to(folder).parts
-            if inside:
+        for path in intact_images([*found.class_of], found.place, self.strict):
+            name = found.class_of[path]
+            if name is not None:
                 of_class[name].append(path)
             else:
                 loose += 1
         if loose:
-            rank_zero_warn(f"{loose:,} images in {folder} itself are in no class, and not read.")
-        empty = next((name for name in names if not of_class[name]), None)
+            rank_zero_warn(
+                f"{loose:,} images in {found.place} itself are in no class, and not read."
+            )
+        empty = next((name for name, paths in of_class.items() if not paths), None)
         if empty is not None:
-            raise FileNotFoundError(f"{folder / empty} holds no image, so its class is empty.")
-        # folders after the files beside them, as always: the split goes by the order
-        files = [path for name in names for path in sorted(of_class[name], key=os.path.split)]
-        label = [numbers[path.relative_to(folder).parts[0]] for path in files]
+            raise FileNotFoundError(f"{found.place / empty} holds no image, so its class is empty.")
+        files = [path for paths in of_class.values() for path in paths]
+        label = [numbers[name] for name, paths in of_class.items() for _ in paths]
         return self.images_of(files, torch.tensor(label))
 
     def _predicted(self) -> ImageFiles:
-        parts = find_parts(self.root, needs_train=False)
-        folder = parts.get("test") or parts.get("val") or self.root
-        paths = intact_images(find_images(folder), folder, self.strict)
+        parts = self.parts(needs_train=False)
+        places = parts.get("test") or parts.get("val") or self.all_places()
+        place = places[0] if len(places) == 1 else self.root
+        paths = intact_images(self.images_in(places), place, self.strict)
         self._use_preparation()
         images = self.images_of(paths, None)
         self._prepared(Splits(images, None, None))
@@ -143,19 +160,20 @@ class ImageFolder(ClassificationData):
 
     def _find_evaluated(self) -> bool:
         """Find what another run's model is evaluated on; False where there is a training part."""
-        parts = find_parts(self.root, needs_train=False)
+        parts = self.parts(needs_train=False)
         if "train" in parts:
             return False
-        folders = parts or {"val": self.root, "test": self.root}
+        places = parts or dict.fromkeys(("val", "test"), self.all_places())
+        labeled = {place: self.labeled_in(place) for place in dict.fromkeys(places.values())}
         self._use_preparation()
         self.class_names = sorted_names(
-            path.name for folder in folders.values() for path in subfolders(folder)
+            name for images in labeled.values() for name in images.class_names
         )
-        found = {folder: self._find(folder) for folder in dict.fromkeys(folders.values())}
+        found = {place: self._images_of(images) for place, images in labeled.items()}
         sets = list(found.values())
         self._prepared(Splits(sets[0], None, sets[1] if len(sets) > 1 else None))
         self.val_set, self.test_set = (
-            found[folders[part]] if part in folders else None for part in ("val", "test")
+            found[places[part]] if part in places else None for part in ("val", "test")
         )
         return True
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from statistics import median_low
 
-from framework.data.image_files import image_header
+from framework.data.image_files import ImagePath, image_header
 
 LARGEST = 224
 """Most pixels of a side that is not asked for."""
@@ -16,7 +15,7 @@ LOOKED_AT = 64
 GRAY = ("1", "L", "LA", "La", "I", "F")
 
 
-def usual_shape(paths: Sequence[str | Path]) -> tuple[int, int, int]:
+def usual_shape(paths: Sequence[ImagePath]) -> tuple[int, int, int]:
     """Return the shape (C, S, S) that images on files are brought to.
 
     C is 1 if all files that are looked at are gray, else 3; S is the median of their shorter sides,
@@ -29,7 +28,7 @@ def usual_shape(paths: Sequence[str | Path]) -> tuple[int, int, int]:
     return 1 if gray else 3, size, size
 
 
-def _headers(paths: Sequence[str | Path]) -> tuple[list[str], list[int]]:
+def _headers(paths: Sequence[ImagePath]) -> tuple[list[str], list[int]]:
     modes, sides = [], []
     for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
         with suppress(ValueError):  # named when it is decoded

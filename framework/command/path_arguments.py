@@ -69,6 +69,7 @@ READS: dict[str, dict[str, str]] = {
     "ImageArrays": {"root": "`.npz` or `.npy` files, without pickled objects"},
     "ImageFolder": {"root": "images in a folder"},
     "ImageList": {"root": "images in a folder, and its list of them"},
+    "ImageTars": {"root": "images in the tar files of a folder"},
     "ImageTiles": {"root": "images in a folder"},
     "LabelNoise": {"path": "a file of labels, by a restricted reader"},
     "MatFeatures": {"path": "a MATLAB file"},

@@ -87,8 +87,13 @@ def _leads_to(kind: Callable[[], bool]) -> bool:
         return False
 
 
+def is_text(name: str) -> bool:
+    """Return whether a name is one line of text that UTF-8 can say."""
+    return not _NO_TEXT.search(name)
+
+
 def _check_name(path: str) -> None:
-    if _NO_TEXT.search(path):
+    if not is_text(path):
         raise ValueError(f"{path!r} is no name of one line of text in UTF-8: rename it.")
 
 

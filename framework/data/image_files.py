@@ -8,12 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from framework.data.tar_files import Member, TarChangedError
 from framework.utilities.error_reason import reason_of
-from framework.utilities.limits import MAX_GZIP, FileTooLargeError, check_size, max_bytes, open_file
+from framework.utilities.limits import (
+    MAX_GZIP,
+    FileTooLargeError,
+    RegularFile,
+    check_size,
+    max_bytes,
+    open_file,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,11 +33,14 @@ _LARGE = Lock()
 """Held while an image is checked that takes more than a thread's share of the limit."""
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 """Last bytes of whole files, by format."""
+ImagePath: TypeAlias = str | Path | Member
+"""Where an image is: a file, or a member of a tar file."""
+_Path = TypeVar("_Path", bound=Path | Member)
 FORMATS = ("JPEG", "JPEG2000", "PNG", "GIF", "WEBP", "PPM", "BMP", "TIFF")
 """Formats that are read, whatever a file's ending is; others may start programs (EPS)."""
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: ImagePath) -> tuple[int, int]:
     """Return (width, height) of the upright image without decoding it.
 
     Raises:
@@ -38,7 +49,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return image_header(path)[1]
 
 
-def image_header(path: str | Path) -> tuple[str, tuple[int, int]]:
+def image_header(path: ImagePath) -> tuple[str, tuple[int, int]]:
     """Return PIL's mode, and what ``image_size`` does.
 
     Raises:
@@ -61,7 +72,7 @@ def image_info(path: str | Path) -> dict[Any, Any]:
         return image.info
 
 
-def decode_image(picture: str | Path | Image.Image) -> Image.Image:
+def decode_image(picture: ImagePath | Image.Image) -> Image.Image:
     """Return the image upright, of 8 bits in RGB.
 
     Raises:
@@ -75,14 +86,14 @@ def decode_image(picture: str | Path | Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def open_image(picture: str | Path | Image.Image) -> Image.Image:
+def open_image(picture: ImagePath | Image.Image) -> Image.Image:
     """Return the decoded image, turned upright as its EXIF data say.
 
     Its mode is F, in [0, 1], where gray values have more than 8 bits: those of 16 bits are divided
     by 65,535, and floats are taken as they are. Else it is one of 8 bits, such as RGB, L or CMYK.
 
     Args:
-        picture: Path of a file, or an image of PIL.
+        picture: Path of a file, member of a tar file, or an image of PIL.
 
     Raises:
         ValueError: by name, the file cannot be decoded, would take more memory than the limit, or
@@ -134,7 +145,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _opened(picture: str | Path | Image.Image) -> Iterator[Image.Image]:
+def _opened(picture: ImagePath | Image.Image) -> Iterator[Image.Image]:
     from PIL import Image
 
     name = "The image" if isinstance(picture, Image.Image) else picture
@@ -142,18 +153,21 @@ def _opened(picture: str | Path | Image.Image) -> Iterator[Image.Image]:
         if isinstance(picture, Image.Image):
             yield picture
         else:
-            with _any_size(), open_file(picture) as file, Image.open(file, "r", FORMATS) as image:
+            with _any_size(), _file(picture) as file, Image.open(file, "r", FORMATS) as image:
                 width, height = image.size
-                check_size(picture, _memory(image), f"{width:,} x {height:,} pixels")
-                stored = os.fstat(file.fileno()).st_size
+                check_size(str(picture), _memory(image), f"{width:,} x {height:,} pixels")
                 # a pixel has one bit at least
-                if image.format == "PNG" and width * height > 8 * MAX_GZIP * stored:
+                if image.format == "PNG" and width * height > 8 * MAX_GZIP * file.size:
                     raise ValueError(f"{width:,} x {height:,} pixels are not stored")
                 yield image
-    except FileTooLargeError:
+    except (FileTooLargeError, TarChangedError):
         raise
     except Exception as error:  # of many kinds, by which byte is damaged
         raise ValueError(f"{name} cannot be decoded as an image: {reason_of(error)}.") from None
+
+
+def _file(picture: ImagePath) -> RegularFile:
+    return picture.open() if isinstance(picture, Member) else open_file(picture)
 
 
 def _memory(image: Image.Image) -> int:
@@ -179,14 +193,14 @@ def _any_size() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def intact_images(paths: Sequence[Path], folder: str | Path, strict: bool = True) -> list[Path]:
+def intact_images(paths: Sequence[_Path], folder: str | Path, strict: bool = True) -> list[_Path]:
     """Return the image files that can be decoded, all of them if ``strict``.
 
     A strict check looks at the head of every file, and at its end where the format has a mark for
     it; otherwise every image is decoded once, which takes about as long as an epoch's loading.
 
     Args:
-        paths: Image files.
+        paths: Image files, or members of tar files.
         folder: Folder of the files, for messages.
         strict: Whether damaged files raise; otherwise they are left out, and counted in a warning.
 
@@ -221,7 +235,7 @@ def intact_images(paths: Sequence[Path], folder: str | Path, strict: bool = True
     return [path for path in paths if path not in damaged]
 
 
-def _fault(path: Path, decode: bool) -> str | None:
+def _fault(path: Path | Member, decode: bool) -> str | None:
     """Return what is wrong with an image file, or None."""
     try:
         with _opened(path) as image:
@@ -241,10 +255,10 @@ def _fault(path: Path, decode: bool) -> str | None:
     return None
 
 
-def _ends_whole(path: Path, image_format: str | None) -> bool:
+def _ends_whole(path: Path | Member, image_format: str | None) -> bool:
     ending = _ENDINGS.get(image_format or "")
     if ending is None:
         return False
-    with path.open("rb") as file:
-        file.seek(-min(_TAIL, path.stat().st_size), os.SEEK_END)
+    with _file(path) as file:
+        file.seek(-min(_TAIL, file.size), os.SEEK_END)
         return ending in file.read()

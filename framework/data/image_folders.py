@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from framework.data.folders import find_files, subfolders
+from framework.data.tar_files import Member
 
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".webp"),
@@ -21,6 +24,20 @@ PARTS = {
 """Names of the folders of parts, in any case."""
 
 
+class LabeledImages(NamedTuple):
+    """Images of one part of a data set, and the names of their classes.
+
+    Args:
+        place: Folder that they lie in, for messages.
+        class_names: Names of the classes.
+        class_of: Class of each image, in the order of the samples; None for none.
+    """
+
+    place: Path
+    class_names: list[str]
+    class_of: dict[Path | Member, str | None]
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """Return all image files below a folder, in the order of their paths; see ``find_files``.
 
@@ -28,6 +45,25 @@ def find_images(folder: str | Path) -> list[Path]:
         FileNotFoundError: no such folder, or no image below it.
     """
     return find_files(folder, ENDINGS, "image")
+
+
+def labeled_images(folder: Path) -> LabeledImages:
+    """Return the images in the folders of classes, which are the first ones below ``folder``.
+
+    The order is that of their folders and of their names in these.
+
+    Raises:
+        FileNotFoundError: no folder of a class, or no image.
+    """
+    names = [path.name for path in subfolders(folder)]
+    if not names:
+        raise FileNotFoundError(f"{folder} is not a folder with one folder of images per class.")
+    class_of: dict[Path | Member, str | None] = {}
+    # folders after the files beside them, as always: the split goes by the order
+    for path in sorted(find_images(folder), key=os.path.split):
+        name, *inside = path.relative_to(folder).parts
+        class_of[path] = name if inside else None
+    return LabeledImages(folder, names, class_of)
 
 
 def find_parts(root: Path, needs_train: bool = True) -> dict[str, Path]:

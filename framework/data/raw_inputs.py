@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from framework.data.image_files import open_image
+from framework.data.tar_files import Member
 from framework.utilities.limits import check_size
 
 
@@ -41,7 +42,8 @@ def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | Non
 
     Args:
         images: Tensor or array (N, C, H, W), uint8 or floating-point in [0, 1]; or pictures, each
-            the path of a file or a ``PIL.Image.Image``, one or a sequence of them.
+            the path of a file, a member of a tar file or a ``PIL.Image.Image``, one or a sequence
+            of them.
         shape: (C, H, W) that pictures are brought to: they are resized to the smallest size of
             their shape that covers H and W, then the center is cropped. Default: RGB in their own
             size, which must be the same.
@@ -71,7 +73,8 @@ def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | Non
                 f"[{values.min():.4g}, {values.max():.4g}]; give others as uint8, or as a batch."
             )
         return values.float().div_(255) if values.dtype == torch.uint8 else values.float()
-    pictures = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    is_one = isinstance(images, (str, Member)) or not isinstance(images, Sequence)
+    pictures = [images] if is_one else images
     found = [_as_image(picture, shape, resize) for picture in pictures]
     if len({image.shape for image in found}) != 1:
         shapes = sorted({tuple(image.shape) for image in found})
@@ -83,7 +86,7 @@ def _as_image(picture: Any, shape: Sequence[int] | None, resize: int | None) -> 
     from PIL import Image
     from torchvision.transforms.v2 import functional as transforms
 
-    if not isinstance(picture, (str, Path, Image.Image)):
+    if not isinstance(picture, (str, Path, Member, Image.Image)):
         raise ValueError(
             "Images must be a tensor or an array (N, C, H, W), paths or PIL images, got a "
             f"{type(picture).__name__}."
@@ -95,7 +98,7 @@ def _as_image(picture: Any, shape: Sequence[int] | None, resize: int | None) -> 
     if shape is not None:
         size = list(shape[1:])
         covering = _covering(size, image.size, resize)
-        name = "The image" if isinstance(picture, Image.Image) else picture
+        name = "The image" if isinstance(picture, Image.Image) else str(picture)
         # a strip of pixels becomes large
         check_size(name, 8 * covering[0] * covering[1], f"a size of {covering} pixels")
         image = transforms.resize(image, covering)

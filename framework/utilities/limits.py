@@ -83,7 +83,7 @@ def memory_foreseen(path: str | Path) -> Iterator[None]:
         raise ValueError(f"{path}: the machine has too little memory to read it.") from None
 
 
-def open_file(path: str | Path) -> io.BufferedReader:
+def open_file(path: str | Path) -> RegularFile:
     """Open a file for reading; what is no file, such as a pipe, is refused and not waited for.
 
     Raises:
@@ -92,15 +92,21 @@ def open_file(path: str | Path) -> io.BufferedReader:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"{path} is no regular file.")
-    return _RegularFile(io.FileIO(path))
+    return RegularFile(io.FileIO(path))
 
 
-class _RegularFile(io.BufferedReader):
+class RegularFile(io.BufferedReader):
     """A file of which no more is asked than there is, as memory is taken for what is asked."""
 
+    @property
+    def size(self) -> int:
+        """Bytes that the file stores."""
+        return os.fstat(self.fileno()).st_size
+
     def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes, at most those that are left."""
         if size is not None and size > _BLOCK:
-            size = min(size, max(os.fstat(self.fileno()).st_size - self.tell(), 0))
+            size = min(size, max(self.size - self.tell(), 0))
         return super().read(size)
 
 

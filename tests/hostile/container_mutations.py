@@ -9,6 +9,7 @@ import lzma
 import pickle
 import pickletools
 import struct
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -265,6 +266,69 @@ def change_zip(inner: Sequence[Mutation]) -> Mutation:
         return target.getvalue()
 
     return change
+
+
+def change_tar(inner: Sequence[Mutation]) -> Mutation:
+    """Return a mutation of a tar file's members, or of one header whose sum is then right."""
+
+    def change(content: bytes, random: Random) -> bytes:
+        if random.random() < 0.5:
+            return _other_header(content, random)
+        try:
+            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+                files = [one for one in archive.getmembers() if one.isfile()]
+                entries = [(one.name, archive.extractfile(one).read()) for one in files]  # type: ignore[union-attr]
+        except Exception:
+            return flip_bits(content, random)
+        if not entries:
+            return content
+        at = random.randrange(len(entries))
+        name, value = entries[at]
+        other = random.choice(("../../touched", "/touched", "x" * 300, "a/.hidden", "a\nb.png"))
+        kind = random.randrange(5)
+        if kind == 0:
+            del entries[at]
+        elif kind == 1:
+            entries.append(entries[at])
+        elif kind == 2:
+            entries[at] = (other, value)
+        else:
+            entries[at] = (name, random.choice(inner)(value, random))
+        target = io.BytesIO()
+        form = random.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
+        with tarfile.open(fileobj=target, mode="w", format=form) as archive:
+            for entry, value in entries:
+                info = tarfile.TarInfo(entry)
+                info.size = len(value)
+                archive.addfile(info, io.BytesIO(value))
+        return target.getvalue()
+
+    return change
+
+
+def _other_header(content: bytes, random: Random) -> bytes:
+    places = [at for at in range(0, len(content) - 511, 512) if content[at + 257 :][:5] == b"ustar"]
+    if not places:
+        return flip_bits(content, random)
+    at = random.choice(places)
+    head = bytearray(content[at : at + 512])
+    kind = random.randrange(4)
+    if kind == 0:
+        head[156:157] = random.choice((b"1", b"2", b"3", b"5", b"6", b"L", b"K", b"x", b"g", b"S"))
+    elif kind == 1:
+        sizes = (
+            b"77777777777\0",
+            b"\x80" + b"\xff" * 11,
+            b"\xff" * 12,
+            b"-0000000001\0",
+            b"\0" * 12,
+        )
+        head[124:136] = random.choice(sizes)
+    else:
+        head[random.randrange(512)] = random.randrange(256)
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return content[:at] + bytes(head) + content[at + 512 :]
 
 
 _PACK = {"gz": lambda data: gzip.compress(data, 1), "bz2": bz2.compress, "xz": lzma.compress}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.hostile.container_mutations import change_tar
 from tests.hostile.mutations import BYTES, change_xml
 from tests.hostile.registry import (
     JSON,
@@ -59,7 +62,7 @@ for _name, _kind, _mode in IMAGES:
         lambda kind=_kind, mode=_mode: {f"a.{kind.lower()}": image(kind, mode)},
         [
             "framework.data.image_files:_opened",
-            "framework.data.image_files:_ends_whole",
+            "framework.data.image_files:_file",
             "framework.data.origin:origin_of",
         ],
         BYTES,
@@ -73,6 +76,49 @@ for _name, _kind, _mode in IMAGES:
         image_size(path)
         decode_image(path)
         intact_images([path], folder)
+
+
+def tar(content: dict[str, bytes], form: int) -> bytes:
+    """Return files as a tar file."""
+
+    def write(target: io.BytesIO) -> None:
+        with tarfile.open(fileobj=target, mode="w", format=form) as file:
+            for name, value in content.items():
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime = len(value), 1.5  # type: ignore[assignment]
+                file.addfile(info, io.BytesIO(value))
+
+    return packed(write)
+
+
+@reader(
+    "tars",
+    lambda: {
+        "train-0.tar": tar(
+            {
+                "1.png": image("PNG"),
+                "1.cls": b"7",
+                "2.jpg": image("JPEG"),
+                "2.json": json.dumps({"label": "ship"}).encode(),
+            },
+            tarfile.PAX_FORMAT,
+        ),
+        "test.tar": tar({"7/1.tiff": image("TIFF")}, tarfile.GNU_FORMAT),
+    },
+    [
+        "framework.data.tar_files:Member.open",
+        "framework.data.tar_files:members_of",
+        "framework.data.tar_images:_labels",
+        "framework.data.image_files:_file",
+        "framework.utilities.json_files:parse_json",
+    ],
+    (*[change_tar((*JSON, *TEXTS))] * 3, *BYTES),
+)
+def _(folder: Path) -> Any:
+    from datamodules import ImageTars
+
+    parts = ImageTars(str(folder), image_size=8).read()
+    return [part[row] for part in parts if part is not None for row in range(len(part))]
 
 
 @reader(
