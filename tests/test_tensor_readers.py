@@ -161,6 +161,15 @@ def test_load_from_checkpoint(tmp_path, kind):
         kind.load_from_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", [None, 3])
+def test_weights_have_names(tmp_path, name):
+    path = tmp_path / "a.ckpt"
+    state = {**TinyModule().state_dict(), name: torch.zeros(1)}
+    torch.save({"pytorch-lightning_version": "2.6.0", "state_dict": state}, path)
+    with pytest.raises(ValueError, match=f"a.ckpt: {name} is no name of a parameter"):
+        TinyModule.load_from_checkpoint(path)
+
+
 @pytest.mark.parametrize("kind", [TinyModule, TinyData])
 def test_a_checkpoint_imports_nothing_by_its_hyperparameters(tmp_path, monkeypatch, kind):
     (tmp_path / "imported_by_a_file.py").write_text("class Foreign: ...")

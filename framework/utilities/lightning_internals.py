@@ -258,7 +258,12 @@ class CheckedLoading:
             start = checkpoint_path.tell()
             content = read_archive(checkpoint_path, "The checkpoint")
             checkpoint_path.seek(start)
-        parts = content.values() if isinstance(content, dict) else ()
+        content = content if isinstance(content, dict) else {}
+        parts = content.values()
+        weights = content.get("state_dict")
+        for name in weights if isinstance(weights, dict) else ():
+            if not isinstance(name, str):
+                raise ValueError(f"{checkpoint_path}: {name!r} is no name of a parameter.")
         if any(isinstance(part, dict) and "_instantiator" in part for part in parts):
             raise ValueError(
                 f"{checkpoint_path} names classes to import (its hyperparameters have an "

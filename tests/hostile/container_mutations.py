@@ -102,7 +102,9 @@ def change_pickle(content: bytes, random: Random) -> bytes:
         other = random.randrange(len(parts))
         parts[at], parts[other] = parts[other], parts[at]
     else:
-        parts[at] = parts[at] * random.choice((0, 2, 3000))
+        times = random.choice((0, 2, 3000))
+        # it may be long by an earlier mutation
+        parts[at] = parts[at] * (times if len(parts[at]) < 1 << 16 else min(times, 2))
     return b"".join(parts)
 
 
