@@ -176,22 +176,28 @@ def main(args: Sequence[str] | None = None) -> None:
     if commands.asks_for_configs(arguments):
         sys.stdout.write(commands.list_of_configs())
         return
-    from framework.command import cli
-
     if arguments[0] == "report":
-        from framework.command import report
+        from framework.command import cli, report
 
         with cli.error_messages():
             report.main(arguments[1:])
-        return
-    if arguments[0] == "new":
-        from framework.command import new
+    elif arguments[0] == "new":
+        from framework.command import cli, new
 
         with cli.error_messages():
             new.main(arguments[1:])
-        return
+    else:
+        from framework.runs.stop_signals import taken_signals
+
+        with taken_signals(is_program=args is None):
+            _run(arguments)
+
+
+def _run(arguments: list[str]) -> None:
+    """Run a command of the Trainer; the imports alone take seconds."""
     import_configurable_classes()
     from callbacks import for_every_run
+    from framework.command import cli
 
     cli.main(arguments, for_every_run())
 

@@ -32,7 +32,7 @@ from framework.command.report import relative
 from framework.runs.config_files import option
 from framework.runs.job import restarts
 from framework.runs.newest_checkpoint import newest_checkpoint
-from framework.runs.preemption import Interrupted, PreemptionCheckpoint
+from framework.runs.preemption import PreemptionCheckpoint, let_command_handle_signals
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import (
     EVALUATIONS,
@@ -44,8 +44,11 @@ from framework.runs.run_folder import (
     set_aside,
     warn_of_removal,
 )
+from framework.runs.slurm_job import check_ranks, check_tasks
+from framework.runs.stop_signals import Interrupted, taken_signals
 from framework.runs.version_0_1 import current_arguments
 from framework.utilities.console import PlainConsole
+from framework.utilities.error_reason import reason_of
 from framework.utilities.files import write_text
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
@@ -203,6 +206,8 @@ class TrimtabCLI(DataArgumentsCLI):
                 }
             )
 
+        parser.add_class_arguments(PreemptionCheckpoint, "preemption", skip={"interrupts"})
+
     def change_subcommand_parser(self, subcommand: str, parser: LightningArgumentParser) -> None:
         """Turn off what Lightning prints and returns; callbacks print and write it."""
         quiet = {"validate": "verbose", "test": "verbose", "predict": "return_predictions"}
@@ -291,10 +296,15 @@ class TrimtabCLI(DataArgumentsCLI):
         if not bare and config.get("enable_checkpointing") is not False:
             kwargs["callbacks"] += [self._checkpoint(name) for name in CHECKPOINTS]
             if PreemptionCheckpoint not in present:
-                kwargs["callbacks"].append(PreemptionCheckpoint(interrupts=True))
+                own: PreemptionCheckpoint = self.setting(self.config_init, "preemption")
+                own.interrupts = True
+                kwargs["callbacks"].append(own)
         # it saves and stops when the others have saved what was due
         kwargs["callbacks"].sort(key=lambda one: isinstance(one, PreemptionCheckpoint))
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        check_ranks(trainer)
+        let_command_handle_signals(trainer, str(self.subcommand))
+        return trainer
 
     def _loggers(self, chosen: Any) -> Any:
         """Return the loggers of the config after our own, or False where there is to be none."""
@@ -372,6 +382,7 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     if (page := help_page(arguments)) is not None:
         sys.stdout.write(page)
         raise SystemExit(0)
+    check_tasks()
     if accompanying is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         sys.stderr.write(f"trimtab: config of the checkpoint: {accompanying}\n")
     return TrimtabCLI(arguments, callbacks or [], accompanying)
@@ -397,9 +408,14 @@ def error_messages() -> Iterator[None]:
         if not isinstance(interrupt, KeyboardInterrupt):
             raise
         # the checkpoint of a run that trains says what was not saved
-        sys.stderr.write(f"trimtab: {'; '.join(('stopped at once', *interrupt.args))}.\n")
+        _say(f"{'; '.join(('stopped at once', *interrupt.args))}.")
         raise SystemExit(128 + signal.SIGINT) from None
     except FORESEEN as error:
+        if (stopped := _stop_behind(error)) is not None:
+            _say(
+                f"an error while the run was stopped, after its state was saved: {reason_of(error)}"
+            )
+            raise stopped from None
         if os.environ.get("TRIMTAB_TRACEBACK"):
             raise
         sys.stderr.write(f"trimtab: {describe(error)}\n")
@@ -413,7 +429,20 @@ def format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
     return f"trimtab: {one_line(str(message))}\n"
 
 
+def _say(text: str) -> None:
+    """Write what is true of all ranks, on one of them."""
+    if text and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        sys.stderr.write(f"trimtab: {text}\n")
+
+
+def _stop_behind(error: BaseException | None) -> Interrupted | None:
+    """Return the stop in whose course an error arose, such as that of a logger that is gone."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error
+
+
 def main(args: Sequence[str], callbacks: list[Any] | None = None) -> None:
     """Run one command, with one-line error messages; see ``run`` and ``error_messages``."""
-    with error_messages():
+    with taken_signals(), error_messages():
         run(args, callbacks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -54,12 +53,6 @@ class BatchOptions(LoaderOptions, total=False):
 
 def _passthrough(batch: Any) -> Any:
     return batch
-
-
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Let a loading process outlive what a terminal sends to all: the run still takes a batch."""
-    for signum in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)
 
 
 class DataModule(CheckedLoading, LightningDataModule):
@@ -437,7 +430,6 @@ class DataModule(CheckedLoading, LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=_passthrough,
-            worker_init_fn=_leave_signals_to_the_run,
             pin_memory=on_cuda,
             # its own generator: the loader must not draw from the one that training restores
             generator=torch.Generator().manual_seed(stable_seed(self.seed, "workers")),

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import os
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch.utils.data import DataLoader
 
 from framework.data.datasets import Batch
+from framework.utilities.signals import out_of_their_reach
+
+_WORKERS: WeakKeyDictionary[BaseProcess, int] = WeakKeyDictionary()
+"""Every worker, and the process that started it."""
 
 
 class ElasticDataLoader:
     """An iterable over batches, whose place in the epoch is kept by the datamodule.
 
     It wraps a ``DataLoader`` instead of being one, so that Lightning does not put samplers of its
-    own in the place of ours.
+    own in the place of ours. Signals that ask a run to stop do not reach its worker processes, as
+    the run still takes a batch of them.
 
     Args:
         loader: Loader that it iterates over.
@@ -28,7 +39,16 @@ class ElasticDataLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self.loader)
+        context = self.loader.multiprocessing_context or multiprocessing
+        if self.loader.num_workers and context.get_start_method() != "fork":
+            # to start it, which the others wait for, lets signals through again
+            resource_tracker.ensure_running()
+        before = multiprocessing.active_children()
+        with out_of_their_reach():
+            iterator = iter(self.loader)
+        new = set(multiprocessing.active_children()).difference(before)
+        _WORKERS.update(dict.fromkeys(new, os.getpid()))
+        return iterator
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: see ``DataModule.state_dict``.
@@ -39,3 +59,11 @@ class ElasticDataLoader:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: see ``DataModule.load_state_dict``."""
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """End the workers of a loader that is still there: Python would wait for them for ever."""
+    for worker, parent in _WORKERS.items():
+        if parent == os.getpid() and worker.is_alive():
+            worker.kill()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
+import shlex
 import signal
-import subprocess
 import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import torch
@@ -17,80 +15,108 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from framework.distributed.collectives import world_size
+from framework.runs.slurm_job import job_id, requeue
+from framework.runs.stop_signals import Interrupted, StopSignals, command_signals
+from framework.utilities.error_reason import reason_of
 from framework.utilities.lightning_internals import (
+    end_started_ranks,
     is_accumulating,
+    leave_signals_alone,
+    let_ranks_end,
     log_closed_epoch,
     place_of_the_step,
+    slurm_environment,
     stops_after_epoch,
     stops_now,
     validation_follows,
 )
 
 log = logging.getLogger(__name__)
-TOLD = (
-    b"\ntrimtab: saves and stops at the next place where the run can go on, after a step and its "
-    b"validation; Ctrl-C again stops at once\n"
+TRAINS = (
+    "saves and stops at the next place where the run can go on, after a step and its validation"
 )
-
-
-class Interrupted(SystemExit):
-    """The run was asked to stop and has saved its state; the exit code is 128 + signal."""
-
-    def __init__(self, signum: int, path: Path) -> None:
-        super().__init__(128 + signum)
-        self.path = path
+LOST = "nothing was saved since the last checkpoint"
+ENDS = "ends by itself, as all was done"
+TASKS = {
+    "fit": "training began",
+    "validate": "the validation was done",
+    "test": "the test was done",
+    "predict": "the predictions were done",
+}
+"""What a signal ends at once."""
+WANTED = 256
+"""Added to a signal after which the job is queued again: that one wins among several."""
 
 
 class PreemptionCheckpoint(Checkpoint):
     """Saves a checkpoint between two steps and stops, when a signal asks for it.
 
-    Handles SIGTERM, and under SLURM also SIGUSR1, after which the job is put into the queue again.
-    It stops after an optimizer's step and the validation and the epoch's end that belong to it, on
-    every rank after the same, whichever was signaled; a run that ends there ends as usual. The
-    checkpoint is ``last.ckpt`` beside the others. It is the last of a Trainer's checkpoint
-    callbacks, so that the others have saved what was due.
+    In the command it does so for SIGTERM, SIGINT (Ctrl-C, which stops at once the second time),
+    SIGHUP, SIGUSR1 and SIGUSR2; a ``Trainer`` of one's own has it handle SIGTERM during ``fit``,
+    and under SLURM also the signal that queues the job again. It stops after an optimizer's step
+    and the validation and the epoch's end that belong to it, on every rank after the same,
+    whichever was signaled; a run that ends there ends as usual. The checkpoint is ``last.ckpt``
+    beside the others. It is the last of a Trainer's checkpoint callbacks, so that the others have
+    saved what was due.
 
     Args:
-        interrupts: Whether SIGINT (Ctrl-C, which stops at once the second time) and SIGHUP do the
-            same, as in the command.
+        interrupts: Whether a Trainer of one's own handles SIGINT and SIGHUP, too.
+        requeue_signal: Signal after which a SLURM job is put back into the queue; default that of
+            Lightning's ``SLURMEnvironment``, which is SIGUSR1.
+        requeue: Whether a job is put back into the queue at all, unless ``SLURMEnvironment`` has
+            ``auto_requeue`` off.
 
     Example:
-        >>> PreemptionCheckpoint(interrupts=True).interrupts
-        True
+        >>> PreemptionCheckpoint(requeue=False).requeue
+        False
     """
 
     # asking the other ranks makes a GPU wait, so there it is done less often
     every_n_steps_on_gpu = 10
 
-    def __init__(self, interrupts: bool = False) -> None:
+    def __init__(
+        self,
+        interrupts: bool = False,
+        requeue_signal: signal.Signals | None = None,
+        requeue: bool = True,
+    ) -> None:
         self.interrupts = interrupts
-        self.signum = 0
-        self._speaks = False
-        self._previous: dict[int, Any] = {}
+        self.requeue_signal = requeue_signal
+        self.requeue = requeue
+        self._signals = StopSignals()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handle the signals in place of Lightning, whose handlers save in the middle of a step."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self.signum = 0
-        self._speaks = trainer.is_global_zero
-        signals = [signal.SIGTERM]
-        if self.interrupts:
-            # under nohup, or in the background of a script, these are to have no effect
-            both = (signal.SIGINT, signal.SIGHUP)
-            signals += [s for s in both if signal.getsignal(s) != signal.SIG_IGN]
-        if "SLURM_JOB_ID" in os.environ:
-            signals.append(signal.SIGUSR1)
-        for signum in signals:
-            self._previous[signum] = signal.signal(signum, self._receive)
+        """Note signals from now on, in place of Lightning, which saves in the middle of a step."""
+        self._signals = command_signals() or self._own_signals(trainer)
+        self._signals.note(TRAINS, LOST)
+        try:
+            signum = self._agreed(trainer)
+        except RuntimeError:
+            # the signal met another rank before the line above, so that it has left
+            if self._signals.signum:
+                self._signals.stop()
+            raise
+        if signum:
+            self._signals.signum = signum
+            self._signals.stop()
 
-    def _receive(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.signum == signal.SIGINT:
-            raise KeyboardInterrupt("nothing was saved since the last checkpoint")
-        self.signum = signum
-        if signum == signal.SIGINT and self._speaks:
-            # a handler must not write to a stream that may be in use
-            os.write(2, TOLD)
+    def _own_signals(self, trainer: Trainer) -> StopSignals:
+        """Handle the signals for this fit, in a program that is not the command."""
+        signals = StopSignals()
+        if threading.current_thread() is threading.main_thread():
+            requeue_signal = self._requeue_signal(trainer)
+            wanted = [signal.SIGTERM, *([signal.SIGINT, signal.SIGHUP] if self.interrupts else [])]
+            signals.take(wanted)
+            signals.settle(TASKS["fit"], trainer.is_global_zero, requeue_signal, lambda signum: "")
+        return signals
+
+    def _requeue_signal(self, trainer: Trainer) -> int | None:
+        """Return the signal after which this job is queued again, if it is one and wants that."""
+        slurm = slurm_environment(trainer)
+        if job_id() is None or not self.requeue or (slurm is not None and not slurm.auto_requeue):
+            return None
+        of_slurm = None if slurm is None else slurm.requeue_signal
+        return self.requeue_signal or of_slurm or signal.SIGUSR1
 
     def on_train_batch_end(
         self,
@@ -114,6 +140,8 @@ class PreemptionCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save and stop if any rank was asked to, unless the epoch's end comes at once."""
+        if trainer.state.fn == "validate":
+            self._evaluated(trainer, pl_module)
         if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.is_last_batch:
             return
         if is_accumulating(trainer) or stops_now(trainer):
@@ -129,16 +157,21 @@ class PreemptionCheckpoint(Checkpoint):
             return
         if signum := self._agreed(trainer):
             path = self._save(trainer)
-            log_closed_epoch(trainer)
+            try:
+                log_closed_epoch(trainer)
+            except Exception as error:  # whatever a logger raises, the state is saved
+                log.warning("trimtab: a logger missed the epoch's values: %s", reason_of(error))
             self._stop(trainer, signum, path)
 
     def _agreed(self, trainer: Trainer) -> int:
         """Return the signal that this or another rank received, or 0; to be asked on every rank."""
+        own = self._signals.signum
         if world_size() == 1:
-            return self.signum
-        flag = torch.tensor(self.signum, device=trainer.strategy.root_device)
+            return own
+        wanted = WANTED if own and own == self._signals.requeue_signal else 0
+        flag = torch.tensor(own + wanted, device=trainer.strategy.root_device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return int(flag)
+        return int(flag) % WANTED
 
     def _save(self, trainer: Trainer) -> Path:
         path = _checkpoint_path(trainer)
@@ -146,16 +179,34 @@ class PreemptionCheckpoint(Checkpoint):
         return path
 
     def _stop(self, trainer: Trainer, signum: int, path: Path) -> NoReturn:
-        if self._speaks:
+        self._signals.leave()
+        let_ranks_end(trainer)
+        if self._signals.speaks:
+            done = ""
+            if signum == self._signals.requeue_signal:
+                done = f"; {requeue()}"
+            in_command = self.interrupts or command_signals() is not None
+            option = "trimtab fit --ckpt_path" if in_command else "ckpt_path"
             log.warning(
-                "trimtab: stopped by %s after step %d; continue with %s",
+                "trimtab: stopped by %s after step %d%s; continue with %s %s",
                 signal.Signals(signum).name,
                 trainer.global_step,
-                f"trimtab fit --ckpt_path {path}" if self.interrupts else f"ckpt_path {path}",
+                done,
+                option,
+                shlex.quote(str(path)),
             )
-        if signum == signal.SIGUSR1 and trainer.is_global_zero:
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         raise Interrupted(signum, path)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the run end by itself, whatever comes now."""
+        self._signals.note(ENDS)
+
+    def _evaluated(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let an evaluation end by itself, whatever comes now."""
+        if (signals := command_signals()) is not None:
+            signals.note(ENDS)
+
+    on_test_end = on_predict_end = _evaluated
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the handlers of the signals, and leave if the module brings it for each fit."""
@@ -172,12 +223,38 @@ class PreemptionCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Restore the handlers of the signals, as nothing is torn down then."""
+        self._signals.leave()
         self._restore()
 
     def _restore(self) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-        self._previous = {}
+        if self._signals is not command_signals():
+            self._signals.restore()
+
+
+def let_command_handle_signals(trainer: Trainer, task: str) -> None:
+    """Let the command's handlers do for a Trainer what Lightning's do.
+
+    Args:
+        trainer: The command's Trainer.
+        task: What it is about to do, ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+
+    Raises:
+        Interrupted: A signal came before.
+    """
+    signals = command_signals()
+    if signals is None:
+        return
+    leave_signals_alone(trainer)
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    own = [one for one in callbacks if isinstance(one, PreemptionCheckpoint)]
+    requeue_signal = (own or [PreemptionCheckpoint()])[0]._requeue_signal(trainer)
+
+    def leave(signum: int) -> str:
+        let_ranks_end(trainer)
+        end_started_ranks(trainer)
+        return requeue() if trainer.is_global_zero and signum == requeue_signal else ""
+
+    signals.settle(TASKS[task], trainer.is_global_zero, requeue_signal, leave)
 
 
 def _checkpoint_path(trainer: Trainer) -> Path:

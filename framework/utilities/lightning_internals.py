@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
@@ -166,21 +167,50 @@ def train_loader(trainer: Trainer) -> Any:
     return None if hasattr(source, "train_dataloader") else source
 
 
+def leave_signals_alone(trainer: Trainer) -> None:
+    """Let Lightning handle no signal: it would save, and end the process, at any place."""
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def slurm_environment(trainer: Trainer) -> SLURMEnvironment | None:
+    """Return SLURM's part of a Trainer whose processes SLURM started, else None."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return environment if isinstance(environment, SLURMEnvironment) else None
+
+
+def end_started_ranks(trainer: Trainer) -> None:
+    """Send SIGTERM to the ranks that Lightning started on this machine."""
+    for child in getattr(trainer.strategy.launcher, "procs", ()):
+        child.terminate()
+
+
+def let_ranks_end(trainer: Trainer) -> None:
+    """Let the ranks that Lightning started end without its killing all others, this one too."""
+    for thread in _observers(trainer):
+        thread._finished = True
+
+
 def before_ending_ranks(trainer: Trainer, hook: Callable[[], None]) -> None:
     """Call ``hook`` before Lightning kills this process, as one of the ranks it started ended.
 
     It does so in a thread, and without a word.
     """
+    for thread in _observers(trainer):
+        kill = thread._terminate_all
+
+        def speak_and_kill(kill: Callable[[], None] = kill) -> None:
+            hook()
+            kill()
+
+        thread._terminate_all = speak_and_kill  # type: ignore[method-assign]
+
+
+def _observers(trainer: Trainer) -> Iterator[_ChildProcessObserver]:
+    """Yield the thread that watches the ranks of a Trainer."""
     children = getattr(trainer.strategy.launcher, "procs", None)
     for thread in threading.enumerate():
         if isinstance(thread, _ChildProcessObserver) and thread._child_processes is children:
-            kill = thread._terminate_all
-
-            def speak_and_kill(kill: Callable[[], None] = kill) -> None:
-                hook()
-                kill()
-
-            thread._terminate_all = speak_and_kill  # type: ignore[method-assign]
+            yield thread
 
 
 def exit_code_of(trainer: Trainer, pid: int) -> int | None:

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback
 
 from framework.command import cli
-from framework.runs.preemption import Interrupted
+from framework.runs.stop_signals import Interrupted
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
 
 from framework.command.cli import error_messages
+from framework.data.loader import ElasticDataLoader
 from framework.runs.csv_logger import RunLogger
-from framework.runs.preemption import Interrupted, PreemptionCheckpoint
+from framework.runs.preemption import PreemptionCheckpoint
 from framework.runs.run_checkpoint import RunCheckpoint
+from framework.runs.stop_signals import Interrupted
+from framework.utilities.signals import STOP_SIGNALS
 from tests.helpers.runs import in_child
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
@@ -82,6 +87,22 @@ PLACES: dict[str, dict[str, Any]] = {
     "one batch per epoch, no validation": {
         "limit_train_batches": 1,
         "limit_val_batches": 0,
+        "max_epochs": 5,
+    },
+    "one batch per epoch, validated every other": {
+        "limit_train_batches": 1,
+        "val_check_interval": None,
+        "check_val_every_n_epoch": 2,
+        "max_epochs": 5,
+    },
+    "accumulation over the whole epoch": {
+        "accumulate_grad_batches": 6,
+        "val_check_interval": None,
+        "max_epochs": 5,
+    },
+    "accumulation over more than an epoch": {
+        "accumulate_grad_batches": 10,
+        "val_check_interval": 3,
         "max_epochs": 5,
     },
     "a validation after each batch": {"val_check_interval": 1},
@@ -188,10 +209,25 @@ def test_what_is_to_be_ignored_stays_ignored(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 12
 
 
-def test_loading_processes_outlive_the_interrupt_of_a_terminal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_loading_processes_outlive_a_signal_to_all(signum: signal.Signals, tmp_path: Path) -> None:
     def work() -> None:
         os.setsid()
-        fit(tmp_path, Sends(signal.SIGINT, 2, group=True), num_workers=2)
+        fit(tmp_path, Sends(signum, 2, group=True), num_workers=2)
 
-    assert in_child(work) == 130
+    assert in_child(work) == 128 + signum
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_a_spawned_loading_process_is_out_of_reach_from_its_start() -> None:
+    spawned = multiprocessing.get_context("spawn")
+    loader = ElasticDataLoader(
+        DataLoader(torch.arange(4), num_workers=1, multiprocessing_context=spawned)  # type: ignore[arg-type]
+    )
+    before = multiprocessing.active_children()
+    batches = iter(loader)
+    (worker,) = set(multiprocessing.active_children()).difference(before)
+    assert worker.pid is not None
+    for signum in STOP_SIGNALS:
+        os.kill(worker.pid, signum)
+    assert [int(batch) for batch in batches] == [0, 1, 2, 3]

@@ -1,0 +1,323 @@
+"""A signal during the whole of a command: exit code, message, what is saved, the job's queue."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+
+import trimtab
+from framework.command import cli
+from framework.runs import stop_signals
+from tests.helpers.configs import arguments
+from tests.helpers.runs import QUIET
+from tests.helpers.slurm import pretend_job, pretend_scontrol
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.fixture(autouse=True)
+def handled_as_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A suite in the background of a shell, or under nohup, ignores signals."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {signum: signal.signal(signum, handler) for signum, handler in usual.items()}
+    torch.set_num_threads(1)
+    trimtab.import_configurable_classes()
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+def kill_oneself(*signals: int) -> None:
+    for signum in signals:
+        os.kill(os.getpid(), signum)
+
+
+class Sends(Callback):
+    """Sends signals to this process in a hook, the first time or in a step."""
+
+    def __init__(self, hook: str, *signals: int, step: int | None = None) -> None:
+        def send(trainer: Any, *rest: Any, **options: Any) -> None:
+            if step in (None, trainer.global_step):
+                while signals_left:
+                    kill_oneself(signals_left.pop(0))
+
+        signals_left = list(signals)
+        setattr(self, hook, send)
+
+
+def run(command: str, folder: Path, *options: str, callbacks: Any = ()) -> int:
+    """Return the exit code of a command on the classifier."""
+    before = {signum: signal.getsignal(signum) for signum in HANDLED}
+    args = [command, *arguments("classifier"), *QUIET, *options]
+    try:
+        cli.main([*args, f"--run_folder={folder}"], list(callbacks))
+    except SystemExit as stop:
+        return int(str(stop.code))
+    finally:
+        assert {signum: signal.getsignal(signum) for signum in HANDLED} == before
+    return 0
+
+
+def trimtab_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("trimtab:")]
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_sanity_check_start", "on_validation_batch_end"])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_before_training_nothing_is_saved(
+    hook: str, signum: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = run("fit", tmp_path / "run", callbacks=[Sends(hook, signum)])
+    assert code == 128 + signum
+    assert trimtab_lines(capfd.readouterr().err) == [
+        f"trimtab: stopped by {signum.name} before training began"
+    ]
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("command", "hook", "said"),
+    [
+        ("fit", "on_sanity_check_start", "before training began"),
+        ("validate", "on_validation_batch_end", "before the validation was done"),
+        ("test", "on_test_batch_end", "before the test was done"),
+        ("predict", "on_predict_batch_end", "before the predictions were done"),
+    ],
+)
+def test_outside_of_training_a_job_is_queued_again_and_nothing_is_saved(
+    command: str,
+    hook: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pretend_job(monkeypatch, SLURM_ARRAY_JOB_ID="10", SLURM_ARRAY_TASK_ID="2", SLURM_JOB_ID="12")
+    calls = pretend_scontrol(monkeypatch, tmp_path / "bin")
+    # what the scheduler sends when it takes the job back changes nothing
+    sends = Sends(hook, signal.SIGUSR1, signal.SIGTERM)
+    assert run(command, tmp_path / "run", callbacks=[sends]) == 128 + signal.SIGUSR1
+    assert calls.read_text() == "requeue 10_2\n"
+    line = f"trimtab: stopped by SIGUSR1 {said}; job 10_2 is queued again and goes on by itself"
+    assert line in trimtab_lines(capfd.readouterr().err)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("command", "hook"),
+    [
+        ("fit", "on_train_end"),
+        ("fit", "on_fit_end"),
+        ("test", "teardown"),
+        ("validate", "teardown"),
+        ("predict", "teardown"),
+    ],
+)
+def test_what_is_done_ends_as_usual(
+    command: str, hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_job(monkeypatch)
+    calls = pretend_scontrol(monkeypatch, tmp_path / "bin")
+    sends = Sends(hook, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)
+    assert run(command, tmp_path / "run", callbacks=[sends]) == 0
+    assert calls.read_text() == ""
+
+
+def in_training(*signals: int) -> list[Callback]:
+    return [Sends("on_train_batch_start", *signals, step=2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "signals", "code", "is_queued"),
+    [
+        ([], [signal.SIGUSR1], 138, True),
+        # the job is queued again whatever comes after
+        ([], [signal.SIGUSR1, signal.SIGTERM], 138, True),
+        ([], [signal.SIGTERM], 143, False),
+        ([], [signal.SIGUSR2], 140, False),
+        (["--preemption.requeue=false"], [signal.SIGUSR1], 138, False),
+        (["--preemption.requeue_signal=SIGUSR2"], [signal.SIGUSR2], 140, True),
+        (["--preemption.requeue_signal=SIGALRM"], [signal.SIGALRM], 142, True),
+    ],
+)
+def test_the_signal_that_queues_a_job_again(
+    options: list[str],
+    signals: list[int],
+    code: int,
+    is_queued: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pretend_job(monkeypatch)
+    calls = pretend_scontrol(monkeypatch, tmp_path / "bin")
+    folder = tmp_path / "a run"
+    assert run("fit", folder, *options, callbacks=in_training(*signals)) == code
+    assert calls.read_text() == "requeue 17\n" * is_queued
+    last = folder / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    again = "; job 17 is queued again and goes on by itself" * is_queued
+    assert caplog.messages == [
+        f"trimtab: stopped by {signal.Signals(code - 128).name} after step 3{again}; continue "
+        f"with trimtab fit --ckpt_path '{last}'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "signum", "is_queued"),
+    [
+        ("auto_requeue: false", signal.SIGUSR1, False),
+        ("requeue_signal: SIGUSR2", signal.SIGUSR2, True),
+    ],
+)
+def test_the_settings_of_lightning_count(
+    arguments: str,
+    signum: int,
+    is_queued: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend_job(monkeypatch)
+    calls = pretend_scontrol(monkeypatch, tmp_path / "bin")
+    config = tmp_path / "slurm.yaml"
+    config.write_text(
+        "trainer:\n  plugins:\n  - class_path: lightning.pytorch.plugins.environments."
+        f"SLURMEnvironment\n    init_args:\n      {arguments}\n"
+    )
+    options = [f"--config={config}"]
+    assert run("fit", tmp_path / "run", *options, callbacks=in_training(signum)) == 128 + signum
+    assert calls.read_text() == "requeue 17\n" * is_queued
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'Job is not allowed to be requeued' >&2; exit 1", "scontrol: Job is not allowed"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_job_that_cannot_be_queued_again_has_saved(
+    script: str | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pretend_job(monkeypatch)
+    if script is None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        pretend_scontrol(monkeypatch, tmp_path / "bin", script)
+    assert run("fit", tmp_path / "run", callbacks=in_training(signal.SIGUSR1)) == 138
+    (message,) = caplog.messages
+    assert "job 17 was not queued again (" in message
+    assert said in message
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+class DiesAtTheStop(CSVLogger):
+    def finalize(self, status: str) -> None:
+        raise ConnectionError("Connection lost.")
+
+
+def test_a_logger_that_dies_at_the_stop_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    choose = cli.TrimtabCLI._loggers
+    dying = DiesAtTheStop(str(tmp_path / "log"))
+    monkeypatch.setattr(cli.TrimtabCLI, "_loggers", lambda *args: [*choose(*args), dying])
+    assert run("fit", tmp_path / "run", callbacks=in_training(signal.SIGTERM)) == 143
+    assert trimtab_lines(capfd.readouterr().err) == [
+        "trimtab: an error while the run was stopped, after its state was saved: Connection lost"
+    ]
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_signals_before_the_settings_are_known(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, stop_signals.taken_signals():
+        kill_oneself(signal.SIGUSR1, signal.SIGTERM)
+    # whether the other one queues the job again is a setting
+    assert stop.value.code == 143
+    assert capfd.readouterr().err == "trimtab: stopped by SIGTERM before it began\n"
+
+
+def test_a_signal_waits_for_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_job(monkeypatch)
+    calls = pretend_scontrol(monkeypatch, tmp_path / "bin")
+    with stop_signals.taken_signals():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert run("fit", tmp_path / "run") == 138
+    assert calls.read_text() == "requeue 17\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_ranks_stop_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    with pytest.raises(SystemExit) as stop, stop_signals.taken_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.value.code == 143
+    assert capfd.readouterr().err == ""
+
+
+def test_a_thread_takes_no_signals() -> None:
+    seen = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    def look() -> None:
+        with stop_signals.taken_signals():
+            seen.append((stop_signals.command_signals(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [(None, before)]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"},
+            "SLURM started 2 tasks on 1 nodes (--ntasks-per-node, --nodes), but the Trainer has 1 "
+            "ranks (devices x num_nodes): set --trainer.devices 2 --trainer.num_nodes 1, and "
+            "--trainer.strategy ddp where there are several.",
+        ),
+        (
+            {"SLURM_NTASKS": "2"},
+            "srun started 2 tasks (--ntasks), and Lightning is to be told how many on each node: "
+            "say --ntasks-per-node, and the number of nodes by --nodes.",
+        ),
+        (
+            {"SLURM_NTASKS": "2", "SLURM_STEP_ID": ""},
+            "The job has 2 tasks (SLURM_NTASKS), but this command was started once and would wait "
+            "for the others: put srun before it.",
+        ),
+    ],
+)
+def test_tasks_that_are_not_the_ranks_are_refused(
+    variables: dict[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pretend_job(monkeypatch)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+        if not value:
+            monkeypatch.delenv(name)
+    assert run("fit", tmp_path / "run") == 1
+    assert trimtab_lines(capfd.readouterr().err) == [f"trimtab: {said}"]
+    assert not (tmp_path / "run").exists()
