@@ -1,4 +1,4 @@
-"""Two ranks take the same steps as one process, for every config and overlay."""
+"""Two ranks take the same steps as one process, for every config, overlay and precision."""
 
 from __future__ import annotations
 
@@ -8,11 +8,30 @@ import pytest
 import torch
 
 from tests.helpers.configs import TERMS, arguments, base_of, one_of_many, overlays, systems
-from tests.helpers.runs import Record, fit, fit_on_two_ranks, largest_difference, terms
+from tests.helpers.runs import (
+    Record,
+    fit,
+    fit_on_two_ranks,
+    largest_difference,
+    relative_difference,
+    terms,
+)
 
 STEPS = 8
 PLAIN_SGD = ["--model.optimizer=SGD", "--model.optimizer.lr=0.05"]
 FLOAT64 = ["--trainer.precision=64-true", "--trainer.logger=false", f"--trainer.max_steps={STEPS}"]
+# of the gradient's length in the first step, where bfloat16 rounds by up to 2**-9 of a number
+ROUNDING = {"32-true": 1e-5, "bf16-mixed": 2**-7}
+# many layers of batch norm, or over few values, make eight times as much of it
+ROUGH = {"classifier_mnist", "gghl_timm"}
+# systems with what makes their step a sum over rows: no statistics or draw of a batch
+ROW_BY_ROW = {
+    "classifier": ["--data.batch_size=64", "--model.backbone=mlp"],
+    "depict": ["--data.batch_size=100", "--model.dropouts=[0,0,0]"],
+    "nested": ["--data.batch_size=64", "--model.sigma=null"],
+    "regressor": ["--data.batch_size=32"],
+    "sae": ["--data.batch_size=64", "--model.denominator=fixed"],
+}
 
 
 def assert_parity(one: Record, two: Record) -> None:
@@ -78,3 +97,50 @@ def test_drop_block_keeps_parity(tmp_path, two_ranks):
     one, _ = compare(args, tmp_path, two_ranks)
     plain = fit([*args, "--model.drop_block=0", f"--run_folder={tmp_path / 'plain'}"])
     assert terms(plain.steps[0]) != pytest.approx(terms(one.steps[0]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [one_of_many("32-true", quick=False), one_of_many("bf16-mixed", quick=True)],
+)
+@pytest.mark.parametrize("system", systems())
+def test_precisions_keep_parity(system, precision, tmp_path, two_ranks, data_folder):
+    args = [*arguments(system, data=data_folder), *PLAIN_SGD, "--trainer.logger=false"]
+    args += [f"--trainer.precision={precision}", "--trainer.max_steps=1"]
+    one = fit([*args, f"--run_folder={tmp_path / 'one'}"], gradients=True)
+    two = two_ranks(fit_on_two_ranks, [*args, f"--run_folder={tmp_path / 'two'}"], gradients=True)
+    assert two[0].steps[0]["index"] == one.steps[0]["index"]
+    gap = relative_difference(one.gradients[0], two[0].gradients[0])
+    assert gap < ROUNDING[precision] * (8 if system in ROUGH else 1)
+
+
+@pytest.mark.parametrize("system", ROW_BY_ROW)
+def test_four_batches_accumulated_on_two_ranks_equal_one_batch(system, tmp_path, two_ranks):
+    args = [*arguments(system), *FLOAT64, *PLAIN_SGD]
+    large, *options = ROW_BY_ROW[system]
+    small = f"--data.batch_size={int(large.partition('=')[2]) // 4}"
+    one = fit([*args, large, *options, f"--run_folder={tmp_path / 'one'}"], gradients=True)
+    args += [small, *options, "--trainer.accumulate_grad_batches=4"]
+    two = two_ranks(fit_on_two_ranks, [*args, f"--run_folder={tmp_path / 'two'}"], gradients=True)
+    assert_same_gradients(one, two[0])
+
+
+def assert_same_gradients(one: Record, two: Record) -> None:
+    """Compare every optimizer step's gradient, and the trained parameters, in float64."""
+    assert len(one.gradients) > 1
+    for left, right in zip(one.gradients, two.gradients, strict=True):
+        assert largest_difference(left, right) < 1e-12
+    for name in one.gradients[0]:
+        assert float((one.parameters[name] - two.parameters[name]).abs().max()) < 1e-12
+
+
+def test_ranks_without_shared_statistics_are_accumulated_batches(tmp_path, two_ranks):
+    # three full batches of 64 rows, of which each rank takes one half
+    args = [*arguments("classifier"), *FLOAT64, "--trainer.max_steps=3"]
+    alone = ["--data.batch_size=32", "--trainer.accumulate_grad_batches=2"]
+    one = fit([*args, *alone, f"--run_folder={tmp_path / 'one'}"], gradients=True)
+    args += ["--model.sync_batchnorm=false", f"--run_folder={tmp_path / 'two'}"]
+    two = two_ranks(fit_on_two_ranks, args, gradients=True)[0]
+    assert_same_gradients(one, two)
+    shared = fit([*args[:-2], f"--run_folder={tmp_path / 'shared'}"], gradients=True)
+    assert largest_difference(shared.gradients[0], two.gradients[0]) > 1e-3

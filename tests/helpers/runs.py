@@ -152,6 +152,13 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max(float((a[n].double() - b[n].double()).abs().max()) for n in a if a[n].numel())
 
 
+def relative_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Return the length of the difference of two sets of tensors, over the length of the first."""
+    assert set(a) == set(b)
+    one, two = (torch.cat([x[n].double().flatten() for n in sorted(x)]) for x in (a, b))
+    return float((one - two).norm() / one.norm())
+
+
 DDP = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu"]
 
 
