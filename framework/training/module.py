@@ -29,6 +29,7 @@ from framework.schedules.steps import total_steps_from
 from framework.training import compatibility
 from framework.training.accumulation import AccumulationWindow
 from framework.training.evaluation import EvaluationModule
+from framework.training.nonfinite import check_parameters
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.plateau import PlateauStep, plateau_config, step_plateau
 from framework.training.term_log import TermLog
@@ -436,9 +437,10 @@ class TrainingModule(EvaluationModule):
         """Add the phase, the running means of the epoch and the combiner's state.
 
         Raises:
-            FloatingPointError: a loss was NaN; nothing is written then.
+            FloatingPointError: a loss was NaN, or a parameter is; nothing is written then.
         """
         self._term_log.watch.check()
+        check_parameters(self, self.global_step)
         checkpoint[KEY] = self.data_facts
         checkpoint["phase"] = [self.phase, self._phase_start]
         if self._combined_step is not None:

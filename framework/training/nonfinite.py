@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class NonFiniteGuard:
@@ -53,3 +53,31 @@ class NonFiniteGuard:
             f"The term {name!r} became NaN or infinite {when}; training stopped, and the last "
             "checkpoint, which is older, is kept."
         )
+
+
+def check_parameters(module: nn.Module, steps: int) -> None:
+    """Refuse weights that a gradient spoiled, of which the loss tells at the next step only.
+
+    Args:
+        module: Module whose trainable parameters are looked at; on every rank.
+        steps: Optimizer steps taken.
+
+    Raises:
+        FloatingPointError: A parameter is not finite.
+
+    Example:
+        >>> network = nn.Linear(2, 1)
+        >>> _ = network.bias.data.fill_(float("nan"))
+        >>> check_parameters(network, steps=7)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FloatingPointError: The parameter 'bias' became NaN or infinite within 7 steps, ...
+    """
+    for name, parameter in module.named_parameters():
+        is_finite = parameter.detach().isfinite().all()
+        if hasattr(is_finite, "full_tensor"):  # of a parameter that lies on several ranks
+            is_finite = is_finite.full_tensor()
+        if parameter.requires_grad and not is_finite:
+            raise FloatingPointError(
+                f"The parameter {name!r} became NaN or infinite within {steps} steps, as its "
+                "gradient did; training stopped, and the last checkpoint, which is older, is kept."
+            )
