@@ -156,11 +156,11 @@ class PreemptionCheckpoint(Checkpoint):
         if not trainer.is_last_batch or stops_after_epoch(trainer):
             return
         if signum := self._agreed(trainer):
-            path = self._save(trainer)
             try:
                 log_closed_epoch(trainer)
             except Exception as error:  # whatever a logger raises, the state is saved
                 log.warning("trimtab: a logger missed the epoch's values: %s", reason_of(error))
+            path = self._save(trainer)
             self._stop(trainer, signum, path)
 
     def _agreed(self, trainer: Trainer) -> int:

@@ -16,6 +16,7 @@ from framework.utilities.lightning_internals import (
     OpenModelCheckpoint,
     has_validated,
     is_accumulating,
+    log_closed_epoch,
     measured_now,
     place_of_the_step,
     stops_after_epoch,
@@ -132,12 +133,20 @@ class RunCheckpoint(OpenModelCheckpoint):
             self._due = False
         elif self._can_judge(trainer, epoch_is_over):
             self._due = False
-            self._forget_removed(trainer)
-            best = self.best_model_path
-            self.save_now(trainer)
-            if self._keeps_several and self.best_model_path != best:
-                path = super().format_checkpoint_name({}, self.filename)
-                trainer.save_checkpoint(path, self.save_weights_only)
+            try:
+                if epoch_is_over:
+                    # a run that goes on from here does not close this epoch once more
+                    log_closed_epoch(trainer)
+            finally:
+                self._save_best_and_last(trainer)
+
+    def _save_best_and_last(self, trainer: Trainer) -> None:
+        self._forget_removed(trainer)
+        best = self.best_model_path
+        self.save_now(trainer)
+        if self._keeps_several and self.best_model_path != best:
+            path = super().format_checkpoint_name({}, self.filename)
+            trainer.save_checkpoint(path, self.save_weights_only)
 
     def _forget_removed(self, trainer: Trainer) -> None:
         """Let the next best one be kept, where somebody removed the best one's file."""

@@ -89,7 +89,10 @@ def stops_after_epoch(trainer: Trainer) -> bool:
 
 
 def log_closed_epoch(trainer: Trainer) -> None:
-    """Hand an epoch's values to the loggers, as Lightning does after the last hook of the epoch."""
+    """Hand an epoch's values to the loggers, as Lightning does after the last hook of the epoch.
+
+    They are handed over once: Lightning then finds none.
+    """
     connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop
     connector.on_epoch_end()
     # the values have the number of the epoch's last step
