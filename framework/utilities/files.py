@@ -89,6 +89,8 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
                 os.fsync(file.fileno())
             os.replace(part, path)
         except Exception as error:
+            if (stop := error.__context__) is not None and not isinstance(stop, Exception):
+                raise stop from None  # Ctrl-C, to which torch answers with words of its own
             if raw.failure is not None:
                 raise WriteError(path, raw.failure) from error
             raise
