@@ -23,6 +23,7 @@ from framework.losses.loss import Loss
 from framework.objectives.errors import IncompatibleError
 from framework.runs.checkpoint_io import new_token, side_directory, use_atomic_checkpoints
 from framework.runs.csv_logger import RunLogger
+from framework.runs.optimizer_fit import refuse_state_of_others
 from framework.runs.own_checkpoints import follow_moved_run, own_checkpoints
 from framework.utilities.lightning_internals import (
     call_before_saving,
@@ -124,6 +125,10 @@ class ExactResume(Callback):
             elif "shards" in checkpoint:
                 path = Path(str(trainer.ckpt_path))
                 state.load_shards(side_directory(path, checkpoint["shards"]), name)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a checkpoint of another optimizer before it is restored."""
+        refuse_state_of_others(trainer.optimizers)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the generators: nothing between here and the next batch draws from them."""
