@@ -25,6 +25,8 @@ from framework.utilities.tensor_archive import load_archive
 
 MOST_SHARDS = 1 << 20
 """Shards that a file may claim."""
+NEEDED = "put it beside its checkpoint, or go on from another one"
+"""What to do where shards are missing."""
 Layout = Literal["replicated", "exchange", "memmap", "local"]
 
 
@@ -371,7 +373,7 @@ def _shard_paths(directory: Path, name: str) -> list[Path]:
     files = directory.iterdir() if directory.is_dir() else []
     totals = {int(m[1]) for m in (pattern.fullmatch(file.name) for file in files) if m}
     if not totals:
-        raise FileNotFoundError(f"There is no shard of {name!r} in {directory}.")
+        raise FileNotFoundError(f"There is no shard of {name!r} in {directory}; {NEEDED}.")
     if len(totals) > 1:
         raise ValueError(f"{directory} holds shards of {name!r} by {sorted(totals)} ranks.")
     ranks = totals.pop()
@@ -380,6 +382,6 @@ def _shard_paths(directory: Path, name: str) -> list[Path]:
     for r in range(ranks):
         path = directory / f"{name}-{r}-of-{ranks}.pt"
         if not path.is_file():
-            raise FileNotFoundError(f"The shard {path} is missing.")
+            raise FileNotFoundError(f"The shard {path} is missing; {NEEDED}.")
         paths.append(path)
     return paths

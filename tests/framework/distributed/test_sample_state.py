@@ -305,7 +305,7 @@ def test_truncated_or_missing_shard(two_ranks, tmp_path):
     with pytest.raises(ValueError, match="not a whole shard"):
         state.load_shards(tmp_path, "SAF.history")
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=re.escape(f"The shard {path} is missing.")):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"The shard {path} is missing; ")):
         state.load_shards(tmp_path, "SAF.history")
     with pytest.raises(FileNotFoundError, match="no shard of 'other'"):
         state.load_shards(tmp_path, "other")
