@@ -59,6 +59,7 @@ FORESEEN = (
     ArithmeticError,
     ImportError,
     LookupError,
+    MemoryError,
     RuntimeError,
     MisconfigurationException,
 )

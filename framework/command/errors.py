@@ -27,9 +27,9 @@ from framework.command.known_classes import (
     holders,
     subclasses,
 )
+from framework.command.system_errors import own_words
 from framework.command.type_names import alternatives, classes_in, type_in_words
 from framework.runs.config_files import config_paths
-from framework.runs.lost_rank import ANOTHER_RANK
 from framework.utilities.console import plain
 from framework.utilities.nearest_names import nearest
 
@@ -40,6 +40,9 @@ _LIGHTNING = {
     "use; leave the option out, or give cpu",
     "You restored a checkpoint with current_epoch": "trainer.max_epochs is less than the "
     "epochs that the checkpoint's run has trained; give more of them to go on",
+    "Trying to restore optimizer state but checkpoint contains only the model": "the checkpoint "
+    "holds the weights alone, as save_weights_only asked for; test and predict take it, fit does "
+    "not",
 }
 """What is said where Lightning's words do not name the option, by the beginning of its words."""
 # what jsonargparse says of every type that a value is not
@@ -47,8 +50,6 @@ _NO_CAUSE = re.compile(
     r"Expected an? |Does not validate|Problem with given class_path|Not a valid subclass|"
     r"Import path|Not of type|an? (?:class path|dict) "
 )
-
-_TORCH_WRITES = re.compile(r"PytorchStreamWriter|inline_container\.cc(?!.*Reader)", re.DOTALL)
 
 _PROBLEM = re.compile(r"Problem with given class_path '[^']+':\n +(\S.+)")
 """What a constructor said, inside jsonargparse's list of all types that it tried."""
@@ -60,7 +61,7 @@ def describe(error: BaseException) -> str:
     An error of a loading process arrives with that process's traceback, an error of a constructor
     inside jsonargparse's list of all types that it tried; only the cause is kept.
     """
-    text = _own_words(error) or str(error) or type(error).__name__
+    text = own_words(error) or _text(error) or type(error).__name__
     if "in DataLoader worker process" in text:
         lines = text.rstrip().splitlines()
         last_frame = max(i for i, line in enumerate(lines) if line.startswith("  "))
@@ -87,28 +88,11 @@ def one_line(text: str) -> str:
     return plain(" ".join(text.split()))
 
 
-def _own_words(error: BaseException) -> str:
-    """Return what is better said of an error of the system or of another process, or nothing."""
-    chain = _chain(error)
-    notes = [note for cause in chain for note in getattr(cause, "__notes__", ())]
-    if ended := [note for note in notes if note.startswith(ANOTHER_RANK)]:
-        return ended[0]
-    written_by_torch = bool(_TORCH_WRITES.search(str(error)))
-    for cause in chain if written_by_torch else chain[:1]:
-        if isinstance(cause, OSError) and cause.strerror:
-            reason = f"{cause.strerror[:1].lower()}{cause.strerror[1:]}"
-            return f"{cause.filename}: {reason}" if cause.filename else reason
-    return "a file could not be written whole: is the disk full?" if written_by_torch else ""
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and what it was raised from, each once."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return chain
+def _text(error: BaseException) -> str:
+    """Return the text of an error; that of a missing key would be in quotation marks."""
+    if isinstance(error, KeyError) and error.args and " " in str(error.args[0]):
+        return str(error.args[0])
+    return str(error)
 
 
 def _shortened(text: str) -> str:
