@@ -240,6 +240,29 @@ def test_a_job_that_is_started_again_goes_on_by_itself(end, tmp_path, monkeypatc
     ).read_bytes()
 
 
+def test_what_a_job_finished_is_not_begun_again(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    args = arguments("classifier")
+    for name, value in IN_A_JOB.items():
+        monkeypatch.setenv(name, value)
+    assert fit_in_child(args, tmp_path / "first.pt")[0] == 0
+    folder = Path("runs/classifier/slurm-17")
+    kept = {path: path.read_bytes() for path in folder.rglob("*.c*")}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert in_child(lambda: fit(args)) == 0
+    assert capfd.readouterr().err.endswith(
+        f"trimtab: {folder} was finished before this job was started again; nothing is done.\n"
+    )
+    assert kept == {path: path.read_bytes() for path in folder.rglob("*.c*")}
+    # a person trains it for longer
+    for name in (*IN_A_JOB, "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name)
+    more = [*args, f"--ckpt_path={folder}", "--trainer.max_epochs=4"]
+    code, longer = fit_in_child(more, tmp_path / "longer.pt")
+    assert code == 0
+    assert {step["epoch"] for step in longer.steps} == {3}
+
+
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_previous_one(tmp_path, monkeypatch):
     args = [*arguments("classifier"), EVERY, f"--run_folder={tmp_path}"]
 

@@ -29,21 +29,19 @@ from framework.command.jsonargparse_internals import import_trusted
 from framework.command.lightning_messages import choose_messages
 from framework.command.path_arguments import Written, keep_below, written_arguments
 from framework.command.report import relative
+from framework.runs.checkpoint_argument import (
+    accompanying_config,
+    resolve_checkpoints,
+    resolve_configs,
+)
 from framework.runs.config_files import option
+from framework.runs.folder_choice import choose_run_folder
 from framework.runs.job import restarts
 from framework.runs.newest_checkpoint import newest_checkpoint
 from framework.runs.preemption import PreemptionCheckpoint, let_command_handle_signals
 from framework.runs.run_checkpoint import RunCheckpoint
-from framework.runs.run_folder import (
-    EVALUATIONS,
-    RunFolder,
-    accompanying_config,
-    choose_run_folder,
-    resolve_checkpoints,
-    resolve_configs,
-    set_aside,
-    warn_of_removal,
-)
+from framework.runs.run_folder import EVALUATIONS, RunFolder, set_aside, warn_of_removal
+from framework.runs.run_record import begin
 from framework.runs.slurm_job import check_ranks, check_tasks
 from framework.runs.stop_signals import Interrupted, taken_signals
 from framework.runs.version_0_1 import current_arguments
@@ -101,6 +99,7 @@ class SaveConfig(SaveConfigCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config of a run that trains: all of its checkpoint fits."""
+        begin(trainer.default_root_dir)
         self._write(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -168,7 +167,10 @@ class TrimtabCLI(DataArgumentsCLI):
         except BaseException:
             self.folder.clear(failed=True)
             raise
-        self.folder.clear(failed=False)
+        else:
+            self.folder.clear(failed=False)
+        finally:
+            self.folder.release()
 
     def _run(self, args: Sequence[str]) -> None:
         super().__init__(
@@ -248,8 +250,17 @@ class TrimtabCLI(DataArgumentsCLI):
             self._go_on(config)
 
     def _go_on(self, config: Any) -> None:
-        """Let a job that was started again go on by itself, from its run's newest checkpoint."""
+        """Let a job that was started again go on by itself, from its run's newest checkpoint.
+
+        Raises:
+            SystemExit: The run was finished, with code 0.
+        """
         folder = self.folder.path
+        if self.folder.is_finished:
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                said = f"{folder} was finished before this job was started again; nothing is done"
+                sys.stderr.write(f"trimtab: {said}.\n")
+            raise SystemExit(0)
         given = {Path(config[name].dirpath) for name in CHECKPOINTS if config[name].dirpath}
         newest = newest_checkpoint(folder / "checkpoints", folder, *given)
         if newest is not None:
@@ -333,6 +344,10 @@ class TrimtabCLI(DataArgumentsCLI):
         if checkpoint.dirpath is None:
             checkpoint.dirpath = os.path.realpath(self.folder.path / "checkpoints")
         return checkpoint
+
+    def after_fit(self) -> None:
+        """Note that the run is finished: a job that is started again does not begin it anew."""
+        self.folder.end(self.trainer.local_rank)
 
     def before_validate(self) -> None:
         """Say so where the weights are those at the start."""

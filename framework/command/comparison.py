@@ -12,8 +12,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from framework.runs.checkpoint_argument import run_of
 from framework.runs.csv_logger import Row, as_number, read_metrics
-from framework.runs.run_folder import run_of
 from framework.runs.version_0_1 import current_config
 from framework.utilities.yaml_files import read_yaml
 

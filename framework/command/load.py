@@ -14,8 +14,8 @@ from framework.command.class_paths import packages_from_environment, set_up_pars
 from framework.command.cli import Parser
 from framework.command.errors import format_parser_error
 from framework.data.datamodule import DataModule
+from framework.runs.checkpoint_argument import config_of, find_checkpoint
 from framework.runs.checkpoint_io import AtomicCheckpointIO
-from framework.runs.run_folder import config_of, find_checkpoint
 from framework.runs.version_0_1 import current_config
 from framework.training.evaluation import EvaluationModule
 from framework.utilities.yaml_files import read_yaml

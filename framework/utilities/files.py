@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
@@ -151,6 +152,22 @@ def open_in_place(path: Path) -> BinaryIO:
     """
     with writing(path):
         return path.open("r+b")
+
+
+def lock(file: BinaryIO) -> bool:
+    """Lock a file until it is closed here and in processes forked from this one, or those end.
+
+    Returns:
+        Whether it is locked now; False where another process has locked it.
+
+    Raises:
+        OSError: The disk knows no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def move(path: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
@@ -20,6 +21,8 @@ from framework.command.class_paths import set_up_parsing
 from framework.command.cli import TrimtabCLI, run
 from framework.command.help_pages import help_page
 from framework.command.load import _Parser
+from framework.runs.newest_checkpoint import newest_checkpoint
+from framework.runs.run_record import HELD, HeldFolder, read_record, record_of
 from framework.utilities.yaml_files import read_yaml
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 from tests.hostile.container_mutations import change_state
@@ -74,6 +77,29 @@ def _(folder: Path) -> Any:
 )
 def _(folder: Path) -> Any:
     return TinyModule.load_from_checkpoint(folder / "checkpoints" / "best.ckpt", strict=True)
+
+
+@reader(
+    "newest checkpoint",
+    _run,
+    [f"framework.runs.newest_checkpoint:{f}" for f in ("_step", "_is_whole")],
+    STATES,
+)
+def _(folder: Path) -> Any:
+    with catch_warnings():
+        simplefilter("ignore")
+        return newest_checkpoint(folder / "checkpoints")
+
+
+def _record() -> dict[str, bytes]:
+    HeldFolder(Path.cwd(), record_of(["fit", "--config", "classifier"], None), is_claim=True).end()
+    HELD.popitem()[1].release()
+    return {".run.json": Path(".run.json").read_bytes()}
+
+
+@reader("record of a run", _record, ["framework.runs.run_record:read_record"], JSON)
+def _(folder: Path) -> Any:
+    return read_record(folder)
 
 
 # ---- configs -------------------------------------------------------------------------------------

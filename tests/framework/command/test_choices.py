@@ -86,7 +86,7 @@ def test_ctrl_c_saves_last_where_there_are_checkpoints(saves):
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")
 def test_a_bare_run_runs():
     trimtab.main([*FIT, "--trainer.barebones=true"])
-    assert {path.name for path in RUN.iterdir()} == {"config.yaml"}
+    assert {path.name for path in RUN.iterdir()} == {"config.yaml", ".run.json"}
 
 
 def test_what_was_asked_for_is_shown(said):

@@ -70,13 +70,13 @@ def test_a_start_that_failed_leaves_no_folder(capsys):
 
 
 def test_a_taken_name_is_refused_in_one_line(capsys):
-    Path("runs/classifier/first").mkdir(parents=True)
+    Path("runs/classifier/first/checkpoints").mkdir(parents=True)
     with pytest.raises(SystemExit):
         trimtab.main(["fit", *BASE, "--name=first"])
     said = capsys.readouterr().err
     assert said.startswith("trimtab: runs/classifier/first holds a run already: choose another na")
     assert said.count("\n") == 1
-    assert list(Path("runs/classifier/first").iterdir()) == []
+    assert [path.name for path in Path("runs/classifier/first").iterdir()] == ["checkpoints"]
 
 
 def test_a_second_prediction_keeps_the_first(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from multiprocessing import Barrier, SimpleQueue, get_context
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,38 @@ import pytest
 from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import TCPStore
 
+from framework.runs.checkpoint_argument import resolve_checkpoints, resolve_configs
 from framework.runs.config_files import find_config, option
-from framework.runs.run_folder import (
-    choose_run_folder,
-    resolve_checkpoints,
-    resolve_configs,
-    set_aside,
-)
+from framework.runs.folder_choice import choose_run_folder
+from framework.runs.run_folder import set_aside
+from framework.runs.run_record import HELD
 from tests.helpers.runs import CONFIGS
 from tests.helpers.tiny import save_state as save
 
-VARIABLES = ("TRIMTAB_RUN_FOLDER", "LOCAL_RANK", "RANK", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+RANKS = ("LOCAL_RANK", "RANK")
 
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRIMTAB_RUN_FOLDER", "")  # so that what is set here is undone
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("TRIMTAB_RUN", "SLURM_", "TORCHELASTIC_")) or name in RANKS:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def release() -> Iterator[None]:
+    yield
+    for held in list(HELD.values()):
+        held.release()
+
+
+def choose(*args: Any, **options: Any) -> Path:
+    """Return the folder that a process chooses, which then ends."""
+    folder = choose_run_folder(*args, **options)
+    folder.release()
+    return folder.path
 
 
 @pytest.fixture
@@ -56,7 +70,7 @@ def test_a_checkpoint_brings_its_config_and_its_folder():
     Path("run/checkpoints/best.ckpt").touch()
     args = ["test", "--ckpt_path=run/checkpoints/best.ckpt"]
     assert resolve_configs(args) == ["test", "--config", "run/config.yaml", args[1]]
-    assert choose_run_folder(args).path == Path("run")
+    assert choose(args) == Path("run")
     assert resolve_configs(["test", "-c", "with/saf", args[1]])[1:3] == [
         "-c",
         str(CONFIGS / "with" / "saf.yaml"),
@@ -92,7 +106,7 @@ def test_a_checkpoint_that_slurm_left_in_a_former_version_is_one_of_its_run():
     path = save(Path("runs/classifier/slurm-8/hpc_ckpt_1.ckpt"), step=3)
     args = resolve_configs(["fit", "--ckpt_path", str(path)])
     assert args[1:3] == ["--config", "runs/classifier/slurm-8/config.yaml"]
-    assert choose_run_folder(args).path == path.parent
+    assert choose(args) == path.parent
     assert resolve_checkpoints(["fit", "--ckpt_path", str(path.parent)])[2] == str(path)
 
 
@@ -103,16 +117,10 @@ def test_options_are_read_in_order():
 
 def test_a_run_has_a_folder_of_its_own_and_its_children_share_it(clock, monkeypatch):
     args = ["fit", "--config=some/place/digits.yaml"]
-    assert choose_run_folder(args).path == Path("runs/digits/a")
-    assert choose_run_folder(args).path == Path("runs/digits/b")
+    assert choose(args) == Path("runs/digits/a")
+    assert choose(args) == Path("runs/digits/b")
     monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts the other ranks
-    assert choose_run_folder(args).path == Path("runs/digits/b")
-
-
-def test_a_job_that_is_queued_again_finds_its_folder(clock, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    folders = {choose_run_folder(["fit"]).path for _ in range(2)}
-    assert folders == {Path("runs/run/slurm-77")}
+    assert choose(args) == Path("runs/digits/b")
 
 
 def test_the_ranks_of_torchrun_agree(clock, monkeypatch):
@@ -126,15 +134,17 @@ def test_the_ranks_of_torchrun_agree(clock, monkeypatch):
         monkeypatch.delenv("TRIMTAB_RUN_FOLDER", raising=False)
         monkeypatch.setenv("LOCAL_RANK", rank)
         monkeypatch.setenv("RANK", rank)
-        folders.append(choose_run_folder(["fit"]).path)
+        folders.append(choose(["fit"]))
     assert folders == [Path("runs/run/a")] * 2
 
 
 def test_two_runs_of_the_same_second_have_two_folders(monkeypatch):
     monkeypatch.setattr(time, "strftime", lambda _: "now")
     args = ["fit", "--config=digits.yaml"]
-    found = [choose_run_folder(args, root="out").path for _ in range(3)]
-    assert found == [Path("out/digits", name) for name in ("now", "now-2", "now-3")]
+    found = [choose_run_folder(args, root="out") for _ in range(3)]
+    assert [folder.path for folder in found] == [
+        Path("out/digits", name) for name in ("now", "now-2", "now-3")
+    ]
 
 
 def choose_at_once(count: int, *args: Any, **options: Any) -> list[str]:
@@ -144,9 +154,11 @@ def choose_at_once(count: int, *args: Any, **options: Any) -> list[str]:
     def child() -> None:
         ready.wait()
         try:
-            found.put(str(choose_run_folder(*args, **options).path))
+            folder = choose_run_folder(*args, **options)
+            found.put(str(folder.path))
         except FileExistsError as error:
             found.put(str(error))
+        ready.wait()
 
     fork = get_context("fork")
     processes = [fork.Process(target=child) for _ in range(count)]
@@ -190,7 +202,9 @@ def test_the_ranks_of_two_jobs_of_torchrun_share_within_a_job_only(monkeypatch):
         }
         rank_zero_only.rank = rank
         ready.wait()
-        found.put((job, str(choose_run_folder(["fit"]).path)))
+        folder = choose_run_folder(["fit"])
+        found.put((job, str(folder.path)))
+        ready.wait()
 
     fork = get_context("fork")
     places = [(job, rank) for job in range(2) for rank in range(2)]
@@ -204,18 +218,10 @@ def test_the_ranks_of_two_jobs_of_torchrun_share_within_a_job_only(monkeypatch):
     assert len(set(answers)) == 2
 
 
-def test_a_job_does_not_write_over_its_own_earlier_run(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    make_run(choose_run_folder(["fit"]).path)
-    with pytest.raises(FileExistsError, match="slurm-77 holds a run already"):
-        choose_run_folder(["fit"])
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert choose_run_folder(["fit"]).path == Path("runs/run/slurm-77")
-
-
 def test_a_name_is_taken_once():
     args = ["fit", "--config=digits"]
-    assert choose_run_folder(args, name="first").path == Path("runs/digits/first")
+    first = choose_run_folder(args, name="first")
+    assert first.path == Path("runs/digits/first")
     with pytest.raises(
         FileExistsError, match="runs/digits/first holds a run already: choose anoth"
     ):
@@ -239,17 +245,17 @@ def test_a_folder_that_holds_a_run_is_written_by_that_run_only():
     last = make_run(Path("out/digits/one"))
     with pytest.raises(FileExistsError, match="out/digits/one holds a run already"):
         choose_run_folder(["fit"], exact="out/digits/one")
-    assert choose_run_folder(["fit", last], exact="out/digits/one").path == Path("out/digits/one")
-    assert choose_run_folder(["fit", last]).path == Path("out/digits/one")
+    assert choose(["fit", last], exact="out/digits/one") == Path("out/digits/one")
+    assert choose(["fit", last]) == Path("out/digits/one")
     below = ["fit", last, "--trainer.default_root_dir=out"]
-    assert choose_run_folder(below, root="out").path == Path("out/digits/one")
+    assert choose(below, root="out") == Path("out/digits/one")
     # from there to another place, or under another name, is another run
     config = "--config=out/digits/one/config.yaml"
     other = ["fit", config, last, "--trainer.default_root_dir=other"]
-    assert choose_run_folder(other, root="other").path.parent == Path("other/digits")
-    assert choose_run_folder(["fit", config, last], name="two").path == Path("runs/digits/two")
+    assert choose(other, root="other").parent == Path("other/digits")
+    assert choose(["fit", config, last], name="two") == Path("runs/digits/two")
     Path("empty").mkdir()
-    assert choose_run_folder(["fit"], exact="empty").path == Path("empty")
+    assert choose(["fit"], exact="empty") == Path("empty")
 
 
 def test_a_place_that_cannot_be_written_names_the_option(monkeypatch):
@@ -307,7 +313,7 @@ def test_a_run_out_of_which_a_folder_leads_is_not_written(name):
     Path("thesis").mkdir()
     Path("run/wandb").mkdir()
     Path("run/inside").symlink_to("wandb")
-    assert choose_run_folder(["test", last]).path == Path("run")
+    assert choose(["test", last]) == Path("run")
     if name == "checkpoints":
         Path("run/checkpoints").rename("thesis/checkpoints")
         Path("run/checkpoints").symlink_to("../thesis/checkpoints")
@@ -327,7 +333,7 @@ def test_links_of_files_and_inside_of_folders():
     Path("run/wandb/run-1/data.csv").symlink_to(Path("thesis/data.csv").absolute())
     Path("run/checkpoints/mine.ckpt").symlink_to(Path("thesis/mine.ckpt").absolute())
     Path("run/logs/latest").symlink_to("1")
-    assert choose_run_folder(["test", last]).path == Path("run")
+    assert choose(["test", last]) == Path("run")
     for name in ("fit-times.txt", "logs/1/metrics.csv", "logs/2", ".predictions.csv.part0"):
         link = Path("run", name)
         link.symlink_to(Path("thesis", "absent").absolute())
@@ -336,4 +342,4 @@ def test_links_of_files_and_inside_of_folders():
         link.unlink()
     Path("run/config.yaml").unlink()
     Path("run/notes.txt").symlink_to(Path("thesis/notes.txt").absolute())
-    assert choose_run_folder(["test", last]).path == Path("run")
+    assert choose(["test", last]) == Path("run")
