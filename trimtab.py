@@ -190,7 +190,20 @@ def main(args: Sequence[str] | None = None) -> None:
         from framework.runs.stop_signals import taken_signals
 
         with taken_signals(is_program=args is None):
+            _check_job()
             _run(arguments)
+
+
+def _check_job() -> None:
+    """Refuse a job that Lightning would refuse, before the imports."""
+    from framework.runs import slurm_job
+
+    try:
+        with slurm_job.said_once():
+            slurm_job.check_tasks()
+    except RuntimeError as error:
+        sys.stderr.write(f"trimtab: {error}\n")
+        raise SystemExit(1) from error
 
 
 def _run(arguments: list[str]) -> None:

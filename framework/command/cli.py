@@ -42,12 +42,13 @@ from framework.runs.preemption import PreemptionCheckpoint, let_command_handle_s
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.run_folder import EVALUATIONS, RunFolder, set_aside, warn_of_removal
 from framework.runs.run_record import begin
-from framework.runs.slurm_job import check_ranks, check_tasks
+from framework.runs.slurm_job import check_ranks, said_once
 from framework.runs.stop_signals import Interrupted, taken_signals
 from framework.runs.version_0_1 import current_arguments
 from framework.utilities.console import PlainConsole
 from framework.utilities.error_reason import reason_of
 from framework.utilities.files import write_text
+from framework.utilities.lightning_internals import slurm_environment
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
 FORESEEN = (
@@ -314,7 +315,9 @@ class TrimtabCLI(DataArgumentsCLI):
         # it saves and stops when the others have saved what was due
         kwargs["callbacks"].sort(key=lambda one: isinstance(one, PreemptionCheckpoint))
         trainer = super().instantiate_trainer(**kwargs)
-        check_ranks(trainer)
+        if slurm_environment(trainer) is not None:
+            with said_once():
+                check_ranks(trainer.world_size)
         let_command_handle_signals(trainer, str(self.subcommand))
         return trainer
 
@@ -398,7 +401,6 @@ def run(args: Sequence[str], callbacks: list[Any] | None = None) -> TrimtabCLI:
     if (page := help_page(arguments)) is not None:
         sys.stdout.write(page)
         raise SystemExit(0)
-    check_tasks()
     if accompanying is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         sys.stderr.write(f"trimtab: config of the checkpoint: {accompanying}\n")
     return TrimtabCLI(arguments, callbacks or [], accompanying)

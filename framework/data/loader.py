@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -66,4 +67,6 @@ def _kill_workers() -> None:
     """End the workers of a loader that is still there: Python would wait for them for ever."""
     for worker, parent in _WORKERS.items():
         if parent == os.getpid() and worker.is_alive():
+            # torch would take its end for an error, and change the exit code
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             worker.kill()

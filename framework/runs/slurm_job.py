@@ -1,16 +1,32 @@
-"""What a SLURM job is asked, and what it is asked for."""
+"""What a SLURM job is asked, and what it is asked for; imports nothing large."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from lightning.pytorch import Trainer
-
-from framework.utilities.lightning_internals import slurm_environment
-
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""Variables of launchers, in the order in which Lightning looks at them."""
 PATIENCE = 60.0
 """Seconds for the scheduler's answer."""
+
+
+def is_first_process() -> bool:
+    """Return whether this process is rank 0 by what its launcher says."""
+    return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Let what is wrong for all processes of a job be said by the first of them only."""
+    try:
+        yield
+    except (RuntimeError, ValueError):
+        if is_first_process():
+            raise
+        raise SystemExit(1) from None
 
 
 def job_id() -> str | None:
@@ -44,41 +60,41 @@ def requeue() -> str:
 
 
 def check_tasks() -> None:
-    """Refuse a job of several tasks whose command was started once, before it waits for the others.
+    """Refuse a job of several tasks of which Lightning cannot tell how many each node has.
 
     Raises:
-        RuntimeError: SLURM's variables say so.
+        RuntimeError: SLURM's variables do not say it.
     """
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    if tasks == 1 or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        return
-    if "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ:
-        # torchrun or Lightning started this process
-        return
-    if "SLURM_STEP_ID" not in os.environ:
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    started = "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    if tasks != "1" and "SLURM_NTASKS_PER_NODE" not in os.environ and not (started or interactive):
         raise RuntimeError(
-            f"The job has {tasks} tasks (SLURM_NTASKS), but this command was started once and "
-            "would wait for the others: put srun before it."
-        )
-    if "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise RuntimeError(
-            f"srun started {tasks} tasks (--ntasks), and Lightning is to be told how many on each "
+            f"The job has {tasks} tasks (--ntasks), and Lightning is to be told how many on each "
             "node: say --ntasks-per-node, and the number of nodes by --nodes."
         )
 
 
-def check_ranks(trainer: Trainer) -> None:
-    """Refuse tasks that are not the Trainer's ranks: each of them would train a run of its own.
+def check_ranks(world_size: int) -> None:
+    """Refuse ranks that are not the tasks that SLURM started.
+
+    Args:
+        world_size: Number of ranks of the Trainer.
 
     Raises:
-        ValueError: They are more, or fewer.
+        ValueError: Ranks would wait for others, or each train a run of its own.
     """
-    tasks = int(os.environ.get("SLURM_NTASKS", trainer.world_size))
-    if slurm_environment(trainer) is not None and tasks != trainer.world_size:
+    tasks = int(os.environ.get("SLURM_NTASKS", world_size))
+    if "SLURM_STEP_ID" not in os.environ:
+        if world_size > 1:
+            raise ValueError(
+                f"The Trainer has {world_size} ranks, but in this SLURM job the command was "
+                "started once and would wait for the others: put srun before it."
+            )
+    elif tasks != world_size:
         nodes = int(os.environ.get("SLURM_NNODES", "1"))
         raise ValueError(
-            f"SLURM started {tasks} tasks on {nodes} nodes (--ntasks-per-node, --nodes), but the "
-            f"Trainer has {trainer.world_size} ranks (devices x num_nodes): set "
-            f"--trainer.devices {max(1, tasks // nodes)} --trainer.num_nodes {nodes}, and "
-            "--trainer.strategy ddp where there are several."
+            f"SLURM started {tasks} task(s) on {nodes} node(s), but the Trainer has {world_size} "
+            f"rank(s) (devices x num_nodes): set --trainer.devices {max(1, tasks // nodes)} "
+            f"--trainer.num_nodes {nodes}, and --trainer.strategy ddp where there are several."
         )

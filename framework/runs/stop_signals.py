@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from framework.runs.slurm_job import is_first_process
 from framework.utilities.signals import STOP_SIGNALS
 
 AT_ONCE = "\ntrimtab: {}; Ctrl-C again stops at once\n"
 LEFT_TO_THE_SCHEDULER = (signal.SIGUSR1, signal.SIGUSR2)
 """What to do after these is a setting."""
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 class Interrupted(SystemExit):
@@ -46,7 +46,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.signum = 0
         self.requeue_signal: int | None = None
-        self.speaks = next((os.environ[n] for n in RANKS if n in os.environ), "0") == "0"
+        self.speaks = is_first_process()
         self.task = "it began"
         self.stops_at_once = True
         self._is_settled = False

@@ -285,39 +285,44 @@ def test_a_thread_takes_no_signals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("changed", "options", "said"),
     [
         (
             {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"},
-            "SLURM started 2 tasks on 1 nodes (--ntasks-per-node, --nodes), but the Trainer has 1 "
-            "ranks (devices x num_nodes): set --trainer.devices 2 --trainer.num_nodes 1, and "
-            "--trainer.strategy ddp where there are several.",
+            [],
+            "SLURM started 2 task(s) on 1 node(s), but the Trainer has 1 rank(s) (devices x "
+            "num_nodes): set --trainer.devices 2 --trainer.num_nodes 1, and --trainer.strategy "
+            "ddp where there are several.",
         ),
         (
-            {"SLURM_NTASKS": "2"},
-            "srun started 2 tasks (--ntasks), and Lightning is to be told how many on each node: "
+            {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": ""},
+            [],
+            "The job has 2 tasks (--ntasks), and Lightning is to be told how many on each node: "
             "say --ntasks-per-node, and the number of nodes by --nodes.",
         ),
         (
-            {"SLURM_NTASKS": "2", "SLURM_STEP_ID": ""},
-            "The job has 2 tasks (SLURM_NTASKS), but this command was started once and would wait "
-            "for the others: put srun before it.",
+            {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": ""},
+            ["--trainer.devices=2", "--trainer.strategy=ddp"],
+            "The Trainer has 2 ranks, but in this SLURM job the command was started once and "
+            "would wait for the others: put srun before it.",
         ),
     ],
 )
 def test_tasks_that_are_not_the_ranks_are_refused(
-    variables: dict[str, str],
+    changed: dict[str, str],
+    options: list[str],
     said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    pretend_job(monkeypatch)
-    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    pretend_job(monkeypatch, **changed)
+    for name, value in changed.items():
         if not value:
             monkeypatch.delenv(name)
-    assert run("fit", tmp_path / "run") == 1
+    args = ["fit", *arguments("classifier"), *QUIET, *options, f"--run_folder={tmp_path / 'run'}"]
+    with pytest.raises(SystemExit) as stop:
+        trimtab.main(args)
+    assert stop.value.code == 1
     assert trimtab_lines(capfd.readouterr().err) == [f"trimtab: {said}"]
     assert not (tmp_path / "run").exists()

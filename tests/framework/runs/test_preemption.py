@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from framework.runs.preemption import PreemptionCheckpoint
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.stop_signals import Interrupted
 from framework.utilities.signals import STOP_SIGNALS
-from tests.helpers.runs import in_child
+from tests.helpers.runs import ROOT, in_child
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
@@ -231,3 +233,20 @@ def test_a_spawned_loading_process_is_out_of_reach_from_its_start() -> None:
     for signum in STOP_SIGNALS:
         os.kill(worker.pid, signum)
     assert [int(batch) for batch in batches] == [0, 1, 2, 3]
+
+
+LEFT_OPEN = """
+import torch
+from torch.utils.data import DataLoader
+from framework.data.loader import ElasticDataLoader
+batches = iter(ElasticDataLoader(DataLoader(torch.arange(40), num_workers=2)))
+next(batches)
+raise SystemExit(138)
+"""
+
+
+def test_loading_processes_that_are_left_do_not_change_the_exit_code() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (138, "")
