@@ -10,6 +10,7 @@ from .metrics_summary import MetricsSummary as MetricsSummary
 from .onnx_export import ONNXExport as ONNXExport
 from .prediction_writer import PredictionWriter as PredictionWriter
 from .robust_accuracy import RobustAccuracy as RobustAccuracy
+from .run_header import RunHeader as RunHeader
 from .run_progress_bar import RunProgressBar as RunProgressBar
 from .sae_lens_export import SAELensExport as SAELensExport
 from .saf import SAF as SAF

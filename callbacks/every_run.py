@@ -8,12 +8,14 @@ from callbacks.detection_writer import DetectionWriter
 from callbacks.figure_logger import FigureLogger
 from callbacks.metrics_summary import MetricsSummary
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.run_header import RunHeader
 from callbacks.run_progress_bar import RunProgressBar
 
 
 def for_every_run() -> list[Callback]:
     """Return new callbacks that the command adds to every run."""
     return [
+        RunHeader(),
         RunProgressBar(),
         FigureLogger(),
         PredictionWriter(),

@@ -74,7 +74,8 @@ class MetricsSummary(Callback):
             )
         if fits and (reason := self._why_stopped(trainer)):
             console.print(reason, soft_wrap=True)
-        console.print(f"results: {relative(trainer.default_root_dir)}", soft_wrap=True)
+        finished = f"finished at step {trainer.global_step}; " if fits else ""
+        console.print(f"{finished}results: {relative(trainer.default_root_dir)}", soft_wrap=True)
 
     def _why_stopped(self, trainer: Trainer) -> str:
         """Return why a fit ended before its epochs or steps were done, or did not begin."""

@@ -25,6 +25,8 @@ from framework.utilities.console import PlainConsole
 
 WIDE = 100
 """Columns of a terminal from which on the bar is long and has the speed beside it."""
+PAUSE = (60.0, 600.0)
+"""Shortest and longest seconds between two lines of a log; else a tenth of the run so far."""
 
 
 class TimeLeft(ProgressColumn):
@@ -49,7 +51,7 @@ class RunProgressBar(RichProgressBar):
     The metric that the best checkpoint is chosen by comes first, and other metrics and this rank's
     terms of the loss follow where the terminal is wide enough. The terms are read, which makes a
     GPU wait, only as often as they are shown. Where the output is no terminal, such as a log file,
-    there is one line per epoch instead.
+    there is one line per epoch instead, and one every few minutes of a long epoch.
 
     Args:
         refresh_rate: Updates per second; 0 shows nothing.
@@ -65,6 +67,7 @@ class RunProgressBar(RichProgressBar):
         self._shown_at = 0.0
         self._started_at = 0.0
         self._line = ""
+        self._printed_at = 0.0
         self._validated = ValidatedMetrics()
         self._values: dict[str, str] = {}
         self._batches = 0
@@ -132,6 +135,7 @@ class RunProgressBar(RichProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the run."""
         self._batches, self._run_started_at = 0, time.monotonic()
+        self._printed_at = self._run_started_at
         super().on_train_start(trainer, pl_module)
 
     def on_train_batch_end(
@@ -151,6 +155,25 @@ class RunProgressBar(RichProgressBar):
             self._shown_at = now
             self.seconds_left = self._seconds_left(trainer, batch_idx + 1)
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        elif super().is_enabled and not self._is_terminal and not trainer.is_last_batch:
+            shortest, longest = PAUSE
+            pause = min(longest, max(shortest, (now - self._run_started_at) / 10))
+            if now - self._printed_at >= pause:
+                self._print(f"{self._within_epoch(trainer, batch_idx + 1)}{self._terms(pl_module)}")
+
+    def _within_epoch(self, trainer: Trainer, batch: int) -> str:
+        """Return the place in a long epoch."""
+        line = f"{_epoch(trainer)}, batch {batch}"
+        if math.isfinite(trainer.num_training_batches):
+            line += f"/{trainer.num_training_batches}"
+        left = self._seconds_left(trainer, batch)
+        return f"{line}, step {trainer.global_step}" + (f", {clock(left)} left" if left else "")
+
+    def _terms(self, pl_module: LightningModule) -> str:
+        """Return the latest terms of this rank, which makes a GPU wait."""
+        terms = pl_module.term_values if isinstance(pl_module, TrainingModule) else {}
+        named = [f"{name} {float(value):.4g}" for name, value in terms.items()]
+        return f" | train {', '.join(named)}" if named else ""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the values and which weights they belong to."""
@@ -192,8 +215,7 @@ class RunProgressBar(RichProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that there is an epoch to report; its means are not known yet."""
         super().on_train_epoch_end(trainer, pl_module)
-        epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs - 1}"
-        self._line = f"epoch {trainer.current_epoch}{epochs}"
+        self._line = _epoch(trainer)
         if self._started_at:
             speed = trainer.num_training_batches / (time.monotonic() - self._started_at)
             self._line += f", {speed:.3g} it/s"
@@ -219,8 +241,18 @@ class RunProgressBar(RichProgressBar):
                     older = stage == "val" and self._validated.has_older(trainer)
                     when = f" at step {self._validated.step}" if older else ""
                     parts.append(f"{stage}{when} {', '.join(named)}")
-            PlainConsole().print(" | ".join(parts), soft_wrap=True)
+            self._print(" | ".join(parts))
         self._line = ""
+
+    def _print(self, line: str) -> None:
+        self._printed_at = time.monotonic()
+        PlainConsole().print(line, soft_wrap=True)
+
+
+def _epoch(trainer: Trainer) -> str:
+    """Return the number of the epoch, and that of the last."""
+    last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs - 1}"
+    return f"epoch {trainer.current_epoch}{last}"
 
 
 def clock(seconds: float) -> str:

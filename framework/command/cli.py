@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -51,6 +52,7 @@ from framework.utilities.files import write_text
 from framework.utilities.lightning_internals import slurm_environment
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
+GO_ON = "continue with trimtab fit --ckpt_path"
 FORESEEN = (
     ValueError,
     TypeError,
@@ -165,13 +167,23 @@ class TrimtabCLI(DataArgumentsCLI):
         self.folder = RunFolder(Path())
         try:
             self._run(args)
-        except BaseException:
+        except BaseException as error:
             self.folder.clear(failed=True)
+            self._note_how_to_go_on(error)
             raise
         else:
             self.folder.clear(failed=False)
         finally:
             self.folder.release()
+
+    def _note_how_to_go_on(self, error: BaseException) -> None:
+        """Add it to the error of a run that had begun to train."""
+        trainer: Trainer | None = getattr(self, "trainer", None)
+        if trainer is None or not trainer.global_step or not isinstance(error, FORESEEN):
+            return
+        newest = newest_checkpoint(self.folder.path / "checkpoints")
+        if self.subcommand == "fit" and trainer.is_global_zero and newest is not None:
+            error.add_note(f"{GO_ON} {shlex.quote(str(newest))}")
 
     def _run(self, args: Sequence[str]) -> None:
         super().__init__(
@@ -436,7 +448,11 @@ def error_messages() -> Iterator[None]:
             raise stopped from None
         if os.environ.get("TRIMTAB_TRACEBACK"):
             raise
-        sys.stderr.write(f"trimtab: {describe(error)}\n")
+        text = describe(error)
+        sys.stderr.write(f"trimtab: {text}\n")
+        for note in getattr(error, "__notes__", ()):
+            if note.startswith(GO_ON) and GO_ON not in text:
+                sys.stderr.write(f"trimtab: {note}\n")
         raise SystemExit(1) from error
     finally:
         warnings.formatwarning = standard

@@ -6,6 +6,9 @@ import logging
 import shlex
 import signal
 import threading
+import time
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +47,8 @@ TASKS = {
     "predict": "the predictions were done",
 }
 """What a signal ends at once."""
+SIGNAL_FOLLOWS = 1.0
+"""Seconds in which a signal to all processes reaches this one, too."""
 WANTED = 256
 """Added to a signal after which the job is queued again: that one wins among several."""
 
@@ -88,6 +93,8 @@ class PreemptionCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note signals from now on, in place of Lightning, which saves in the middle of a step."""
         self._signals = command_signals() or self._own_signals(trainer)
+        if self._signals is command_signals():
+            spare_from_loggers(trainer, self._signals)
         self._signals.note(TRAINS, LOST)
         try:
             signum = self._agreed(trainer)
@@ -255,6 +262,38 @@ def let_command_handle_signals(trainer: Trainer, task: str) -> None:
         return requeue() if trainer.is_global_zero and signum == requeue_signal else ""
 
     signals.settle(TASKS[task], trainer.is_global_zero, requeue_signal, leave)
+
+
+def spare_from_loggers(trainer: Trainer, signals: StopSignals) -> None:
+    """Let a run that is asked to stop save its state, where a logger's service ended already.
+
+    Some schedulers signal every process of a job, such as that by which W&B writes.
+    """
+    for logger in trainer.loggers:
+        for name in ("log_metrics", "save", "after_save_checkpoint", "finalize"):
+            setattr(logger, name, _spared(getattr(logger, name), signals))
+
+
+def _spared(method: Callable[..., Any], signals: StopSignals) -> Callable[..., Any]:
+    @wraps(method)
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return method(*args, **options)
+        except Exception as error:
+            # the service may have met the signal a moment before this process
+            time.sleep(0 if signals.signum else SIGNAL_FOLLOWS)
+            if not signals.signum:
+                raise
+            _say_lost(reason_of(error))
+            return None
+
+    return call
+
+
+@cache
+def _say_lost(reason: str) -> None:
+    """Say once what a logger said as it was stopped."""
+    log.warning("trimtab: a logger ended with the signal and lost what came after: %s", reason)
 
 
 def _checkpoint_path(trainer: Trainer) -> Path:

@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from framework.utilities.error_reason import reason_of
 from framework.utilities.files import write_text
 from framework.utilities.lightning_internals import OpenWandbLogger
-from framework.utilities.signals import out_of_their_reach
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -82,9 +81,7 @@ class RunWandbLogger(OpenWandbLogger):
             self.start_options["id"] = _run_id(folder / "wandb_run_id")
             self.start_options["name"] = self.run_name or "/".join(folder.resolve().parts[-2:])
             try:
-                # W&B writes in a process of its own
-                with out_of_their_reach():
-                    return super().experiment
+                return super().experiment
             except wandb.Error as error:
                 reason = reason_of(error)
                 raise ConnectionError(

@@ -15,7 +15,7 @@ def out_of_their_reach() -> Iterator[None]:
     """Block the signals in the processes that are started inside the block, for good.
 
     A terminal sends them to the whole group and some schedulers to every process of a job, while
-    a run that saves and stops still needs its loading processes and its loggers' services.
+    a run that saves and stops still needs its loading processes.
 
     Example:
         >>> with out_of_their_reach():

@@ -29,7 +29,7 @@ def test_fit_prints_one_table_and_where_things_lie(
     assert table["accuracy"] == [f"{values['accuracy']['val']:.4g}"]
     assert lines[6].startswith("best checkpoint (val/accuracy 0.")
     assert lines[6].endswith(": checkpoints/best.ckpt")
-    assert lines[7:] == ["results: ."]
+    assert lines[7:] == [f"finished at step {trainer.global_step}; results: ."]
 
 
 @pytest.mark.parametrize(("command", "stage"), [("test", "test"), ("validate", "val")])

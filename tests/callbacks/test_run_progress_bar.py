@@ -90,6 +90,24 @@ def test_without_a_terminal_there_is_one_line_per_epoch(
         assert f"accuracy {float(row['val/accuracy']):.4g}" in line
 
 
+def test_a_long_epoch_has_lines_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("callbacks.run_progress_bar.PAUSE", (0.0, 0.0))
+    settings = {"enable_progress_bar": True, "max_epochs": 2}
+    trainer = tiny_trainer(tmp_path, [RunProgressBar()], False, **settings)
+    trainer.fit(TinyModule(), TinyData())
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 2 * 6
+    number = r"\d[\d.e-]*"
+    for step, line in enumerate(lines[6:11], 7):
+        assert re.fullmatch(
+            rf"epoch 1/1, batch {step - 6}/6, step {step}, 0:00:\d\d left \| train "
+            rf"loss {number}, classification {number}, size {number}",
+            line,
+        )
+
+
 def test_nothing_is_shown_on_other_ranks_or_at_rate_zero(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 import trimtab
 from framework.command import cli
-from framework.runs import stop_signals
+from framework.runs import preemption, stop_signals
 from tests.helpers.configs import arguments
 from tests.helpers.runs import QUIET
 from tests.helpers.slurm import pretend_job, pretend_scontrol
@@ -224,21 +224,38 @@ def test_a_job_that_cannot_be_queued_again_has_saved(
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
-class DiesAtTheStop(CSVLogger):
+class DiesOfTheSignal(CSVLogger):
+    """Has a service that the signal ends too."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        if step is not None and step >= 2:
+            raise ConnectionResetError("Connection lost")
+
     def finalize(self, status: str) -> None:
-        raise ConnectionError("Connection lost.")
+        raise ConnectionResetError("Connection lost")
 
 
-def test_a_logger_that_dies_at_the_stop_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("comes_later", [False, True])
+def test_a_logger_that_dies_of_the_signal_changes_nothing(
+    comes_later: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    preemption._say_lost.cache_clear()
     choose = cli.TrimtabCLI._loggers
-    dying = DiesAtTheStop(str(tmp_path / "log"))
+    dying = DiesOfTheSignal(str(tmp_path / "log"))
     monkeypatch.setattr(cli.TrimtabCLI, "_loggers", lambda *args: [*choose(*args), dying])
-    assert run("fit", tmp_path / "run", callbacks=in_training(signal.SIGTERM)) == 143
-    assert trimtab_lines(capfd.readouterr().err) == [
-        "trimtab: an error while the run was stopped, after its state was saved: Connection lost"
-    ]
+    callbacks = [] if comes_later else in_training(signal.SIGTERM)
+    # it reaches this process a moment after the other
+    monkeypatch.setattr(preemption.time, "sleep", lambda _: kill_oneself(signal.SIGTERM))
+    options = ["--trainer.log_every_n_steps=1", "--trainer.limit_train_batches=20"]
+    assert run("fit", tmp_path / "run", *options, callbacks=callbacks) == 143
+    lost, stopped = caplog.messages
+    assert lost == (
+        "trimtab: a logger ended with the signal and lost what came after: Connection lost"
+    )
+    assert stopped.startswith("trimtab: stopped by SIGTERM after step ")
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 

@@ -1,0 +1,35 @@
+"""The first line of a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from callbacks import RunHeader
+from framework.runs.run_checkpoint import RunCheckpoint
+from tests.helpers.slurm import pretend_job
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
+
+
+def test_the_first_line_says_what_runs_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    here = "on 1 process (cpu, n1, 32-true)"
+    saver = RunCheckpoint(tmp_path, "last")
+    trainer = tiny_trainer(tmp_path, [RunHeader(), saver], False, max_epochs=1)
+    trainer.fit(TinyModule(), TinyData())
+    assert capfd.readouterr().out == f"fit {here} | . | starts anew\n"
+    pretend_job(monkeypatch, SLURM_ARRAY_JOB_ID="8", SLURM_ARRAY_TASK_ID="2")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    trainer = tiny_trainer(tmp_path, [RunHeader(), saver], False, max_epochs=2)
+    trainer.fit(TinyModule(), TinyData(), ckpt_path=tmp_path / "last.ckpt")
+    assert capfd.readouterr().out == (
+        f"fit {here} | SLURM job 8_2, restart 1 | . | resumed at step 6 from last.ckpt\n"
+    )
+    trainer.test(TinyModule(), TinyData(), ckpt_path=tmp_path / "last.ckpt", verbose=False)
+    assert capfd.readouterr().out == (
+        f"test {here} | SLURM job 8_2, restart 1 | . | weights of last.ckpt\n"
+    )
