@@ -9,6 +9,7 @@ from .mesa import MESA as MESA
 from .metrics_summary import MetricsSummary as MetricsSummary
 from .onnx_export import ONNXExport as ONNXExport
 from .prediction_writer import PredictionWriter as PredictionWriter
+from .report_writer import ReportWriter as ReportWriter
 from .robust_accuracy import RobustAccuracy as RobustAccuracy
 from .run_header import RunHeader as RunHeader
 from .run_progress_bar import RunProgressBar as RunProgressBar

@@ -8,6 +8,7 @@ from callbacks.detection_writer import DetectionWriter
 from callbacks.figure_logger import FigureLogger
 from callbacks.metrics_summary import MetricsSummary
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.report_writer import ReportWriter
 from callbacks.run_header import RunHeader
 from callbacks.run_progress_bar import RunProgressBar
 
@@ -20,5 +21,7 @@ def for_every_run() -> list[Callback]:
         FigureLogger(),
         PredictionWriter(),
         DetectionWriter(),
+        # the figures and tables of the others are in it
+        ReportWriter(),
         MetricsSummary(),
     ]

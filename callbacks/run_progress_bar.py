@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from framework.command.report import by_stage
+from framework.reports.summary import by_stage
 from framework.runs.validated_metrics import ValidatedMetrics
 from framework.training.module import TrainingModule
 from framework.utilities.console import PlainConsole

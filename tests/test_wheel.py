@@ -13,6 +13,7 @@ import pytest
 from tests.helpers.runs import ROOT
 
 PACKAGES = ("framework", "modules", "datamodules", "callbacks", "configs", "trimtab-stubs")
+SUFFIXES = (".py", ".pyi", ".yaml", ".txt", ".html", ".css", ".js")
 SETUPTOOLS = "import setuptools; assert int(setuptools.__version__.split('.')[0]) >= 77"
 
 
@@ -37,6 +38,6 @@ def test_the_wheel_holds_the_packages_and_the_configs(tmp_path: Path) -> None:
     expected = {"trimtab.py"}
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
-            if path.suffix in (".py", ".pyi", ".yaml", ".txt") or path.name == "py.typed":
+            if path.suffix in SUFFIXES or path.name == "py.typed":
                 expected.add(path.relative_to(ROOT).as_posix())
     assert names == expected

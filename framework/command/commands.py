@@ -12,7 +12,7 @@ COMMANDS = {
     "validate": "Evaluate a checkpoint on the validation part of its data.",
     "test": "Evaluate a checkpoint on the test part.",
     "predict": "Write the predictions of a checkpoint.",
-    "report": "Show what a run came to, or compare several.",
+    "report": "Show what a run came to, or compare several, and write it as a page.",
     "new": "Write the files of a new method into a checkout.",
     "configs": "List the configs that came with Trimtab.",
 }

@@ -1,8 +1,9 @@
-"""The table of a run's metrics, at its end and at any time after; see also ``comparison``."""
+"""The table of a run's metrics, at its end and at any time after, and the pages of runs."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,75 +12,107 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from framework.command.plain_parser import PlainParser
-from framework.runs.csv_logger import as_number, read_metrics
+from framework.reports.summary import STAGES, by_stage
 from framework.runs.run_folder import check_links
 from framework.utilities.console import PlainConsole
-
-STAGES = ("train", "val", "test")
+from framework.utilities.files import WriteError
 
 
 def main(args: Sequence[str]) -> None:
-    """Print the table of a run and draw its learning curves again, or compare several runs.
+    """Print the table of a run or of several, and write a page with curves, pictures and tables.
 
     Args:
         args: Run folders, checkpoints in them, folders of runs, or patterns of those.
 
     Raises:
         FileNotFoundError: A place that holds no run.
+        FileExistsError: The page would take the place of another file.
+        WriteError: The page cannot be written where ``--output`` says.
     """
-    from framework.command.comparison import RunResult, comparison, find_runs
+    from framework.reports.run_result import find_runs
 
-    parser = PlainParser("report", "Show what a run came to, or compare several.")
+    parser = PlainParser(
+        "report", "Show what a run came to, or compare several, and write it as a page."
+    )
     parser.add_argument(
         "run",
         nargs="+",
         help="run folder such as runs/classifier/TIME, a checkpoint in it, or a folder of runs",
     )
-    runs = find_runs(parser.parse_args(args).run)
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="page that is written; default report.html in the run folder, or of several runs in "
+        "the folder that holds them",
+    )
+    given = parser.parse_args(args)
+    runs = find_runs(given.run)
     if len(runs) == 1:
-        _show(runs[0])
+        _show(runs[0], given.output)
     else:
-        PlainConsole().print(comparison([RunResult.read(run) for run in runs]))
+        _compare(runs, given.output)
 
 
-def _show(run: Path) -> None:
-    curves = read_metrics(run / "metrics.csv")[1]
-    evaluations = [read_metrics(run / f"metrics_{c}.csv")[1] for c in ("validate", "test")]
-    latest: dict[str, Any] = {}
-    for row in [row for rows in (curves, *evaluations) for row in rows]:
-        latest |= {name: value for name, value in row.items() if value not in ("", None)}
+def _show(run: Path, output: Path | None) -> None:
+    from framework.reports.pages import FILE_NAME
+    from framework.reports.run_page import run_page
+    from framework.reports.run_result import RunResult
+
+    check_links(run)
+    found = RunResult.read(run)
     console = PlainConsole()
-    console.print(table(latest))
+    console.print(table(found.last_values()))
     for checkpoint in sorted(run.glob("checkpoints/*.ckpt")):
         console.print(f"checkpoint: {relative(checkpoint)}", soft_wrap=True)
-    if curves:
-        check_links(run)
-        from framework.figures.curves import learning_curves
+    if curves := found.curves["fit"]:
+        from framework.figures.curves import curves_figure
         from framework.figures.style import may_fail, save_png
 
         with may_fail("the learning curves"):
-            save_png(learning_curves(curves), run / "figures" / "learning_curves.png")
+            save_png(curves_figure(curves), run / "figures" / "learning_curves.png")
     for figure in sorted(run.glob("figures/*.png")):
         console.print(f"figure: {relative(figure)}", soft_wrap=True)
+    place = output or run / FILE_NAME
+    beside = place.resolve().parent == run.resolve()
+    _write(place, run_page(run, beside), output is not None)
 
 
-def by_stage(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return {name: {stage: value}} of the epoch's values, the loss first.
+def _compare(runs: Sequence[Path], output: Path | None) -> None:
+    from framework.command.comparison import comparison_table
+    from framework.reports.comparison import Comparison
+    from framework.reports.comparison_page import comparison_page
+    from framework.reports.pages import FILE_NAME
+    from framework.reports.run_result import RunResult, is_run
 
-    A term that is the whole loss is left out.
-    """
-    values: dict[str, dict[str, float]] = {}
-    for logged, value in metrics.items():
-        stage, _, name = logged.partition("/")
-        if stage == "train":
-            name, dot, rest = name.rpartition("_epoch")
-            if not dot or rest:
-                continue
-        if stage in STAGES and name:
-            values.setdefault(name, {})[stage] = as_number(value)
-    loss = values.pop("loss", {})
-    parts = {name: row for name, row in values.items() if row != loss}
-    return ({"loss": loss} if loss else {}) | parts
+    for run in runs:
+        check_links(run)
+    found = [RunResult.read(run) for run in runs]
+    PlainConsole().print(comparison_table(Comparison(found)))
+    place = output
+    if place is None:
+        holder = Path(os.path.commonpath([run.resolve().parent for run in runs]))
+        # runs from all over the disk have no folder of their own
+        here = Path.cwd()
+        if is_run(holder) or (not holder.is_relative_to(here) and holder in here.parents):
+            holder = here
+        place = holder / FILE_NAME
+    _write(place, comparison_page(found, place.parent), output is not None)
+
+
+def _write(place: Path, page: str, must: bool) -> None:
+    """Write a page; where the place was not asked for, say why that cannot be done."""
+    from framework.reports.pages import write_page
+
+    try:
+        write_page(place, page)
+    except (WriteError, FileExistsError) as error:
+        if must:
+            raise
+        advice = "" if "--output" in str(error) else " Choose a place by --output FILE."
+        sys.stderr.write(f"trimtab: {error}{advice}\n")
+        return
+    PlainConsole().print(f"report: {relative(place)}", soft_wrap=True)
 
 
 def table(metrics: Mapping[str, Any]) -> Table | str:

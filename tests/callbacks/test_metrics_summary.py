@@ -4,7 +4,7 @@ import pytest
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from callbacks import MetricsSummary
-from framework.command.report import by_stage
+from framework.reports.summary import by_stage
 from framework.runs.run_checkpoint import RunCheckpoint
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 

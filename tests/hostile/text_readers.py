@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ import yaml
 from tests.hostile.container_mutations import (
     change_packed,
 )
+from tests.hostile.image_readers import image
 from tests.hostile.mutations import BYTES, change_json
 from tests.hostile.registry import (
+    JSON,
     NUMBERS,
     TEXTS,
     YAML,
@@ -87,8 +90,9 @@ METRICS = (
     TEXTS,
 )
 def _(folder: Path) -> Any:
-    from framework.command.report import by_stage, table
+    from framework.command.report import table
     from framework.figures.curves import learning_curves  # noqa: F401
+    from framework.reports.summary import by_stage
     from framework.runs.csv_logger import read_metrics
 
     latest: dict[str, Any] = {}
@@ -108,6 +112,16 @@ RUN = {
 }
 
 
+REPORT = [
+    "framework.reports.class_tables:read_tables",
+    "framework.reports.executions:read_executions",
+    "framework.reports.pages:write_page",
+    "framework.reports.pictures:_content",
+    "framework.reports.run_result:RunResult.read",
+    "framework.runs.metric_curves:read_curves",
+]
+
+
 @reader(
     "report",
     lambda: {
@@ -117,16 +131,31 @@ RUN = {
         "b/metrics_test.csv": b"epoch,step,test/accuracy\n0,0,0.5\n",
         "b/config.yaml": yaml.safe_dump({**RUN, "seed_everything": 1}).encode(),
     },
-    [
-        "framework.runs.csv_logger:read_metrics",
-        "framework.command.comparison:RunResult.read",
-    ],
+    REPORT,
     YAML,
 )
 def _(folder: Path) -> Any:
     from framework.command import report
 
     report.main([str(folder)])
+
+
+@reader(
+    "run-page",
+    lambda: {
+        "metrics.csv": METRICS,
+        "config.yaml": yaml.safe_dump(RUN).encode(),
+        ".executions.json": json.dumps({"fit": {"state": "finished", "seconds": 1.5}}).encode(),
+        "tables/test_scores.csv": b"class,F1\ncat,0.5\ndog,1\n",
+        "figures/test_scores.png": image("PNG"),
+    },
+    REPORT,
+    (*JSON, *YAML),
+)
+def _(folder: Path) -> Any:
+    from framework.reports.run_page import run_page
+
+    return run_page(folder)
 
 
 @reader(

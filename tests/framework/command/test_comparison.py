@@ -6,8 +6,12 @@ import pytest
 import yaml
 
 import trimtab
-from framework.command.comparison import RunResult, comparison, differences, find_runs
+from framework.command.comparison import comparison_table
 from framework.command.report import main
+from framework.figures.panels import curves_of
+from framework.reports.comparison import Comparison
+from framework.reports.run_result import RunResult, find_runs
+from framework.reports.settings import differences
 from framework.runs.csv_logger import RunLogger
 
 
@@ -69,11 +73,11 @@ def test_several_runs_are_one_table_the_best_first(
 
 
 def test_a_loss_is_best_where_it_is_least(tmp_path: Path) -> None:
-    results = [
-        RunResult(tmp_path / name, {}, [{"val/loss": text} for text in texts])
-        for name, texts in (("a", ("3", "2")), ("b", ("1", "4")))
-    ]
-    table = comparison(results)
+    results = []
+    for name, texts in (("a", ("3", "2")), ("b", ("1", "4"))):
+        curves = curves_of({"step": k, "val/loss": text} for k, text in enumerate(texts))
+        results.append(RunResult(tmp_path / name, curves={"fit": curves}))
+    table = comparison_table(Comparison(results))
     assert list(table.columns[0].cells) == ["b", "a"]
     assert list(table.columns[1].cells) == ["1", "2"]
     assert list(table.columns[2].cells) == ["4", "2"]
@@ -91,8 +95,9 @@ def test_settings_are_named_as_shortly_as_they_can_be(tmp_path: Path) -> None:
         if not number:
             config["model"]["criterion"]["init_args"] = {"lam": 2}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        configs.append(RunResult.read(tmp_path).config)
-    assert differences(configs) == [
+        configs.append(RunResult.read(tmp_path).settings)
+    found = [", ".join(f"{k}={v}" for k, v in each.items()) for each in differences(configs)]
+    assert found == [
         "data.lr=0, root=b.0, criterion=LDRLoss, lam=2, optimizer.lr=0, callbacks=[]",
         "data.lr=1, root=b.1, criterion=CrossEntropyLoss, optimizer.lr=1, callbacks=SAF",
     ]

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from framework.command.report import by_stage, main, relative
+from framework.command.report import main, relative
+from framework.reports.summary import by_stage
 from framework.runs.csv_logger import RunLogger
 
 
@@ -34,6 +35,7 @@ def test_a_finished_run_is_shown_again(
         ["accuracy", "0.75", "0.625"],
         ["checkpoint:", "run/checkpoints/best.ckpt"],
         ["figure:", "run/figures/learning_curves.png"],
+        ["report:", "run/report.html"],
     ]
     assert (run / "figures" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
