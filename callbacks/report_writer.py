@@ -13,6 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from framework.figures.style import may_fail
 from framework.reports.executions import Execution, read_executions, write_execution
+from framework.runs.job import restarts
+from framework.runs.slurm_job import job_id
 from framework.runs.stop_signals import Interrupted
 from framework.utilities.checks import check_at_least
 from framework.utilities.error_reason import reason_of
@@ -106,6 +108,7 @@ class ReportWriter(Callback):
             parameters=sum(parameter.numel() for parameter in module.parameters()),
             host=platform.node(),
             process=os.getpid(),
+            job=_job(),
         )
 
     @rank_zero_only
@@ -140,6 +143,16 @@ def _device(trainer: Trainer) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return device.type.upper()
+
+
+def _job() -> dict[str, str]:
+    """Return the number of a SLURM job, how often it was started again, and its machines."""
+    if (number := job_id()) is None:
+        return {}
+    found = {"job": number, "restarts": str(restarts())}
+    if nodes := os.environ.get("SLURM_JOB_NODELIST"):
+        found["nodes"] = nodes[:200]
+    return found
 
 
 def _signal_of(exception: Any) -> str:

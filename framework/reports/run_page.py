@@ -111,6 +111,11 @@ def _facts(run: RunResult, best: Best | None) -> Iterator[Fact]:
         tested = f"test/{metric.partition('/')[2]}"
         if (value := run.latest(tested)) is not None:
             yield Fact(tested, number(value))
+    else:
+        # no metric matters more than another
+        latest = run.last_values()
+        for name in [name for name in latest if name.startswith("val/")][:3]:
+            yield Fact(f"last {name}", number(latest[name]))
     step, epoch = run.progress
     if step:
         yield Fact("optimizer steps", number(step), _epochs(epoch))
@@ -126,7 +131,8 @@ def _execution_facts(found: Execution) -> Iterator[Fact]:
         starts = f"in {found.parts} starts" if found.parts > 1 else ""
         yield Fact("time", duration(found.seconds), starts)
     if started := moment(found.started) if found.started else "":
-        yield Fact("started", started, f"on {found.host}" if found.host else "")
+        day, hour, zone = started.split(" ", 2)
+        yield Fact("started", f"{day} {hour}", f"{zone}, on {found.host}" if found.host else zone)
     if found.device:
         many = f"{found.ranks} ranks" if found.ranks > 1 else ""
         nodes = f" on {found.nodes} nodes" if found.nodes > 1 else ""

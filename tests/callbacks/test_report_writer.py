@@ -35,6 +35,17 @@ def test_every_command_writes_the_page(tmp_path: Path) -> None:
     assert found["fit"].seconds > 0
 
 
+def test_the_job_of_a_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "14")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    writer = ReportWriter()
+    trainer = tiny_trainer(tmp_path, [writer], RunLogger(str(tmp_path)))
+    trainer.fit(TinyModule(), TinyData())
+    page = Page((tmp_path / "report.html").read_text())
+    assert "SLURM job 14, restarts 2, nodes n[1-2]" in page.text
+
+
 class Stop(Callback):
     def __init__(self, error: BaseException) -> None:
         self.error = error

@@ -34,7 +34,7 @@ function short(value) {
 function label(tick) {
   const size = Math.abs(tick);
   if (size >= 1e4 && Number.isInteger(tick)) return size < 1e6 ? tick.toLocaleString("en") : `${Number((tick / 1e6).toPrecision(6))}M`;
-  return size !== 0 && size < 1e-3 ? tick.toExponential() : String(Number(tick.toPrecision(7)));
+  return size !== 0 && size < 1e-4 ? tick.toExponential() : String(Number(tick.toPrecision(7)));
 }
 
 // the last place in a sorted list that is not above a value
@@ -88,7 +88,9 @@ function scales(chart) {
     for (const x of one.xs) end = Math.max(end, x);
   }
   if (!shown.length) return null;
-  const isLog = low > 0 && (view.y === "log" || (view.y === "auto" && chart.auto && high / low > 100));
+  // what falls over decades, as a loss does
+  const falls = shown.some((one) => one.values[0] > one.values.at(-1));
+  const isLog = low > 0 && (view.y === "log" || (view.y === "auto" && chart.auto && falls && high / low > 100));
   if (isLog) {
     if (high / low < 1.001) { low /= 1.5; high *= 1.5; }
     const pad = (high / low) ** 0.04;
@@ -189,7 +191,7 @@ function follow(svg, tip, scale) {
     svg.append(cursor, dots);
     tip.hidden = false;
     const share = sx / WIDTH;
-    tip.style.top = `${svg.offsetTop + 6}px`;
+    tip.style.top = `${box.top - svg.parentNode.getBoundingClientRect().top + 6}px`;
     tip.style.left = share < 0.5 ? `${share * 100 + 3}%` : "auto";
     tip.style.right = share < 0.5 ? "auto" : `${(1 - share) * 100 + 3}%`;
   };
