@@ -46,6 +46,8 @@ class ConstraintMonitor(Callback):
         10
     """
 
+    whole_parameters = True
+
     def __init__(self, every_n_steps: int = 50) -> None:
         check_at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps

@@ -47,6 +47,7 @@ class MESA(ObjectivesCallback):
     """
 
     needs = ("predictions",)
+    whole_parameters = True
 
     def __init__(
         self,

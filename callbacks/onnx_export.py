@@ -38,6 +38,8 @@ class ONNXExport(Callback):
         20
     """
 
+    whole_parameters = True
+
     def __init__(self, opset: int | None = None) -> None:
         self.opset = opset
         self._shapes: list[torch.Size] = []

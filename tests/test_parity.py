@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from framework.utilities.tensor_archive import load_archive
 from tests.helpers.configs import TERMS, arguments, base_of, one_of_many, overlays, systems
 from tests.helpers.runs import (
     Record,
     fit,
     fit_on_two_ranks,
+    fit_sharded,
+    flatten,
     largest_difference,
     relative_difference,
     terms,
@@ -32,6 +35,9 @@ ROW_BY_ROW = {
     "regressor": ["--data.batch_size=32"],
     "sae": ["--data.batch_size=64", "--model.denominator=fixed"],
 }
+# what FullyShardedStrategy refuses
+WHOLE = {"depict", "paretoda", "paretoda_mnist_usps", "sae", "sae_feature", "sae_mutual"}
+STATES = ("state_dict", "optimizer_states")
 
 
 def assert_parity(one: Record, two: Record) -> None:
@@ -77,7 +83,7 @@ def test_two_ranks_equal_one_process(system, optimizer, tmp_path, two_ranks, dat
     assert len(one.steps) == STEPS
 
 
-@pytest.mark.parametrize("overlay", overlays("with/ddp", "with/wandb"))
+@pytest.mark.parametrize("overlay", overlays("with/ddp", "with/fsdp2", "with/wandb"))
 def test_overlays_keep_parity(overlay, tmp_path, two_ranks):
     one, two = compare([*arguments(base_of(overlay), overlay), *FLOAT64], tmp_path, two_ranks)
     if overlay in TERMS:
@@ -144,3 +150,16 @@ def test_ranks_without_shared_statistics_are_accumulated_batches(tmp_path, two_r
     assert_same_gradients(one, two)
     shared = fit([*args[:-2], f"--run_folder={tmp_path / 'shared'}"], gradients=True)
     assert largest_difference(shared.gradients[0], two.gradients[0]) > 1e-3
+
+
+@pytest.mark.parametrize("system", [s for s in systems() if s.values[0] not in WHOLE])
+def test_sharded_ranks_equal_one_process(system, tmp_path, two_ranks, data_folder):
+    args = [*arguments(system, data=data_folder), *FLOAT64]
+    one = fit([*args, f"--run_folder={tmp_path / 'one'}"], gradients=True)
+    two = two_ranks(fit_sharded, [*args, f"--run_folder={tmp_path / 'two'}"], gradients=True)[0]
+    assert_parity(one, two)
+    files = [tmp_path / name / "checkpoints" / "last.ckpt" for name in ("one", "two")]
+    left, right = ([flatten(c[key]) for key in STATES] for c in map(load_archive, files))
+    for of_one, of_two in zip(left, right, strict=True):
+        shapes = [{k: getattr(v, "shape", v) for k, v in x.items()} for x in (of_one, of_two)]
+        assert shapes[0] == shapes[1]

@@ -75,7 +75,7 @@ def test_resume_is_bitwise(system, workers, tmp_path, data_folder):
     assert_same_bits(*kill_and_resume(args, tmp_path, kill_at=7))
 
 
-@pytest.mark.parametrize("overlay", overlays("with/ddp", "with/wandb"))
+@pytest.mark.parametrize("overlay", overlays("with/ddp", "with/fsdp2", "with/wandb"))
 def test_overlays_resume_bitwise(overlay, tmp_path):
     assert_same_bits(*kill_and_resume(arguments(base_of(overlay), overlay), tmp_path, kill_at=7))
 

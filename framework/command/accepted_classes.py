@@ -309,7 +309,8 @@ def check_strategy(name: str, find: Callable[[str], Any]) -> None:
             except NotAcceptedError:
                 raise ValueError(
                     f"trainer.strategy {name!r} reads checkpoints by Python's unpickler, which can "
-                    "run code; use --allow lightning if you trust yours."
+                    "run code; take FullyShardedStrategy, or use --allow lightning if you trust "
+                    "yours."
                 ) from None
 
 

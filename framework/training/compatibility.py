@@ -11,7 +11,9 @@ from lightning.pytorch.callbacks import (
     BaseFinetuning,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelPruning,
     StochasticWeightAveraging,
+    WeightAveraging,
 )
 from torch import nn
 from torch.nn.modules.loss import MultiMarginLoss, NLLLoss, _Loss
@@ -22,6 +24,7 @@ from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import NEEDS, ClassificationLoss, Loss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import OPTIONAL_FIELDS
+from framework.runs.fully_sharded import FullyShardedStrategy
 
 Kind = TypeVar("Kind")
 
@@ -40,6 +43,9 @@ UNFIT_CALLBACKS: dict[type[Callback], str] = {
     ),
 }
 """Why a callback of Lightning cannot be used, by its class."""
+
+_WHOLE_PARAMETERS = (ModelPruning, WeightAveraging)
+"""Callbacks of Lightning that read or change parameters between steps."""
 
 # what a loss may need and the base class itself can always give
 _ALWAYS_GIVEN = ("group", "inputs", "weight", "epoch", "step", "forward")
@@ -165,6 +171,30 @@ def check_combiner(combiner: GradientCombiner, module: LightningModule, guided: 
         raise IncompatibleError(
             f"{name} is guided by held-out data: give it to the callback DynamicPreference instead "
             "of model.gradient_combiner."
+        )
+
+
+def check_sharding(module: LightningModule) -> None:
+    """Raise ``IncompatibleError`` where a run needs whole parameters and its ranks hold parts."""
+    trainer = module.trainer
+    if not isinstance(trainer.strategy, FullyShardedStrategy):
+        return
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    for part in [*module.modules(), *callbacks]:
+        if isinstance(part, _WHOLE_PARAMETERS) or getattr(part, "whole_parameters", False):
+            raise IncompatibleError(
+                f"{type(part).__name__} reads or changes whole parameters between steps, and "
+                "FullyShardedStrategy gives each rank a part of them: use the strategy ddp."
+            )
+    combiner = getattr(module, "gradient_combiner", None)
+    if combiner is not None:
+        raise IncompatibleError(
+            f"{type(combiner).__name__} combines whole gradients, and FullyShardedStrategy gives "
+            "each rank a part of them: use the strategy ddp."
+        )
+    if str(trainer.precision) == "16-mixed":
+        raise IncompatibleError(
+            "FullyShardedStrategy has no gradient scaler for fp16: use bf16-mixed."
         )
 
 

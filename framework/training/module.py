@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from lightning.pytorch import Callback
@@ -70,6 +70,8 @@ class TrainingModule(EvaluationModule):
     Class attributes:
         provides: Optional fields of ``Objectives`` that ``objectives`` fills; ``index`` and
             ``group`` may be missing where the batches lack them and nothing needs them.
+        whole_parameters: Whether it reads or changes parameters outside of its steps, so that the
+            ranks cannot hold parts of them.
 
     Args:
         optimizer: Optimizer, made from the parameter groups.
@@ -79,6 +81,7 @@ class TrainingModule(EvaluationModule):
     """
 
     provides: tuple[str, ...] = ()
+    whole_parameters: ClassVar[bool] = False
     prediction_shape: tuple[int, ...] | None = None
     """Shape of one row of ``Objectives.predictions``, where it is fixed."""
 
@@ -215,6 +218,7 @@ class TrainingModule(EvaluationModule):
             return
         data = self.datamodule
         self.data_facts = facts_of(data)
+        compatibility.check_sharding(self)
         for owner in self._owners:
             compatibility.check_groups(owner, data)
             compatibility.check_needs(owner, owner.needs, self, self.provides)

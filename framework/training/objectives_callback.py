@@ -15,9 +15,12 @@ class ObjectivesCallback(Callback):
 
     Class attributes:
         needs: optional fields of ``Objectives`` that it reads.
+        whole_parameters: whether it reads or changes parameters outside of the steps, so that the
+            ranks cannot hold parts of them.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    whole_parameters: ClassVar[bool] = False
 
     def on_objectives(
         self, trainer: Trainer, module: Any, objectives: Objectives, batch: Batch

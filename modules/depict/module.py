@@ -123,6 +123,7 @@ class DEPICT(ClusterEvaluation):
 
     required_fields = ("image", "index")
     provides: tuple[str, ...] = ("per_sample", "predictions", "index", "features")
+    whole_parameters = True
 
     def __init__(
         self,

@@ -95,6 +95,7 @@ class DomainAdaptation(DomainEvaluation):
     required_fields = ("image", "label", "domain", "index")
     tuple_fields = ()
     provides: tuple[str, ...] = ("per_sample", "predictions", "index", "features")
+    whole_parameters = True
 
     def __init__(
         self,

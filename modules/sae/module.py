@@ -97,6 +97,7 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
     tuple_fields: tuple[str, ...] = ("activation",)
     provides: tuple[str, ...] = ("per_sample", "index")
     full_precision = ("variance",)
+    whole_parameters = True
     started: Tensor
     variance: Tensor
 

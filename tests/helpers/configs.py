@@ -79,6 +79,7 @@ SHOWN_ELSEWHERE = {
 ALIKE = {
     "with/compsum",
     "with/ddp",  # on two ranks every module is in the tests of parity
+    "with/fsdp2",
     "with/gghl_class",
     "with/ldr",
     "with/normalized_logistic",

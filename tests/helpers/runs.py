@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map_only
 
 from framework.command import cli
 from framework.runs.stop_signals import Interrupted
@@ -69,7 +71,7 @@ class Recorder(Callback):
         if self.keep_gradients:
             named = pl_module.named_parameters()
             self.record.gradients.append(
-                {n: p.grad.detach().clone() for n, p in named if p.grad is not None}
+                {n: whole(p.grad).clone() for n, p in named if p.grad is not None}
             )
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -93,12 +95,18 @@ class Recorder(Callback):
                 file.write(json.dumps(step) + "\n")
 
     def on_train_end(self, trainer, pl_module):
-        self.record.parameters = {n: p.detach().clone() for n, p in pl_module.named_parameters()}
+        self.record.parameters = {n: whole(p).clone() for n, p in pl_module.named_parameters()}
         self.record.parameters |= {n: b.detach().clone() for n, b in pl_module.named_buffers()}
-        self.record.optimizer = trainer.optimizers[0].state_dict()
+        self.record.optimizer = tree_map_only(DTensor, whole, trainer.optimizers[0].state_dict())
 
     def on_fit_end(self, trainer, pl_module):
         self.record.metrics = {n: float(v) for n, v in trainer.callback_metrics.items()}
+
+
+def whole(value: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as one process has it, also where the ranks hold parts of it."""
+    value = value.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def terms(step: dict[str, Any]) -> dict[str, float]:
@@ -165,6 +173,15 @@ DDP = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=c
 def fit_on_two_ranks(args: list[str], **recorder: Any) -> Record:
     """Fit on this rank of a pair that is already connected."""
     return fit([*args, *DDP], **recorder)
+
+
+# whatever its size, every layer is gathered on its own
+FSDP2 = [*DDP, "--trainer.strategy=FullyShardedStrategy", "--trainer.strategy.min_parameters=0"]
+
+
+def fit_sharded(args: list[str], **recorder: Any) -> Record:
+    """Fit on this rank of a connected pair, of which each holds a part of the parameters."""
+    return fit([*args, *FSDP2], **recorder)
 
 
 def stop_on_two_ranks(args: list[str], terminate_at: int) -> None:

@@ -141,7 +141,7 @@ def test_the_name_of_a_strategy_that_unpickles(name, capsys):
     said = refused(["fit", "--config=classifier", f"--trainer.strategy={name}"], capsys)
     assert said == (
         f"trainer.strategy '{name}' reads checkpoints by Python's unpickler, which can run code; "
-        "use --allow lightning if you trust yours."
+        "take FullyShardedStrategy, or use --allow lightning if you trust yours."
     )
 
 
