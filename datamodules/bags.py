@@ -57,7 +57,8 @@ class Bags(DataModule):
         bag_seed: Seed of the bags and of the noise; not the seed of the run.
         batch_size: Rows of a global batch, over all ranks; it holds ``batch_size / k`` whole bags,
             at least one.
-        num_workers: Loading processes per rank; results do not depend on it.
+        num_workers: Loading processes per rank; results do not depend on it. By default none, but
+            on a GPU as many as a rank has cores, at most 8, where data are decoded or augmented.
         eval_batch_size: Rows of a global batch outside training; default ``batch_size``.
         epsilon: Privacy loss of the release; default exact means.
         mechanism: Noise of a private release: ``laplace`` or ``gaussian``.
@@ -87,7 +88,7 @@ class Bags(DataModule):
         bag_size: int,
         bag_seed: int = 0,
         batch_size: int = 128,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         eval_batch_size: int | None = None,
         epsilon: float | None = None,
         mechanism: Literal["laplace", "gaussian"] = "laplace",

@@ -58,7 +58,8 @@ class DomainPair(DataModule):
         split_seed: Seed of the permutations that choose the source's validation images and the
             held-out share; not the seed of the run.
         batch_size: Rows of a global batch of both domains, over all ranks; even.
-        num_workers: Loading processes per rank; results do not depend on it.
+        num_workers: Loading processes per rank; results do not depend on it. By default none, but
+            on a GPU as many as a rank has cores, at most 8, where data are decoded or augmented.
         eval_batch_size: Rows of a global batch outside training; default ``batch_size``.
         drop_last: Whether a smaller last training batch is left out.
 
@@ -93,7 +94,7 @@ class DomainPair(DataModule):
         source_eval: int = 1000,
         split_seed: int = 0,
         batch_size: int = 64,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         eval_batch_size: int | None = None,
         drop_last: bool = False,
     ) -> None:

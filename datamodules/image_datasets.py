@@ -76,6 +76,9 @@ class ImageFiles(ImageSet):
         resize: Length that the shorter side is resized to before; default what covers H and W.
     """
 
+    decodes = True
+    """Reading a sample is work that loading processes should do."""
+
     def __init__(
         self,
         paths: Sequence[ImagePath],
@@ -179,6 +182,7 @@ class JoinedImages(BatchedDataset):
         normalize: bool = True,
     ) -> None:
         self.parts = list(parts)
+        self.decodes = any(getattr(part, "decodes", False) for part in parts)
         self.fields = fields
         self.shape = shape
         self.crop = crop

@@ -167,7 +167,7 @@ class Activations(ActivationData):
 
     def _place_model(self) -> None:
         # a worker process cannot use its parent's GPU
-        if self.trainer is not None and (self.num_workers == 0 or self.cache_dir is not None):
+        if self.trainer is not None and (not self.num_workers or self.cache_dir is not None):
             self.language_model.to(self.trainer.strategy.root_device)
 
     def _forward(self) -> Forward:

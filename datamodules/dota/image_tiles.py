@@ -48,7 +48,7 @@ class ImageTiles(TiledData):
         rates: tuple[float, ...] = (1.0,),
         cache_dir: str | None = None,
         batch_size: int = 16,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         strict: bool = True,
     ) -> None:
         super().__init__(

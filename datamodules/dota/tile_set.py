@@ -195,6 +195,9 @@ class TileSet(Dataset[Sample]):
         tiles: Tiles to serve instead of all, in the order of their pictures.
     """
 
+    decodes = True
+    """Reading a sample is work that loading processes should do."""
+
     def __init__(
         self,
         paths: Sequence[Path],

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, defau
 
 from framework.data.datasets import Batch, IndexedDataset, Sample, root_and_rows
 from framework.data.facts import Facts, facts_of, same_facts
-from framework.data.loader import ElasticDataLoader
+from framework.data.loader import ElasticDataLoader, usual_workers
 from framework.data.origin import has_changed, is_another, is_elsewhere, origin_of
 from framework.data.samplers import GlobalBatchSampler, SampleKey, StreamOptions
 from framework.objectives.errors import IncompatibleError
@@ -39,7 +39,7 @@ def check_share(share: float, rows: int) -> int:
 class LoaderOptions(TypedDict, total=False):
     """Arguments of ``DataModule`` whose defaults are the same for all data."""
 
-    num_workers: int
+    num_workers: int | None
     eval_batch_size: int | None
     drop_last: bool
     shards: int | None
@@ -63,7 +63,8 @@ class DataModule(CheckedLoading, LightningDataModule):
 
     Args:
         batch_size: Rows of a global batch, over all ranks.
-        num_workers: Loading processes per rank; results do not depend on it.
+        num_workers: Loading processes per rank; results do not depend on it. By default none, but
+            on a GPU as many as a rank has cores, at most 8, where data are decoded or augmented.
         eval_batch_size: Rows of a global batch outside training; default ``batch_size``.
         drop_last: Whether to leave out the last training batch if it is smaller.
         shards: Number of parts that samples are assigned to for good, so that a rank keeps its own;
@@ -95,7 +96,7 @@ class DataModule(CheckedLoading, LightningDataModule):
     def __init__(
         self,
         batch_size: int = 128,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         eval_batch_size: int | None = None,
         drop_last: bool = False,
         shards: int | None = None,
@@ -423,12 +424,20 @@ class DataModule(CheckedLoading, LightningDataModule):
         batches: GlobalBatchSampler,
         augment: Callable[[Sample], Sample] | None,
     ) -> ElasticDataLoader:
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        trainer = self.trainer
+        on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        workers = self.num_workers
+        if workers is None:
+            # on a CPU the cores train, and what lies in memory is read faster than handed over
+            is_work = augment is not None or getattr(
+                root_and_rows(dataset, [])[0], "decodes", False
+            )
+            workers = usual_workers(trainer.num_devices) if trainer and on_cuda and is_work else 0
         loader: DataLoader[Any] = DataLoader(
             IndexedDataset(dataset, augment=augment, seed=self.seed, collate=self.collate),
             batch_sampler=batches,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             collate_fn=_passthrough,
             pin_memory=on_cuda,
             # its own generator: the loader must not draw from the one that training restores

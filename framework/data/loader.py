@@ -19,6 +19,24 @@ from framework.utilities.signals import out_of_their_reach
 
 _WORKERS: WeakKeyDictionary[BaseProcess, int] = WeakKeyDictionary()
 """Every worker, and the process that started it."""
+MOST_WORKERS = 8
+"""Workers of a loader at most where nobody says their number."""
+
+
+def usual_workers(ranks: int) -> int:
+    """Return how many workers a loader has on a rank that trains on a GPU: its cores, at most 8.
+
+    Args:
+        ranks: Ranks on this machine, which share its cores.
+    """
+    per_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if per_task.isdigit():
+        cores = int(per_task)
+    elif hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0)) // ranks
+    else:
+        cores = (os.cpu_count() or 1) // ranks
+    return max(1, min(cores, MOST_WORKERS))
 
 
 class ElasticDataLoader:
