@@ -28,6 +28,25 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def raise_on_all_ranks(error: Exception | None) -> None:
+    """Raise an error on every rank if there is one on any, as the others would wait in vain.
+
+    Args:
+        error: What went wrong on this rank, or None.
+
+    Raises:
+        ValueError: Something went wrong on another rank.
+    """
+    if world_size() > 1:
+        said: list[Any] = [None] * world_size()
+        dist.all_gather_object(said, None if error is None else str(error))
+        failed = [number for number, text in enumerate(said) if text is not None]
+        if error is None and failed:
+            raise ValueError(f"Rank {failed[0]}: {said[failed[0]]}")
+    if error is not None:
+        raise error
+
+
 def rows_per_rank(rows: int, device: torch.device | str = "cpu") -> list[int]:
     """Return how many rows every rank holds; ``[rows]`` on one process.
 

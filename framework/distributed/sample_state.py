@@ -15,6 +15,7 @@ from framework.distributed.collectives import (
     all_to_all,
     barrier,
     gather,
+    raise_on_all_ranks,
     rank,
     rows_per_rank,
     world_size,
@@ -259,7 +260,8 @@ class SampleState:
     def load_shards(self, directory: Path, name: str) -> None:
         """Continue from ``save_shard``, written by any number of ranks; called on every rank.
 
-        Nothing is changed unless all files can be read.
+        Nothing is changed unless all that are needed can be read, on every rank. The same number of
+        ranks need one file each, so that these may lie on the disks of several machines.
 
         Args:
             directory: Directory with the files.
@@ -268,22 +270,41 @@ class SampleState:
         Raises:
             RuntimeError: the layout is ``replicated``, see ``load_state_dict``.
             FileNotFoundError: a file is missing; it is named.
-            ValueError: a file is damaged, or belongs to another table.
+            ValueError: a file is damaged, or belongs to another table; or so on another rank.
         """
         self._check_saved_by("load_shards", sharded=True)
-        paths = _shard_paths(directory, name)
-        own = self.own_rows()
-        rows = torch.empty(len(own), *self.shape, dtype=self.dtype)
-        for writer, path in enumerate(paths):
-            saved = self._read_shard(path, writer, len(paths))
-            theirs = _rows_of(writer, len(paths), saved["shards"], self.num_samples)
-            common = torch.isin(theirs, own)
-            rows[torch.searchsorted(own, theirs[common])] = saved["rows"][common]
+        own, rows, failure = self.own_rows(), torch.empty(0), None
+        try:
+            rows = self._read_rows(own, directory, name)
+        except (OSError, ValueError) as error:
+            failure = error
+        raise_on_all_ranks(failure)
         if self.layout == "memmap":
             self._table[own] = rows
             barrier()
         else:
             self._table.copy_(rows)
+
+    def _read_rows(self, own: Tensor, directory: Path, name: str) -> Tensor:
+        """Return the rows of these indices; where W is the same they lie in this rank's file."""
+        writers = _number_of_shards(directory, name)
+        order: Sequence[int] = range(writers)
+        if same := writers == world_size():
+            order = sorted(order, key=lambda writer: writer != rank())
+        # one after the other: a name may speak of more ranks than there is memory for
+        for writer in order[:1] if same else order:
+            _shard(directory, name, writer, writers)
+        rows = torch.empty(len(own), *self.shape, dtype=self.dtype)
+        missing = len(own)
+        for writer in order:
+            if same and writer != rank() and not missing:
+                break
+            saved = self._read_shard(_shard(directory, name, writer, writers), writer, writers)
+            theirs = _rows_of(writer, writers, saved["shards"], self.num_samples)
+            common = torch.isin(theirs, own)
+            rows[torch.searchsorted(own, theirs[common])] = saved["rows"][common]
+            missing -= int(common.sum())
+        return rows
 
     def _read_shard(self, path: Path, writer: int, writers: int) -> dict[str, Any]:
         saved = load_archive(path, mmap=True)
@@ -367,8 +388,8 @@ def _rows_of(rank: int, ranks: int, shards: int, num_samples: int) -> Tensor:
     return index[index % shards * ranks // shards == rank]
 
 
-def _shard_paths(directory: Path, name: str) -> list[Path]:
-    """Return the complete set of a table's files, by rank."""
+def _number_of_shards(directory: Path, name: str) -> int:
+    """Return by how many ranks a table's files were written."""
     pattern = re.compile(re.escape(name) + r"-\d+-of-(\d+)\.pt")
     files = directory.iterdir() if directory.is_dir() else []
     totals = {int(m[1]) for m in (pattern.fullmatch(file.name) for file in files) if m}
@@ -376,12 +397,11 @@ def _shard_paths(directory: Path, name: str) -> list[Path]:
         raise FileNotFoundError(f"There is no shard of {name!r} in {directory}; {NEEDED}.")
     if len(totals) > 1:
         raise ValueError(f"{directory} holds shards of {name!r} by {sorted(totals)} ranks.")
-    ranks = totals.pop()
-    paths = []
-    # one after the other: a name may speak of more ranks than there is memory for
-    for r in range(ranks):
-        path = directory / f"{name}-{r}-of-{ranks}.pt"
-        if not path.is_file():
-            raise FileNotFoundError(f"The shard {path} is missing; {NEEDED}.")
-        paths.append(path)
-    return paths
+    return totals.pop()
+
+
+def _shard(directory: Path, name: str, writer: int, writers: int) -> Path:
+    path = directory / f"{name}-{writer}-of-{writers}.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"The shard {path} is missing; {NEEDED}.")
+    return path

@@ -113,6 +113,9 @@ def _misfit(value: Any, form: Any, place: str) -> str | None:
 def _miscount(loops: dict[str, Any], place: str) -> str | None:
     """Return the first count of a loop's progress that is none."""
     for key, value in loops.items():
+        if not isinstance(key, str):
+            # state of a loop of somebody's own, in which there is nothing to count
+            continue
         inner = f"{place}.{key}"
         form = {ANY: int} if key in ("total", "current") else dict if "progress" in key else object
         wrong = _misfit(value, form, inner)

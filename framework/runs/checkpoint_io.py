@@ -71,7 +71,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         write_atomically(target, lambda file: torch.save(checkpoint, file))
         remove_parts(target.parent)
-        _remove_shards(target, keep=checkpoint.get("shards"))
+        remove_shards(target, keep=checkpoint.get("shards"))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: Any = None
@@ -103,10 +103,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             rank_zero_warn(f"{path} is no checkpoint file and was not removed.")
             return
         remove_file(target)
-        _remove_shards(target)
+        remove_shards(target)
 
 
-def _remove_shards(checkpoint: Path, keep: str | None = None) -> None:
+def remove_shards(checkpoint: Path, keep: str | None = None) -> None:
     """Remove the side files of a checkpoint, but for one version."""
     name = re.compile(rf"{re.escape(checkpoint.name)}\.({TOKEN.pattern})\.shards")
     for folder in checkpoint.parent.iterdir() if checkpoint.parent.is_dir() else ():

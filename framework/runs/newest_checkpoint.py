@@ -30,7 +30,7 @@ def newest_checkpoint(*folders: Path) -> Path | None:
     for path in (path for folder in folders for path in folder.glob("[!.]*.ckpt")):
         try:
             if path.is_file():
-                steps[path] = _step(path)
+                steps[path] = step_of(path)
         except (OSError, ValueError) as error:
             _pass_over(error)
     for path in sorted(steps, key=lambda p: (steps[p], p.stem == "last", p.name), reverse=True):
@@ -42,7 +42,7 @@ def newest_checkpoint(*folders: Path) -> Path | None:
     return None
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
     """Return the steps of a checkpoint, of which nothing else is read but its table of contents."""
     step = load_archive(path, mmap=True, key="global_step")
     check_form({"global_step": step}, path)

@@ -21,11 +21,18 @@ from framework.distributed.collectives import rank, world_size
 from framework.distributed.sample_state import SampleState
 from framework.losses.loss import Loss
 from framework.objectives.errors import IncompatibleError
-from framework.runs.checkpoint_io import new_token, side_directory, use_atomic_checkpoints
+from framework.runs.checkpoint_io import (
+    new_token,
+    remove_shards,
+    side_directory,
+    use_atomic_checkpoints,
+)
 from framework.runs.csv_logger import RunLogger
 from framework.runs.optimizer_fit import refuse_state_of_others
 from framework.runs.own_checkpoints import follow_moved_run, own_checkpoints
+from framework.runs.same_checkpoint import check_same_checkpoint
 from framework.utilities.lightning_internals import (
+    call_before_restoring,
     call_before_saving,
     leave_closed_epoch,
     stop_calling_before_saving,
@@ -44,10 +51,12 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._rng: list[dict[str, Any]] | None = None
+        self._tokens: dict[Path, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write and read checkpoints safely, with side files next to them."""
         use_atomic_checkpoints(trainer)
+        call_before_restoring(trainer, check_same_checkpoint)
         if stage == "fit":
             call_before_saving(
                 trainer, lambda saved, path: self._save_shards(trainer, pl_module, saved, path)
@@ -86,6 +95,10 @@ class ExactResume(Callback):
         if "sample_state" not in checkpoint or not sharded:
             return
         checkpoint["shards"] = trainer.strategy.broadcast(new_token())
+        if trainer.local_rank == 0 and not trainer.is_global_zero and path in self._tokens:
+            # on another machine's disk nobody removes them when the checkpoint is replaced
+            remove_shards(path, keep=self._tokens[path])
+        self._tokens[path] = checkpoint["shards"]
         directory = side_directory(path, checkpoint["shards"])
         for name, state in sharded:
             state.save_shard(directory, name)

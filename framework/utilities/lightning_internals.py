@@ -224,6 +224,23 @@ def exit_code_of(trainer: Trainer, pid: int) -> int | None:
     return None
 
 
+def call_before_restoring(trainer: Trainer, hook: Callable[[Any], None]) -> None:
+    """Call ``hook(path)`` on every rank before the present run's checkpoint is read, None if none.
+
+    Lightning's own hooks are called on the ranks that have a checkpoint.
+    """
+    connector: Any = trainer._checkpoint_connector
+    connector.__dict__.pop("_restore_modules_and_callbacks", None)
+    restore_all = connector._restore_modules_and_callbacks
+
+    def restore(path: Any = None, *args: Any) -> None:
+        del connector._restore_modules_and_callbacks
+        hook(path)
+        restore_all(path, *args)
+
+    connector._restore_modules_and_callbacks = restore
+
+
 def call_before_saving(trainer: Trainer, hook: Callable[[dict[str, Any], Path], None]) -> None:
     """Call ``hook(checkpoint, path)`` on every rank before each checkpoint is written.
 

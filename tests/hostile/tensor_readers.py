@@ -65,6 +65,15 @@ def _(folder: Path) -> Any:
 
 
 @reader(
+    "digest", _checkpoint(old=False), ["framework.utilities.tensor_archive:archive_digest"], TENSORS
+)
+def _(folder: Path) -> Any:
+    from framework.utilities.tensor_archive import archive_digest
+
+    return archive_digest(folder / "last.ckpt")
+
+
+@reader(
     "checkpoint-old",
     _checkpoint(old=True),
     ["framework.runs.checkpoint_io:AtomicCheckpointIO.load_checkpoint"],
