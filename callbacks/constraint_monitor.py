@@ -14,6 +14,7 @@ from framework.objectives.errors import IncompatibleError
 from framework.optim import LionK
 from framework.optim.kappa import make_kappa
 from framework.optim.lion import has_gradient
+from framework.runs.panels import STEP, Panel
 from framework.utilities.checks import check_at_least
 from framework.utilities.lightning_internals import is_accumulating, logged_step
 
@@ -47,6 +48,7 @@ class ConstraintMonitor(Callback):
     """
 
     whole_parameters = True
+    panels: tuple[Panel, ...] = (Panel("Constraint of Lion-K", ("lion/*",), axis=STEP),)
 
     def __init__(self, every_n_steps: int = 50) -> None:
         check_at_least(1, every_n_steps=every_n_steps)

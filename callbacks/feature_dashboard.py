@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from framework.data.datasets import Batch
+from framework.figures.score_table import Table
 from framework.language.language_model import LanguageModel
 from framework.objectives.errors import IncompatibleError
+from framework.runs.media import log_table
 from framework.sparse_coding.feature_density import FeatureDensity
 from framework.sparse_coding.feature_html import Feature, Passage, render_page, token_texts
 from framework.sparse_coding.sparse_code import SparseCode
@@ -29,7 +30,7 @@ class FeatureDashboard(Callback):
     """Writes ``features.html`` into the run folder: the contexts that activate features most.
 
     A page is written after each validation or test, from the held-out tokens, and replaces the one
-    before; W&B, where it is among the loggers, gets the same as a table ``features``. It needs the
+    before; W&B, TensorBoard and MLflow get the same as a table ``features``. It needs the
     ``Activations`` datamodule, whose text is shown, and a module with a network ``sae`` that
     encodes. Encoding the held-out tokens once more is what it costs.
 
@@ -130,9 +131,7 @@ class FeatureDashboard(Callback):
         path = Path(trainer.default_root_dir) / "features.html"
         title = f"Features of {trainer.datamodule.hook_point}"  # type: ignore[attr-defined]
         write_atomically(path, lambda file: file.write(render_page(found, title).encode()))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                _log_table(logger, found, max(trainer.global_step - 1, 0))
+        log_table(trainer, "features", _table(found, title))
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -191,11 +190,10 @@ def _features(
     ]
 
 
-def _log_table(logger: WandbLogger, features: Sequence[Feature], step: int) -> None:
+def _table(features: Sequence[Feature], caption: str) -> Table:
     rows = [
-        [f.number, f.density, max(p.values), p.around_peak().marked()]
+        (f.number, f.density, max(p.values), p.around_peak().marked())
         for f in features
         for p in f.passages
     ]
-    columns = ["feature", "density", "activation", "context"]
-    logger.log_table("features", columns=columns, data=rows, step=step)
+    return Table(caption, ("feature", "density", "activation", "context"), rows)

@@ -6,29 +6,31 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from framework.figures.style import may_fail, save_png
+from framework.figures.score_table import Table
+from framework.figures.style import caption_of, may_fail, save_png
 from framework.runs.csv_logger import Row, RunLogger, read_metrics
+from framework.runs.media import as_csv, log_figure, log_table
 from framework.training.module import TrainingModule
 from framework.utilities.checks import check_at_least
+from framework.utilities.files import write_text
 from framework.utilities.precision import at_least_float32
 
 
 class FigureLogger(Callback):
-    """Draws the learning curves and what ``TrainingModule.figures`` returns.
+    """Draws the learning curves and what ``TrainingModule.figures`` and ``score_tables`` return.
 
     A run with a gradient combiner also has the weights of its terms and the angles between their
     gradients.
 
     The PNGs lie in ``figures/`` of the run folder, named after the stage, and each new drawing
-    replaces the last; loggers of W&B, TensorBoard and MLflow get every one. They are drawn at the
-    end of ``fit``, ``validate`` and ``test``, and in between after a validation. A figure that
-    cannot be drawn, or not sent to a logger, is named in a warning.
+    replaces the last; loggers of W&B, TensorBoard and MLflow get every one, with its heading as
+    caption. Tables lie in ``tables/`` as CSV and go the same way. All are made at the end of
+    ``fit``, ``validate`` and ``test``, and in between after a validation. What cannot be made, or
+    not sent to a logger, is named in a warning.
 
     Args:
         every_n_minutes: Least time in minutes between two drawings during training.
@@ -82,6 +84,9 @@ class FigureLogger(Callback):
             readable = {key: _in_single_precision(value) for key, value in values.items()}
             for name, figure in module.figures(stage, readable).items():
                 self._save(trainer, f"{prefix or stage}_{name}", figure)
+        with may_fail(f"the tables of {prefix or stage}", "made"):
+            for name, table in module.score_tables(stage, values).items():
+                self._save_table(trainer, f"{prefix or stage}_{name}", table)
         self._drawn_at = time.monotonic()
 
     @rank_zero_only
@@ -104,25 +109,11 @@ class FigureLogger(Callback):
     def _save(self, trainer: Trainer, name: str, figure: Any) -> None:
         path = Path(trainer.default_root_dir) / "figures" / f"{name}.png"
         save_png(figure, path)
-        # the number that Lightning gives to the values of this step
-        step = max(trainer.global_step - 1, 0)
-        for logger in trainer.loggers:
-            with may_fail(f"figures/{name}.png", f"sent to {type(logger).__name__}"):
-                log_image(logger, f"figures/{name}", path, step)
+        log_figure(trainer, f"figures/{name}", path, caption_of(figure))
 
-
-def log_image(logger: Logger, name: str, path: Path, step: int) -> None:
-    """Hand a picture to a logger that takes some."""
-    if isinstance(logger, WandbLogger):
-        logger.log_image(name, [str(path)], step=step)
-    elif isinstance(logger, TensorBoardLogger):
-        from PIL import Image
-
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        logger.experiment.add_image(name, pixels, step, dataformats="HWC")
-    elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_artifact(logger.run_id, str(path), "figures")
+    def _save_table(self, trainer: Trainer, name: str, table: Table) -> None:
+        write_text(Path(trainer.default_root_dir) / "tables" / f"{name}.csv", as_csv(table))
+        log_table(trainer, f"tables/{name}", table)
 
 
 def _in_single_precision(value: Any) -> Any:

@@ -336,6 +336,7 @@ class TrimtabCLI(DataArgumentsCLI):
     def _loggers(self, chosen: Any) -> Any:
         """Return the loggers of the config after our own, or False where there is to be none."""
         from framework.runs.csv_logger import RunLogger
+        from framework.runs.dashboard_logger import DashboardLogger
 
         if chosen is False:
             return False
@@ -344,6 +345,8 @@ class TrimtabCLI(DataArgumentsCLI):
         for part in (loggers := [*own, *given]):
             if getattr(part, "folder", "") is None:
                 part.folder = str(self.folder.path)
+            if isinstance(part, DashboardLogger):
+                part.command = self.subcommand
         return loggers
 
     def _own_callbacks(self, config: Any) -> list[Any]:

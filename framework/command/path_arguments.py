@@ -104,6 +104,8 @@ FOLDERS: dict[str, dict[str, str]] = {
     "PredictionWriter": {"path": "predictions"},
     "Profiler": {"dirpath": "measured times"},
     "RunLogger": {"folder": "`metrics.csv`"},
+    "RunMLFlowLogger": {"folder": "MLflow's record of the run", "tracking_uri": "metrics"},
+    "RunTensorBoardLogger": {"folder": "metrics"},
     "RunWandbLogger": {"folder": "W&B's record of the run"},
     "SampleState": {"directory": "a table of samples, removed as soon as it is mapped"},
     "SpikeDetection": {"exclude_batches_path": "numbers of batches"},

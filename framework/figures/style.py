@@ -57,7 +57,7 @@ def titled(
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure as PNG, whole or not at all, with what it says it shows as ``Description``.
 
     Letters that the usual font lacks, such as Chinese ones, are taken from other fonts that are
     installed.
@@ -71,7 +71,23 @@ def save_png(figure: Figure, path: Path) -> None:
         _choose_fonts(figure)
         figure.set_dpi(STYLE["savefig.dpi"])
         # savefig would draw twice, for a layout that one drawing makes too
-        write_atomically(path, FigureCanvasAgg(figure).print_png)
+        said = {"Description": caption_of(figure)}
+        draw = FigureCanvasAgg(figure).print_png
+        write_atomically(path, lambda file: draw(file, metadata=said))
+
+
+def caption_of(figure: Figure) -> str:
+    """Return what a figure says it shows: its heading and the titles of its parts.
+
+    Example:
+        >>> figure = titled("Confusion matrix", height=2)
+        >>> _ = figure.add_subplot().set_title("9 of 10 samples are classified correctly")
+        >>> caption_of(figure)
+        'Confusion matrix: 9 of 10 samples are classified correctly'
+    """
+    titles = [axes.get_title(loc) for axes in figure.axes for loc in ("left", "center", "right")]
+    parts = "; ".join(dict.fromkeys(title for title in titles if title))
+    return ": ".join(part for part in (figure.get_suptitle(), parts) if part)
 
 
 def _choose_fonts(figure: Figure) -> None:

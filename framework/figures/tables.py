@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from framework.figures.score_table import class_score_table, named_matrix
 from framework.figures.style import STYLE, titled
 
 
@@ -26,7 +27,7 @@ def confusion_matrix(
     Raises:
         ValueError: the matrix is not square, or the number of names is another.
     """
-    counts, names = _named(matrix, class_names)
+    counts, names = named_matrix(matrix, class_names)
     total, right = counts.sum(), np.trace(counts)
     return count_matrix(
         counts,
@@ -54,25 +55,18 @@ def class_scores(
     Raises:
         ValueError: The matrix is not square, or the number of names is another.
     """
-    counts, names = _named(matrix, class_names)
-    right, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    # 0 / 0, a class that is not there, is left out
-    recall, precision = right / np.maximum(true, 1), right / np.maximum(predicted, 1)
-    f1 = 2 * right / np.maximum(true + predicted, 1)
-    present = np.flatnonzero(true + predicted)
-    order = present[np.argsort(f1[present], kind="stable")][:rows]
+    scores = class_score_table(matrix, class_names)
     cells = [
-        [names[k], f"{true[k]:,.0f}", *(f"{score[k]:.3f}" for score in (precision, recall, f1))]
-        for k in order
+        [name, f"{samples:,}", *(f"{score:.3f}" for score in numbers)]
+        for name, samples, *numbers in scores.rows[:rows]
     ]
-    shown = f"the {len(order)} lowest of " if len(order) < len(present) else ""
-    figure = titled(f"Scores of {shown}{len(present)} classes", 0.8 + 0.25 * (len(cells) + 1))
+    shown = f"the {len(cells)} lowest of " if len(cells) < len(scores.rows) else ""
+    figure = titled(f"Scores of {shown}{len(scores.rows)} classes", 0.8 + 0.25 * (len(cells) + 1))
     axes = figure.add_subplot()
     axes.set_axis_off()
-    heads = ["class", "samples", "precision", "recall", "F1"]
     table = axes.table(
-        cells or [[""] * len(heads)],
-        colLabels=heads,
+        cells or [[""] * len(scores.columns)],
+        colLabels=scores.columns,
         colLoc="right",
         loc="center",
         edges="horizontal",
@@ -83,20 +77,6 @@ def class_scores(
     for cell in table.get_celld().values():
         cell.set_edgecolor("0.85")
     return figure
-
-
-def _named(
-    matrix: Tensor | np.ndarray | Sequence[Sequence[float]], class_names: Sequence[str] | None
-) -> tuple[np.ndarray, list[str]]:
-    """Return a confusion matrix as an array, and the names of its classes."""
-    counts = np.asarray(matrix.cpu() if isinstance(matrix, Tensor) else matrix, dtype=np.float64)
-    classes = len(counts)
-    if counts.shape != (classes, classes):
-        raise ValueError(f"A confusion matrix is square, got {counts.shape}.")
-    names = [str(k) for k in range(classes)] if class_names is None else list(class_names)
-    if len(names) != classes:
-        raise ValueError(f"{len(names)} class names do not fit a {classes} x {classes} matrix.")
-    return counts, names
 
 
 @rc_context(STYLE)

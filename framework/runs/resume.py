@@ -28,6 +28,7 @@ from framework.runs.checkpoint_io import (
     use_atomic_checkpoints,
 )
 from framework.runs.csv_logger import RunLogger
+from framework.runs.dashboard_logger import DashboardLogger
 from framework.runs.optimizer_fit import refuse_state_of_others
 from framework.runs.own_checkpoints import follow_moved_run, own_checkpoints
 from framework.runs.same_checkpoint import check_same_checkpoint
@@ -128,7 +129,7 @@ class ExactResume(Callback):
         self._rng = checkpoint.get("rng")
         self._step = int(checkpoint["global_step"])
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
+            if isinstance(logger, (RunLogger, DashboardLogger)):
                 logger.continue_from(self._step)
         saved = checkpoint.get("sample_state", {})
         for name, state in _tables(trainer, pl_module):

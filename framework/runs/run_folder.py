@@ -25,8 +25,19 @@ from framework.utilities.files import (
 
 TIME = "%Y-%m-%d_%H-%M-%S"
 EVALUATIONS = {
-    "validate": ("config_validate.yaml", "metrics_validate.csv", "figures/validate_*.png"),
-    "test": ("config_test.yaml", "metrics_test.csv", "figures/test_*.png", "features.html"),
+    "validate": (
+        "config_validate.yaml",
+        "metrics_validate.csv",
+        "figures/validate_*.png",
+        "tables/validate_*.csv",
+    ),
+    "test": (
+        "config_test.yaml",
+        "metrics_test.csv",
+        "figures/test_*.png",
+        "tables/test_*.csv",
+        "features.html",
+    ),
     "predict": ("config_predict.yaml", "predictions.*", "detections"),
 }
 """What an evaluation writes into a run folder."""

@@ -13,8 +13,10 @@ from torchmetrics import MetricCollection
 from framework.data.datasets import Batch
 from framework.data.facts import Facts, facts_of, model_arguments
 from framework.distributed.collectives import world_size
+from framework.figures.score_table import Table
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
+from framework.runs.panels import Panel
 from framework.training.batches import named_fields
 from framework.training.term_means import TermMeans
 from framework.utilities.evaluation_mode import evaluation_mode
@@ -25,8 +27,9 @@ from framework.utilities.precision import FullPrecisionDict
 class EvaluationModule(QuickHooksModule):
     """Runs a domain's metrics and losses over a validation or test set, and its predictions.
 
-    A domain writes ``evaluate`` and, where it has them, ``make_metrics``, ``figures``
-    and ``predict_columns``, or ``predict_step`` where predictions are no columns.
+    A domain writes ``evaluate`` and, where it has them, ``make_metrics``, ``figures``,
+    ``score_tables``, ``panels`` and ``predict_columns``, or ``predict_step`` where predictions are
+    no columns.
     """
 
     config: dict[str, Any] | None = None
@@ -40,6 +43,8 @@ class EvaluationModule(QuickHooksModule):
     """Fields that every batch must have, the input first; prediction needs that one only."""
     tuple_fields: tuple[str, ...] = ()
     """Names of the parts of a batch that is a tuple; without them a tuple is refused."""
+    panels: tuple[Panel, ...] = ()
+    """Charts of the domain on a dashboard, before those of every domain."""
     predicts_rows = True
     """False if ``predict_step`` returns something else than columns with a row per sample."""
 
@@ -139,6 +144,10 @@ class EvaluationModule(QuickHooksModule):
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return named matplotlib figures of an evaluation's metric values."""
+        return {}
+
+    def score_tables(self, stage: str, values: dict[str, Any]) -> dict[str, Table]:
+        """Return named tables of an evaluation's metric values, such as the scores of classes."""
         return {}
 
     @property

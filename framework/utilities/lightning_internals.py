@@ -19,7 +19,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
@@ -393,7 +393,7 @@ class OpenModelCheckpoint(ModelCheckpoint):
 
 
 class OpenWandbLogger(WandbLogger):
-    """Lightning's ``WandbLogger`` with public names for what a subclass needs before the start."""
+    """Lightning's ``WandbLogger`` with public names for what a subclass needs."""
 
     @property
     def start_options(self) -> dict[str, Any]:
@@ -412,9 +412,26 @@ class OpenWandbLogger(WandbLogger):
 
     def end_run(self, exit_code: int) -> None:
         """End the W&B run, so that the next use of ``experiment`` starts it again."""
+        run, self._experiment = self._experiment, None
+        if run is not None:
+            run.finish(exit_code=exit_code)
+
+    def send_checkpoints(self, checkpoint: ModelCheckpoint) -> None:
+        """Send what a callback has saved; for subclasses."""
+
+    def _scan_and_log_checkpoints(self, checkpoint_callback: ModelCheckpoint) -> None:
+        self.send_checkpoints(checkpoint_callback)
+
+
+class OpenTensorBoardLogger(TensorBoardLogger):
+    """Lightning's ``TensorBoardLogger`` with public names for what a subclass needs."""
+
+    def start_again(self, purge_step: int) -> None:
+        """Go on in another file, and leave out what the former ones have from a step on."""
         if self._experiment is not None:
-            self._experiment.finish(exit_code=exit_code)
+            self._experiment.close()
             self._experiment = None
+        self._kwargs["purge_step"] = purge_step
 
 
 class SubcommandCLI(LightningCLI):

@@ -21,11 +21,13 @@ from torchmetrics.classification import (
 
 from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch
+from framework.figures.score_table import Table, class_score_table
 from framework.layers.timm_backbone import timm_normalization
 from framework.losses.loss import ClassificationLoss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
+from framework.runs.panels import Panel
 from framework.training.compatibility import check_fact
 from framework.training.module import TrainingModule, TrainingOptions
 from framework.training.terms import rows_of
@@ -83,6 +85,10 @@ class Classifier(TrainingModule):
         "num_classes": "num_classes",
         "input_shape": "input_shape",
     }
+    panels: tuple[Panel, ...] = (
+        Panel("Accuracy", ("accuracy*", "robust_accuracy"), "share of the samples", best="max"),
+        Panel("Calibration error", ("calibration_error",), "difference of shares", best="min"),
+    )
     required_fields: tuple[str, ...] = ("image", "label")
     tuple_fields: tuple[str, ...] = ("image", "label")
     provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
@@ -248,3 +254,9 @@ class Classifier(TrainingModule):
             "confusion_matrix": confusion_matrix(counts, names),
             "class_scores": class_scores(counts, names),
         }
+
+    def score_tables(self, stage: str, values: dict[str, Any]) -> dict[str, Table]:
+        """Return the scores of each class."""
+        scores = class_score_table(values["confusion"], self.names_of_classes())
+        # where no label is known there are no classes
+        return {"class_scores": scores} if scores.rows else {}

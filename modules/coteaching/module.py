@@ -17,6 +17,7 @@ from framework.metrics.prefix_accuracy import PrefixAccuracy
 from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
 from framework.ops.prefix import prefix_predictions
+from framework.runs.panels import Panel
 from framework.training.compatibility import check_per_sample, check_unmixed
 from framework.training.terms import explained_labels
 from framework.utilities.checks import check_at_least
@@ -82,6 +83,14 @@ class CoTeaching(NestedClassifier):
         (2, 10)
     """
 
+    panels: tuple[Panel, ...] = (
+        *NestedClassifier.panels,
+        Panel(
+            "Samples that are trained on",
+            ("train/selected_epoch", "train/purity_epoch"),
+            "share of the samples",
+        ),
+    )
     provides: tuple[str, ...] = ("per_sample", "targets", "index")
 
     def __init__(

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from framework.clustering.reconstruction import layerwise_reconstruction_error
 from framework.data.datasets import Batch
+from framework.figures.score_table import Table
 from framework.objectives.objectives import Objectives
+from framework.runs.panels import STEP, Panel
 from framework.training.dataset_pass import sweep
 from framework.training.module import TrainingModule, TrainingOptions
 from modules.depict.network import DEPICTNetwork
@@ -109,6 +111,20 @@ class ClusterEvaluation(TrainingModule):
             measure(self.metrics, batch, code, assignment)
         return Objectives(per_sample={"reconstruction": reconstruction}, index=batch["index"])
 
+    panels: tuple[Panel, ...] = (
+        Panel("Clustering accuracy, by stage", ("accuracy*",), "share of the samples", best="max"),
+        Panel(
+            "Agreement with the classes, by stage",
+            ("nmi_geometric*", "adjusted_rand"),
+            "NMI, ARI",
+            best="max",
+        ),
+        Panel("Sizes of the clusters", ("smallest_*",), "share of the samples"),
+        Panel("Certainty of the assignment", ("max_probability",), "probability"),
+        Panel("Phase", ("train/phase",), "number of the phase", axis=STEP),
+        Panel("Change of the targets", ("train/target_change_epoch",)),
+    )
+
     def make_metrics(self) -> dict[str, Any]:
         """Return the metrics of clusterings, those that need labels only where there are any."""
         return cluster_metrics(self.num_clusters, self.network.input_shape, self._classes)
@@ -167,3 +183,12 @@ class ClusterEvaluation(TrainingModule):
         snapshots = self.snapshots if fitting else None
         current = "DEPICT" if self.part.name == "joint" else "the head, so far"
         return evaluation_figures(values, stages, snapshots, names, current)
+
+    def score_tables(self, stage: str, values: dict[str, Any]) -> dict[str, Table]:
+        """Return the clusters and, with labels, the class that each stands for."""
+        if not self.has_metrics:
+            return {}
+        from modules.depict.figures import cluster_table
+
+        names = getattr(self.datamodule, "class_names", None)
+        return {"clusters": cluster_table(values["sizes"], values.get("confusion"), names)}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from framework.clustering.contingency_table import match_clusters
 from framework.figures.groups import MOST_NAMED, group_colors, name_groups
+from framework.figures.score_table import Table
 from framework.figures.style import COLORS, STYLE, WIDTH, titled
 from framework.figures.tables import count_matrix
 from modules.depict.snapshots import Snapshots
@@ -170,6 +171,28 @@ def _text_width(text: str, fontsize: float) -> float:
 def _order(match: Sequence[int]) -> list[int]:
     """Return the clusters in the order of their classes, those without one last."""
     return sorted(range(len(match)), key=lambda k: (match[k] < 0, match[k], k))
+
+
+def cluster_table(
+    sizes: Tensor, table: Tensor | None, class_names: Sequence[str] | None = None
+) -> Table:
+    """Return the samples of each cluster and, where labels are known, the class it stands for.
+
+    Args:
+        sizes: (K,) samples of each cluster.
+        table: (K, C) counts of ``ContingencyTable``; None without labels.
+        class_names: Names of the C classes; default 0..C-1.
+    """
+    counts = [int(size) for size in sizes]
+    caption = f"{sum(counts):,} samples in {len(counts)} clusters"
+    if table is None:
+        return Table(caption, ("cluster", "samples"), list(enumerate(counts)))
+    names = _names(class_names, table.shape[1])
+    rows = [
+        (k, counts[k], names[c] if c >= 0 else "none", int(table[k, c]) if c >= 0 else 0)
+        for k, c in enumerate(match_clusters(table).tolist())
+    ]
+    return Table(caption, ("cluster", "samples", "class", "samples of the class"), rows)
 
 
 def _names(names: Sequence[str] | None, count: int) -> list[str]:

@@ -14,6 +14,7 @@ from framework.data.datasets import Batch
 from framework.layers.gradient_reversal import ReversalSchedule
 from framework.metrics.embedding_sample import EmbeddingSample, EmbeddingSnapshot
 from framework.objectives.objectives import Objectives
+from framework.runs.panels import STEP, Panel
 from framework.training.dataset_pass import visit
 from modules.classifier.module import Classifier
 from modules.domain_adaptation.alignment import Aligned, Alignment
@@ -83,6 +84,25 @@ class DomainEvaluation(Classifier):
         if self.alignment is None:
             return None
         return self.alignment(features, logits, batch["domain"], self.reversal(self.global_step))
+
+    panels: tuple[Panel, ...] = (
+        Panel(
+            "Accuracy on the target",
+            ("accuracy", "accuracy_per_class"),
+            "share of the samples",
+            best="max",
+        ),
+        Panel("Accuracy on the source", ("source_accuracy",), "share of the samples", best="max"),
+        # at one half it cannot tell the domains apart
+        Panel("Accuracy of the discriminator", ("discriminator_accuracy",), "share of the samples"),
+        Panel(
+            "Accuracy of the discriminator, by step",
+            ("train/discriminator_accuracy",),
+            "share of the samples",
+            axis=STEP,
+        ),
+        Panel("Loss of the guide", ("guide_loss",)),
+    )
 
     def make_metrics(self) -> DomainScores:
         """Return the metrics of both domains."""

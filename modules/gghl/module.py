@@ -17,9 +17,11 @@ from framework.detection.detections import Detections, names_of_classes, objects
 from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
 from framework.detection.tiles import to_whole_image
 from framework.distributed.collectives import shared_generator
+from framework.figures.score_table import Table
 from framework.losses.loss import ClassificationLoss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
+from framework.runs.panels import STEP, Panel
 from framework.training.compatibility import check_fact, check_per_sample
 from framework.training.module import TrainingModule, TrainingOptions
 from framework.utilities.checks import check_at_least, check_interval
@@ -94,6 +96,10 @@ class GGHL(TrainingModule):
     """
 
     arguments_from_data: Mapping[str, str] = {"num_classes": "num_classes"}
+    panels: tuple[Panel, ...] = (
+        Panel("Mean average precision", ("map*",), "average over the classes", best="max"),
+        Panel("Positive locations", ("train/positives",), "locations in a step", axis=STEP),
+    )
     required_fields = ("image", "quads", "label", "index")
     provides = ("per_sample", "predictions", "index")
     predicts_rows = False
@@ -319,12 +325,25 @@ class GGHL(TrainingModule):
         """Return images with detections and true objects, and precision over recall."""
         from framework.detection.figures import detection_panels, precision_recall
 
-        known = self.class_names or getattr(self.datamodule, "class_names", None)
-        names = names_of_classes(known, self.num_classes)
+        names = self._names()
         figures = {"precision_recall": precision_recall(values, names)}
         if "samples" in values:
             figures["detections"] = detection_panels(values["samples"], names)
         return figures
+
+    def score_tables(self, stage: str, values: dict[str, Any]) -> dict[str, Table]:
+        """Return the average precision of each class that has objects."""
+        # torchmetrics makes a scalar of a single class's precision
+        ap = values["ap_50"].reshape(-1).tolist()
+        rows = [
+            (name, value) for name, value in zip(self._names(), ap, strict=True) if value == value
+        ]
+        caption = "Average precision of each class at an overlap of 0.5"
+        return {"average_precision": Table(caption, ("class", "AP50"), rows)}
+
+    def _names(self) -> Sequence[str]:
+        known = self.class_names or getattr(self.datamodule, "class_names", None)
+        return names_of_classes(known, self.num_classes)
 
 
 def _check_coordinates(precision: str, data: Any) -> None:

@@ -8,10 +8,12 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from framework.data.datasets import Batch
+from framework.figures.score_table import Table
 from framework.layers.nested_dropout import NestedDropout
 from framework.metrics.prefix_accuracy import PrefixAccuracy, best_prefix
 from framework.objectives.objectives import Objectives
 from framework.ops.prefix import prefix_predictions
+from framework.runs.panels import Panel
 from modules.classifier.module import Classifier, ClassifierOptions
 from modules.nested.network import NestedNetwork
 
@@ -59,6 +61,11 @@ class NestedClassifier(Classifier):
         >>> tuple(model(torch.zeros(2, 1, 8, 8)).shape)
         (2, 10)
     """
+
+    panels: tuple[Panel, ...] = (
+        *Classifier.panels,
+        Panel("Features that are used", ("best_prefix",), "features"),
+    )
 
     def __init__(
         self,
@@ -130,3 +137,7 @@ class NestedClassifier(Classifier):
 
         curves = {"one network": values["prefix_accuracy"].cpu()}
         return {"prefix_accuracy": prefix_accuracy_curves(curves, self.eval_k)}
+
+    def score_tables(self, stage: str, values: dict[str, Any]) -> dict[str, Table]:
+        """Return nothing: the classes are not told apart."""
+        return {}

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
 
 from framework.data.datasets import Batch
+from framework.figures.score_table import Table
 from framework.losses.loss import RegressionLoss
 from framework.metrics.r2_score import R2Score
 from framework.metrics.sample_pairs import SamplePairs
 from framework.objectives.objectives import Objectives
+from framework.runs.panels import Panel
 from framework.training.compatibility import check_fact
 from framework.training.module import TrainingModule, TrainingOptions
 from framework.training.terms import rows_of
@@ -60,6 +62,10 @@ class Regressor(TrainingModule):
     """
 
     arguments_from_data = {"num_inputs": "input_size", "num_targets": "num_targets"}  # noqa: RUF012
+    panels: tuple[Panel, ...] = (
+        Panel("Error", ("rmse", "mae"), "unit of the target", best="min"),
+        Panel("Explained variance", ("r2",), "share of the variance", best="max"),
+    )
     required_fields = ("input", "target")
     tuple_fields = ("input", "target")
     provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
@@ -177,6 +183,24 @@ class Regressor(TrainingModule):
             )
             for predicted, true, name in rows
         }
+
+    def score_tables(self, stage: str, values: dict[str, Any]) -> dict[str, Table]:
+        """Return the errors of each target."""
+        predictions, targets = values["pairs"].double().cpu().unbind(1)
+        names = getattr(self.datamodule, "target_names", None) or self.data_facts.get(
+            "target_names"
+        )
+        errors = (predictions - targets).T
+        rows = [
+            (
+                names[t] if names else f"target_{t}",
+                error.square().mean().sqrt().item(),
+                error.abs().mean().item(),
+            )
+            for t, error in enumerate(errors)
+        ]
+        caption = f"Errors of {len(targets):,} samples, in the unit of the target"
+        return {"target_errors": Table(caption, ("target", "RMSE", "MAE"), rows)}
 
     def _target_fact(self, name: str, default: float) -> Tensor:
         """Return the mean or the unit of the targets that the datamodule names."""

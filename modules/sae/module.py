@@ -17,6 +17,7 @@ from framework.data.datasets import Batch
 from framework.distributed.collectives import all_reduce_sum, rank, world_size
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
+from framework.runs.panels import STEP, Panel
 from framework.sparse_coding.decoder_overlap import duplicate_share
 from framework.sparse_coding.normalization import Normalization
 from framework.sparse_coding.selection import Selection
@@ -93,6 +94,20 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
         (2, 8)
     """
 
+    panels: tuple[Panel, ...] = (
+        Panel("Unexplained variance", ("fvu*", "nmse_*"), "share of the variance", best="min"),
+        Panel("Loss of the language model", ("loss_recovered*", "ce_*", "delta_ce"), "share, nats"),
+        Panel("Active features of a token", ("l0", "l0_std", "l0/*"), "features"),
+        Panel("Active features, by step", ("train/l0",), "features", axis=STEP),
+        Panel(
+            "Dead and rare features",
+            ("dead_share", "underused_share", "duplicate_share"),
+            "share of the features",
+        ),
+        Panel("Dead features, by step", ("train/dead_share",), "share of the features", axis=STEP),
+        Panel("Fit of the density", ("zipf_*",)),
+        Panel("Direction and length", ("cos", "l2_ratio", "rel_rec_bias"), "ratio"),
+    )
     required_fields: tuple[str, ...] = ("activation",)
     tuple_fields: tuple[str, ...] = ("activation",)
     provides: tuple[str, ...] = ("per_sample", "index")

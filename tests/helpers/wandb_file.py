@@ -73,3 +73,27 @@ def config(folder: Path) -> dict[str, Any]:
         update = record.config if record.HasField("config") else record.run.config
         found |= {item.key: json.loads(item.value_json) for item in update.update}
     return found
+
+
+def axes(folder: Path) -> dict[str, str]:
+    """Return the metric that each metric is drawn against."""
+    found: dict[str, str] = {}
+    for record in records(folder):
+        if record.HasField("metric") and record.metric.name and record.metric.step_metric:
+            found[record.metric.name] = record.metric.step_metric
+    return found
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Return the run's summary, of what was logged last and what was set."""
+    found: dict[str, Any] = {}
+    for record in records(folder):
+        if record.HasField("summary"):
+            for item in record.summary.update:
+                found[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    return found
+
+
+def first_run(folder: Path) -> Any:
+    """Return the record with which the run began."""
+    return next(record.run for record in records(folder) if record.HasField("run"))

@@ -168,3 +168,15 @@ def _(folder: Path) -> Any:
     from framework.runs.wandb_logger import _run_id
 
     return _run_id(folder / "wandb_run_id")
+
+
+@reader(
+    "mlflow-id",
+    lambda: {"mlflow_run_id": b"0a1b2c3d" * 4 + b"\n"},
+    ["framework.runs.mlflow_logger:_known_run_id"],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    from framework.runs.mlflow_logger import _known_run_id
+
+    return _known_run_id(folder / "mlflow_run_id")
