@@ -173,6 +173,9 @@ def taken_signals(is_program: bool = False) -> Iterator[None]:
     except Interrupted as stop:
         if stop.said:
             sys.stderr.write(f"trimtab: {stop.said}\n")
+        if is_program:
+            # how to go on is the last line, and not what a logger says whose service ended as well
+            sys.unraisablehook = lambda unraisable: None
         raise
     finally:
         _command.restore(ignores=is_program)
