@@ -179,10 +179,12 @@ class TrimtabCLI(DataArgumentsCLI):
     def _note_how_to_go_on(self, error: BaseException) -> None:
         """Add it to the error of a run that had begun to train."""
         trainer: Trainer | None = getattr(self, "trainer", None)
-        if trainer is None or not trainer.global_step or not isinstance(error, FORESEEN):
+        if trainer is None or not trainer.is_global_zero or not isinstance(error, FORESEEN):
             return
-        newest = newest_checkpoint(self.folder.path / "checkpoints")
-        if self.subcommand == "fit" and trainer.is_global_zero and newest is not None:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(one.has_trained for one in callbacks if isinstance(one, PreemptionCheckpoint)):
+            return
+        if (newest := newest_checkpoint(self.folder.path / "checkpoints")) is not None:
             error.add_note(f"{GO_ON} {shlex.quote(str(newest))}")
 
     def _run(self, args: Sequence[str]) -> None:

@@ -88,6 +88,7 @@ class PreemptionCheckpoint(Checkpoint):
         self.interrupts = interrupts
         self.requeue_signal = requeue_signal
         self.requeue = requeue
+        self.has_trained = False
         self._signals = StopSignals()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -137,6 +138,7 @@ class PreemptionCheckpoint(Checkpoint):
 
         A resumed run would skip the validation or the epoch's end that follows.
         """
+        self.has_trained = True
         if is_accumulating(trainer) or trainer.is_last_batch or validation_follows(trainer):
             return
         on_gpu = trainer.strategy.root_device.type == "cuda"

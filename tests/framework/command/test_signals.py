@@ -343,3 +343,24 @@ def test_tasks_that_are_not_the_ranks_are_refused(
     assert stop.value.code == 1
     assert trimtab_lines(capfd.readouterr().err) == [f"trimtab: {said}"]
     assert not (tmp_path / "run").exists()
+
+
+class Fails(Callback):
+    """Raises an error in the third step."""
+
+    def on_train_batch_start(self, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == 2:
+            raise ValueError("Something is wrong.")
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_an_error_in_training_is_followed_by_how_to_go_on(
+    saves: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--last_checkpoint.every_n_train_steps=1"] if saves else []
+    assert run("fit", tmp_path / "a run", *options, callbacks=[Fails()]) == 1
+    last = tmp_path / "a run" / "checkpoints" / "last.ckpt"
+    assert trimtab_lines(capfd.readouterr().err) == [
+        "trimtab: Something is wrong.",
+        *[f"trimtab: continue with trimtab fit --ckpt_path '{last}'"] * saves,
+    ]
