@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from framework.utilities.files import part_of
 from tests.helpers.configs import DOMAINS, SYSTEMS, arguments, base_of, one_of_many, overlays
 from tests.helpers.runs import (
     Record,
@@ -230,9 +231,12 @@ def test_a_job_that_is_started_again_goes_on_by_itself(end, tmp_path, monkeypatc
     if end == "truncated":
         newest.write_bytes(newest.read_bytes()[:-200])
         step = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    part = part_of(newest)
+    part.touch()
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(len(ends)))
     code, resumed = fit_in_child(args, tmp_path / "resumed.pt")
     assert code == 0
+    assert not part.exists()
     assert len(resumed.steps) == len(whole.steps) - step
     assert_same_bits(whole, resumed)
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (

@@ -48,7 +48,7 @@ from framework.runs.stop_signals import Interrupted, taken_signals
 from framework.runs.version_0_1 import current_arguments
 from framework.utilities.console import PlainConsole
 from framework.utilities.error_reason import reason_of
-from framework.utilities.files import write_text
+from framework.utilities.files import remove_parts, write_text
 from framework.utilities.lightning_internals import slurm_environment
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
@@ -277,6 +277,9 @@ class TrimtabCLI(DataArgumentsCLI):
                 sys.stderr.write(f"trimtab: {said}.\n")
             raise SystemExit(0)
         given = {Path(config[name].dirpath) for name in CHECKPOINTS if config[name].dirpath}
+        if self.folder.held is not None:
+            # of a save that was killed
+            remove_parts(folder / "checkpoints", age=0)
         newest = newest_checkpoint(folder / "checkpoints", folder, *given)
         if newest is not None:
             config.ckpt_path = str(newest)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from framework.runs.config_files import CONFIG_FLAGS, find_config, option
+from framework.runs.config_files import CONFIG_FLAGS, ROOT, find_config, name_of_config, option
 from framework.runs.newest_checkpoint import newest_checkpoint
 
 OF_SLURM = re.compile(r"hpc_ckpt_\d+\.ckpt")
@@ -52,14 +52,17 @@ def accompanying_config(args: Sequence[str]) -> Path | None:
 def resolve_checkpoints(args: Sequence[str]) -> list[str]:
     """Return the arguments with a run folder in the place of a checkpoint as one of its files.
 
-    It is the newest checkpoint where training goes on, else the best.
+    It is the newest checkpoint where training goes on, else the best. ``fit --ckpt_path last``
+    stands for the newest one in the folder that ``--run_folder`` or ``--name`` names, and for none
+    where there is none yet, so that the same command begins a run and goes on with it.
 
     Raises:
         FileNotFoundError: A folder without a checkpoint.
+        ValueError: ``last`` without the name of a run.
     """
     find = find_newest if "fit" in args else find_checkpoint
     resolved: list[str] = []
-    for argument in args:
+    for argument in _resolve_last(args) if "fit" in args else args:
         flag, equals, value = argument.partition("=")
         if resolved and resolved[-1] == "--ckpt_path":
             argument = str(find(Path(argument)))
@@ -67,6 +70,25 @@ def resolve_checkpoints(args: Sequence[str]) -> list[str]:
             argument = f"{flag}={find(Path(value))}"
         resolved.append(argument)
     return resolved
+
+
+def _resolve_last(args: Sequence[str]) -> list[str]:
+    if option(args, "--ckpt_path")[-1:] != ["last"]:
+        return list(args)
+    if exact := option(args, "--run_folder"):
+        folder = Path(exact[-1]).expanduser()
+    elif name := option(args, "--name"):
+        root = option(args, "--trainer.default_root_dir") or [ROOT]
+        folder = Path(root[-1]).expanduser() / name_of_config(args) / name[-1]
+    else:
+        raise ValueError("--ckpt_path last goes on with a run that --name or --run_folder names.")
+    kept = [
+        argument
+        for argument, before in zip(args, ["", *args], strict=False)
+        if "--ckpt_path" not in (argument.partition("=")[0], before)
+    ]
+    newest = newest_checkpoint(folder / "checkpoints", folder)
+    return kept if newest is None else [*kept, "--ckpt_path", str(newest)]
 
 
 def find_checkpoint(path: Path) -> Path:

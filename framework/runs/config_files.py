@@ -9,6 +9,8 @@ from pathlib import Path
 from framework.utilities.nearest_names import nearest
 
 CONFIG_FLAGS = ("--config", "-c")
+ROOT = "runs"
+"""Folder of all runs, where nobody names another."""
 
 
 def option(args: Sequence[str], *names: str) -> list[str]:
@@ -21,6 +23,16 @@ def option(args: Sequence[str], *names: str) -> list[str]:
             if argument.startswith(f"{name}="):
                 values.append(argument.partition("=")[2])
     return values
+
+
+def name_of_config(args: Sequence[str]) -> str:
+    """Return the name that a command's config gives to the folder of its runs."""
+    configs = option(args, *CONFIG_FLAGS)
+    if not configs:
+        return "run"
+    path = Path(configs[0]).resolve()
+    of_run = any((path.parent / name).exists() for name in ("metrics.csv", "checkpoints"))
+    return path.parent.parent.name if of_run and path.name == "config.yaml" else path.stem
 
 
 def installed_configs() -> Path | None:

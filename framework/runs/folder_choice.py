@@ -11,13 +11,11 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from framework.runs.checkpoint_argument import run_of
-from framework.runs.config_files import CONFIG_FLAGS, option
+from framework.runs.config_files import ROOT, name_of_config, option
 from framework.runs.job import agent_store, current_job
 from framework.runs.run_folder import TIME, RunFolder, check_links, holds_run, numbered
 from framework.runs.run_record import HeldFolder, RunRecord, read_record, record_of
 from framework.utilities.files import make_folder
-
-ROOT = "runs"
 
 
 def choose_run_folder(
@@ -61,21 +59,12 @@ def choose_run_folder(
             return _go_on_in(own, record)
     if "TRIMTAB_RUN_FOLDER" in os.environ and "LOCAL_RANK" in os.environ:
         return _of_other_rank(Path(os.environ["TRIMTAB_RUN_FOLDER"]), record)
-    parent = Path(root or ROOT).expanduser() / _name_of_config(args)
+    parent = Path(root or ROOT).expanduser() / name_of_config(args)
     if name is not None and (not name or name.startswith(".") or Path(name).name != name):
         raise ValueError(f"name must be a name for a folder, got {name!r}.")
     chosen = _of_rank_zero(parent, name, record)
     os.environ["TRIMTAB_RUN_FOLDER"] = str(chosen.path)
     return chosen
-
-
-def _name_of_config(args: Sequence[str]) -> str:
-    configs = option(args, *CONFIG_FLAGS)
-    if not configs:
-        return "run"
-    path = Path(configs[0]).resolve()
-    of_run = any((path.parent / name).exists() for name in ("metrics.csv", "checkpoints"))
-    return path.parent.parent.name if of_run and path.name == "config.yaml" else path.stem
 
 
 def _of_rank_zero(parent: Path, name: str | None, record: RunRecord) -> RunFolder:

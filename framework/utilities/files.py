@@ -181,14 +181,20 @@ def move(path: Path, target: Path) -> None:
         path.rename(target)
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove the parts in a folder, files and folders, that killed processes left long ago."""
-    oldest = time.time() - LEFT_BEHIND
+def remove_parts(folder: Path, age: float = LEFT_BEHIND) -> None:
+    """Remove the parts in a folder, files and folders, that killed processes left.
+
+    Args:
+        folder: Folder.
+        age: Seconds without a change after which a part is nobody's; 0 where this process alone
+            writes there.
+    """
+    oldest = time.time() - age
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):
                 is_part = _PART.fullmatch(entry.name)
-                if not is_part or entry.stat(follow_symlinks=False).st_mtime >= oldest:
+                if not is_part or entry.stat(follow_symlinks=False).st_mtime > oldest:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     remove_new_folder(Path(entry.path))

@@ -100,6 +100,31 @@ def test_a_run_folder_stands_for_its_checkpoint():
             assert args[2:] == [f"run/checkpoints/{name}.ckpt", "--x", "run"]
 
 
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        (["--run_folder=mine"], "mine"),
+        (["--config", "digits", "--name", "first"], "runs/digits/first"),
+        (["--config=digits", "--name=first", "--trainer.default_root_dir=out"], "out/digits/first"),
+    ],
+)
+def test_last_begins_a_named_run_and_goes_on_with_it(options, folder):
+    for last in (["--ckpt_path", "last"], ["--ckpt_path=last"]):
+        assert resolve_checkpoints(["fit", *options, *last, "-x"]) == ["fit", *options, "-x"]
+    Path(folder, "checkpoints").mkdir(parents=True)
+    save(Path(folder, "checkpoints/best.ckpt"), step=6)
+    path = save(Path(folder, "checkpoints/last.ckpt"), step=8)
+    found = resolve_checkpoints(["fit", *last, *options])
+    assert found == ["fit", *options, "--ckpt_path", str(path)]
+    places = {"exact": "mine"} if folder == "mine" else {"root": Path(folder).parts[0]}
+    assert choose(found, name=None if folder == "mine" else "first", **places) == Path(folder)
+
+
+def test_last_needs_the_name_of_a_run():
+    with pytest.raises(ValueError, match="--ckpt_path last goes on with a run that --name or"):
+        resolve_checkpoints(["fit", "--config=digits", "--ckpt_path=last"])
+
+
 def test_a_checkpoint_that_slurm_left_in_a_former_version_is_one_of_its_run():
     Path("runs/classifier/slurm-8").mkdir(parents=True)
     Path("runs/classifier/slurm-8/config.yaml").touch()
