@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import resource
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 import trimtab
 from callbacks import FigureLogger, PredictionWriter
 from framework.command import cli
+from tests.faults.disks import fills, mount
 from tests.faults.invariant import (
     Whole,
     assert_ended_alike,
@@ -38,36 +37,6 @@ FAULTS = (
     "Limit of a file's size (`ulimit -f`)",
     "Read-only folder of checkpoints",
 )
-
-
-def mount(place: Path, *options: str) -> None:
-    """Mount something, or skip the test."""
-    done = subprocess.run(["mount", *options, str(place)], check=False, capture_output=True)
-    if done.returncode:
-        pytest.skip(f"mounting needs root: {done.stderr.decode().strip()}")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount(place, "-t", "tmpfs", "-o", "size=4m", "tmpfs")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def fills(disk: Path, free: int = 0) -> Callable[[], None]:
-    """Return what leaves so many bytes of a disk free."""
-
-    def fill() -> None:
-        with (disk / "filler").open("wb", buffering=0) as file:
-            with suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
-            file.truncate(file.tell() - free)
-
-    return fill
 
 
 @pytest.mark.parametrize(

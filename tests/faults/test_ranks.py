@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
+from tests.faults.disks import fills
 from tests.faults.invariant import (
     EVERY,
     KILLED,
@@ -43,11 +44,12 @@ ARGS = [*arguments("classifier", "with/saf"), "--trainer.precision=64-true", EVE
 
 def run_both(
     folder: Path,
-    killed: int | None = None,
+    hurt: int | None = None,
     moment: Callable[[int, Moment], bool] | None = None,
+    act: Callable[[], None] = kill,
     ckpt_path: Path | None = None,
 ) -> list[Outcome]:
-    """Fit on two ranks, as torchrun would start them, of which one may be killed at a moment."""
+    """Fit on two ranks, as torchrun would start them, of which one may be hurt at a moment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,7 +62,7 @@ def run_both(
             os.environ |= environment_of(rank, port)
             # Lightning was imported before it could read the rank
             rank_zero_only.rank = rank  # type: ignore[attr-defined]
-            extra: list[Any] = [Moments(folder, moment, kill)] if rank == killed else []
+            extra: list[Any] = [Moments(folder, moment, act)] if rank == hurt else []
             return fit_on_two_ranks(args, extra=extra)
 
         return in_process(work)
@@ -98,3 +100,20 @@ def test_a_killed_rank(killed: int, moment: str, ranks: int, tmp_path: Path) -> 
     assert going_on.code == 0, going_on.said
     assert going_on.record is not None
     assert_ended_alike(whole, folder, going_on.record, exactly=ranks == 2)
+
+
+@pytest.mark.combination
+@pytest.mark.parametrize("part", ["SAF.history", ".last.ckpt"])
+def test_a_full_disk_of_one_rank_ends_both(part: str, disk: Path) -> None:
+    folder = disk / "run"
+    first, second = run_both(folder, 0, when("open", part, 3), fills(disk))
+    assert first.code == second.code == 1
+    assert_as_told("Full disk: side files", first)
+    # the other could not write either, or waits for the first
+    if "another rank" in second.said:
+        assert_as_told(FAULTS[0], second)
+    else:
+        assert_as_told("Full disk: side files", second)
+    (disk / "filler").unlink()
+    outcomes = run_both(folder, ckpt_path=folder)
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].said
