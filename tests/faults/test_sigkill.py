@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.invariant import Whole, assert_goes_on, newest, run, whole_run
+from tests.faults.invariant import Whole, assert_goes_on, assert_saved, newest, run, whole_run
 from tests.faults.moments import Moment, Moments, at, draw, kill, when
 from tests.faults.table import assert_as_told
 from tests.helpers.configs import SYSTEMS, arguments, one_of_many
@@ -21,19 +21,23 @@ FAULTS = ("SIGKILL", "SIGKILL before anything was saved")
 
 def kill_often(whole: Whole, folder: Path, name: str, kills: int) -> None:
     """Kill a run at drawn moments, once more as it goes on, and then let it end."""
-    numbers = draw(name, whole.moments, -(-kills // 2))
-    path = folder / "killed"
-    for turn in range(kills):
-        number, ckpt_path = numbers[turn // 2], None
-        if turn % 2:
+    end = whole.record.steps[-1]["step"]
+    path, number, done = folder / "killed", 0, 0
+    for turn, drawn in enumerate(draw(name, whole.moments, kills)):
+        if turn % 2 and done < end:
             # what is left to be done has more moments than this
-            number, ckpt_path = (len(whole.moments) - number) // 2, newest(path)
-        outcome = run(whole.args, path, Moments(path, at(number), kill), ckpt_path=ckpt_path)
-        assert_as_told(FAULTS[0], outcome)
+            number = (len(whole.moments) - number) // 2
+        else:
+            if turn:
+                assert_goes_on(whole, path)
+                shutil.rmtree(path)
+            number, done = drawn, 0
         print(f"{name}: kill {turn} at moment {number} of {len(whole.moments)}")  # noqa: T201
-        if turn % 2 or turn == kills - 1:
-            assert_goes_on(whole, path)
-            shutil.rmtree(path)
+        moments = Moments(path, at(number), kill)
+        outcome = run(whole.args, path, moments, ckpt_path=path if done else None)
+        assert_as_told(FAULTS[0], outcome)
+        done = assert_saved(whole, path)
+    assert_goes_on(whole, path)
 
 
 @pytest.mark.parametrize(
