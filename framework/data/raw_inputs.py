@@ -79,7 +79,7 @@ def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | Non
     if len({image.shape for image in found}) != 1:
         shapes = sorted({tuple(image.shape) for image in found})
         raise ValueError(f"Images of one call must have one shape, got {shapes}.")
-    return torch.stack(found)
+    return found[0][None] if len(found) == 1 else torch.stack(found)
 
 
 def _as_image(picture: Any, shape: Sequence[int] | None, resize: int | None) -> Tensor:
@@ -93,8 +93,9 @@ def _as_image(picture: Any, shape: Sequence[int] | None, resize: int | None) -> 
         )
     channels = 3 if shape is None else shape[0]
     image = open_image(picture)
-    if image.mode != "F":  # which has the levels that 8 bits have not
-        image = image.convert("RGB" if channels == 3 else "L")
+    wanted = "RGB" if channels == 3 else "L"
+    if image.mode not in ("F", wanted):  # F has the levels that 8 bits have not
+        image = image.convert(wanted)
     if shape is not None:
         size = list(shape[1:])
         covering = _covering(size, image.size, resize)
