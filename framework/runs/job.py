@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 LAST_STEP = 0xFFFFFFF0
 """Numbers of steps from here on are SLURM's own, such as that of a batch script."""
+
+WAIT = 60
+"""Seconds to wait for rank 0, which may have died before it was counted."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,17 @@ def _starts(host: str, port: int, rank: str) -> int:
     """Return which process of a rank this is; agents of several machines count for themselves."""
     store = agent_store()
     assert store is not None
-    return int(store.add(f"trimtab/starts/{rank}", 1))
+    started = int(store.add(f"trimtab/starts/{rank}", 1))
+    cleared = f"trimtab/cleared/{started}"
+    if started > 1 and rank == "0":
+        # by these the ranks would look for processes that are gone
+        for key in filter(lambda key: key.startswith("default_pg/"), store.list_keys()):
+            store.delete_key(key)
+        store.set(cleared, "")
+    elif started > 1:
+        with suppress(RuntimeError):
+            store.wait([cleared], timedelta(seconds=WAIT))
+    return started
 
 
 def _number(variable: str) -> int | None:

@@ -270,12 +270,14 @@ def test_torchrun_finds_its_folder_again(exact: str | None, process: Process) ->
     found = []
     for attempt in range(3):
         job._starts.cache_clear()
+        agent.set("default_pg/0//cpu//1/0", "an address of a process that is gone")
         for rank in (0, 1):
             monkeypatch.delenv("TRIMTAB_RUN_FOLDER", raising=False)
             monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt * rank))
             monkeypatch.setenv("RANK", str(rank))
             monkeypatch.setattr(rank_zero_only, "rank", rank)
             assert job.restarts() == attempt
+            assert agent.check(["default_pg/0//cpu//1/0"]) == (attempt == 0)
             folder = choose_run_folder(["fit"], exact=exact)
             assert folder.is_finished == (attempt == 2)
             found.append(folder.path)
