@@ -190,6 +190,7 @@ class PreemptionCheckpoint(Checkpoint):
     def _stop(self, trainer: Trainer, signum: int, path: Path) -> NoReturn:
         self._signals.leave()
         let_ranks_end(trainer)
+        _end_logging(trainer)
         if self._signals.speaks:
             done = ""
             if signum == self._signals.requeue_signal:
@@ -238,6 +239,15 @@ class PreemptionCheckpoint(Checkpoint):
     def _restore(self) -> None:
         if self._signals is not command_signals():
             self._signals.restore()
+
+
+def _end_logging(trainer: Trainer) -> None:
+    """Let every logger write what it holds: a job that is queued again is killed at once."""
+    for logger in trainer.loggers:
+        try:
+            logger.finalize("failed")
+        except Exception as error:  # whatever a logger raises, the state is saved
+            log.warning("trimtab: a logger missed the last values: %s", reason_of(error))
 
 
 def let_command_handle_signals(trainer: Trainer, task: str) -> None:

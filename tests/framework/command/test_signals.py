@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 import trimtab
 from framework.command import cli
 from framework.runs import preemption, stop_signals
+from framework.runs.csv_logger import RunLogger
 from tests.helpers.configs import arguments
 from tests.helpers.runs import QUIET
 from tests.helpers.slurm import pretend_job, pretend_scontrol
@@ -169,6 +170,25 @@ def test_the_signal_that_queues_a_job_again(
         f"trimtab: stopped by {signal.Signals(code - 128).name} after step 3{again}; continue "
         f"with trimtab fit --ckpt_path '{last}'"
     ]
+
+
+def test_loggers_end_before_the_job_is_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM kills the job at once then, and with it the process by which W&B writes."""
+    pretend_job(monkeypatch)
+    calls = pretend_scontrol(monkeypatch, tmp_path / "bin")
+
+    end = RunLogger.finalize
+
+    def finalize(logger: RunLogger, status: str) -> None:
+        end(logger, status)
+        with calls.open("a") as file:
+            file.write(f"{status}\n")
+
+    monkeypatch.setattr(RunLogger, "finalize", finalize)
+    assert run("fit", tmp_path / "run", callbacks=in_training(signal.SIGUSR1)) == 138
+    assert calls.read_text().startswith("failed\nrequeue 17\n")
 
 
 @pytest.mark.parametrize(
