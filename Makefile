@@ -2,10 +2,11 @@
 # and JOBS how many tests run at once.
 PYTHON ?= python3
 JOBS ?= 2
+SLURM_JOBS ?= 4
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-portable lint bench clean
+.PHONY: demo test test-all test-portable test-slurm lint bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +40,10 @@ test-all: lint
 # the facts as other processors compute them, a sample of all tests in other surroundings
 test-portable: $(VENV)/.ready
 	$(BIN)/python -m tests.portable --jobs $(JOBS)
+
+# jobs on a SLURM of their own, which is installed from Debian's packages where it is missing
+test-slurm: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.slurm -n $(SLURM_JOBS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.trainer

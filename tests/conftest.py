@@ -14,8 +14,9 @@ from typing import BinaryIO
 FOREIGN = ("SLURM_", "WANDB_", "TRIMTAB_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "PL_")
 RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "XDG_CACHE_HOME")
+KEPT = ("TRIMTAB_DATA", "SLURM_CONF")  # where data and a cluster's config lie
 for name in [*os.environ]:
-    if name != "TRIMTAB_DATA" and (name.startswith(FOREIGN) or name in (*RANKS, *TERMINAL)):
+    if name not in KEPT and (name.startswith(FOREIGN) or name in (*RANKS, *TERMINAL)):
         del os.environ[name]
 os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 
