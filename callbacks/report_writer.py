@@ -19,6 +19,9 @@ from framework.runs.stop_signals import Interrupted
 from framework.utilities.checks import check_at_least
 from framework.utilities.error_reason import reason_of
 
+MOST_OF_TIME = 0.02
+"""Share of the time of training that pages may take, as those of a million rows do."""
+
 
 class ReportWriter(Callback):
     """Writes ``report.html`` into the run folder: curves, pictures and tables in one file.
@@ -42,6 +45,7 @@ class ReportWriter(Callback):
         check_at_least(0, every_n_minutes=every_n_minutes)
         self.every_n_minutes = every_n_minutes
         self._written_at = 0.0
+        self._cost = 0.0
         self._execution: Execution | None = None
         self._seconds_before = 0.0
 
@@ -75,7 +79,7 @@ class ReportWriter(Callback):
         waited = time.monotonic() - self._written_at
         if trainer.state.fn != "fit":
             self._end(trainer, "finished")
-        elif waited >= 60 * self.every_n_minutes:
+        elif waited >= max(60 * self.every_n_minutes, self._cost / MOST_OF_TIME):
             self._end(trainer, "running")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,6 +124,7 @@ class ReportWriter(Callback):
         from framework.reports.pages import FILE_NAME, write_page
         from framework.reports.run_page import run_page
 
+        begun = time.monotonic()
         execution.state, execution.reason = state, reason
         execution.ended = time.time()
         execution.seconds = self._seconds_before + execution.ended - execution.started
@@ -128,6 +133,7 @@ class ReportWriter(Callback):
             write_execution(folder, command.value, execution)
             write_page(folder / FILE_NAME, run_page(folder))
         self._written_at = time.monotonic()
+        self._cost = self._written_at - begun
 
 
 def _has_metrics(folder: Path) -> bool:

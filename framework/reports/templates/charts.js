@@ -2,7 +2,7 @@
 // Draws the curves in the page's data as SVG. Texts go in as text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const view = { x: "step", y: "auto", hidden: new Set(), marked: null };
-const WIDTH = 420, HEIGHT = 230, LEFT = 52, RIGHT = 12, TOP = 8, BOTTOM = 36;
+const WIDTH = 420, HEIGHT = 230, LEFT = 52, RIGHT = 20, TOP = 8, BOTTOM = 36;
 const PALETTE = 7;
 
 function make(name, attributes = {}, text = "") {
@@ -61,7 +61,7 @@ function places(series) {
 
 function niceTicks(low, high, count) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((k) => k * power).find((one) => one >= rough * 0.999);
+  const step = [1, 2, 5, 10].map((k) => k * power).find((one) => one >= rough * 0.75);
   const ticks = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) ticks.push(Number((k * step).toPrecision(12)));
   return ticks;
