@@ -131,15 +131,17 @@ def test_a_run_whose_folder_is_removed_loses_nothing():
     assert {"best.ckpt", "last.ckpt"} <= kept
 
 
-def test_a_full_disk_ends_a_run_in_one_line(small_disk, capsys):
+def test_a_full_disk_ends_a_run_and_says_how_to_go_on(small_disk, capsys):
     run = small_disk / "run"
     with pytest.raises(SystemExit) as stop:
         trimtab.main(["fit", *BASE, f"--run_folder={run}"])
     assert stop.value.code == 1
-    said = capsys.readouterr().err.splitlines()[-1]
+    said, go_on = capsys.readouterr().err.splitlines()[-2:]
     assert re.fullmatch(
         rf"trimtab: {run}/\S+ could not be written: no space left on device\.", said
     )
+    last = run / "checkpoints" / "last.ckpt"
+    assert go_on == f"trimtab: continue with trimtab fit --ckpt_path {last}"
     assert not list(run.rglob("*.part"))
     # the one that was written before is whole
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert torch.load(last, weights_only=True)["global_step"] == 2
