@@ -43,9 +43,9 @@ class FullyShardedStrategy(DDPStrategy):
         IncompatibleError: The module is split since an earlier fit.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> from framework.runs import FullyShardedStrategy
-        >>> trainer = Trainer(strategy=FullyShardedStrategy(), accelerator="cpu", devices=2)
+        >>> strategy = FullyShardedStrategy(min_parameters=0)  # Trainer(strategy=strategy, ...)
+        >>> strategy.min_parameters
+        0
     """
 
     def __init__(self, min_parameters: int = 1_000_000) -> None:

@@ -28,7 +28,7 @@ OUR_OWN = {
     "framework.utilities.files:_RecordingFile": "a new file",
     "framework.utilities.files:open_new": "a new file",
     "framework.utilities.files:open_in_place": "the file that it has just written",
-    "callbacks.figure_logger:log_image": "the picture that it has just written",
+    "framework.runs.media:_figure_to_tensorboard": "the picture that it has just written",
     "callbacks.onnx_export:ONNXExport.on_fit_end": "the file that it has just written",
     "callbacks.prediction_writer:_joined": "the files that ranks have just written",
 }

@@ -225,8 +225,8 @@ OF_A_PATH = {"hardlink_to", "mkdir", "rmdir", "symlink_to", "touch", "unlink", "
 OF_A_PATH |= {"write_text", "extractall"}
 SAVING = {"imsave", "save", "save_file", "savefig", "savetxt", "savez", "to_csv", "to_parquet"}
 """Functions that write into a file that they are handed, or to a path."""
-ELSEWHERE = {("callbacks/onnx_export.py", "save")}
-"""Into a temporary folder of the system, as the exporter takes no file."""
+ELSEWHERE = {("callbacks/onnx_export.py", "save"), ("framework/runs/wandb_report.py", "save")}
+"""Into a temporary folder of the system, as the exporter takes no file, and to W&B's server."""
 
 
 def changes(call: ast.Call) -> bool:
