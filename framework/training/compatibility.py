@@ -198,6 +198,15 @@ def check_sharding(module: LightningModule) -> None:
         )
 
 
+def check_compilation(module: LightningModule) -> None:
+    """Raise ``IncompatibleError`` where ``torch.compile`` would not reach a module's steps."""
+    if not getattr(module, "compilable", True):
+        raise IncompatibleError(
+            f"model.compile compiles networks, and the steps of {type(module).__name__} take parts "
+            "of its network one by one: set it to false."
+        )
+
+
 def check_map_style(owner: object, trainer: Trainer) -> None:
     """Raise ``IncompatibleError`` if samples have no position that could be their index."""
     dataset = getattr(trainer.train_dataloader, "dataset", None)

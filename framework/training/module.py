@@ -28,6 +28,7 @@ from framework.objectives.reduction import ReducedObjectives, reduce_objectives
 from framework.schedules.steps import total_steps_from
 from framework.training import compatibility
 from framework.training.accumulation import AccumulationWindow
+from framework.training.compilation import compile_networks
 from framework.training.evaluation import EvaluationModule
 from framework.training.nonfinite import check_parameters
 from framework.training.objectives_callback import ObjectivesCallback
@@ -53,11 +54,13 @@ class TrainingOptions(TypedDict, total=False):
         lr_scheduler: Schedule of the learning rate, which counts optimizer steps; None for none.
         sync_batchnorm: Whether ranks share their batch-norm statistics.
         gradient_combiner: Method that makes one gradient of those of several terms; None adds them.
+        compile: Whether the networks run as compiled code, by ``torch.compile``.
     """
 
     lr_scheduler: LRSchedulerCallable | None
     sync_batchnorm: bool
     gradient_combiner: GradientCombiner | None
+    compile: bool
 
 
 class TrainingModule(EvaluationModule):
@@ -72,16 +75,19 @@ class TrainingModule(EvaluationModule):
             ``group`` may be missing where the batches lack them and nothing needs them.
         whole_parameters: Whether it reads or changes parameters outside of its steps, so that the
             ranks cannot hold parts of them.
+        compilable: Whether its steps call its networks as such, which is what ``compile`` reaches.
 
     Args:
         optimizer: Optimizer, made from the parameter groups.
         lr_scheduler: Schedule of the learning rate, which counts optimizer steps; None for none.
         sync_batchnorm: Whether ranks share their batch-norm statistics.
         gradient_combiner: Method that makes one gradient of those of several terms; None adds them.
+        compile: Whether the networks run as compiled code, by ``torch.compile``.
     """
 
     provides: tuple[str, ...] = ()
     whole_parameters: ClassVar[bool] = False
+    compilable: ClassVar[bool] = True
     prediction_shape: tuple[int, ...] | None = None
     """Shape of one row of ``Objectives.predictions``, where it is fixed."""
 
@@ -91,8 +97,10 @@ class TrainingModule(EvaluationModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         sync_batchnorm: bool = True,
         gradient_combiner: GradientCombiner | None = None,
+        compile: bool = False,  # noqa: A002  (torch's name)
     ) -> None:
         super().__init__()
+        self.runs_compiled = compile
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.sync_batchnorm = sync_batchnorm
@@ -214,6 +222,13 @@ class TrainingModule(EvaluationModule):
             from framework.layers.sync_batchnorm import convert_sync_batchnorm
 
             convert_sync_batchnorm(self)
+        if self.runs_compiled:
+            compatibility.check_compilation(self)
+            compile_networks(
+                self,
+                self.trainer.strategy.root_device,
+                several_backwards=self.gradient_combiner is not None,
+            )
         if stage != "fit":
             return
         data = self.datamodule

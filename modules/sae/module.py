@@ -113,6 +113,7 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
     provides: tuple[str, ...] = ("per_sample", "index")
     full_precision = ("variance",)
     whole_parameters = True
+    compilable = False
     started: Tensor
     variance: Tensor
 
