@@ -50,6 +50,7 @@ from framework.utilities.console import PlainConsole
 from framework.utilities.error_reason import reason_of
 from framework.utilities.files import remove_parts, write_text
 from framework.utilities.lightning_internals import slurm_environment
+from framework.utilities.secret_values import without_secrets
 
 CHECKPOINTS = {"checkpoint": "best", "last_checkpoint": "last"}
 GO_ON = "continue with trimtab fit --ckpt_path"
@@ -135,7 +136,7 @@ class SaveConfig(SaveConfigCallback):
         write_text(folder / name, text)
         self._written = (folder / name, text)
         for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
+            logger.log_hyperparams(without_secrets(yaml.safe_load(text)))
         self.already_saved = True
 
     def on_save_checkpoint(

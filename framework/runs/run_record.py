@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 from framework.runs.job import Job
@@ -31,11 +32,12 @@ class RunRecord:
     """What ``.run.json`` in a run folder says.
 
     Args:
-        command: Command line, without the checkpoint that it went on from.
+        command: ``fit`` where it trains, and a digest of the command line without the checkpoint
+            that it went on from: it is compared only, and may hold what is secret.
         job: Name of the job, None outside of one.
         step: Step of the job.
         restarts: How often the job had been started again when it last took the folder.
-        finished: Command lines of the job whose training came to its end.
+        finished: Commands of the job whose training came to its end.
         host: Machine of the process that took the folder.
         process: Number of that process.
     """
@@ -79,7 +81,9 @@ def record_of(args: Sequence[str], job: Job | None) -> RunRecord:
         if "--ckpt_path" not in (previous, argument.partition("=")[0]):
             kept.append(argument)
         previous = argument
-    record = RunRecord(tuple(kept), host=platform.node(), process=os.getpid())
+    digest = blake2b("\0".join(kept).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    command = ("fit", digest) if "fit" in kept else (digest,)
+    record = RunRecord(command, host=platform.node(), process=os.getpid())
     if job is None:
         return record
     return replace(record, job=job.name, step=job.step, restarts=job.restarts)

@@ -15,7 +15,7 @@ from torch.distributed import TCPStore
 from framework.runs import job
 from framework.runs.folder_choice import choose_run_folder
 from framework.runs.run_folder import RunFolder
-from framework.runs.run_record import HELD
+from framework.runs.run_record import HELD, read_record, record_of
 from tests.helpers.runs import in_child
 
 RUNS = Path("runs/run")
@@ -232,6 +232,15 @@ def test_a_killed_process_holds_nothing(process: Process) -> None:
 def test_a_folder_of_a_process_that_was_killed_before_it_trained_is_free() -> None:
     assert in_child(lambda: (choose_run_folder(["fit"], name="a"), os.kill(os.getpid(), 9))) == -9
     assert choose_run_folder(["fit"], name="a").path == RUNS / "a"
+
+
+def test_a_record_holds_no_value_of_the_command_line() -> None:
+    secret = "--trainer.logger.init_args.api_key=x7y"
+    folder = choose_run_folder(["fit", secret], name="a")
+    folder.end(local_rank=0)
+    assert "x7y" not in (folder.path / ".run.json").read_text()
+    assert read_record(folder.path) == record_of(["fit", secret, "--ckpt_path=b"], None).ended()
+    assert read_record(folder.path) != record_of(["fit"], None).ended()
 
 
 RECORDS = [
