@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from framework.figures.style import may_fail
 from framework.reports.executions import Execution, read_executions, write_execution
 from framework.runs.job import restarts
+from framework.runs.panels import Layout
 from framework.runs.slurm_job import job_id
 from framework.runs.stop_signals import Interrupted
 from framework.utilities.checks import check_at_least
@@ -129,6 +130,7 @@ class ReportWriter(Callback):
         execution.ended = time.time()
         execution.seconds = self._seconds_before + execution.ended - execution.started
         execution.step, execution.epoch = trainer.global_step, trainer.current_epoch
+        execution.units |= _units(trainer)
         with may_fail("report.html", "written"):
             write_execution(folder, command.value, execution)
             write_page(folder / FILE_NAME, run_page(folder))
@@ -149,6 +151,12 @@ def _device(trainer: Trainer) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return device.type.upper()
+
+
+def _units(trainer: Trainer) -> dict[str, str]:
+    layout = Layout.of(trainer.lightning_module)
+    found = {name: layout.panel(name) for name in trainer.callback_metrics}
+    return {name: panel.unit for name, panel in found.items() if panel is not None and panel.unit}
 
 
 def _job() -> dict[str, str]:

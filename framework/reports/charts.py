@@ -67,7 +67,14 @@ def run_charts(run: RunResult) -> list[Chart]:
         series = [_series(0, label, curve, MOST_POINTS) for label, curve in labels.items()]
         for one in series:
             one["kind"] = COLORS.get(one["label"], "other")
-        charts.append({"title": name.replace("_", " "), "auto": name != RATE, "series": series})
+        charts.append(
+            {
+                "title": name.replace("_", " "),
+                "unit": unit_of(run.units, name),
+                "auto": name != RATE,
+                "series": series,
+            }
+        )
     return charts
 
 
@@ -88,6 +95,7 @@ def comparison_charts(runs: Sequence[RunResult], first: str) -> list[Chart]:
     return [
         {
             "title": title(name),
+            "unit": next((unit for run in runs if (unit := run.units.get(name))), ""),
             "auto": not name.startswith("lr-"),
             "series": [_series(number, "", curve, most) for number, curve in found[name]],
         }
@@ -102,6 +110,17 @@ def epochs(run: RunResult) -> dict[str, list[float]]:
         kept = np.unique(np.linspace(0, len(ends.steps) - 1, MOST_POINTS).astype(int))
         ends = Curve(ends.steps[kept], ends.values[kept])
     return {"steps": ends.steps.tolist(), "epochs": ends.values.tolist()}
+
+
+def unit_of(units: Mapping[str, str], name: str) -> str:
+    """Return the unit of a metric of whatever stage, or nothing.
+
+    Example:
+        >>> unit_of({"test/rmse": "mm"}, "rmse"), unit_of({"test/rmse": "mm"}, "r2")
+        ('mm', '')
+    """
+    logged = (f"val/{name}", f"test/{name}", f"train/{name}", f"train/{name}_epoch", name)
+    return next((units[one] for one in logged if one in units), "")
 
 
 def title(metric: str) -> str:

@@ -26,12 +26,14 @@ class ClassTable(NamedTuple):
         columns: Names of the columns.
         rows: Cells of each row, as they are shown.
         left_out: Number of rows that are not shown.
+        name: Name of its file without ending.
     """
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
     left_out: int
+    name: str
 
 
 def read_tables(run: Path) -> list[ClassTable]:
@@ -51,7 +53,7 @@ def read_tables(run: Path) -> list[ClassTable]:
         columns = rows[0][:MOST_COLUMNS]
         shown = [[_shown(cell) for cell in row[: len(columns)]] for row in rows[1 : MOST_ROWS + 1]]
         left_out = max(0, len(rows) - 1 - MOST_ROWS)
-        found.append(ClassTable(_caption(path.stem), columns, shown, left_out))
+        found.append(ClassTable(_caption(path.stem), columns, shown, left_out, path.stem))
     return found
 
 

@@ -39,6 +39,7 @@ class Execution:
         host: Machine of rank 0.
         process: Number of that process.
         job: Facts of the job in a queue, by name.
+        units: Units of the metrics that have one, by the names of the metrics.
     """
 
     state: str = ""
@@ -57,6 +58,7 @@ class Execution:
     host: str = ""
     process: int = 0
     job: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_gone(self) -> bool:

@@ -75,15 +75,19 @@ def _content(path: Path, room: int) -> bytes:
 
 
 def _caption(path: Path) -> str:
-    """Return the text that was saved with a picture, or else what its name says."""
+    """Return the text that was saved with a picture, or else what its name says, and the stage."""
     said = image_info(path).get("Description")
     stage, _, name = path.stem.partition("_")
     if stage not in STAGES or not name:
         stage, name = "", path.stem
     words = name.replace("_", " ")
-    caption = f"{words[:1].upper()}{words[1:]}"
-    caption += f", {STAGES[stage]}" if stage else ""
-    return f"{caption}. {said}" if isinstance(said, str) and said else f"{caption}."
+    title, where = f"{words[:1].upper()}{words[1:]}", STAGES.get(stage, "")
+    if not isinstance(said, str) or not said:
+        return f"{title}, {where}." if where else f"{title}."
+    if said.startswith(title):
+        title, where = where.capitalize(), ""
+    begin = ", ".join(part for part in (title, where) if part)
+    return f"{begin}. {said.rstrip('.')}." if begin else f"{said.rstrip('.')}."
 
 
 def _order(path: Path) -> tuple[int, str]:

@@ -56,7 +56,10 @@ def run_page(path: Path, beside: bool = True) -> str:
     """
     check_links(path)
     run = RunResult.read(path)
+    tables = read_tables(path)
     pictures, left_out = read_pictures(path)
+    # what a table says is not drawn as well
+    said = {CURVES, *(table.name for table in tables if not table.left_out)}
     best = run.best(*run.monitored) if run.monitored else None
     model = run.config.get("model")
     kind = class_name(model.get("class_path", "")) if isinstance(model, dict) else ""
@@ -72,8 +75,8 @@ def run_page(path: Path, beside: bool = True) -> str:
         tested=any("test" in stages for _, stages in rows),
         best=best,
         notes=[*_notes(run)],
-        tables=read_tables(path),
-        pictures=[picture for picture in pictures if picture.name != CURVES],
+        tables=tables,
+        pictures=[picture for picture in pictures if picture.name not in said],
         curves=next((picture for picture in pictures if picture.name == CURVES), None),
         left_out=left_out,
         config=run.config,

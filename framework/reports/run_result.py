@@ -18,6 +18,7 @@ from framework.reports.settings import flat_settings
 from framework.runs.checkpoint_argument import run_of
 from framework.runs.metric_curves import epoch_at, epoch_ends, read_curves
 from framework.runs.version_0_1 import current_config
+from framework.utilities.secret_values import without_secrets
 from framework.utilities.yaml_files import read_yaml
 
 FILES = {
@@ -70,12 +71,17 @@ class RunResult:
         if config is not None and not isinstance(config, dict):
             raise ValueError(f"{file} holds no settings by name.")
         curves = {command: read_curves(path / name) for command, name in FILES.items()}
-        return cls(path, config or {}, curves, read_executions(path))
+        return cls(path, without_secrets(config or {}), curves, read_executions(path))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Settings by dotted name."""
         return flat_settings(self.config) if self.config else {}
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of the metrics that have one, by the names of the metrics."""
+        return {n: unit for done in self.executions.values() for n, unit in done.units.items()}
 
     @property
     def monitored(self) -> tuple[str, str] | None:

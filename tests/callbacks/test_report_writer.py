@@ -10,16 +10,21 @@ from callbacks.figure_logger import FigureLogger
 from callbacks.report_writer import ReportWriter
 from framework.reports.executions import read_executions
 from framework.runs.csv_logger import RunLogger
+from framework.runs.panels import Panel
 from framework.runs.stop_signals import Interrupted
 from tests.helpers.pages import Page
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
+
+
+class Measured(TinyModule):
+    panels = (Panel("Loss", ("loss",), "nats"),)
 
 
 def run(folder: Path, *callbacks: Callback, **options: object) -> None:
     logger = RunLogger(str(folder))
     own = [FigureLogger(), ReportWriter(), *callbacks]
     trainer = tiny_trainer(folder, own, logger, **options)
-    trainer.fit(TinyModule(), TinyData())
+    trainer.fit(Measured(), TinyData())
     trainer.test(trainer.model, TinyData(), verbose=False)
 
 
@@ -33,6 +38,10 @@ def test_every_command_writes_the_page(tmp_path: Path) -> None:
     assert found["fit"].state == found["test"].state == "finished"
     assert (found["fit"].step, found["fit"].epoch, found["fit"].parameters) == (12, 2, 18)
     assert found["fit"].seconds > 0
+    assert found["fit"].units == {"val/loss": "nats"}
+    units = {chart["title"]: chart["unit"] for chart in page.data["charts"]}
+    assert units["loss"] == "nats"
+    assert units["classification"] == ""
 
 
 def test_the_job_of_a_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,9 @@ function follow(svg, tip, scale) {
 
 function draw(chart) {
   const figure = make("figure", { class: "chart" });
-  figure.append(make("h3", {}, chart.title));
+  const title = make("h3", {}, chart.title);
+  if (chart.unit) title.append(make("small", {}, chart.unit));
+  figure.append(title);
   const scale = scales(chart);
   if (scale === null) {
     figure.append(make("p", {}, "No run that is shown has it."));

@@ -150,6 +150,38 @@ def test_a_caption_is_saved_with_a_picture(run: Path) -> None:
         "Scores, test.",
         "Confusion, validation at the end of training. Rows are true classes.",
     ]
+    said = PngInfo()
+    said.add_text("Description", "Confusion matrix: 9 of 10 are right")
+    Image.new("L", (2, 2)).save(run / "figures" / "val_confusion.png", pnginfo=said)
+    assert pictures.read_pictures(run)[0][1].caption == (
+        "Validation at the end of training. Confusion matrix: 9 of 10 are right."
+    )
+
+
+def test_what_a_table_says_is_not_drawn_as_well(run: Path) -> None:
+    (run / "tables").mkdir()
+    (run / "tables" / "test_scores.csv").write_text("class,F1\ncat,0.5")
+    Image.new("L", (2, 2)).save(run / "figures" / "val_scores.png")
+    page = Page(run_page(run))
+    assert "Scores, test class F1 cat 0.5" in page.text
+    assert [image["alt"] for image in page.all("img")] == [
+        "Scores, validation at the end of training."
+    ]
+
+
+def test_a_chart_has_the_unit_of_its_metric(run: Path) -> None:
+    write_execution(run, "fit", Execution(units={"val/accuracy": "share of the samples"}))
+    charts = Page(run_page(run)).data["charts"]
+    assert [chart["unit"] for chart in charts] == ["", "share of the samples"]
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    logger = {"class_path": "a.Logger", "init_args": {"api_key": "x7y", "token": 123457}}
+    config = {"trainer": {"logger": [logger]}, "uri": "http://me:x7y@host/store"}
+    page = run_page(make_run(tmp_path / "run", ROWS, config))
+    assert "x7y" not in page
+    assert "123457" not in page
+    assert "http://me:***@host/store" in page
 
 
 def test_an_older_run_and_one_without_metrics_have_pages(tmp_path: Path) -> None:
