@@ -225,7 +225,9 @@ class EvaluationModule(QuickHooksModule):
         means.reset()
         if self.stage in self._metrics and self.has_metrics:
             values |= self.metrics.compute()
-            self.metrics.reset()
+            # a fit could not update what is made in the inference mode of an evaluation before it
+            with torch.inference_mode(False):
+                self.metrics.reset()
         self.metric_values = values
         if self.trainer.sanity_checking:
             # its few batches may lack a value, which would change the order of all that follow

@@ -59,3 +59,12 @@ def test_the_check_before_training_is_not_logged(tmp_path: Path) -> None:
     assert "val/accuracy" in trainer.callback_metrics
     # of all nine rows, not of those of the check too
     assert module.metric_values["confusion"].sum() == 9
+
+
+def test_a_fit_follows_an_evaluation_in_one_process(tmp_path: Path) -> None:
+    module = TinyModule()
+    module.optimizer = lambda groups: torch.optim.SGD(groups, lr=0.1)
+    trainer = tiny_trainer(tmp_path, [], False, max_epochs=1)
+    for step in ("validate", "test", "fit", "validate"):
+        getattr(trainer, step)(module, TinyData(), **({} if step == "fit" else {"verbose": False}))
+        assert module.metric_values["confusion"].sum() == (15 if step == "test" else 9)
