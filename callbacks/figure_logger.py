@@ -47,15 +47,18 @@ class FigureLogger(Callback):
         check_at_least(0, every_n_minutes=every_n_minutes)
         self.every_n_minutes = every_n_minutes
         self._drawn_at = 0.0
+        self._has_validated = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note when the fit began, from which waiting counts."""
         self._drawn_at = time.monotonic()
+        self._has_validated = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, unless training goes on and it was done a short while ago."""
         if trainer.sanity_checking:
             return
+        self._has_validated = True
         waited = time.monotonic() - self._drawn_at
         if trainer.state.fn != "fit":
             self._draw(trainer, pl_module, "val", prefix="validate")
@@ -69,7 +72,9 @@ class FigureLogger(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the latest validation and the learning curves."""
-        self._draw(trainer, pl_module, "val")
+        # what a module knows otherwise is of the sanity check, or of an earlier fit
+        if self._has_validated:
+            self._draw(trainer, pl_module, "val")
         self._draw_curves(trainer)
 
     @rank_zero_only

@@ -56,6 +56,17 @@ def test_figures_may_be_redrawn_at_every_validation(tmp_path: Path) -> None:
     assert watch.seen == [{"learning_curves.png", "val_confusion_matrix.png"}] * 2
 
 
+def test_nothing_is_drawn_of_a_sanity_check_or_an_earlier_fit(tmp_path: Path) -> None:
+    module, curves = TinyModule(), {"learning_curves.png"}
+    for name, settings in (("sanity", {"num_sanity_val_steps": 2}), ("again", {})):
+        folder = tmp_path / name
+        own = [FigureLogger(every_n_minutes=0)]
+        trainer = tiny_trainer(folder, own, RunLogger(str(folder)), max_steps=3, **settings)
+        trainer.fit(module, TinyData())
+        assert module.metric_values, "the module knows some values"
+        assert {path.name for path in (folder / "figures").iterdir()} == curves
+
+
 def test_evaluation_draws_its_own(tmp_path: Path) -> None:
     for command in ("test", "validate"):
         trainer = tiny_trainer(tmp_path, [FigureLogger()], RunLogger(str(tmp_path)))
