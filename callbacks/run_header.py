@@ -59,6 +59,8 @@ class RunHeader(Callback):
     def _state(self, trainer: Trainer) -> str:
         """Return which weights there are at the start."""
         fits = trainer.state.fn == "fit"
+        if trainer.ckpt_path is None and trainer.global_step:
+            return f"{'goes on' if fits else 'weights'} at step {trainer.global_step}"
         if trainer.ckpt_path is None:
             return "starts anew" if fits else "weights of the start"
         step = "" if self._step is None else f" at step {self._step}"

@@ -33,3 +33,16 @@ def test_the_first_line_says_what_runs_where(
     assert capfd.readouterr().out == (
         f"test {here} | SLURM job 8_2, restart 1 | . | weights of last.ckpt\n"
     )
+
+
+def test_a_trainer_that_is_used_again_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = tiny_trainer(tmp_path, [RunHeader()], False, max_epochs=1)
+    trainer.fit(TinyModule(), TinyData())
+    trainer.validate(trainer.lightning_module, TinyData(), verbose=False)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(trainer.lightning_module, TinyData())
+    said = [line.split(" | ")[-1] for line in capfd.readouterr().out.splitlines()]
+    assert said == ["starts anew", "weights at step 6", "goes on at step 6"]
