@@ -68,6 +68,8 @@ class MetricsSummary(Callback):
             console.print(
                 f"best checkpoint{what}: {relative(best.best_model_path)}", soft_wrap=True
             )
+        elif fits and trainer.fast_dev_run:  # type: ignore[attr-defined]
+            console.print("fast_dev_run keeps no checkpoint and no metrics")
         elif fits and isinstance(best, ModelCheckpoint) and best.monitor and best.save_top_k:
             console.print(
                 f"no best checkpoint: no validation measured {best.monitor}", soft_wrap=True

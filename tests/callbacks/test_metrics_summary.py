@@ -61,6 +61,17 @@ def test_values_of_older_weights_are_said_to_be_so(
     assert "training went on" not in out
 
 
+def test_a_trial_of_one_batch_says_what_it_keeps(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    keep = RunCheckpoint(tmp_path, "best", monitor="val/accuracy", mode="max")
+    trainer = tiny_trainer(tmp_path, [MetricsSummary(), keep], False, fast_dev_run=True)
+    trainer.fit(TinyModule(), TinyData())
+    out = capfd.readouterr().out
+    assert "\nfast_dev_run keeps no checkpoint and no metrics\n" in out
+    assert "no validation" not in out
+
+
 def said(capfd: pytest.CaptureFixture[str]) -> str:
     """Return the last line but that of the results."""
     return [line for line in capfd.readouterr().out.splitlines() if line.strip()][-2]
