@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -103,3 +104,22 @@ class DashboardLogger(Logger):
                     reason_of(error),
                 )
             self.is_lost = True
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes what YAML has no form for, such as a path or a class, as its text."""
+
+
+_PlainDumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
+_PlainDumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(str(value)))
+
+
+def config_text(params: Mapping[str, Any]) -> str:
+    """Return settings, which may be the hyperparameters of anybody's module, as YAML.
+
+    Example:
+        >>> print(config_text({"root": Path("data"), "size": 3}), end="")
+        root: data
+        size: 3
+    """
+    return yaml.dump(dict(params), Dumper=_PlainDumper, sort_keys=False)

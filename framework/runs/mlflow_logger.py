@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from framework.runs.dashboard_logger import DashboardLogger
+from framework.runs.dashboard_logger import DashboardLogger, config_text
 from framework.runs.slurm_facts import slurm_facts
 from framework.utilities.error_reason import reason_of
 from framework.utilities.files import write_text
@@ -130,8 +129,7 @@ class RunMLFlowLogger(DashboardLogger):
         self.attempt(self._log_config, params)
 
     def _log_config(self, params: Mapping[str, Any]) -> None:
-        text = yaml.safe_dump(dict(params), sort_keys=False)
-        self.experiment.log_text(self.run_id, text, "config.yaml")
+        self.experiment.log_text(self.run_id, config_text(params), "config.yaml")
         # MLflow refuses another value of a parameter
         had = self.experiment.get_run(self.run_id).data.params
         self.started.log_hyperparams({k: v for k, v in _flat(params).items() if k not in had})

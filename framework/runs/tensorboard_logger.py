@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
-from framework.runs.dashboard_logger import DashboardLogger
+from framework.runs.dashboard_logger import DashboardLogger, config_text
 from framework.runs.slurm_facts import slurm_facts
 from framework.utilities.lightning_internals import OpenTensorBoardLogger
 
@@ -70,9 +69,8 @@ class RunTensorBoardLogger(DashboardLogger, OpenTensorBoardLogger):
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
         """Write the config, and the numbers of the SLURM job, as a text."""
         shown = {**params, **({"slurm": facts} if (facts := slurm_facts()) else {})}
-        text = yaml.safe_dump(shown, sort_keys=False)
         # an indented line of Markdown is shown as it is
-        lines = "".join(f"    {line}\n" for line in text.splitlines())
+        lines = "".join(f"    {line}\n" for line in config_text(shown).splitlines())
         self.attempt(lambda: self.experiment.add_text("config", lines, 0))
 
     @rank_zero_only

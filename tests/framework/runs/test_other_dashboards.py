@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from lightning.fabric.utilities.data import AttributeDict
+from torch import nn
 
 import trimtab
 from callbacks import FigureLogger
 from framework.figures.score_table import Table
 from framework.runs.csv_logger import RunLogger, as_number, read_metrics
+from framework.runs.dashboard_logger import config_text
 from framework.runs.mlflow_logger import RunMLFlowLogger
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.runs.tensorboard_logger import RunTensorBoardLogger
@@ -125,6 +130,17 @@ def test_mlflow_has_every_value_of_a_resumed_run_in_one_run(
     } <= files
     text = Path(client.download_artifacts(identity, "config.yaml")).read_text()
     assert yaml.safe_load(text)["model"]["width"] == 3
+
+
+def test_hyperparameters_of_any_module_become_a_text() -> None:
+    nested = AttributeDict(rate=np.float64(0.5), names=("a", "b"), none=None)
+    given = AttributeDict(root=Path("data"), dtype=torch.float64, net=nn.ReLU(), nested=nested)
+    assert yaml.safe_load(config_text(given)) == {
+        "root": "data",
+        "dtype": "torch.float64",
+        "net": "ReLU()",
+        "nested": {"rate": "0.5", "names": ["a", "b"], "none": None},
+    }
 
 
 def test_the_command_logs_to_tensorboard(tmp_path: Path) -> None:
