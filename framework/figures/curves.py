@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from framework.figures.panels import RATE, Curve, curves_of, panels, spans_decades
 from framework.figures.style import COLORS, STYLE, titled
+
+MOST_PANELS = 60
+"""Panels of a figure; Matplotlib takes 6 s for as many, and minutes for 200."""
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -30,17 +34,19 @@ def curves_figure(curves: Mapping[str, Curve]) -> Figure:
     """Draw each logged quantity over the steps: one panel per loss term or metric.
 
     Training's steps and epoch means, validation and test share a panel where they share a name;
-    the learning rates share the last one.
+    the learning rates share the last one. Of more than 60 panels the first ones are drawn.
 
     Args:
         curves: Curves by the name under which they were logged. Values that are not finite are left
             out.
     """
-    shown = panels(curves)
+    found = panels(curves)
+    shown = dict(islice(found.items(), MOST_PANELS))
     columns = min(3, max(1, len(shown)))
     lines = math.ceil(len(shown) / columns)
     steps = max((int(curve.steps.max()) for curve in curves.values()), default=0)
-    figure = titled(f"Learning curves over {steps:,} steps", 0.9 + 2.1 * lines)
+    part = f", {len(shown)} of {len(found):,} metrics" if len(found) > len(shown) else ""
+    figure = titled(f"Learning curves over {steps:,} steps{part}", 0.9 + 2.1 * lines)
     legend: dict[str, Any] = {}
     for place, (name, series) in enumerate(shown.items(), start=1):
         axes = figure.add_subplot(lines, columns, place)

@@ -143,15 +143,18 @@ def title(metric: str) -> str:
 def _compared(curves: Mapping[str, Curve]) -> dict[str, Curve]:
     """Return what can be drawn, and of what is there twice the first."""
     kept: dict[str, Curve] = {}
+    seen: set[tuple[str, bytes, bytes]] = set()
     for name, raw in curves.items():
         stage, _, metric = name.partition("/")
         curve = raw.finite
         if name in ("epoch", "step") or metric.startswith("preference/") or not len(curve.steps):
             continue
         # a single term is the loss, and groups of parameters may share a learning rate
-        twice = stage in ROLES or name.startswith("lr-")
-        if twice and any(n.startswith(stage) and c.is_like(curve) for n, c in kept.items()):
-            continue
+        if stage in ROLES or name.startswith("lr-"):
+            points = (stage, curve.steps.tobytes(), curve.values.tobytes())
+            if points in seen:
+                continue
+            seen.add(points)
         kept[stage if name.startswith("lr-") else name] = curve
     return kept
 

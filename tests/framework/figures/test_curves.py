@@ -122,6 +122,13 @@ def test_a_table_of_counts_need_not_be_square() -> None:
     assert figure.axes[1].get_ylabel() == "share of the row"
 
 
+def test_of_very_many_metrics_the_first_ones_are_drawn() -> None:
+    rows = [{"step": 0, "train/loss": 1.0, **{f"val/{k}": float(k) for k in range(1200)}}]
+    figure = learning_curves(rows)
+    assert list(panels(figure)) == ["loss", *map(str, range(59))]
+    assert "60 of 1,201 metrics" in figure.get_suptitle()
+
+
 def test_wrong_matrices_are_refused() -> None:
     with pytest.raises(ValueError, match="square"):
         confusion_matrix(torch.zeros(2, 3))
