@@ -146,7 +146,7 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _opened(picture: ImagePath | Image.Image) -> Iterator[Image.Image]:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     name = "The image" if isinstance(picture, Image.Image) else picture
     try:
@@ -162,6 +162,9 @@ def _opened(picture: ImagePath | Image.Image) -> Iterator[Image.Image]:
                 yield image
     except (FileTooLargeError, TarChangedError):
         raise
+    except UnidentifiedImageError:  # which names an object of Python
+        reason = "it begins as no image of a known format"
+        raise ValueError(f"{name} cannot be decoded as an image: {reason}.") from None
     except Exception as error:  # of many kinds, by which byte is damaged
         raise ValueError(f"{name} cannot be decoded as an image: {reason_of(error)}.") from None
 

@@ -22,6 +22,8 @@ _NOT_FILES = {
     b"6": "a pipe",
     b"S": "a sparse file",
 }
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""How a compressed file begins."""
 
 
 class TarChangedError(ValueError):
@@ -143,7 +145,11 @@ def members_of(tar: str | Path) -> list[Member]:
                     raise ValueError(f"it holds {name} twice")
                 found[name] = Member(str(tar), name, offset, size, state)
         except ValueError as error:
-            raise ValueError(f"{tar} cannot be read as a tar file: {error}.") from None
+            file.seek(0)
+            head = file.read(_BLOCK)
+            how = next((how for mark, how in _COMPRESSED.items() if head.startswith(mark)), None)
+            reason = error if how is None else f"it is compressed by {how}; unpack it before"
+            raise ValueError(f"{tar} cannot be read as a tar file: {reason}.") from None
     return list(found.values())
 
 

@@ -125,7 +125,7 @@ def _images_and_others(tars: Sequence[Path]) -> tuple[list[Member], list[Member]
     others: list[Member] = []
     left_out: Counter[str] = Counter()
     for member in members:
-        ending = os.path.splitext(member.name)[1].lower()
+        ending = _ending(member)
         if any(map(is_hidden, member.name.split("/"))):
             left_out["hidden files and folders"] += 1
         elif ending in ENDINGS:
@@ -134,7 +134,7 @@ def _images_and_others(tars: Sequence[Path]) -> tuple[list[Member], list[Member]
             others.append(member)
         else:
             left_out[f"files ending in {ending}" if ending else "files without an ending"] += 1
-    if any(member.name.endswith(".cls") for member in others):
+    if any(_ending(member) == ".cls" for member in others):
         # a sample of several images: the one that is called by the key alone
         simple = [image for image in images if os.path.basename(image.name).count(".") == 1]
         left_out["further images of a sample, such as KEY.mask.png"] = len(images) - len(simple)
@@ -159,13 +159,13 @@ class _Labels(defaultdict[tuple[str, str], str]):
 def _labels(members: Sequence[Member]) -> _Labels:
     labels = _Labels()
     for member in members:
-        if member.name.endswith(".cls"):
+        if _ending(member) == ".cls":
             with member.open() as file:
                 labels[_key(member)] = _label(
                     file.read(_LONGEST + 1).decode(errors="replace"), member
                 )
     for member in members:
-        if member.name.endswith(".json") and _key(member) not in labels:
+        if _ending(member) == ".json" and _key(member) not in labels:
             check_size(str(member), BYTES_PER_CHARACTER * member.size, "its values")
             with member.open() as file:
                 values = parse_json(file.read(), str(member))
@@ -179,6 +179,10 @@ def _label(value: object, member: Member) -> str:
     if type(value) not in (str, int) or not (0 < len(text) <= _LONGEST and is_text(text)):
         raise ValueError(f"{member}: {text[:40]!r} is no label: a number or a name is expected.")
     return text
+
+
+def _ending(member: Member) -> str:
+    return os.path.splitext(member.name)[1].lower()
 
 
 def _key(member: Member) -> tuple[str, str]:

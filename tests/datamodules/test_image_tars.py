@@ -96,25 +96,25 @@ def test_a_compressed_tiff_is_read_within_its_member(tmp_path) -> None:
     assert torch.equal(data.train_set[1]["image"], expected)
 
 
-@pytest.mark.parametrize("kind", ["cls", "json"])
+@pytest.mark.parametrize("kind", ["cls", "json", "CLS", "JSON"])
 def test_labels_beside_the_images(tmp_path, kind) -> None:
     labels = {"s/10": 10, "s/2": 2, "s/x.y": "dog"}
 
     def label(value: object) -> bytes:
         return (
             json.dumps({"label": value, "more": 1}).encode()
-            if kind == "json"
+            if kind.lower() == "json"
             else f"{value}\n".encode()
         )
 
     content: dict[str, bytes] = {}
     for key, value in labels.items():
         content |= {f"{key}.png": png(), f"{key.removesuffix('.y')}.{kind}": label(value)}
-    if kind == "cls":
+    if kind.lower() == "cls":
         content["s/2.mask.png"] = png("blue")
         content["s/x.png"] = content.pop("s/x.y.png")
     pack(tmp_path / "0.tar", content)
-    if kind == "cls":
+    if kind.lower() == "cls":
         with pytest.warns(
             UserWarning, match=r"further images of a sample, such as KEY\.mask\.png: 1"
         ):

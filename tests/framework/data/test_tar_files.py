@@ -129,7 +129,7 @@ def test_a_header_that_takes_too_much_is_refused(tmp_path) -> None:
 def test_a_compressed_file_is_none(tmp_path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w:gz") as file:
         file.addfile(tarfile.TarInfo("a.png"))
-    with pytest.raises(ValueError, match=r"a\.tar cannot be read as a tar file"):
+    with pytest.raises(ValueError, match=r"a\.tar cannot .*: it is compressed by gzip; unpack"):
         members_of(tmp_path / "a.tar")
 
 
