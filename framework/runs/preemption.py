@@ -184,7 +184,7 @@ class PreemptionCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> Path:
         path = _checkpoint_path(trainer)
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         return path
 
     def _stop(self, trainer: Trainer, signum: int, path: Path) -> NoReturn:
