@@ -71,7 +71,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         write_atomically(target, lambda file: torch.save(checkpoint, file))
         remove_parts(target.parent)
-        remove_shards(target, keep=checkpoint.get("shards"))
+        remove_shards(target, checkpoint.get("shards"))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: Any = None
@@ -106,10 +106,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         remove_shards(target)
 
 
-def remove_shards(checkpoint: Path, keep: str | None = None) -> None:
-    """Remove the side files of a checkpoint, but for one version."""
+def remove_shards(checkpoint: Path, *kept: str | None) -> None:
+    """Remove the side files of a checkpoint, but for the versions that are kept."""
     name = re.compile(rf"{re.escape(checkpoint.name)}\.({TOKEN.pattern})\.shards")
     for folder in checkpoint.parent.iterdir() if checkpoint.parent.is_dir() else ():
         found = name.fullmatch(folder.name)
-        if found and found[1] != keep:
+        if found and found[1] not in kept:
             remove_flat_folder(folder, SHARD)

@@ -97,8 +97,9 @@ class ExactResume(Callback):
             return
         checkpoint["shards"] = trainer.strategy.broadcast(new_token())
         if trainer.local_rank == 0 and not trainer.is_global_zero and path in self._tokens:
-            # on another machine's disk nobody removes them when the checkpoint is replaced
-            remove_shards(path, keep=self._tokens[path])
+            # on another machine's disk nobody removes them when the checkpoint is replaced; on one
+            # that both see, rank 0 may write the new ones already
+            remove_shards(path, self._tokens[path], checkpoint["shards"])
         self._tokens[path] = checkpoint["shards"]
         directory = side_directory(path, checkpoint["shards"])
         for name, state in sharded:

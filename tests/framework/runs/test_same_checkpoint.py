@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from framework.distributed.collectives import rank
+from framework.runs import resume as exact_resume
 from framework.runs.same_checkpoint import check_same_checkpoint
 from tests.helpers.configs import arguments
 from tests.helpers.runs import Record, differences, fit_on_two_ranks, stop_on_two_ranks
@@ -114,3 +116,33 @@ def test_folders_of_two_machines(tmp_path: Path, two_ranks: Any) -> None:
     }
     assert len(sides) == 2
     assert torch.load(tmp_path / "node0" / LAST, weights_only=True)["shards"] in sides
+
+
+def fit_on_one_disk(folder: Path) -> None:
+    """Train as two machines do that see one disk, of which the second is slow to tidy up."""
+    remove = exact_resume.remove_shards
+
+    def remove_late(path: Path, before: str, *kept: str) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            files = path.parent.glob(f"{path.name}.*.shards/*-0-of-2.pt")
+            if any(before not in file.parent.name for file in files):
+                break
+        remove(path, before, *kept)
+
+    late = patch.object(exact_resume, "remove_shards", remove_late)
+    with late, patch.object(Trainer, "local_rank", 0):
+        os.environ.pop("TRIMTAB_RUN_FOLDER", None)
+        with chdir(folder):
+            fit_on_two_ranks(ARGS)
+
+
+def test_machines_that_see_one_disk_leave_the_files_of_the_others(
+    tmp_path: Path, two_ranks: Any
+) -> None:
+    two_ranks(fit_on_one_disk, tmp_path)
+    (shards,) = (tmp_path / LAST.parent).glob("last.ckpt.*.shards")
+    files = sorted(path.name for path in shards.iterdir())
+    of_first = [name for name in files if name.endswith("-0-of-2.pt")]
+    assert of_first
+    assert files == sorted([*of_first, *(n.replace("-0-of-2", "-1-of-2") for n in of_first)])
