@@ -25,7 +25,8 @@ from framework.utilities.lightning_internals import set_checkpoint_io
 from framework.utilities.tensor_archive import load_archive
 
 TOKEN = re.compile(r"[0-9a-f]{12}")
-SHARD = re.compile(r".+-\d+-of-\d+\.pt", re.DOTALL)
+SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.pt", re.DOTALL)
+"""Name of a table, of the rank that wrote the file, and how many ranks did."""
 
 
 def side_directory(path: Path, token: str) -> Path:

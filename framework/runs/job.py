@@ -61,6 +61,16 @@ def restarts() -> int:
     return 0 if job is None else job.restarts
 
 
+def is_on_several_machines() -> bool:
+    """Return whether SLURM, torchrun or a person started ranks on other machines, too."""
+    ranks = _number("WORLD_SIZE") or 1
+    return (
+        (_number("SLURM_NNODES") or 1) > 1
+        or ranks > (_number("LOCAL_WORLD_SIZE") or ranks)
+        or (_number("NODE_RANK") or 0) > 0
+    )
+
+
 def agent_store() -> TCPStore | None:
     """Return torchrun's store, which outlives the processes of the ranks, or None without one."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":

@@ -54,5 +54,30 @@ def test_what_is_no_whole_state_is_passed_over(
     expected = {"truncated", "changed", "empty", "unsharded", "step-1", "step9", "step2.5"}
     expected |= {f"step{1 << 60}"}
     assert sorted(passed_over(recwarn)) == sorted(f"{name}.ckpt" for name in expected)
-    (tmp_path / f"unsharded.ckpt.{TOKEN}.shards").mkdir()
-    assert newest_checkpoint(tmp_path) == tmp_path / "unsharded.ckpt"
+
+
+def test_without_all_shards_a_checkpoint_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    whole = save_state(tmp_path / "best.ckpt", step=4)
+    last = save_state(tmp_path / "last.ckpt", step=8, shards=TOKEN)
+    shards = tmp_path / f"last.ckpt.{TOKEN}.shards"
+    shards.mkdir()
+    assert newest_checkpoint(tmp_path) == whole
+    for table in ("SAF.history", "a-0-of-9"):
+        for rank in range(2):
+            torch.save({"num_samples": 3}, shards / f"{table}-{rank}-of-2.pt")
+    assert newest_checkpoint(tmp_path) == last
+    one = shards / "SAF.history-1-of-2.pt"
+    content = one.read_bytes()
+    one.write_bytes(content[:-100])
+    assert newest_checkpoint(tmp_path) == whole
+    one.unlink()
+    assert newest_checkpoint(tmp_path) == whole
+    assert [Path(name).suffix for name in passed_over(recwarn)] == [".ckpt"] * 2
+    # they may lie on the disk of another machine
+    for name, value in {"SLURM_NNODES": 2, "WORLD_SIZE": 2, "NODE_RANK": 1}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv("LOCAL_WORLD_SIZE", "1")
+            patch.setenv(name, str(value))
+            assert newest_checkpoint(tmp_path) == last
