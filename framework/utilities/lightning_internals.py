@@ -190,7 +190,8 @@ def end_started_ranks(trainer: Trainer) -> None:
 def let_ranks_end(trainer: Trainer) -> None:
     """Let the ranks that Lightning started end without its killing all others, this one too."""
     for thread in _observers(trainer):
-        thread._finished = True
+        # it looks once more after each pause, whatever it was told in it
+        thread._child_processes = []
 
 
 def before_ending_ranks(trainer: Trainer, hook: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from lightning.pytorch import Callback, Trainer
 from framework.command.cli import error_messages
 from framework.runs.lost_rank import LostRank
 from framework.runs.run_checkpoint import RunCheckpoint
-from framework.utilities.lightning_internals import before_ending_ranks
+from framework.utilities.lightning_internals import before_ending_ranks, let_ranks_end
 from tests.helpers.ranks import environment_of
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
@@ -112,3 +113,25 @@ def test_it_is_said_before_lightning_kills_what_it_started(
     assert main.wait(30) == -signal.SIGKILL
     expected = f"trimtab: another rank ended (rank 1, process {child.pid}, killed by SIGKILL).\n"
     assert capfd.readouterr().err == ("" if said_before else expected)
+
+
+def test_ranks_that_are_stopped_end_without_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's watcher looks at the others while this rank still writes what it holds."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    children, kills = [child], []
+    trainer: Any = SimpleNamespace(
+        strategy=SimpleNamespace(launcher=SimpleNamespace(procs=children))
+    )
+    observer = _ChildProcessObserver(os.getpid(), children)
+    monkeypatch.setattr(observer, "_terminate_all", lambda: kills.append(child.pid))
+
+    def pause(seconds: float) -> None:
+        let_ranks_end(trainer)
+        child.kill()
+        child.wait()
+
+    monkeypatch.setattr(time, "sleep", pause)
+    observer.start()
+    observer.join(30)
+    assert not observer.is_alive()
+    assert kills == []
