@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -242,6 +243,29 @@ def test_a_job_that_is_started_again_goes_on_by_itself(end, tmp_path, monkeypatc
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (
         folder / "metrics.csv"
     ).read_bytes()
+
+
+def test_a_job_that_is_started_again_does_not_go_back_to_the_checkpoint_that_it_names(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    args = [*arguments("classifier"), EVERY]
+    code, whole = fit_in_child([*args, "--run_folder=whole"], tmp_path / "whole.pt")
+    assert code == 0
+    assert fit_in_child([*args, "--run_folder=run"], tmp_path / "none.pt", kill_at=5)[0] == KILLED
+    named = shutil.copy("run/checkpoints/last.ckpt", "run/checkpoints/named.ckpt")
+    assert torch.load(named, weights_only=True)["global_step"] == 4
+    for name, value in IN_A_JOB.items():
+        monkeypatch.setenv(name, value)
+    args.append(f"--ckpt_path={named}")
+    code, _ = fit_in_child(args, tmp_path / "none.pt", terminate_at=6)
+    assert code == 128 + signal.SIGTERM
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    code, resumed = fit_in_child(args, tmp_path / "resumed.pt")
+    assert code == 0
+    assert len(resumed.steps) == len(whole.steps) - 7
+    assert_same_bits(whole, resumed)
+    assert not Path("runs").exists()
 
 
 def test_what_a_job_finished_is_not_begun_again(tmp_path, monkeypatch, capfd):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from framework.command import cli
 from framework.runs import preemption, stop_signals
 from framework.runs.csv_logger import RunLogger
 from tests.helpers.configs import arguments
-from tests.helpers.runs import QUIET
+from tests.helpers.runs import QUIET, ROOT
 from tests.helpers.slurm import pretend_job, pretend_scontrol
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -285,6 +287,37 @@ def test_signals_before_the_settings_are_known(capfd: pytest.CaptureFixture[str]
     # whether the other one queues the job again is a setting
     assert stop.value.code == 143
     assert capfd.readouterr().err == "trimtab: stopped by SIGTERM before it began\n"
+
+
+SERVICE_ENDED = """
+import atexit, os, signal
+from framework.runs.stop_signals import taken_signals
+
+def fails(*_):
+    raise ConnectionResetError("Connection lost")
+
+class Logger:
+    __del__ = fails
+
+logger = Logger()
+atexit.register(fails)
+with taken_signals(is_program=PROGRAM):
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("is_program", [True, False])
+def test_the_last_line_is_the_commands_own(is_program: bool) -> None:
+    """A logger such as W&B fails as Python ends, as its service was stopped by the signal, too."""
+    script = SERVICE_ENDED.replace("PROGRAM", str(is_program))
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert ended.returncode == 143
+    said = "trimtab: stopped by SIGTERM before it began\n"
+    assert (ended.stderr == said) == is_program
+    assert ended.stderr.startswith(said)
+    assert ended.stderr.count("Connection lost") == (0 if is_program else 2)
 
 
 def test_a_signal_waits_for_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
