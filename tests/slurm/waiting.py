@@ -30,7 +30,8 @@ class Waiting(Callback):
     ) -> None:
         task = os.environ.get("SLURM_ARRAY_TASK_ID", "")
         self.go = Path(folder) / f"go{task}"
-        self.here = Path(folder) / f"waiting{task}.{os.environ.get('SLURM_PROCID', 0)}"
+        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+        self.here = Path(folder) / f"waiting{task}.{rank}"
         self.place = place
         self.step = step
         self.pause = pause
