@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import yaml
 
 from tests.slurm.jobs import Job, Place, state, wait_for
 
 
 def test_one_task_that_is_stopped_leaves_the_others_alone(place: Place) -> None:
-    """The task whose own job id is the array's is stopped, while one waits and two have ended."""
-    job = place.submit("array", *place.config(step=7), sbatch=("--array=0-2,7",))
+    """All start in one second; then that whose job id is the array's is stopped, as two ended."""
+    # there is room for all at once, whatever else runs
+    options = ("--array=0-2,7", "--gpus-per-node=0", "--cpus-per-task=1")
+    job = place.submit("array", *place.config(step=7), sbatch=options)
     tasks = {number: Job(f"{job.name}_{number}", place) for number in (0, 1, 2, 7)}
     for number in tasks:
         place.wait_until_held(task=str(number))
+    starts = [datetime.fromisoformat(task.fields["StartTime"]) for task in tasks.values()]
+    assert (max(starts) - min(starts)).total_seconds() <= 1
     (own,) = [n for n, task in tasks.items() if task.fields["JobId"] == job.name]
     running, *first = [number for number in tasks if number != own]
     for number in first:

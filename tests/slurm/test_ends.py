@@ -58,6 +58,26 @@ def test_sigterm_outside_of_training_is_no_success(place: Place, held: str) -> N
     assert "trimtab: stopped by SIGTERM" in job.log
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(f'{FIT} "$@"', "USR2"), (f'bash -c \'set -e; exec {FIT} "$@"\' - "$@"', "USR1")],
+    ids=["SIGUSR2", "below a shell"],
+)
+def test_what_is_not_queued_again_has_saved(place: Place, command: str, name: str) -> None:
+    script = place.script(f"srun {command}\n")
+    options = ("--no-requeue", "--ntasks-per-node=1")
+    job = place.submit(script, *place.config(step=7), sbatch=options)
+    place.wait_until_held()
+    job.signal(name)
+    place.let_go()
+    job.end()
+    code = 128 + signal.Signals[f"SIG{name}"]
+    assert (job.state, job.exit_code, job.restarts) == ("FAILED", code, 0), job.log
+    assert state(job.folder)["global_step"] == 8
+    assert f"stopped by SIG{name} after step 8" in job.log
+    assert "continue with trimtab fit --ckpt_path" in job.log
+
+
 def test_several_runs_in_one_job_have_a_folder_each(place: Place) -> None:
     place.script(
         f"""
