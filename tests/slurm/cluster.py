@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import random
 import secrets
 import shutil
@@ -76,7 +77,7 @@ def install() -> None:
     Raises:
         UnavailableError: This is no Debian, the user is not root, or the packages cannot be had.
     """
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    missing = [name for name in PROGRAMS if find(name) is None]
     if not missing:
         return
     found = f"{', '.join(missing)} not found"
@@ -129,7 +130,7 @@ def running(folder: Path) -> Iterator[Path]:
             with (folder / f"{number}.out").open("wb") as out:
                 daemons.append(
                     subprocess.Popen(
-                        [daemon(command[0]), *command[1:]],
+                        [find(command[0]) or command[0], *command[1:]],
                         env=environment,
                         stdin=subprocess.DEVNULL,
                         stdout=out,
@@ -139,21 +140,32 @@ def running(folder: Path) -> Iterator[Path]:
                 )
             if command[0] == "munged":
                 wait_for(lambda: (munge / "socket").exists(), 10)
-        if not wait_for(lambda: idle_nodes(environment) == len(NODES), 60):
-            raise UnavailableError(f"SLURM did not start: {last_words(folder)}")
+        wait_for(lambda: has_ended(daemons) or idle_nodes(environment) == len(NODES), 60)
+        if has_ended(daemons) or idle_nodes(environment) != len(NODES):
+            raise UnavailableError(f"SLURM did not start: {last_words(folder, daemons)}")
         yield config
     finally:
         if daemons:
             stop(daemons, environment)
 
 
-def daemon(name: str) -> str:
-    """Return the path of a daemon, which is on root's path only."""
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin") or name
+def find(name: str) -> str | None:
+    """Return the path of a program, None where there is none; daemons are on root's path only."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
 
 
 def write_config(folder: Path) -> Path:
-    """Write the cluster's config and key; return the config."""
+    """Write the cluster's config and key; return the config.
+
+    Raises:
+        UnavailableError: The user has no name, by which SLURM knows its own.
+    """
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise UnavailableError(
+            f"user {os.geteuid()} has no name, by which SLURM knows it"
+        ) from None
     # other users' processes find munge's socket
     folder.chmod(0o755)
     for name in ("state", "munge", *(f"spool.{node}" for node in NODES)):
@@ -170,9 +182,7 @@ def write_config(folder: Path) -> Path:
     text = CONFIG.format(
         host=host,
         controller=controller,
-        user=subprocess.run(
-            ["id", "-un"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        user=user,
         folder=folder,
         proctrack=PROCTRACK,
         first=random.randrange(100, 9000),
@@ -199,6 +209,11 @@ def free_ports(number: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+def has_ended(daemons: list[subprocess.Popen[bytes]]) -> bool:
+    """Return whether a daemon has ended by itself."""
+    return any(process.poll() is not None for process in daemons)
+
+
 def idle_nodes(environment: dict[str, str]) -> int:
     """Return how many nodes wait for jobs."""
     command = ["sinfo", "--noheader", "--Node", "--states=idle", "--format=%N"]
@@ -215,7 +230,9 @@ def stop(daemons: list[subprocess.Popen[bytes]], environment: dict[str, str]) ->
         )
         return done.stdout
 
-    for signal in ((), ("--signal=KILL", "--full")):
+    # without its controller it has no jobs, and nothing answers
+    answers = len(daemons) > 1 and not has_ended(daemons[:2])
+    for signal in ((), ("--signal=KILL", "--full")) if answers else ():
         run("scancel", f"--user={os.geteuid()}", *signal)
         if wait_for(lambda: not run("squeue", "--noheader").split(), 20):
             break
@@ -238,7 +255,9 @@ def wait_for(condition: Callable[[], object], seconds: float) -> bool:
     return True
 
 
-def last_words(folder: Path) -> str:
-    """Return the last line of each daemon that wrote one."""
-    lines = [path.read_text(errors="replace").splitlines()[-1:] for path in folder.glob("*.out")]
+def last_words(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> str:
+    """Return the last line of each daemon that ended by itself; of all where none did."""
+    ended = [number for number, process in enumerate(daemons) if process.poll() is not None]
+    paths = [folder / f"{number}.out" for number in ended or range(len(daemons))]
+    lines = [path.read_text(errors="replace").splitlines()[-1:] for path in paths]
     return "; ".join(line for found in lines for line in found) or "no daemon says why"
