@@ -125,6 +125,31 @@ def test_a_kill_without_warning(place: Place, whole: Path) -> None:
     assert [job.log.count(f"epoch {number}/3") for number in range(4)] == [1, 1, 1, 1]
 
 
+def test_two_nodes(
+    place: Place,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    jobs = []
+    for one in (place, Place(tmp_path_factory.mktemp("undisturbed"))):
+        args = ["--config=with/wandb", *SAF, *one.config(step=7)]
+        options = ("--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1")
+        jobs.append(one.submit("several_nodes", *args, sbatch=options))
+    stopped, other = jobs
+    other.place.let_go()
+    place.wait_until_held(ranks=2)
+    stopped.signal("USR1")
+    place.let_go()
+    for job in jobs:
+        job.end(seconds=500)
+    assert (other.state, other.exit_code, other.restarts) == ("COMPLETED", 0, 0), other.log
+    assert stopped.restarts == 1, stopped.log
+    assert_whole(stopped, other.folder)
+    # by one of the ranks
+    assert stopped.log.count("stopped by SIGUSR1") == 1
+
+
 def kill(place: Place) -> None:
     """Kill every process of a run by SIGKILL."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
