@@ -17,11 +17,11 @@ from framework.gradients.inject_gradients import inject_gradients
 from framework.gradients.per_term import (
     Gradients,
     feature_products,
-    global_rows,
+    global_gradients,
     gradients_of,
-    gram_matrix,
 )
 from framework.objectives.errors import IncompatibleError
+from framework.utilities.devices import to_device
 
 Guide = Callable[[], Tensor | tuple[Tensor, Tensor | None]]
 
@@ -202,8 +202,7 @@ class CombinedStep:
                 yield gradients_of(guide, terms.shared)
 
         values = terms.values if guide is None else [*terms.values, guide]
-        matrix, means, reached = global_rows(rows(), values, terms.shared)
-        gram, losses = gram_matrix(matrix), means.double().cpu()
+        matrix, gram, losses, reached = global_gradients(rows(), values, terms.shared)
         guided = guide is not None
         factors = self._decide(
             terms,
@@ -213,7 +212,9 @@ class CombinedStep:
             gram[:count, count] if guided else None,
             float(losses[count]) if guided else None,
         )
-        combined = terms.factors(factors).to(matrix) @ matrix[:count]
+        combined = (
+            to_device(terms.factors(factors).to(matrix.dtype), matrix.device) @ matrix[:count]
+        )
         parts = combined.split([parameter.numel() for parameter in terms.shared])
         # an optimizer would decay what no term depends on
         depended = reached[:count].any(0).tolist()

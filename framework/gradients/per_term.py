@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from framework.distributed.collectives import all_reduce_sum, world_size
+from framework.utilities.devices import to_device
 from framework.utilities.precision import at_least_float32
 
 Gradients = list[Tensor | None]
@@ -25,50 +27,65 @@ def gradients_of(value: Tensor, inputs: Sequence[Tensor]) -> Gradients:
     return list(torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True))
 
 
-def global_rows(
-    rows: Iterable[Gradients], values: Sequence[Tensor], parameters: Sequence[Parameter]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the global gradients (T, P), flattened over ``parameters``, and what belongs to them.
+class GlobalGradients(NamedTuple):
+    """Gradients of T losses over the global batch, and what a step must know of them."""
 
-    Every rank gets the same, by one all-reduce.
+    rows: Tensor
+    """(T, P), flattened over the parameters."""
+    gram: Tensor
+    """Inner products (T, T) of the rows, in float64 on the CPU."""
+    values: Tensor
+    """The losses (T,), in float64 on the CPU."""
+    reached: Tensor
+    """(T, parameters) bool on the CPU, whether a loss reaches a parameter on any rank."""
+
+
+def global_gradients(
+    rows: Iterable[Gradients], values: Sequence[Tensor], parameters: Sequence[Parameter]
+) -> GlobalGradients:
+    """Return the gradients of the global batch; every rank gets the same, by one all-reduce.
 
     Args:
         rows: Gradients of T losses whose mean over the ranks is the global one; they are asked
             for one after the other, so that no two need be in memory.
         values: The T losses.
         parameters: Parameters of P elements in all; a gradient that is missing counts as zero.
-
-    Returns:
-        Beside the gradients the values (T,), and (T, parameters) bool, whether a term reaches a
-        parameter on any rank.
     """
     size = sum(p.numel() for p in parameters)
     like = at_least_float32(torch.stack([value.detach() for value in values]))
-    matrix = like.new_zeros(len(values), size + 1 + len(parameters))
-    for row, found, value in zip(matrix, rows, like, strict=True):
-        start = 0
-        for place, (gradient, parameter) in enumerate(zip(found, parameters, strict=True)):
-            end = start + parameter.numel()
-            if gradient is not None:
-                row[start:end] = gradient.flatten()
-                row[size + 1 + place] = 1
-            start = end
-        row[size] = value
+    columns = size + 1 + len(parameters)
+    matrix, zero = like.new_empty(len(values), columns), like.new_zeros(())
+    flags = []
+    for row, found in zip(matrix, rows, strict=True):
+        flags.append([gradient is not None for gradient in found])
+        parts = [
+            zero.expand(parameter.numel()) if gradient is None else gradient.flatten()
+            for gradient, parameter in zip(found, parameters, strict=True)
+        ]
+        if parts:
+            torch.cat(parts, out=row[:size])
+    matrix[:, size] = like
+    reached = torch.tensor(flags, dtype=matrix.dtype)
+    matrix[:, size + 1 :] = to_device(reached, matrix.device)
     if world_size() > 1:
         dist.all_reduce(matrix)
         matrix /= world_size()
-    return matrix[:, :size], matrix[:, size], matrix[:, size + 1 :] > 0
+    gram = gram_matrix(matrix[:, :size])
+    # one copy for all, as each makes the host wait for a GPU
+    facts = torch.cat([gram, matrix[:, size:].double()], dim=1).cpu()
+    gram, known, reached = facts.tensor_split((len(values), len(values) + 1), dim=1)
+    return GlobalGradients(matrix[:, :size], gram, known[:, 0], reached > 0)
 
 
 def gram_matrix(rows: Tensor) -> Tensor:
-    """Return the inner products (T, T) of rows (T, P), in float64 on the CPU."""
+    """Return the inner products (T, T) of rows (T, P), in float64."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
     # by parts, as all of it in float64 could need more memory than the step itself
     for part in rows.split(COLUMNS, dim=1):
         double = part.double()
         total += double @ double.T
     # a product of matrices need not be symmetric to the last bit
-    return ((total + total.T) / 2).cpu()
+    return (total + total.T) / 2
 
 
 def feature_products(

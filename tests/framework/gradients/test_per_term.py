@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from framework.distributed.collectives import rank, world_size
 from framework.gradients.inject_gradients import inject_gradients
 from framework.gradients.per_term import (
+    GlobalGradients,
     feature_products,
-    global_rows,
+    global_gradients,
     gradients_of,
     gram_matrix,
 )
@@ -43,17 +44,18 @@ def own(rows: Tensor) -> Tensor:
     return rows if world_size() == 1 else (rows[:3], rows[3:])[rank()]
 
 
-def matrix() -> tuple[Tensor, Tensor, Tensor]:
+def matrix() -> GlobalGradients:
     parameters = model()
     values = list(parameters.values())
     terms = terms_of(own(INPUTS) @ parameters["both"], parameters)
     rows = [gradients_of(term, values) for term in terms.values()]
-    return global_rows(rows, list(terms.values()), values)
+    return global_gradients(rows, list(terms.values()), values)
 
 
 def test_each_row_is_the_gradient_of_a_term() -> None:
-    rows, values, reached = matrix()
+    rows, gram, values, reached = matrix()
     assert rows.shape == (3, 9)
+    torch.testing.assert_close(gram, rows @ rows.T)
     for number, name in enumerate(("a", "b")):
         parameters = model()
         term = terms_of(INPUTS @ parameters["both"], parameters)[name]
