@@ -30,7 +30,7 @@ def global_seed() -> int:
 
 
 def capture_rng() -> dict[str, Any]:
-    """Return the states of Python's, NumPy's, torch's CPU and every CUDA generator.
+    """Return the states of Python's, NumPy's, torch's and the current GPU's generator.
 
     Holds tensors and plain containers only, as checkpoints do.
     """
@@ -46,7 +46,7 @@ def capture_rng() -> dict[str, Any]:
             float(cached),
         ],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -65,8 +65,10 @@ def restore_rng(state: dict[str, Any]) -> None:
             raise ValueError(f"NumPy's position is {position}")
         np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
         torch.set_rng_state(state["torch"].cpu())
-        if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        if torch.cuda.is_available() and (found := state["cuda"]):
+            # those of earlier versions hold a state for each GPU that the process saw
+            place = torch.cuda.current_device()
+            torch.cuda.set_rng_state(found[place if place < len(found) else 0].cpu())
     except Exception as error:  # of many kinds, by which part is no state
         raise ValueError(
             f"The checkpoint's 'rng' is no state of generators: {reason_of(error)}."

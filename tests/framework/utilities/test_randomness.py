@@ -61,3 +61,21 @@ def test_a_seed_is_a_function_of_its_key_alone() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
     # of every process, and of every version: a resumed run draws what the first would have drawn
     assert stable_seed("a", 1) == 4665976284724862560
+
+
+@pytest.mark.parametrize("visible", [1, 2, 3])
+def test_a_gpu_goes_on_whatever_others_are_visible(
+    visible: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = [torch.tensor([number], dtype=torch.uint8) for number in range(visible)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: visible - 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: gpus[visible - 1])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state: set_to.append(int(state)))
+    set_to: list[int] = []
+    state = capture_rng()
+    assert [int(own) for own in state["cuda"]] == [visible - 1]
+    for saved in ([7], [4, 5, 6], []):
+        restore_rng({**state, "cuda": [torch.tensor([n], dtype=torch.uint8) for n in saved]})
+    assert set_to == [7, [4, 5, 6][visible - 1]]
