@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from framework.utilities.devices import to_device
 from framework.utilities.randomness import stable_seed
 
 
@@ -56,7 +57,8 @@ def rows_per_rank(rows: int, device: torch.device | str = "cpu") -> list[int]:
     """
     if world_size() == 1:
         return [rows]
-    return [int(count) for (count,) in _all_gather(torch.tensor([rows], device=device))]
+    counts: list[int] = torch.stack(_all_gather(torch.full((), rows, device=device))).tolist()
+    return counts
 
 
 def gather(x: Tensor, counts: Sequence[int] | None = None) -> Tensor:
@@ -81,9 +83,8 @@ def gather(x: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         return x
     row_bytes = x.shape[1:].numel() * x.element_size()
     if counts is None:
-        sizes = _all_gather(torch.tensor([len(x), row_bytes], device=x.device))
-        counts = [int(size[0]) for size in sizes]
-        widths = [int(size[1]) for size in sizes]
+        sizes = _all_gather(to_device(torch.tensor([len(x), row_bytes]), x.device))
+        counts, widths = torch.stack(sizes).T.tolist()
         if len(set(widths)) > 1:
             raise ValueError(f"gather: a row has {widths} bytes on ranks 0 to {len(widths) - 1}.")
     padded = x.new_empty(max(counts) * row_bytes, dtype=torch.uint8)
@@ -161,7 +162,7 @@ def global_mean(per_sample: Tensor, weight: Tensor | None = None) -> Tensor:
     """
     if weight is None:
         total = per_sample.sum()
-        count = torch.tensor(per_sample.numel(), dtype=torch.float64, device=per_sample.device)
+        count = per_sample.new_full((), per_sample.numel(), dtype=torch.float64)
     else:
         weight = weight.detach().to(per_sample.dtype)
         # 0 * inf would be NaN
@@ -266,7 +267,7 @@ def all_to_all(x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
     if world_size() == 1:
         return x, list(counts)
     channel = _channel(x.device)
-    sent = torch.tensor(counts, device=channel)
+    sent = to_device(torch.tensor(counts), channel)
     received = torch.empty_like(sent)
     dist.all_to_all_single(received, sent)
     arriving = received.tolist()

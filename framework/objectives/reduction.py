@@ -97,7 +97,9 @@ def _reduce_over_ranks(
     # counts travel in float64: half precision would round the number of rows
     table = torch.stack(
         [
-            torch.as_tensor(count, dtype=torch.float64, device=device).detach()
+            count.detach().double()
+            if isinstance(count, Tensor)
+            else torch.full((), count, dtype=torch.float64, device=device)
             for count in [*counts, float(rows)]
         ]
     )
