@@ -219,8 +219,10 @@ def global_rows(gather: bool, like: Tensor, *values: Tensor) -> list[Tensor]:
     rows = [(v[:, None] if v.ndim == 1 else v.flatten(1)).to(like.dtype) for v in values]
     if not gather:
         return rows
+    # one message for all, as the ranks wait for each
     counts = rows_per_rank(len(like), like.device)
-    return [gather_with_grad(value, counts) for value in rows]
+    widths = [value.shape[1] for value in rows]
+    return list(gather_with_grad(torch.cat(rows, dim=1), counts).split(widths, dim=1))
 
 
 def warn_below_zero(loss: Loss, value: Tensor) -> bool:
