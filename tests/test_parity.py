@@ -65,8 +65,12 @@ def assert_parity(one: Record, two: Record) -> None:
 def compare(args: list[str], folder: Path, two_ranks) -> tuple[Record, Record]:
     """Run on one process and on two ranks."""
     one = fit([*args, f"--run_folder={folder / 'one'}"], gradients=True)
-    two = two_ranks(fit_on_two_ranks, [*args, f"--run_folder={folder / 'two'}"], gradients=True)[0]
+    two, other = two_ranks(
+        fit_on_two_ranks, [*args, f"--run_folder={folder / 'two'}"], gradients=True
+    )
     assert_parity(one, two)
+    # buffers are not sent
+    assert largest_difference(two.parameters, other.parameters) == 0
     return one, two
 
 

@@ -22,6 +22,8 @@ from framework.runs.slurm_job import job_id, requeue
 from framework.runs.stop_signals import Interrupted, StopSignals, command_signals
 from framework.utilities.error_reason import reason_of
 from framework.utilities.lightning_internals import (
+    ask_for_sigterm,
+    ask_no_rank_for_sigterm,
     end_started_ranks,
     is_accumulating,
     leave_signals_alone,
@@ -97,6 +99,8 @@ class PreemptionCheckpoint(Checkpoint):
         if self._signals is command_signals():
             spare_from_loggers(trainer, self._signals)
         self._signals.note(TRAINS, LOST)
+        # the ranks agree here, less often
+        ask_no_rank_for_sigterm(trainer)
         try:
             signum = self._agreed(trainer)
         except RuntimeError:
@@ -221,6 +225,7 @@ class PreemptionCheckpoint(Checkpoint):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the handlers of the signals, and leave if the module brings it for each fit."""
         self._restore()
+        ask_for_sigterm(trainer)
         if not self.interrupts:
             # Lightning warns of ckpt_path="best" where there are several checkpoint callbacks
             trainer.callbacks = [  # type: ignore[attr-defined]
@@ -235,6 +240,7 @@ class PreemptionCheckpoint(Checkpoint):
         """Restore the handlers of the signals, as nothing is torn down then."""
         self._signals.leave()
         self._restore()
+        ask_for_sigterm(trainer)
 
     def _restore(self) -> None:
         if self._signals is not command_signals():

@@ -19,6 +19,7 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
 from framework.data.facts import KEY, facts_of
 from framework.distributed.consistency import check_equal_on_all_ranks
+from framework.distributed.equal_buffers import equalize_buffers, has_equal_buffers
 from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import Loss
@@ -39,6 +40,7 @@ from framework.training.trainable import TrainableParameters
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import (
     is_accumulating,
+    send_no_buffers,
     train_loader,
     trainer_of,
 )
@@ -113,6 +115,7 @@ class TrainingModule(EvaluationModule):
         self._trainable: TrainableParameters | None = None
         self._fields_checked = False
         self._window = AccumulationWindow()
+        self._buffers_are_own = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """Copy parameters and state, for averages of the weights.
@@ -231,6 +234,11 @@ class TrainingModule(EvaluationModule):
             )
         if stage != "fit":
             return
+        self._buffers_are_own = (
+            self.trainer.world_size > 1
+            and has_equal_buffers(self)
+            and send_no_buffers(self.trainer)
+        )
         data = self.datamodule
         self.data_facts = facts_of(data)
         compatibility.check_sharding(self)
@@ -303,6 +311,8 @@ class TrainingModule(EvaluationModule):
         self._trainable = TrainableParameters(self)
         self._fields_checked = False
         self._window = AccumulationWindow()
+        if self._buffers_are_own:
+            equalize_buffers(self)
 
     def on_train_start(self) -> None:
         """Refuse an iterable data set where something needs the index of a sample."""
