@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any, ClassVar, get_args
 
+import torch
 from torch import Tensor
 
 from framework.distributed.collectives import gather_with_grad, rows_per_rank
