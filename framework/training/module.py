@@ -19,7 +19,6 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
 from framework.data.facts import KEY, facts_of
 from framework.distributed.consistency import check_equal_on_all_ranks
-from framework.distributed.equal_buffers import equalize_buffers, has_equal_buffers
 from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import Loss
@@ -30,6 +29,7 @@ from framework.schedules.steps import total_steps_from
 from framework.training import compatibility
 from framework.training.accumulation import AccumulationWindow
 from framework.training.compilation import compile_networks
+from framework.training.equal_buffers import equalize_buffers, has_equal_buffers
 from framework.training.evaluation import EvaluationModule
 from framework.training.nonfinite import check_parameters
 from framework.training.objectives_callback import ObjectivesCallback

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from framework.distributed.equal_buffers import has_equal_buffers
 from framework.layers.sync_batchnorm import convert_sync_batchnorm
+from framework.training.equal_buffers import has_equal_buffers
 from tests.helpers.configs import arguments
 from tests.helpers.runs import DDP, fit
 
