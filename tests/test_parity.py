@@ -135,6 +135,15 @@ def test_four_batches_accumulated_on_two_ranks_equal_one_batch(system, tmp_path,
     assert_same_gradients(one, two[0])
 
 
+@pytest.mark.parametrize(
+    "configs", [("classifier", "with/ensloss"), one_of_many(("adversarial",), quick=False)]
+)
+def test_noise_of_accumulated_batches_keeps_parity(configs, tmp_path, two_ranks):
+    args = [*arguments(*configs), *FLOAT64, "--trainer.accumulate_grad_batches=2"]
+    one, _ = compare(args, tmp_path, two_ranks)
+    assert len(one.steps) > len(one.gradients) > 1
+
+
 def assert_same_gradients(one: Record, two: Record) -> None:
     """Compare every optimizer step's gradient, and the trained parameters, in float64."""
     assert len(one.gradients) > 1

@@ -82,6 +82,12 @@ def test_overlays_resume_bitwise(overlay, tmp_path):
     assert_same_bits(*kill_and_resume(arguments(base_of(overlay), overlay), tmp_path, kill_at=7))
 
 
+def test_noise_of_accumulated_batches_resumes_bitwise(tmp_path):
+    args = [*arguments("classifier", "with/ensloss"), "--trainer.accumulate_grad_batches=3"]
+    args += ["--data.batch_size=24"]
+    assert_same_bits(*kill_and_resume(args, tmp_path, kill_at=7))
+
+
 def test_double_precision_resumes_bitwise(tmp_path):
     args = [*arguments("classifier"), "--trainer.precision=64-true"]
     assert_same_bits(*kill_and_resume(args, tmp_path, kill_at=7))

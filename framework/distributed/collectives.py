@@ -209,7 +209,11 @@ def global_topk(values: Tensor, k: int) -> Tensor:
 
 
 def shared_generator(
-    seed: int, step: int, name: str, device: torch.device | str = "cpu"
+    seed: int,
+    step: int,
+    name: str,
+    device: torch.device | str = "cpu",
+    micro_batch: int = 0,
 ) -> torch.Generator:
     """Return a generator that is in the same state on every rank; never communicates.
 
@@ -218,8 +222,11 @@ def shared_generator(
         step: Global step, so that a resumed run draws what the first one would have drawn.
         name: Name of what is drawn; different names give independent numbers.
         device: Device of the generator. CPU and GPU draw different numbers from one seed.
+        micro_batch: Number of the batch among those whose gradients make one step.
     """
-    return torch.Generator(device).manual_seed(stable_seed(seed, step, name))
+    # the first batch has the numbers of a step that is one batch
+    part = (micro_batch,) if micro_batch else ()
+    return torch.Generator(device).manual_seed(stable_seed(seed, step, name, *part))
 
 
 def draw_for_global_batch(

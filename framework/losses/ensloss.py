@@ -40,10 +40,11 @@ class EnsLoss(ClassificationLoss):
     sorted together, which for K = 2 is the binary rule on :math:`s = f_1 - f_0`.
 
     The draws are a function of the run's seed, the step and the epoch alone. With gradient
-    accumulation each part of a batch is sorted by itself, from the same draws.
+    accumulation each of a step's batches is sorted by itself and has draws of its own.
 
     Shapes: predictions (B, K) logits, K >= 2, or scores (B,) or (B, 1) of class 1; targets (B,)
-    int64, no soft labels, which have no margin; epoch and step ints; returns a scalar, or (B,).
+    int64, no soft labels, which have no margin; epoch, step and micro_batch ints; returns a
+    scalar, or (B,).
 
     Paper: Dai, *EnsLoss: Stochastic Calibrated Loss Ensembles for Preventing Overfitting in
     Classification*, ICML 2025, arXiv:2409.00908. Clip, tail and the fixed lambda are those of the
@@ -80,7 +81,7 @@ class EnsLoss(ClassificationLoss):
         tensor([-1., -1.,  1.])
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("epoch", "step")
+    needs: ClassVar[tuple[str, ...]] = ("epoch", "step", "micro_batch")
     monitorable: ClassVar[bool] = False
 
     def __init__(
@@ -114,6 +115,7 @@ class EnsLoss(ClassificationLoss):
         *,
         epoch: int = 0,
         step: int = 0,
+        micro_batch: int = 0,
         kept: Tensor | None = None,
         **needs: Any,
     ) -> Tensor:
@@ -131,7 +133,8 @@ class EnsLoss(ClassificationLoss):
         ranked = margins.detach()
         if kept is not None:
             ranked = ranked.where(kept[:, None], torch.inf)
-        return (self._slopes(ranked, epoch, step) * margins).sum(1)
+        generator = shared_generator(self._seed, step, "ensloss", ranked.device, micro_batch)
+        return (self._slopes(ranked, self.lambda_at(epoch), generator) * margins).sum(1)
 
     def lambda_at(self, epoch: int) -> float:
         """Return the Box-Cox lambda of an epoch."""
@@ -141,11 +144,9 @@ class EnsLoss(ClassificationLoss):
         generator = shared_generator(self._seed, period, "ensloss lambda")
         return 2 * float(torch.rand((), generator=generator)) - 1
 
-    def _slopes(self, margins: Tensor, epoch: int, step: int) -> Tensor:
-        """Return the slopes of this step at this rank's margins, of their shape (B, M)."""
-        lam = self.lambda_at(epoch)
+    def _slopes(self, margins: Tensor, lam: float, generator: torch.Generator) -> Tensor:
+        """Return slopes drawn for this rank's margins, of their shape (B, M)."""
         width = margins.shape[1]
-        generator = shared_generator(self._seed, step, "ensloss", margins.device)
 
         def draw(rows: int, generator: torch.Generator) -> Tensor:
             # always float32, so that a run in float64 meets the same losses

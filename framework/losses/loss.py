@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +14,14 @@ from framework.objectives.labels import IGNORE_INDEX
 from framework.utilities.checks import check_one_of
 from framework.utilities.precision import at_least_float32
 
-NEEDS = ("index", "group", "features", "inputs", "weight", "epoch", "step", "forward")
+NEEDS = (
+    *("index", "group", "features", "inputs", "weight"),
+    *("epoch", "step", "micro_batch", "forward"),
+)
 """What a loss may ask for beside predictions and targets; each is passed as a keyword."""
+
+MAY_BE_MISSING = ("micro_batch",)
+"""What a caller need not pass, as one who accumulates no gradients has none."""
 
 LOOK_EVERY = 101
 """Calls from one look at values to the next: odd, as a loss may be called twice in a step."""
@@ -30,11 +37,12 @@ class Loss(_Loss):
     the loss is no sum over samples. Inputs in half precision are computed in float32.
 
     Class attributes:
-        needs: names out of ``index, group, features, inputs, weight, epoch, step, forward`` that
-            the loss receives as keywords. ``index`` is (B,) int64 in the full training set,
-            ``group`` (B,) int64 the group a row belongs to, such as a bag, ``features`` (B, D),
-            ``inputs`` the network's input, ``weight`` (B,), ``epoch`` and ``step`` ints,
-            ``forward`` a callable from inputs to predictions.
+        needs: names out of ``index, group, features, inputs, weight, epoch, step, micro_batch,
+            forward`` that the loss receives as keywords. ``index`` is (B,) int64 in the full
+            training set, ``group`` (B,) int64 the group a row belongs to, such as a bag,
+            ``features`` (B, D), ``inputs`` the network's input, ``weight`` (B,), ``epoch`` and
+            ``step`` ints, ``micro_batch`` the number of the batch among those whose gradients make
+            one step, 0 where each is a step, ``forward`` a callable from inputs to predictions.
         batch_coupled: not a sum over samples; sees the global batch and returns the same value on
             every rank.
         monitorable: False if the value means nothing; early stopping on it is refused.
@@ -73,6 +81,10 @@ class Loss(_Loss):
             return values.sum() + predictions.sum() * 0.0 if len(values) == 0 else values.sum()
         return values.mean()
 
+    def missing(self, needs: Collection[str]) -> list[str]:
+        """Return what the loss needs and was not given."""
+        return [name for name in self.needs if name not in (*MAY_BE_MISSING, *needs)]
+
     def forward(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
         """Check the inputs, leave autocast, and compute.
 
@@ -93,8 +105,7 @@ class Loss(_Loss):
                 f"{type(self).__name__}: {len(predictions)} rows of predictions but "
                 f"{len(targets)} of targets."
             )
-        missing = [name for name in self.needs if name not in needs]
-        if missing:
+        if missing := self.missing(needs):
             raise TypeError(f"{type(self).__name__} needs {', '.join(missing)} as keyword.")
         self._calls += 1  # here and not in `may_look`, which one call may ask several times
         predictions, targets = at_least_float32(predictions), at_least_float32(targets)

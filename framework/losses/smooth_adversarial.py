@@ -86,7 +86,7 @@ class SmoothAdversarialCompSumLoss(CompSumLoss):
         >>> value.backward()
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("inputs", "forward", "step")
+    needs: ClassVar[tuple[str, ...]] = ("inputs", "forward", "step", "micro_batch")
     soft_targets: ClassVar[bool] = False
 
     def __init__(
@@ -119,15 +119,20 @@ class SmoothAdversarialCompSumLoss(CompSumLoss):
         Predictions at x' are made here, in the precision and mode in which those at x were.
         """
         # what is missing or does not fit is refused by the base class
-        complete = all(name in needs for name in self.needs)
-        if self.training and complete and len(predictions) == len(targets):
+        if self.training and not self.missing(needs) and len(predictions) == len(targets):
             kept = self.kept(targets)
             labels = targets if kept is None else targets.where(kept, 0)
             needs["adversarial"] = self._adversarial_predictions(predictions, labels, **needs)
         return super().forward(predictions, targets, **needs)
 
     def _adversarial_predictions(
-        self, predictions: Tensor, targets: Tensor, inputs: Tensor, forward: Forward, step: int
+        self,
+        predictions: Tensor,
+        targets: Tensor,
+        inputs: Tensor,
+        forward: Forward,
+        step: int,
+        micro_batch: int = 0,
     ) -> Tensor:
         check_logits(self, predictions)
         check_labels(self, predictions, targets)
@@ -138,7 +143,9 @@ class SmoothAdversarialCompSumLoss(CompSumLoss):
         def objective(attacked: Tensor) -> Tensor:
             return margin_shift(at_least_float32(attacked) - reference, targets).square()
 
-        generator = shared_generator(self.seed, step, "smooth_adversarial", inputs.device)
+        generator = shared_generator(
+            self.seed, step, "smooth_adversarial", inputs.device, micro_batch
+        )
         return forward(self.attack.perturb(forward, inputs, objective, generator=generator))
 
     def per_sample(

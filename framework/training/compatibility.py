@@ -48,7 +48,7 @@ _WHOLE_PARAMETERS = (ModelPruning, WeightAveraging)
 """Callbacks of Lightning that read or change parameters between steps."""
 
 # what a loss may need and the base class itself can always give
-_ALWAYS_GIVEN = ("group", "inputs", "weight", "epoch", "step", "forward")
+_ALWAYS_GIVEN = ("group", "inputs", "weight", "epoch", "step", "micro_batch", "forward")
 
 
 def require(owner: object, given: object, kind: type[Kind], need: str, instead: str = "") -> Kind:

@@ -40,6 +40,7 @@ from framework.training.trainable import TrainableParameters
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import (
     is_accumulating,
+    micro_batch_of,
     send_no_buffers,
     train_loader,
     trainer_of,
@@ -353,6 +354,8 @@ class TrainingModule(EvaluationModule):
                 available[need] = ones if weight is None else weight
             elif need in ("index", "features"):
                 available[need] = getattr(objectives, need)
+            elif need == "micro_batch":
+                available[need] = micro_batch_of(trainer_of(self))
             elif need == "group" and objectives.group is not None:
                 available[need] = objectives.group
             elif need == "group":

@@ -48,6 +48,13 @@ def is_accumulating(trainer: Trainer) -> bool:
     return trainer.fit_loop._should_accumulate()
 
 
+def micro_batch_of(trainer: Trainer | None) -> int:
+    """Return the number of the present batch among those whose gradients make one step."""
+    if trainer is None or trainer.accumulate_grad_batches == 1:
+        return 0
+    return trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches
+
+
 def has_validated(trainer: Trainer) -> bool:
     """Return whether this run's validation has run at all."""
     return trainer.fit_loop.epoch_loop.val_loop._has_run

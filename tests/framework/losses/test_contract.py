@@ -68,6 +68,7 @@ def needed(loss: ClassificationLoss, index: Tensor, inputs: Tensor, forward: Any
         "group": index,  # a bag for every row
         "epoch": 0,
         "step": 3,
+        "micro_batch": 0,
         "inputs": inputs,
         "forward": forward,
     }

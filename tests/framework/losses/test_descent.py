@@ -112,6 +112,7 @@ def test_free_predictions_come_nearer_to_the_targets(name: str) -> None:
             "forward": torch.nn.Identity(),
             "epoch": step // 10,
             "step": step,
+            "micro_batch": 0,
         }
         value = loss(predictions, targets, **{need: available[need] for need in loss.needs})
         (predictions.grad,) = torch.autograd.grad(value, predictions)

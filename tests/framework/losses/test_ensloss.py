@@ -169,6 +169,14 @@ def test_every_step_draws_anew_and_again_the_same() -> None:
     assert values[0] == values[2] != values[1]
 
 
+def test_every_batch_of_a_step_draws_its_own() -> None:
+    scores, labels = random(16), torch.ones(16, dtype=torch.int64)
+    values = [EnsLoss()(scores, labels, **NOW, micro_batch=k) for k in (0, 1, 2, 1)]
+    assert values[0] == EnsLoss()(scores, labels, **NOW)
+    assert values[1] == values[3]
+    assert len({float(value) for value in values}) == 3
+
+
 def test_lambda_is_drawn_once_per_period() -> None:
     loss = EnsLoss(lambda_period=3, boxcox_lambda=5.0)
     lambdas = [loss.lambda_at(epoch) for epoch in range(300)]

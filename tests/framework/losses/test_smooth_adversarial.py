@@ -191,9 +191,9 @@ def build(eps: float = 0.1, **kwargs: Any) -> SmoothAdversarialCompSumLoss:
     return SmoothAdversarialCompSumLoss(attack=PGDAttack(eps=eps, steps=3), **kwargs)
 
 
-def value_of(loss: nn.Module, model: nn.Module, rows: int = 6, step: int = 3) -> Tensor:
+def value_of(loss: nn.Module, model: nn.Module, rows: int = 6, step: int = 3, **now: int) -> Tensor:
     inputs, label = data(rows)
-    return loss(model(inputs), label, inputs=inputs, forward=model, step=step)
+    return loss(model(inputs), label, inputs=inputs, forward=model, step=step, **now)
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 1.7])
@@ -230,6 +230,13 @@ def test_the_step_decides_the_start():
     first, again, other = (value_of(build(), Network().double(), step=step) for step in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_the_batches_of_a_step_start_elsewhere():
+    values = [value_of(build(), Network().double(), micro_batch=k) for k in (0, 1, 1)]
+    assert values[0] == value_of(build(), Network().double())
+    assert values[1] == values[2]
+    assert values[0] != values[1]
 
 
 def test_both_passes_run_in_the_precision_around_the_loss():

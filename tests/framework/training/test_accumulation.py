@@ -109,3 +109,29 @@ def test_batches_of_which_nothing_counts_change_nothing() -> None:
     weight.grad = torch.zeros(1)
     window.close([weight], batches=2)
     assert weight.grad == 0
+
+
+class Told(nn.CrossEntropyLoss):
+    """Notes when it is called."""
+
+    needs = ("step", "micro_batch")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[int, int]] = []
+
+    def forward(self, predictions: Tensor, targets: Tensor, **when: int) -> Tensor:
+        if torch.is_grad_enabled():
+            self.calls.append((when["step"], when["micro_batch"]))
+        return super().forward(predictions, targets)
+
+
+def test_a_loss_is_told_which_batch_of_a_step_it_sees(tmp_path: Path) -> None:
+    loss = Told()
+    fit(tmp_path, 5, 3, loss, max_epochs=2)
+    # five batches an epoch: a full window, and one that the epoch's end cuts short
+    of_an_epoch = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert loss.calls == [(step + 2 * epoch, k) for epoch in (0, 1) for step, k in of_an_epoch]
+    alone = Told()
+    fit(tmp_path, 12, 1, alone, max_epochs=2)
+    assert alone.calls == [(step, 0) for step in range(4)]
