@@ -116,7 +116,7 @@ class ClusterEvaluation(TrainingModule):
         Panel(
             "Agreement with the classes, by stage",
             ("nmi_geometric*", "adjusted_rand"),
-            "NMI, ARI",
+            "index",
             best="max",
         ),
         Panel("Sizes of the clusters", ("smallest_*",), "share of the samples"),

@@ -96,7 +96,8 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
 
     panels: tuple[Panel, ...] = (
         Panel("Unexplained variance", ("fvu*", "nmse_*"), "share of the variance", best="min"),
-        Panel("Loss of the language model", ("loss_recovered*", "ce_*", "delta_ce"), "share, nats"),
+        Panel("Recovered loss of the language model", ("loss_recovered*",), "share of the loss"),
+        Panel("Loss of the language model", ("ce_*", "delta_ce"), "nats"),
         Panel("Active features of a token", ("l0", "l0_std", "l0/*"), "features"),
         Panel("Active features, by step", ("train/l0",), "features", axis=STEP),
         Panel(

@@ -3,8 +3,10 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+import trimtab
 from framework.runs.best_values import BestValues
 from framework.runs.panels import EPOCH, STEP, Layout, Panel
+from tests.helpers.configs import DOMAINS, module_class
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
@@ -56,3 +58,10 @@ def test_the_best_of_an_earlier_part_counts_up_to_the_checkpoint(tmp_path: Any) 
     assert best.improved({"val/loss": 0.3}) == {}
     assert best.improved({"val/loss": float("nan"), "x": 1.0}) == {}
     assert best.improved({"val/loss": 0.2}) == {"best/val/loss": 0.2}
+
+
+@pytest.mark.parametrize("system", DOMAINS)
+def test_all_values_of_a_panel_have_one_unit(system: str) -> None:
+    module = getattr(trimtab, module_class(system).rpartition(".")[2])
+    assert module.panels
+    assert not [panel.title for panel in module.panels if "," in panel.unit]
