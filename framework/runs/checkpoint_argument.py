@@ -52,17 +52,18 @@ def accompanying_config(args: Sequence[str]) -> Path | None:
 def resolve_checkpoints(args: Sequence[str]) -> list[str]:
     """Return the arguments with a run folder in the place of a checkpoint as one of its files.
 
-    It is the newest checkpoint where training goes on, else the best. ``fit --ckpt_path last``
-    stands for the newest one in the folder that ``--run_folder`` or ``--name`` names, and for none
-    where there is none yet, so that the same command begins a run and goes on with it.
+    It is the newest checkpoint where training goes on, else the best. ``last`` and ``best`` stand
+    for the newest and the best one in the folder that ``--run_folder`` or ``--name`` names. In
+    ``fit`` the former stands for none where there is none yet, so that the same command begins a
+    run and goes on with it.
 
     Raises:
         FileNotFoundError: A folder without a checkpoint.
-        ValueError: ``last`` without the name of a run.
+        ValueError: ``last`` or ``best`` without the name of a run.
     """
     find = find_newest if "fit" in args else find_checkpoint
     resolved: list[str] = []
-    for argument in _resolve_last(args) if "fit" in args else args:
+    for argument in _resolve_word(args):
         flag, equals, value = argument.partition("=")
         if resolved and resolved[-1] == "--ckpt_path":
             argument = str(find(Path(argument)))
@@ -72,23 +73,42 @@ def resolve_checkpoints(args: Sequence[str]) -> list[str]:
     return resolved
 
 
-def _resolve_last(args: Sequence[str]) -> list[str]:
-    if option(args, "--ckpt_path")[-1:] != ["last"]:
+def _resolve_word(args: Sequence[str]) -> list[str]:
+    """Return the arguments with ``last`` or ``best`` as the file of the run that they name."""
+    word = (option(args, "--ckpt_path") or [""])[-1]
+    if word not in ("last", "best") or Path(word).exists():
         return list(args)
-    if exact := option(args, "--run_folder"):
-        folder = Path(exact[-1]).expanduser()
-    elif name := option(args, "--name"):
-        root = option(args, "--trainer.default_root_dir") or [ROOT]
-        folder = Path(root[-1]).expanduser() / name_of_config(args) / name[-1]
-    else:
-        raise ValueError("--ckpt_path last goes on with a run that --name or --run_folder names.")
+    folder = _named_run(args, word)
     kept = [
         argument
         for argument, before in zip(args, ["", *args], strict=False)
         if "--ckpt_path" not in (argument.partition("=")[0], before)
     ]
-    newest = newest_checkpoint(folder / "checkpoints", folder)
-    return kept if newest is None else [*kept, "--ckpt_path", str(newest)]
+    found: Path | None
+    if word == "best":
+        found = find_checkpoint(folder)
+    elif "fit" in args:
+        found = newest_checkpoint(folder / "checkpoints", folder)
+    else:
+        found = find_newest(folder)
+    return kept if found is None else [*kept, "--ckpt_path", str(found)]
+
+
+def _named_run(args: Sequence[str], word: str) -> Path:
+    """Return the folder that ``--run_folder`` or ``--name`` names."""
+    if exact := option(args, "--run_folder"):
+        return Path(exact[-1]).expanduser()
+    root = option(args, "--trainer.default_root_dir") or [ROOT]
+    parent = Path(root[-1]).expanduser() / name_of_config(args)
+    if name := option(args, "--name"):
+        return parent / name[-1]
+    checkpoints = parent.glob("*/checkpoints/*.ckpt")
+    newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
+    known = f"; the newest run is --ckpt_path {newest.parent.parent}" if newest else ""
+    raise ValueError(
+        f"--ckpt_path {word} is that of a run which --name or --run_folder names, and neither is "
+        f"given{known}."
+    )
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -121,8 +121,34 @@ def test_last_begins_a_named_run_and_goes_on_with_it(options, folder):
 
 
 def test_last_needs_the_name_of_a_run():
-    with pytest.raises(ValueError, match="--ckpt_path last goes on with a run that --name or"):
+    said = "--ckpt_path last is that of a run which --name or --run_folder names, and neither is"
+    with pytest.raises(ValueError, match=rf"{said} given\.$"):
         resolve_checkpoints(["fit", "--config=digits", "--ckpt_path=last"])
+    for number, name in enumerate("bca"):
+        Path(f"runs/digits/{name}/checkpoints").mkdir(parents=True)
+        path = save(Path(f"runs/digits/{name}/checkpoints/best.ckpt"), step=1)
+        os.utime(path, (number, number))
+    for command, word in (("fit", "last"), ("test", "last"), ("predict", "best")):
+        with pytest.raises(ValueError, match=r"; the newest run is --ckpt_path runs/digits/a\.$"):
+            resolve_checkpoints([command, "--config=digits", f"--ckpt_path={word}"])
+
+
+@pytest.mark.parametrize("options", [["--run_folder=runs/digits/a"], ["--name", "a"]])
+def test_last_and_best_are_those_of_a_named_run(options):
+    folder = Path("runs/digits/a/checkpoints")
+    folder.mkdir(parents=True)
+    best, last = save(folder / "best.ckpt", step=2), save(folder / "last.ckpt", step=4)
+    for word, path in (("best", best), ("last", last)):
+        for command in ("fit", "validate", "test", "predict"):
+            args = [command, "--config=digits", *options, "--ckpt_path", word]
+            assert resolve_checkpoints(args)[-2:] == ["--ckpt_path", str(path)]
+    best.unlink()
+    last.unlink()
+    for word in ("best", "last"):
+        with pytest.raises(FileNotFoundError, match="There is no checkpoint in runs/digits/a"):
+            resolve_checkpoints(["test", "--config=digits", *options, "--ckpt_path", word])
+    Path("best").touch()
+    assert resolve_checkpoints(["test", "--ckpt_path=best"]) == ["test", "--ckpt_path=best"]
 
 
 def test_a_checkpoint_that_slurm_left_in_a_former_version_is_one_of_its_run():
