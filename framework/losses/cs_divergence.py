@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from framework.distributed.collectives import gather_with_grad, rows_per_rank
+from framework.distributed.collectives import gather_with_grad, rows_per_rank, world_size
 from framework.losses.loss import Loss, RegressionLoss
 from framework.ops.cauchy_schwarz import (
     Denominator,
@@ -218,7 +218,7 @@ class CSQMI(Loss):
 def global_rows(gather: bool, like: Tensor, *values: Tensor) -> list[Tensor]:
     """Return every value as (N, everything else) in the precision of ``like``, over all ranks."""
     rows = [(v[:, None] if v.ndim == 1 else v.flatten(1)).to(like.dtype) for v in values]
-    if not gather:
+    if not gather or world_size() == 1:
         return rows
     # one message for all, as the ranks wait for each
     counts = rows_per_rank(len(like), like.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.distributed as dist
 from torch import nn
 
 from framework.layers.sync_batchnorm import SyncBatchNorm
@@ -21,9 +20,3 @@ def has_equal_buffers(module: nn.Module) -> bool:
         for part in module.modules()
         if next(part.buffers(recurse=False), None) is not None
     )
-
-
-def equalize_buffers(module: nn.Module) -> None:
-    """Give every rank the buffers of rank 0, once; a collective call."""
-    for buffer in module.buffers():
-        dist.broadcast(buffer, src=0)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.modules.loss import _Loss
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from framework.data.datamodule import DataModule
@@ -29,7 +30,7 @@ from framework.schedules.steps import total_steps_from
 from framework.training import compatibility
 from framework.training.accumulation import AccumulationWindow
 from framework.training.compilation import compile_networks
-from framework.training.equal_buffers import equalize_buffers, has_equal_buffers
+from framework.training.equal_buffers import has_equal_buffers
 from framework.training.evaluation import EvaluationModule
 from framework.training.nonfinite import check_parameters
 from framework.training.objectives_callback import ObjectivesCallback
@@ -41,7 +42,6 @@ from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import (
     is_accumulating,
     micro_batch_of,
-    send_no_buffers,
     train_loader,
     trainer_of,
 )
@@ -116,7 +116,6 @@ class TrainingModule(EvaluationModule):
         self._trainable: TrainableParameters | None = None
         self._fields_checked = False
         self._window = AccumulationWindow()
-        self._buffers_are_own = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """Copy parameters and state, for averages of the weights.
@@ -235,11 +234,6 @@ class TrainingModule(EvaluationModule):
             )
         if stage != "fit":
             return
-        self._buffers_are_own = (
-            self.trainer.world_size > 1
-            and has_equal_buffers(self)
-            and send_no_buffers(self.trainer)
-        )
         data = self.datamodule
         self.data_facts = facts_of(data)
         compatibility.check_sharding(self)
@@ -312,8 +306,9 @@ class TrainingModule(EvaluationModule):
         self._trainable = TrainableParameters(self)
         self._fields_checked = False
         self._window = AccumulationWindow()
-        if self._buffers_are_own:
-            equalize_buffers(self)
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel) and has_equal_buffers(self):
+            model.broadcast_buffers = False
 
     def on_train_start(self) -> None:
         """Refuse an iterable data set where something needs the index of a sample."""

@@ -192,15 +192,6 @@ def ask_for_sigterm(trainer: Trainer) -> None:
     vars(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
 
 
-def send_no_buffers(trainer: Trainer) -> bool:
-    """Let DDP send the buffers of rank 0 in no step; return whether it would, and does not."""
-    options = getattr(trainer.strategy, "_ddp_kwargs", {"broadcast_buffers": None})
-    if "broadcast_buffers" in options:
-        return False
-    options["broadcast_buffers"] = False
-    return True
-
-
 def slurm_environment(trainer: Trainer) -> SLURMEnvironment | None:
     """Return SLURM's part of a Trainer whose processes SLURM started, else None."""
     environment = trainer._accelerator_connector.cluster_environment

@@ -82,7 +82,7 @@ def _(folder: Path) -> Any:
 @reader(
     "newest checkpoint",
     _run,
-    [f"framework.runs.newest_checkpoint:{f}" for f in ("step_of", "_is_whole")],
+    [f"framework.runs.newest_checkpoint:{f}" for f in ("step_of", "_is_whole", "_check_shards")],
     STATES,
 )
 def _(folder: Path) -> Any:
