@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from framework.distributed.collectives import draw_for_global_batch, shared_generator
 from framework.layers.dropout import GlobalDropout
+from framework.utilities.graph_operation import graph_operation
 
 
 class GlobalDropBlock(GlobalDropout):
@@ -49,17 +53,50 @@ class GlobalDropBlock(GlobalDropout):
         """Return ``x`` with blocks dropped, in evaluation ``x`` itself."""
         if not self.training or self.p == 0:
             return x
-        scale = self.draw(lambda rows, g: self._scale((rows, 1, *x.shape[2:]), g), x)
+        shape = (len(x), 1, *x.shape[2:])
+        scale = _scale(self._count, self.seed, self.stream, shape, x.device, self.p, self.block)
+        self._count += 1
         return x * scale.to(x.dtype)
-
-    def _scale(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Return 0 in blocks, elsewhere the number of places over that of those kept."""
-        device = generator.device
-        noise = torch.rand(shape, generator=generator, dtype=torch.float32, device=device)
-        centers = (noise < self.p / self.block**2).float()
-        kept = 1 - F.max_pool2d(centers, self.block, stride=1, padding=self.block // 2)
-        return kept * (kept.numel() / kept.sum().clamp(min=1))
 
     def extra_repr(self) -> str:
         """Return the arguments."""
         return f"{super().extra_repr()}, block={self.block}"
+
+
+def _empty(
+    count: Tensor,
+    seed: int,
+    stream: str,
+    shape: Sequence[int],
+    device: torch.device,
+    p: float,
+    block: int,
+) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+@graph_operation(_empty)
+def _scale(
+    count: Tensor,
+    seed: int,
+    stream: str,
+    shape: Sequence[int],
+    device: torch.device,
+    p: float,
+    block: int,
+) -> Tensor:
+    """Return 0 in blocks, elsewhere the number of places over that of those kept.
+
+    Both numbers are of the global batch, of which this rank gets its rows.
+    """
+
+    def of_all(rows: int, generator: torch.Generator) -> Tensor:
+        noise = torch.rand(
+            rows, *shape[1:], generator=generator, dtype=torch.float32, device=device
+        )
+        centers = (noise < p / block**2).float()
+        kept = 1 - F.max_pool2d(centers, block, stride=1, padding=block // 2)
+        return kept * (kept.numel() / kept.sum().clamp(min=1))
+
+    generator = shared_generator(seed, int(count), stream, device)
+    return draw_for_global_batch(of_all, shape[0], generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framework.distributed.collectives import draw_for_global_batch, shared_generator
 from framework.utilities.checks import check_interval
+from framework.utilities.graph_operation import graph_operation
 from framework.utilities.randomness import global_seed
 
 
@@ -44,26 +45,25 @@ class GlobalDropout(nn.Module):
         self.p = p
         self.stream = stream
         self.seed = global_seed()
-        self.count = 0
+        # compiled code would be bound to a number
+        self._count = torch.zeros((), dtype=torch.int64, device="cpu")
+
+    @property
+    def count(self) -> int:
+        """Number of training forwards so far."""
+        return int(self._count)
+
+    @count.setter
+    def count(self, count: int) -> None:
+        self._count.fill_(count)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with elements dropped, in evaluation ``x`` itself."""
         if not self.training or self.p == 0:
             return x
-        # in one dtype, as each draws other numbers and the default is that of the run's precision
-        noise = self.draw(
-            lambda rows, g: torch.rand(
-                rows, *x.shape[1:], generator=g, dtype=torch.float32, device=x.device
-            ),
-            x,
-        )
+        noise = _uniform(self._count, self.seed, self.stream, x.shape, x.device)
+        self._count += 1
         return torch.where(noise >= self.p, x / (1 - self.p), 0)
-
-    def draw(self, sampler: Callable[[int, torch.Generator], Tensor], x: Tensor) -> Tensor:
-        """Return this rank's rows of what ``sampler`` draws for the global batch of ``x``."""
-        generator = shared_generator(self.seed, self.count, self.stream, x.device)
-        self.count += 1
-        return draw_for_global_batch(sampler, len(x), generator)
 
     def get_extra_state(self) -> dict[str, int]:
         """Return what the next mask depends on."""
@@ -83,3 +83,25 @@ class GlobalDropout(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments."""
         return f"p={self.p}, stream={self.stream!r}"
+
+
+def _empty(
+    count: Tensor, seed: int, stream: str, shape: Sequence[int], device: torch.device
+) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+@graph_operation(_empty)
+def _uniform(
+    count: Tensor, seed: int, stream: str, shape: Sequence[int], device: torch.device
+) -> Tensor:
+    """Return this rank's rows of uniform numbers for the global batch."""
+    generator = shared_generator(seed, int(count), stream, device)
+    # in one dtype, as each draws other numbers and the default is that of the run's precision
+    return draw_for_global_batch(
+        lambda rows, g: torch.rand(
+            rows, *shape[1:], generator=g, dtype=torch.float32, device=device
+        ),
+        shape[0],
+        generator,
+    )

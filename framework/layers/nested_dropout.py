@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.distributed.collectives import shared_generator
 from framework.utilities.checks import check_at_least, check_interval, check_positive
+from framework.utilities.graph_operation import graph_operation
 from framework.utilities.randomness import global_seed
 
 
@@ -79,10 +79,20 @@ class NestedDropout(nn.Module):
         self.eval_k = eval_k
         self.stream = stream
         self.seed = global_seed()
-        self.count = 0
+        # compiled code would be bound to a number
+        self._count = torch.zeros((), dtype=torch.int64, device="cpu")
         k = torch.arange(1, dim + 1, dtype=torch.float64)
         # no buffer: k is drawn on the CPU, so that a GPU need not wait for it
         self.probabilities = torch.softmax(-(((k - mu) / sigma) ** 2), dim=0)
+
+    @property
+    def count(self) -> int:
+        """Number of training forwards so far."""
+        return int(self._count)
+
+    @count.setter
+    def count(self, count: int) -> None:
+        self._count.fill_(count)
 
     @property
     def eval_k(self) -> int | None:
@@ -100,15 +110,14 @@ class NestedDropout(nn.Module):
             raise ValueError(
                 f"NestedDropout was built for {self.dim} channels, got {features.shape[-1]}."
             )
-        k = self._draw() if self.training else self.eval_k
+        k: Tensor | int | None = self.eval_k
+        if self.training:
+            k = _draw(self._count, self.seed, self.stream, self.probabilities)
+            self._count += 1
         if k is None:
             return features
-        return F.pad(features[..., :k], (0, self.dim - k))
-
-    def _draw(self) -> int:
-        generator = shared_generator(self.seed, self.count, self.stream)
-        self.count += 1
-        return 1 + int(torch.multinomial(self.probabilities, 1, generator=generator))
+        # a mask, whose shape is the same for every k
+        return torch.where(torch.arange(self.dim, device=features.device) < k, features, 0)
 
     def get_extra_state(self) -> dict[str, int | None]:
         """Return what the next k and evaluation depend on."""
@@ -122,3 +131,14 @@ class NestedDropout(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments."""
         return f"{self.dim}, sigma={self.sigma}, mu={self.mu}, eval_k={self.eval_k}"
+
+
+def _empty(count: Tensor, seed: int, stream: str, probabilities: Tensor) -> Tensor:
+    return torch.empty_like(count)
+
+
+@graph_operation(_empty)
+def _draw(count: Tensor, seed: int, stream: str, probabilities: Tensor) -> Tensor:
+    """Return k, on the CPU."""
+    generator = shared_generator(seed, int(count), stream)
+    return 1 + torch.multinomial(probabilities, 1, generator=generator).squeeze(0)
