@@ -64,7 +64,12 @@ class Loss(_Loss):
         """Allocate per-sample state; called before a checkpoint is restored."""
 
     def may_look(self, values: Tensor) -> bool:
-        """Return whether this call may read numbers of ``values``: not in every step on a GPU."""
+        """Return whether this call may read numbers of ``values``: not in every step on a GPU.
+
+        Compiled code reads none, as it could not act on them.
+        """
+        if torch.compiler.is_compiling():
+            return False
         return values.device.type in FREE_TO_LOOK or self._calls % LOOK_EVERY == 1
 
     def per_sample(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
@@ -107,7 +112,8 @@ class Loss(_Loss):
             )
         if missing := self.missing(needs):
             raise TypeError(f"{type(self).__name__} needs {', '.join(missing)} as keyword.")
-        self._calls += 1  # here and not in `may_look`, which one call may ask several times
+        if not torch.compiler.is_compiling():  # to which each number would be another graph
+            self._calls += 1  # here and not in `may_look`, which one call may ask several times
         predictions, targets = at_least_float32(predictions), at_least_float32(targets)
         needs = {
             name: at_least_float32(value) if isinstance(value, Tensor) else value
