@@ -156,7 +156,7 @@ def _entries(module: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
     """Return values, rows and features of the active entries of a code, and F."""
     code = module.sae.encode(x)
     if isinstance(code, SparseCode):
-        return code.values, code.pattern.rows, code.pattern.features, code.pattern.shape[1]
+        return *code.entries(), code.pattern.shape[1]
     rows, features = (code > 0).nonzero(as_tuple=True)
     return code[rows, features], rows, features, code.shape[1]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from framework.utilities.checks import check_at_least
+from framework.utilities.counts import count_values
 
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -59,7 +60,7 @@ class L0(Metric):
                 f"L0 takes counts (B,), got {active_per_token.dtype} of shape "
                 f"{tuple(active_per_token.shape)}."
             )
-        self.histogram += torch.bincount(active_per_token, minlength=len(self.histogram))
+        self.histogram += count_values(active_per_token, len(self.histogram))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the metrics by name; those of the distribution are NaN without any token."""

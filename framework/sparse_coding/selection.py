@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from framework.distributed.collectives import rows_per_rank, world_size
-from framework.sparse_coding.sparse_code import SparseCode, SparsePattern
+from framework.sparse_coding.sparse_code import SparseCode, SparsePattern, positive_part
 from framework.sparse_coding.topk import top_overall, top_per_column, top_per_row
 from framework.sparse_coding.zipf import FEWEST_TO_FIT, fit_zipf, integer_budgets, zipf_density
 from framework.utilities.checks import check_at_least
@@ -75,16 +75,15 @@ class Selection(FullPrecision):
         return mask
 
     def select_sparse(self, pre_acts: Tensor) -> SparseCode:
-        """Return the values, tokens and features of the chosen entries that are above 0.
+        """Return the values, tokens and features of the chosen entries, after the ReLU.
 
-        An entry at or below 0 has neither value nor gradient after the ReLU, and is not active.
-        Differentiable with respect to ``pre_acts``.
+        An entry at or below 0 has the value 0 and no gradient, and is not active. Differentiable
+        with respect to ``pre_acts``.
         """
         positions = self.positions(pre_acts)
-        values = pre_acts.flatten()[positions]
-        active = values > 0
+        values = positive_part(pre_acts.flatten()[positions])
         shape = (pre_acts.shape[0], pre_acts.shape[1])
-        return SparseCode(values[active], SparsePattern.at(positions[active], shape))
+        return SparseCode(values, SparsePattern.at(positions, shape))
 
     def extra_repr(self) -> str:
         """Return the arguments."""
@@ -151,8 +150,7 @@ class MutualChoice(Selection):
 
     def positions(self, pre_acts: Tensor) -> Tensor:
         """Return k B positions, over all ranks."""
-        tokens = _tokens(pre_acts, self.sync)
-        return top_overall(pre_acts, self.k * tokens, sync=self.sync)
+        return top_overall(pre_acts, self.k, per_row=True, sync=self.sync)
 
 
 class BatchTopK(MutualChoice):
@@ -177,10 +175,9 @@ class BatchTopK(MutualChoice):
                 [False, False]])
     """
 
-    def positions(self, pre_acts: Tensor) -> Tensor:
-        """Return at most k B positions, over all ranks."""
-        positions = super().positions(pre_acts)
-        return positions[pre_acts.detach().flatten()[positions] > 0]
+    def select(self, pre_acts: Tensor) -> Tensor:
+        """Return the chosen entries that are above 0 as a (B_r, F) bool mask."""
+        return super().select(pre_acts) & (pre_acts > 0)
 
 
 class FeatureChoice(Selection):
@@ -237,6 +234,7 @@ class FeatureChoice(Selection):
         self.beta = beta
         self.sync = sync
         self._whole: tuple[int, Tensor] | None = None
+        self._on_cpu: tuple[Tensor, Tensor] | None = None
 
     def setup(self, num_features: int) -> None:
         """Allocate the budgets."""
@@ -270,34 +268,48 @@ class FeatureChoice(Selection):
         expected = zipf_density(len(density), self.k, law[0], law[1])
         self.share[ranked] = (expected / self.k).to(self.share)
         self.law.copy_(torch.tensor(law, dtype=torch.float64))
-        self._whole = None
+        self._forget()
 
     def budgets(self, tokens: int) -> Tensor:
-        """Return every feature's budget in a batch of ``tokens`` tokens, (F,) int64.
+        """Return every feature's budget in a batch of ``tokens`` tokens, (F,) int64 on the CPU.
 
         In training mode this counts as a step of the carry.
         """
         total = self.k * tokens
-        if total < len(self.share):
-            due = self.carry + self.share * total
-            # a third and a third and a third are not quite 1
-            budgets = (due + 1e-9).floor().clamp(max=tokens)
+        if self._on_cpu is None:
+            self._on_cpu = (self.share.cpu(), self.carry.cpu())
+        share, carry = self._on_cpu
+        if total < len(share):
+            due = carry + share * total
+            budgets = _whole_part(due, tokens)
             if self.training:
-                self.carry.copy_(due - budgets)
+                carry.copy_(due - budgets)
+            if self.training and carry is not self.carry:
+                # the buffer takes the same step on a GPU, which would be waited for
+                due = self.carry + self.share * total
+                self.carry.copy_(due - _whole_part(due, tokens))
             return budgets.long()
         if self._whole is None or self._whole[0] != tokens:
-            whole = integer_budgets(self.share * total, total, tokens)
-            self._whole = (tokens, whole.to(self.share.device))
+            self._whole = (tokens, integer_budgets(share * total, total, tokens))
         return self._whole[1]
+
+    def _forget(self) -> None:
+        """Forget what was made of the buffers, which have changed."""
+        self._whole = self._on_cpu = None
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._whole = None
+        self._forget()
 
     def positions(self, pre_acts: Tensor) -> Tensor:
         """Return the positions of every feature's budget, over all ranks."""
         budgets = self.budgets(_tokens(pre_acts, self.sync))
         return top_per_column(pre_acts, budgets, sync=self.sync)
+
+
+def _whole_part(due: Tensor, most: int) -> Tensor:
+    # a third and a third and a third are not quite 1
+    return (due + 1e-9).floor().clamp(max=most)
 
 
 def _tokens(pre_acts: Tensor, sync: bool) -> int:

@@ -1,11 +1,15 @@
 """Products with a sparse matrix of codes, whose weight gradients cost what the non-zeros cost.
 
 A dense step multiplies (B, F) matrices with (F, d) ones six times. Here only the pre-activations
-are dense; the decoder, and the gradients of both weights, touch the n non-zeros alone.
+are dense; the decoder, and the gradients of both weights, touch the n chosen entries alone.
+
+How many of them are above 0 is known on a GPU only. So those that are not stay as well, with value
+and gradient 0, and no size depends on the numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from framework.utilities.counts import count_values
+
 
 class SparsePattern:
-    """Where the non-zero entries of a (B, F) matrix stand, row by row.
+    """Where the entries of a sparse (B, F) matrix stand, row by row.
 
     Args:
         rows: (n,) int64, ascending.
@@ -39,21 +45,16 @@ class SparsePattern:
     @cached_property
     def row_bounds(self) -> Tensor:
         """(B + 1,) int64: the entries of row b are those from ``[b]`` to ``[b + 1]``."""
-        return _bounds(self.rows, self.shape[0])
+        return torch.searchsorted(
+            self.rows, torch.arange(self.shape[0] + 1, device=self.rows.device)
+        )
 
     @cached_property
     def by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
         """The order of the entries by feature, their rows in it, and (F + 1,) bounds."""
         order = self.features.argsort(stable=True)
-        return order, self.rows[order], _bounds(self.features, self.shape[1])
-
-    def per_row(self) -> Tensor:
-        """Return the number of entries of every row, (B,) int64."""
-        return self.row_bounds.diff()
-
-    def per_feature(self) -> Tensor:
-        """Return the number of entries of every feature, (F,) int64."""
-        return torch.bincount(self.features, minlength=self.shape[1])
+        bounds = count_values(self.features + 1, self.shape[1] + 1).cumsum(0)
+        return order, self.rows[order], bounds
 
     def sum_by_row(self, values: Tensor, table: Tensor) -> Tensor:
         """Return ``S @ table`` for the matrix S of ``values``, (n,), and a (F, d) table."""
@@ -70,30 +71,54 @@ class SparseCode:
     """A sparse matrix (B, F).
 
     Args:
-        values: (n,) non-zero entries; differentiable.
+        values: (n,) entries, some of which may be 0; differentiable.
         pattern: Places of the values.
     """
 
     values: Tensor
     pattern: SparsePattern
 
+    def per_row(self) -> Tensor:
+        """Return how many entries of every row are not 0, (B,) int64."""
+        return count_values(self.pattern.rows, self.pattern.shape[0], self.values != 0)
+
+    def per_feature(self) -> Tensor:
+        """Return how many entries of every feature are not 0, (F,) int64."""
+        return count_values(self.pattern.features, self.pattern.shape[1], self.values != 0)
+
+    def entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return values, rows and features of the entries that are not 0; a GPU is waited for."""
+        kept = self.values != 0
+        return self.values[kept], self.pattern.rows[kept], self.pattern.features[kept]
+
     def dense(self) -> Tensor:
         """Return the matrix, (B, F), differentiably."""
         empty = self.values.new_zeros(self.pattern.shape)
         return empty.index_put((self.pattern.rows, self.pattern.features), self.values)
 
-    def part(self, kept: Tensor) -> SparseCode:
-        """Return the entries that ``kept``, (n,) bool, marks."""
-        rows, features = self.pattern.rows[kept], self.pattern.features[kept]
-        return SparseCode(self.values[kept], SparsePattern(rows, features, self.pattern.shape))
+    def by_group(self, ends: Sequence[int]) -> SparseCode:
+        """Return the matrix cut into groups of features, one below the other: (G B, F).
+
+        Row ``g B + b`` has the entries of row b whose features lie in group g.
+
+        Args:
+            ends: Ascending ends of the G groups, of which the last is F.
+        """
+        rows, features = self.pattern.rows, self.pattern.features
+        height, width = self.pattern.shape
+        for end in ends[:-1]:
+            rows = rows + height * (features >= end)
+        order = rows.argsort(stable=True)
+        pattern = SparsePattern(rows[order], features[order], (len(ends) * height, width))
+        return SparseCode(self.values[order], pattern)
 
 
 def encode_at(
     x: Tensor, weight: Tensor, bias: Tensor, pre_acts: Tensor, positions: Tensor
 ) -> SparseCode:
-    """Return the positive ones of the chosen entries of ``x @ weight.T + bias``.
+    """Return the chosen entries of ``x @ weight.T + bias``, and 0 for those that are below 0.
 
-    The gradient, of ``weight``, ``bias`` and ``x``, flows through these entries alone.
+    The gradient, of ``weight``, ``bias`` and ``x``, flows through the entries above 0 alone.
 
     Args:
         x: (B, d).
@@ -108,17 +133,20 @@ def encode_at(
         >>> x, weight, bias = torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, -4.0]]), torch.zeros(2)
         >>> code = encode_at(x, weight, bias, x @ weight.T, torch.tensor([1, 2, 3]))
         >>> code.values, code.pattern.rows, code.pattern.features
-        (tensor([3., 2.]), tensor([0, 1]), tensor([1, 0]))
+        (tensor([3., 2., 0.]), tensor([0, 1, 1]), tensor([1, 0, 1]))
         >>> decode(code, weight)
         tensor([[  9., -12.],
                 [  2.,   4.]])
     """
     pre_acts = pre_acts.detach()
-    chosen = pre_acts.flatten()[positions]
-    active = chosen > 0
-    shape = (pre_acts.shape[0], pre_acts.shape[1])
-    pattern = SparsePattern.at(positions[active], shape)
-    return SparseCode(_LinearAt.apply(x, weight, bias, chosen[active], pattern), pattern)
+    pattern = SparsePattern.at(positions, (pre_acts.shape[0], pre_acts.shape[1]))
+    values = positive_part(pre_acts.flatten()[positions])
+    return SparseCode(_LinearAt.apply(x, weight, bias, values, pattern), pattern)
+
+
+def positive_part(values: Tensor) -> Tensor:
+    """Return ``values``, and 0 for those that are not above 0, NaN among them."""
+    return values.where(values > 0, 0.0)
 
 
 def decode(code: SparseCode, weight: Tensor) -> Tensor:
@@ -136,7 +164,7 @@ def decode(code: SparseCode, weight: Tensor) -> Tensor:
 
 
 class _LinearAt(torch.autograd.Function):
-    """Entries of a linear layer's output, already computed."""
+    """Entries of a linear layer's output after the ReLU, already computed."""
 
     @staticmethod
     def forward(
@@ -147,15 +175,16 @@ class _LinearAt(torch.autograd.Function):
         values: Tensor,
         pattern: SparsePattern,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, values)
         ctx.pattern = pattern
         return values.view_as(values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, values = ctx.saved_tensors
         pattern, needed = ctx.pattern, ctx.needs_input_grad
+        grad = grad.where(values > 0, 0.0)
         of_x = pattern.sum_by_row(grad, weight) if needed[0] else None
         of_weight = pattern.sum_by_feature(grad, x) if needed[1] else None
         of_bias = None
@@ -196,8 +225,3 @@ def _weighted_sums(table: Tensor, places: Tensor, bounds: Tensor, weight: Tensor
         per_sample_weights=weight.to(table.dtype),
         include_last_offset=True,
     )
-
-
-def _bounds(group: Tensor, groups: int) -> Tensor:
-    ends = torch.bincount(group, minlength=groups).cumsum(0)
-    return torch.cat([ends.new_zeros(1), ends])

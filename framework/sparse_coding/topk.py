@@ -2,27 +2,27 @@
 
 Every function is exact and breaks ties the same way everywhere: of equal entries the one that comes
 first in the global batch, read row by row, is taken. -0 equals 0, and NaN counts as minus infinity.
-Entries are compared in float32, whose bit patterns order like the numbers.
+Entries are compared in float32. On one process no GPU is waited for.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from framework.distributed.collectives import (
-    all_reduce_sum,
     all_to_all,
+    gather,
     rank,
     rows_per_rank,
     world_size,
 )
 from framework.utilities.checks import check_at_least
+from framework.utilities.counts import count_values
 
-# digits of a 32-bit key, most significant first: how far right it stands, and how wide it is
-_DIGITS = ((21, 11), (10, 11), (0, 10))
 _SAMPLE_STRIDE = 61
 _SMALL = 2**14
 
@@ -54,21 +54,23 @@ def top_per_row(scores: Tensor, k: int) -> Tensor:
     if k in (0, scores.shape[1]):
         return torch.arange(k, device=scores.device).repeat(len(scores), 1)
     number = torch.full((len(scores),), k, device=scores.device)
-    return _best_columns(scores.detach().float(), number, k)
+    return _best_of_rows(scores.detach().float(), number, k, k * len(scores))[1].view(-1, k)
 
 
 @torch.no_grad()
-def top_overall(scores: Tensor, k: int, *, sync: bool = True) -> Tensor:
+def top_overall(
+    scores: Tensor, k: int, *, per_row: bool = False, sync: bool = True
+) -> Tensor:
     """Return where the ``k`` largest entries of the whole matrix stand.
 
-    A radix selection: three rounds count the digits of the candidates' bit patterns, add the counts
-    of all ranks up (at most 16 KB each) and go on with the digit in which the k-th largest entry
-    lies. The matrix itself stays where it is. Candidates are what lies above a bound estimated from
-    a sample; the bound costs time when it is bad, never exactness.
+    The k-th largest entry decides. On several ranks each sends the largest of its own, about
+    ``k / W`` numbers, and the matrix stays where it is. A CPU looks at what lies above a bound
+    estimated from a sample; the bound costs time when it is bad, never exactness.
 
     Args:
         scores: (B_r, F) rows of this rank.
         k: Number of entries of the global matrix, in 0..B F.
+        per_row: Whether ``k`` is the mean number of entries per row instead, in 0..F.
         sync: Whether to choose among the rows of all ranks, which is a collective call, rather than
             among this rank's.
 
@@ -86,18 +88,19 @@ def top_overall(scores: Tensor, k: int, *, sync: bool = True) -> Tensor:
     """
     _check_matrix(scores)
     check_at_least(0, k=k)
+    rows = rows_per_rank(len(scores), scores.device) if sync else [len(scores)]
+    k = k * sum(rows) if per_row else k
+    entries = [number * scores.shape[1] for number in rows]
+    if k > sum(entries):
+        raise ValueError(f"k is {k}, but there are only {sum(entries)} entries.")
+    if k == 0:
+        return torch.arange(0, device=scores.device)
     flat = scores.detach().float().flatten()
     candidates = _candidates(flat, k)
-    keys = _ordered_keys(_comparable(flat if candidates is None else flat[candidates]))
-    across = sync and world_size() > 1
-    threshold, missing = _kth_largest(keys, k, across)
-    chosen = keys > threshold
-    tied = (keys == threshold).nonzero().squeeze(1)
-    before = 0
-    if across:
-        before = sum(rows_per_rank(len(tied), tied.device)[: rank()])
-    chosen[tied[: max(0, missing - before)]] = True
-    positions = chosen.nonzero().squeeze(1)
+    pool = _comparable(flat if candidates is None else flat[candidates])
+    threshold, ties, number = _shared_threshold(pool, k, entries)
+    chosen = _above(pool, threshold, ties)
+    positions = chosen.nonzero_static(size=number).squeeze(1)
     return positions if candidates is None else candidates[positions]
 
 
@@ -110,7 +113,8 @@ def top_per_column(scores: Tensor, budgets: Tensor, *, sync: bool = True) -> Ten
 
     Args:
         scores: (B_r, F) rows of this rank.
-        budgets: (F,) int64, each in 0..B, the same on every rank.
+        budgets: (F,) int64, each in 0..B, the same on every rank; best on the CPU, where sizes
+            are needed.
         sync: Whether to choose among the rows of all ranks, which is a collective call, rather than
             among this rank's.
 
@@ -134,6 +138,7 @@ def top_per_column(scores: Tensor, budgets: Tensor, *, sync: bool = True) -> Ten
             f"{tuple(budgets.shape)}."
         )
     by_column = scores.detach().float().t().contiguous()
+    budgets = budgets.cpu()
     if not sync or world_size() == 1:
         feature, row = _top_of_rows(by_column, budgets)
     else:
@@ -151,41 +156,51 @@ def _candidates(flat: Tensor, k: int) -> Tensor | None:
     the ranks need not agree on a bound.
     """
     sample = flat[::_SAMPLE_STRIDE]
-    expected = k / _SAMPLE_STRIDE
-    wanted = math.ceil(expected + 4 * math.sqrt(expected) + 4)
-    if len(flat) < _SMALL or 2 * wanted > len(sample):
+    wanted = _and_more(k / _SAMPLE_STRIDE)
+    # a GPU would be waited for, to know how many there are
+    if flat.device.type != "cpu" or len(flat) < _SMALL or 2 * wanted > len(sample):
         return None
     bound = sample.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     positions = (flat >= bound.topk(wanted, sorted=False).values.min()).nonzero().squeeze(1)
     return positions if len(positions) >= k else None
 
 
-def _ordered_keys(values: Tensor) -> Tensor:
-    """Return int64 keys in 0..2**32-1 that order as the float32 ``values`` do."""
-    bits = values.view(torch.int32)
-    # of negative numbers the larger bit pattern is the smaller number
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + 2**31
+def _and_more(expected: float) -> int:
+    """Return a number that one drawn with this mean hardly ever exceeds."""
+    return math.ceil(expected + 4 * math.sqrt(expected) + 4)
 
 
-def _kth_largest(keys: Tensor, k: int, across: bool) -> tuple[int, int]:
-    """Return the k-th largest key, and how many of the keys equal to it are among the k."""
-    if k == 0:
-        return 2**32, 0
-    threshold, missing = 0, k
-    for shift, width in _DIGITS:
-        digits = (keys >> shift) & (2**width - 1)
-        counts = torch.bincount(digits, minlength=2**width)
-        if across:
-            counts = all_reduce_sum(counts)
-        from_top = counts.flip(0).cumsum(0)
-        place = int((from_top < missing).sum())
-        if place == len(from_top):
-            raise ValueError(f"k is {k}, but there are only {int(from_top[-1])} entries.")
-        missing -= int(from_top[place - 1]) if place else 0
-        digit = 2**width - 1 - place
-        threshold |= digit << shift
-        keys = keys[digits == digit]
-    return threshold, missing
+def _shared_threshold(
+    pool: Tensor, k: int, entries: Sequence[int]
+) -> tuple[Tensor, int | Tensor, int]:
+    """Return the k-th largest entry of all, how many of those equal to it stay here, and of all.
+
+    Every rank sends as many of its largest as it is likely to have among the ``k``. Where one of
+    them has more, which shows in the smallest that it sent, all send up to ``k``.
+    """
+    if len(entries) == 1:
+        threshold = pool.topk(k, sorted=False).values.min()
+        return threshold, k - (pool > threshold).sum(), k
+    ranks, own = len(entries), rank()
+    for most in (min(k, _and_more(k / ranks)), k):
+        sent = [min(most, number) for number in entries]
+        if sum(sent) < k:
+            continue
+        # NaN, as padding, compares as neither above nor equal
+        mine = pool.new_full((most,), torch.nan)
+        mine[: sent[own]] = pool.topk(sent[own], sorted=False).values
+        all_sent = gather(mine[None], [1] * ranks)
+        threshold = all_sent.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        threshold = threshold.flatten().topk(k, sorted=False).values.min()
+        above, tied = (all_sent > threshold).sum(1), (all_sent == threshold).sum(1)
+        more = (all_sent.amin(1) >= threshold).any()
+        *numbers, is_short = torch.cat([above, tied, more[None]]).tolist()
+        if most == k or not is_short:
+            break
+    missing = k - sum(numbers[:ranks])
+    before = sum(numbers[ranks : ranks + own])
+    ties = max(0, min(missing - before, numbers[ranks + own]))
+    return threshold, ties, numbers[own] + ties
 
 
 # ---- per row, with a number for each -------------------------------------------------------------
@@ -198,25 +213,66 @@ def _top_of_rows(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     expensive.
     """
     width = x.shape[1]
-    counts = counts.to(x.device)
     if len(counts) and int(counts.max()) > width:
         raise ValueError(f"A budget of {int(counts.max())} exceeds the batch of {width} rows.")
+    groups = _groups_of_similar(counts)
+    if not groups:
+        return x.new_empty(0, dtype=torch.int64), x.new_empty(0, dtype=torch.int64)
+    # all of them in one copy, for which no GPU is waited
+    order = torch.cat(groups)
+    packed = torch.stack([order, counts[order]])
+    if x.device.type != "cpu":
+        packed = packed.pin_memory().to(x.device, non_blocking=True)
+    parts = packed.split([len(group) for group in groups], dim=1)
     rows, columns = [], []
+    for group, (places, number) in zip(groups, parts, strict=True):
+        most, total = int(counts[group].max()), int(counts[group].sum())
+        part = x if len(group) == len(x) else x[places]
+        row, column = _best_of_rows(part, number, most, total)
+        rows.append(places[row])
+        columns.append(column)
+    return torch.cat(rows), torch.cat(columns)
+
+
+def _groups_of_similar(counts: Tensor) -> list[Tensor]:
+    """Return the places of the counts above 0, by powers of two."""
+    groups = []
+    most = int(counts.max()) if len(counts) else 0
     upper = 1
-    while True:
+    while upper < 2 * most:
         group = ((counts > upper // 2) & (counts <= upper)).nonzero().squeeze(1)
         if len(group):
-            part, number = (x if len(group) == len(x) else x[group]), counts[group]
-            best = _best_columns(part, number, min(upper, width))
-            taken = torch.arange(best.shape[1], device=x.device) < number[:, None]
-            columns.append(best[taken])
-            rows.append(group.repeat_interleave(number))
-        if upper >= width:
-            break
+            groups.append(group)
         upper *= 2
-    if not rows:
-        return counts[:0], counts[:0]
-    return torch.cat(rows), torch.cat(columns)
+    return groups
+
+
+def _best_of_rows(x: Tensor, number: Tensor, most: int, total: int) -> tuple[Tensor, Tensor]:
+    """Return row and column of the ``number[i]`` largest entries of every row i, row by row.
+
+    Args:
+        x: (R, C) float32.
+        number: (R,) int64, at least 1.
+        most: Largest number.
+        total: Sum of the numbers.
+    """
+    if x.device.type != "cpu":
+        return _best_by_bound(x, number, most, total)
+    columns = _best_columns(x, number, most)
+    if total == len(x) * most:
+        rows = torch.arange(len(x)).repeat_interleave(most)
+        return rows, columns.flatten()
+    taken = torch.arange(most) < number[:, None]
+    return torch.arange(len(x)).repeat_interleave(number), columns[taken]
+
+
+def _best_by_bound(x: Tensor, number: Tensor, most: int, total: int) -> tuple[Tensor, Tensor]:
+    """Return what ``_best_of_rows`` does, by more work, but nothing that a GPU is waited for."""
+    x, number = _comparable(x), number[:, None]
+    bound = x.topk(most, dim=1).values.gather(1, number - 1)
+    ties = number - (x > bound).sum(1, keepdim=True)
+    row, column = _above(x, bound, ties).nonzero_static(size=total).unbind(1)
+    return row, column
 
 
 def _best_columns(x: Tensor, number: Tensor, most: int) -> Tensor:
@@ -247,19 +303,25 @@ def _top_of_shared_rows(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         block.view(mine, columns)
         for block, columns in zip(arrived.split(sizes), widths, strict=True)
     ]
-    feature, column = _top_of_rows(
-        torch.cat(blocks, dim=1), counts[bounds[own] : bounds[own + 1]].to(x.device)
-    )
-    ends = torch.tensor(widths, device=x.device).cumsum(0)
-    owner = torch.searchsorted(ends, column, right=True)
-    starts = ends - torch.tensor(widths, device=x.device)
+    feature, column = _top_of_rows(torch.cat(blocks, dim=1), counts[bounds[own] : bounds[own + 1]])
+    owner, place = torch.zeros_like(column), column
+    for r in range(1, ranks):
+        is_later = column >= sum(widths[:r])
+        owner = owner + is_later
+        place = place - widths[r - 1] * is_later
     order = owner.argsort(stable=True)
-    answer = torch.stack([feature + bounds[own], column - starts[owner]], dim=1)[order]
-    back, _ = all_to_all(answer, torch.bincount(owner, minlength=ranks).tolist())
+    answer = torch.stack([feature + bounds[own], place], dim=1)[order]
+    back, _ = all_to_all(answer, count_values(owner, ranks).tolist())
     return back[:, 0], back[:, 1]
 
 
 # ---- what all of them need -----------------------------------------------------------------------
+
+
+def _above(x: Tensor, bound: Tensor, ties: Tensor | int) -> Tensor:
+    """Mark what is above the bound, and the first ``ties`` entries of each row equal to it."""
+    tied = x == bound
+    return (x > bound) | (tied & (tied.cumsum(-1, dtype=torch.int32) <= ties))
 
 
 def _check_matrix(scores: Tensor) -> None:

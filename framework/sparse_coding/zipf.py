@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -67,10 +68,12 @@ def zipf_density(
     device = alpha.device if isinstance(alpha, Tensor) else None
     ranks = torch.arange(1, num_features + 1, dtype=torch.float64, device=device)
     weight = torch.softmax(-alpha * torch.log(ranks + beta), dim=0)
-    # densities decrease, so those at 1 are a prefix: the shortest that leaves no other above 1
-    tail = weight.flip(0).cumsum(0).flip(0)
-    fits = (k - ranks + 1) * weight <= tail
-    capped = fits.int().argmax()
+    # densities decrease, so those at 1 are a prefix: the shortest that leaves no other above 1. It
+    # is no longer than k; and a cumulative sum of floats has no fixed order on a GPU
+    most = min(num_features, int(k) + 1)
+    head = weight[:most]
+    tail = head.expand(most, most).triu().sum(1) + weight[most:].sum()
+    capped = ((k - ranks[:most] + 1) * head <= tail).int().argmax()
     density = (k - capped) * weight / tail.take(capped)
     return density.where(ranks > capped, 1.0).clamp(max=1.0)
 
@@ -111,7 +114,7 @@ def fit_zipf_tensors(density: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ranks = torch.arange(1, len(measured) + 1, dtype=torch.float64, device=density.device)
     body = (ranks <= active - active // 5).double()
     share = body / body.sum()
-    shifts = torch.tensor(SHIFTS, dtype=torch.float64, device=density.device)
+    shifts = _shifts(density.device)
     x = torch.log(ranks + shifts[:, None])
     y = measured.where(body > 0, 1.0).log()
     x = (x - (x @ share)[:, None]) * body
@@ -123,6 +126,13 @@ def fit_zipf_tensors(density: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     best = r2.argmax()
     # take does not look at the index, as [] does
     return (-slope.take(best)).clamp(min=0), shifts.take(best), r2.take(best)
+
+
+@lru_cache
+@torch.inference_mode(mode=False)
+def _shifts(device: torch.device) -> Tensor:
+    # once, as the copy is waited for
+    return torch.tensor(SHIFTS, dtype=torch.float64, device=device)
 
 
 def integer_budgets(budgets: Tensor, total: int, most: int) -> Tensor:

@@ -32,12 +32,14 @@ from modules.sae.auxiliary import PUBLISHED_DEAD_TOKENS, AuxiliaryLoss, dead_tok
 from modules.sae.calibration import calibrated_thresholds, scaled_thresholds
 from modules.sae.export import check_exportable, save_autoencoder
 from modules.sae.network import (
+    Code,
     Encoding,
     SparseAutoencoder,
     active_per_feature,
     active_per_token,
 )
 from modules.sae.scores import autoencoder_metrics, measure
+from modules.sae.statistics import smallest_values
 
 Denominator = Literal["batch", "fixed", "none"]
 logger = logging.getLogger("lightning.pytorch")
@@ -251,9 +253,7 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
         errors = target - rebuilt
         residual = errors[-1].detach()
         counts = active_per_feature(encoding.code)
-        means = self._count_batch(counts, target, residual)
-        if self.training:
-            self._update_thresholds(encoding)
+        means = self._count_batch(counts, target, residual, self._smallest(encoding.code))
         objectives = Objectives(index=batch.get("index"))
         objectives.per_sample["reconstruction"] = errors.square().sum(-1).sum(0)
         spread = (target - means[0]).square().sum(1)
@@ -271,25 +271,33 @@ class SparseAutoencoderModule(FullPrecision, TrainingModule):
         }
         return objectives
 
-    def _count_batch(self, counts: Tensor, target: Tensor, residual: Tensor) -> Tensor:
+    def _count_batch(
+        self, counts: Tensor, target: Tensor, residual: Tensor, smallest: Tensor
+    ) -> Tensor:
         """Count the global batch, and return the mean target and residual, (2, d_out)."""
-        size = len(counts)
-        rows = torch.tensor([len(target)], dtype=torch.float64, device=target.device)
-        sums = torch.stack([target, residual]).sum(1, dtype=torch.float64)
+        rows = target.new_full((1,), len(target), dtype=torch.float64)
+        sums = torch.stack([target, residual]).sum(1, dtype=torch.float64).flatten()
+        # the sum over ranks of what each writes in its own row is what all of them wrote
+        of_ranks = smallest.new_zeros(world_size(), len(smallest), dtype=torch.float64)
+        of_ranks[rank()] = smallest
         # one all-reduce; in float64 counts are exact
-        total = all_reduce_sum(torch.cat([rows, counts.double(), sums.flatten()]))
+        packed = [rows, counts.double(), sums, of_ranks.flatten()]
+        total = all_reduce_sum(torch.cat(packed)).split([len(part) for part in packed])
         if self.training:
-            fired = total[1 : size + 1].to(self.sae.statistics.fired.dtype)
-            self.sae.statistics.update(fired, total[0].long())
-        means = total[size + 1 :].view(2, -1) / total[0].clamp(min=1)
+            fired = total[1].to(self.sae.statistics.fired.dtype)
+            self.sae.statistics.update(fired, total[0][0].long())
+            if len(smallest):
+                self.sae.thresholds.update(total[3].view_as(of_ranks).amin(0))
+        means = total[2].view(2, -1) / total[0].clamp(min=1)
         return means.to(target.dtype)
 
-    def _update_thresholds(self, encoding: Encoding) -> None:
-        selection, code = self.sae.selection, encoding.code
-        if self.sae.across_tokens and isinstance(code, SparseCode):
-            assert isinstance(selection, Selection)
-            values = code.values.detach()
-            self.sae.thresholds.update(values, code.pattern, selection.per_feature)
+    def _smallest(self, code: Code) -> Tensor:
+        """Return the smallest values of this rank that thresholds are made of; none without."""
+        selection = self.sae.selection
+        if not (self.training and self.sae.across_tokens and isinstance(code, SparseCode)):
+            return self.variance.new_empty(0)
+        assert isinstance(selection, Selection)
+        return smallest_values(code, selection.per_feature)
 
     def _add_auxiliary(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -200,8 +201,13 @@ class SparseAutoencoder(FullPrecision):
         if len(self.group_ends) == 1:
             return self.decode(code, x)[None]
         with _full_precision(self.W_dec):
-            parts = [self._mix(part) for part in _split(code, self.group_ends)]
-            return torch.stack(parts).cumsum(0) + self._base(x)
+            if isinstance(code, SparseCode):
+                groups = (len(self.group_ends), code.pattern.shape[0], self.d_out)
+                parts = self._mix(code.by_group(self.group_ends)).view(groups)
+            else:
+                parts = torch.stack([self._mix(part) for part in _split(code, self.group_ends)])
+            # the sums one by one, as a cumulative sum has no fixed order on a GPU
+            return torch.stack(list(accumulate(parts))) + self._base(x)
 
     def decode_without_bias(self, code: SparseCode) -> Tensor:
         """Return ``code @ W_dec``, what the code adds to a reconstruction."""
@@ -283,12 +289,12 @@ class SparseAutoencoder(FullPrecision):
 
 def active_per_token(code: Code) -> Tensor:
     """Return the number of active features of every token, (B,) int64."""
-    return code.pattern.per_row() if isinstance(code, SparseCode) else (code > 0).sum(1)
+    return code.per_row() if isinstance(code, SparseCode) else (code > 0).sum(1)
 
 
 def active_per_feature(code: Code) -> Tensor:
     """Return on how many tokens every feature is active, (F,) int64."""
-    return code.pattern.per_feature() if isinstance(code, SparseCode) else (code > 0).sum(0)
+    return code.per_feature() if isinstance(code, SparseCode) else (code > 0).sum(0)
 
 
 def _full_precision(like: Tensor) -> torch.autocast:
@@ -310,16 +316,9 @@ def _group_ends(groups: Sequence[float], num_features: int) -> list[int]:
     return ends
 
 
-def _split(code: Code, ends: Sequence[int]) -> list[Code]:
-    """Return the part of a code that belongs to each group, in the shape of the whole."""
-    starts = [0, *ends[:-1]]
-    if isinstance(code, SparseCode):
-        feature = code.pattern.features
-        return [
-            code.part((feature >= start) & (feature < end))
-            for start, end in zip(starts, ends, strict=True)
-        ]
-    parts: list[Code] = []
-    for start, end in zip(starts, ends, strict=True):
+def _split(code: Tensor, ends: Sequence[int]) -> list[Tensor]:
+    """Return the part of a dense code that belongs to each group, in the shape of the whole."""
+    parts = []
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
         parts.append(F.pad(code[:, start:end], (start, code.shape[1] - end)))
     return parts

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from framework.distributed.collectives import gather
-from framework.sparse_coding.sparse_code import SparsePattern
+from framework.sparse_coding.sparse_code import SparseCode
 from framework.utilities.precision import FullPrecision
 
 
@@ -96,19 +95,14 @@ class Thresholds(FullPrecision):
         self.register_buffer("calibrated", torch.full((num_features,), -1.0))
 
     @torch.no_grad()
-    def update(self, values: Tensor, pattern: SparsePattern, per_feature: bool) -> None:
-        """Count the smallest values of a global batch; a collective call.
+    def update(self, smallest: Tensor) -> None:
+        """Count the smallest values above 0 of a global batch.
 
         Args:
-            values: Positive values of this rank's code, (n,).
-            pattern: Places of the values in the code.
-            per_feature: Whether each feature has a threshold of its own.
+            smallest: One for each feature, (F,), or one for all of them, (1,); see
+                ``smallest_values``. Infinity where there is none.
         """
-        groups = len(self.mean) if per_feature else 1
-        smallest = torch.full((groups,), math.inf, device=values.device, dtype=self.mean.dtype)
-        place = pattern.features if per_feature else torch.zeros_like(pattern.features)
-        smallest.scatter_reduce_(0, place, values.to(smallest.dtype), "amin")
-        smallest = gather(smallest[None]).amin(0).expand(len(self.mean))
+        smallest = smallest.to(self.mean.dtype).expand(len(self.mean))
         present = smallest < math.inf
         self.updates += present
         count = self.updates.to(self.mean.dtype)
@@ -130,9 +124,21 @@ class Thresholds(FullPrecision):
 
     def values(self) -> Tensor:
         """Return the thresholds, (F,); infinite for a feature without any value so far."""
-        if not self.updates.any():
-            running = torch.zeros_like(self.mean)
-        else:
-            below = torch.nextafter(self.mean, torch.zeros_like(self.mean))
-            running = torch.where(self.updates > 0, below, math.inf)
+        below = torch.nextafter(self.mean, torch.zeros_like(self.mean))
+        running = torch.where(self.updates > 0, below, math.inf)
+        running = torch.where(self.updates.any(), running, 0.0)
         return torch.where(self.calibrated >= 0, self.calibrated, running)
+
+
+@torch.no_grad()
+def smallest_values(code: SparseCode, per_feature: bool) -> Tensor:
+    """Return the smallest values above 0 of a code, infinity where there is none.
+
+    Args:
+        code: Code (B, F).
+        per_feature: Whether to return one for each feature, (F,), or one for all, (1,).
+    """
+    values, features = code.values.detach(), code.pattern.features
+    smallest = values.new_full((code.pattern.shape[1] if per_feature else 1,), math.inf)
+    place = features if per_feature else torch.zeros_like(features)
+    return smallest.scatter_reduce_(0, place, values.where(values > 0, math.inf), "amin")

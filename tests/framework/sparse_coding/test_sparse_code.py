@@ -72,16 +72,21 @@ def test_the_encoder_is_not_differentiated_for_what_does_not_ask() -> None:
     assert encoder.grad is not None
 
 
-def test_counts_bounds_and_parts() -> None:
-    pattern = SparsePattern(torch.tensor([0, 2, 2]), torch.tensor([3, 0, 3]), (4, 5))
-    code = SparseCode(torch.tensor([1.0, 2.0, 3.0]), pattern)
-    assert pattern.per_row().tolist() == [1, 0, 2, 0]
-    assert pattern.per_feature().tolist() == [1, 0, 0, 2, 0]
+def test_counts_bounds_and_groups() -> None:
+    pattern = SparsePattern(torch.tensor([0, 2, 2, 3]), torch.tensor([3, 0, 3, 1]), (4, 5))
+    code = SparseCode(torch.tensor([1.0, 2.0, 3.0, 0.0]), pattern)
+    assert code.per_row().tolist() == [1, 0, 2, 0]
+    assert code.per_feature().tolist() == [1, 0, 0, 2, 0]
+    assert [part.tolist() for part in code.entries()] == [[1, 2, 3], [0, 2, 2], [3, 0, 3]]
+    assert pattern.row_bounds.tolist() == [0, 1, 1, 3, 4]
+    assert pattern.by_feature[2].tolist() == [0, 1, 2, 2, 4, 4]
     dense = code.dense()
     assert dense[2].tolist() == [2, 0, 0, 3, 0]
-    kept = code.part(pattern.features == 3)
-    assert torch.equal(kept.dense()[:, 3], dense[:, 3])
-    assert not kept.dense()[:, 0].any()
+    first, second = code.by_group([3, 5]).dense().view(2, 4, 5)
+    assert torch.equal(first[:, :3], dense[:, :3])
+    assert torch.equal(second[:, 3:], dense[:, 3:])
+    assert not first[:, 3:].any()
+    assert not second[:, :3].any()
 
 
 def test_the_same_bits_every_time() -> None:

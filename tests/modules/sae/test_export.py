@@ -15,6 +15,7 @@ from framework.sparse_coding.selection import BatchTopK, FeatureChoice, MutualCh
 from modules.sae import export, fold, load_autoencoder, save_autoencoder
 from modules.sae.activations import GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.network import SparseAutoencoder
+from modules.sae.statistics import smallest_values
 
 D, FEATURES, SCALE, TARGET_SCALE = 6, 24, 3.7, 0.6
 SELECTIONS = {
@@ -43,7 +44,7 @@ def trained(name: str, **kwargs: object) -> SparseAutoencoder:
     sae.output_scale.fill_(TARGET_SCALE if sae.transcoder else SCALE)
     code = sae.encode_batch(SCALE * raw()).code
     if sae.across_tokens:
-        sae.thresholds.update(code.values, code.pattern, sae.selection.per_feature)
+        sae.thresholds.update(smallest_values(code, sae.selection.per_feature))
         # one bit below a value of this very batch, rounding would decide
         sae.thresholds.calibrate(0.99 * sae.thresholds.values())
     return sae

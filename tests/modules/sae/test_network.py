@@ -14,6 +14,7 @@ from framework.sparse_coding.selection import (
 )
 from modules.sae.activations import GatedReLU, JumpReLU, ReLUWithL1
 from modules.sae.network import SparseAutoencoder, active_per_feature, active_per_token
+from modules.sae.statistics import smallest_values
 
 # in float64, so that the example's two entries of 0.8 are equal once they are compared in float32
 X = torch.tensor([[1.0, 0.5], [0.9, 1.2], [0.1, 0.8]], dtype=torch.float64)
@@ -87,7 +88,7 @@ def test_the_example_of_the_spec(selection, rebuilt, fvu, openai, ratio) -> None
 def test_the_smallest_value_that_was_kept_stays_with_running_thresholds() -> None:
     sae = example(MutualChoice(k=2))
     code = sae.encode_batch(X).code
-    sae.thresholds.update(code.values.detach(), code.pattern, per_feature=False)
+    sae.thresholds.update(smallest_values(code, per_feature=False))
     assert float(sae.thresholds.mean[0]) == pytest.approx(0.8)
     kept = code.dense() > 0
     assert int(kept.sum()) == 6
@@ -110,7 +111,7 @@ def test_another_rule_begins_with_thresholds_of_its_own(number: int) -> None:
     sae.add_selection(MutualChoice(2))
     sae.thresholds.calibrate(torch.ones(24))
     code = sae.encode_batch(x).code
-    sae.thresholds.update(code.values.detach(), code.pattern, per_feature=False)
+    sae.thresholds.update(smallest_values(code, per_feature=False))
     assert sae.thresholds.updates.all()
     sae.switch(number)
     assert not sae.thresholds.updates.any()

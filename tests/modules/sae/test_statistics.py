@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from framework.distributed.collectives import rank
-from framework.sparse_coding.sparse_code import SparsePattern
-from modules.sae.statistics import FiringStatistics, Thresholds
+from framework.distributed.collectives import gather, rank
+from framework.sparse_coding.sparse_code import SparseCode, SparsePattern
+from modules.sae.statistics import FiringStatistics, Thresholds, smallest_values
 
 
 def test_the_clock_counts_tokens_however_the_batch_is_cut() -> None:
@@ -38,17 +38,18 @@ def test_the_density_forgets_with_its_horizon() -> None:
     assert float(counted.density()) == pytest.approx(math.exp(-1) / (math.exp(-1) + 1))
 
 
-def pattern(features: list[int], size: int = 3) -> SparsePattern:
+def smallest(values: Tensor | list[float], features: list[int], per_feature: bool) -> Tensor:
     index = torch.tensor(features, dtype=torch.int64)
-    return SparsePattern(torch.zeros_like(index), index, (1, size))
+    pattern = SparsePattern(torch.zeros_like(index), index, (1, 3))
+    return smallest_values(SparseCode(torch.as_tensor(values), pattern), per_feature)
 
 
 def test_thresholds_follow_the_smallest_kept_values() -> None:
     one, each = Thresholds(3), Thresholds(3)
     assert one.values().tolist() == [0, 0, 0]
     for values in ([0.5, 2.0, 0.25], [1.0, 3.0, 0.75]):
-        one.update(torch.tensor(values), pattern([0, 0, 2]), per_feature=False)
-        each.update(torch.tensor(values), pattern([0, 0, 2]), per_feature=True)
+        one.update(smallest(values, [0, 0, 2], False))
+        each.update(smallest(values, [0, 0, 2], True))
     # the second of them counts 9 / 12
     assert one.values().tolist() == pytest.approx([0.25 + 0.75 * 0.5] * 3)
     assert each.values().tolist() == pytest.approx([0.5 + 0.75 * 0.5, math.inf, 0.625])
@@ -57,10 +58,10 @@ def test_thresholds_follow_the_smallest_kept_values() -> None:
 
 def test_a_feature_without_a_value_keeps_its_threshold() -> None:
     thresholds = Thresholds(3)
-    thresholds.update(torch.tensor([0.5, 2.0]), pattern([0, 2]), per_feature=True)
-    thresholds.update(torch.tensor([1.0]), pattern([2]), per_feature=True)
+    thresholds.update(smallest([0.5, 2.0], [0, 2], True))
+    thresholds.update(smallest([1.0], [2], True))
     assert thresholds.mean.tolist() == pytest.approx([0.5, 0.0, 2.0 - 0.75])
-    thresholds.update(torch.tensor([]), pattern([]), per_feature=True)
+    thresholds.update(smallest([], [], True))
     assert thresholds.updates.tolist() == [1, 0, 2]
     assert thresholds.values().tolist() == pytest.approx([0.5, math.inf, 1.25])
 
@@ -70,16 +71,16 @@ def test_the_horizon_of_a_threshold_grows_with_the_run(updates: int, rate: float
     thresholds = Thresholds(3)
     thresholds.updates.fill_(updates)
     thresholds.mean.fill_(1.0)
-    thresholds.update(torch.tensor([2.0]), pattern([0]), per_feature=False)
+    thresholds.update(smallest([2.0], [0], False))
     assert thresholds.mean.tolist() == pytest.approx([1 + rate] * 3, rel=1e-6)
 
 
 def test_calibrated_thresholds_hold_until_training_goes_on() -> None:
     thresholds = Thresholds(3)
-    thresholds.update(torch.tensor([0.5]), pattern([1]), per_feature=False)
+    thresholds.update(smallest([0.5], [1], False))
     thresholds.calibrate(torch.tensor([0.0, 1.0, math.inf]))
     assert thresholds.values().tolist() == [0, 1, math.inf]
-    thresholds.update(torch.tensor([0.5]), pattern([1]), per_feature=False)
+    thresholds.update(smallest([0.5], [1], False))
     assert thresholds.values().tolist() == pytest.approx([0.5] * 3)
     thresholds.reset()
     assert thresholds.values().tolist() == [0, 0, 0]
@@ -90,7 +91,8 @@ def updated(values: Tensor, features: list[int], cut: int) -> list[Tensor]:
     results = []
     for per_feature in (False, True):
         thresholds = Thresholds(3)
-        thresholds.update(values[own], pattern(features[own]), per_feature)
+        found = smallest(values[own], features[own], per_feature)
+        thresholds.update(gather(found[None]).amin(0))
         results.append(thresholds.values())
     return results
 
