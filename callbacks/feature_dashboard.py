@@ -20,6 +20,7 @@ from framework.sparse_coding.feature_html import Feature, Passage, render_page, 
 from framework.sparse_coding.sparse_code import SparseCode
 from framework.sparse_coding.top_contexts import TopContexts
 from framework.utilities.checks import check_at_least
+from framework.utilities.counts import count_values
 from framework.utilities.files import write_atomically
 from framework.utilities.lightning_internals import datamodule_of
 
@@ -112,8 +113,8 @@ class FeatureDashboard(Callback):
             self._density = FeatureDensity(size).to(pl_module.device)
         start, stop = trainer.datamodule.text_positions  # type: ignore[attr-defined]
         self._top.update(values, features, batch["index"][rows] // (stop - start))
-        per_token = torch.bincount(rows, minlength=len(batch["index"]))
-        self._density.update(torch.bincount(features, minlength=size), per_token)
+        per_token = count_values(rows, len(batch["index"]))
+        self._density.update(count_values(features, size), per_token)
 
     on_test_batch_end = on_validation_batch_end
 

@@ -88,7 +88,7 @@ class SparseCode:
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return values, rows and features of the entries that are not 0; a GPU is waited for."""
-        kept = self.values != 0
+        kept = self.values.nonzero().squeeze(1)
         return self.values[kept], self.pattern.rows[kept], self.pattern.features[kept]
 
     def dense(self) -> Tensor:

@@ -58,9 +58,7 @@ def top_per_row(scores: Tensor, k: int) -> Tensor:
 
 
 @torch.no_grad()
-def top_overall(
-    scores: Tensor, k: int, *, per_row: bool = False, sync: bool = True
-) -> Tensor:
+def top_overall(scores: Tensor, k: int, *, per_row: bool = False, sync: bool = True) -> Tensor:
     """Return where the ``k`` largest entries of the whole matrix stand.
 
     The k-th largest entry decides. On several ranks each sends the largest of its own, about

@@ -135,3 +135,35 @@ def test_without_sync_each_rank_chooses_alone(two_ranks) -> None:
 def test_refuses(call, says) -> None:
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@given(matrices, st.data())
+def test_what_a_gpu_does_chooses_the_same(rows: list[list[float]], data: st.DataObject) -> None:
+    x = torch.tensor(rows)
+    number = torch.tensor([data.draw(st.integers(1, len(row))) for row in rows])
+    most, total = int(number.max()), int(number.sum())
+    row, column = topk._best_by_bound(x, number, most, total)
+    chosen = [set(column[row == i].tolist()) for i in range(len(rows))]
+    assert chosen == [best(row, int(k)) for row, k in zip(rows, number, strict=True)]
+    one, other = (
+        torch.stack(pair).T.tolist()
+        for pair in ((row, column), topk._best_of_rows(x, number, most, total))
+    )
+    assert one == sorted(other)
+
+
+def test_a_number_per_row_is_that_of_the_whole_matrix() -> None:
+    x = big(ties=True)
+    assert torch.equal(top_overall(x, 3, per_row=True), top_overall(x, 3 * 96))
+
+
+@pytest.mark.parametrize("shift", [0.0, 10.0])
+@pytest.mark.parametrize("ties", [False, True])
+def test_ranks_that_differ_choose_what_one_process_does(shift, ties, two_ranks) -> None:
+    # a rank with all of the largest entries sends more than its share
+    x = big(ties)
+    x[:48] += shift
+    x[5, :900] = 20.0
+    for k in (700, 3000):
+        parts = two_ranks(on_a_rank, x, [0, 48, 96], "overall", k)
+        assert torch.equal(torch.cat(parts), top_overall(x, k))
