@@ -20,7 +20,6 @@ from framework.data.privacy import (
     proportion_sensitivity,
     response_sensitivity,
 )
-from framework.losses.aggregate import bag_means
 from framework.utilities.checks import check_at_least, check_positive
 from framework.utilities.randomness import stable_seed
 
@@ -183,7 +182,10 @@ class Bags(DataModule):
         sizes = torch.bincount(self.bag_of_row)
         if name == "target":
             bounded = values if self.clip is None else values.clamp(-self.clip, self.clip)
-            return bag_means(bounded.double(), self.bag_of_row, sizes)
+            bounded = bounded.double()
+            total = bounded.new_zeros(len(sizes), *bounded.shape[1:])
+            total.index_add_(0, self.bag_of_row, bounded)
+            return total / sizes.view(-1, *[1] * (bounded.ndim - 1))
         assert self.num_classes is not None
         counts = torch.zeros(len(sizes), self.num_classes, dtype=torch.float64)
         one = torch.ones((), dtype=torch.float64)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from framework.losses.loss import ClassificationLoss, RegressionLoss, check_labels, check_logits
 from framework.utilities.checks import check_interval, check_one_of
+from framework.utilities.counts import count_values
 
 BASES = ("mse", "bce", "ce")
 MOST_OFF = 0.02  # how far proportions in bfloat16 sum beside 1, and more
@@ -98,13 +99,14 @@ class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
         self._check(predictions, targets, group)
         if kept is not None and group is not None:  # a bag of their own for what does not count
             group = group.where(kept, torch.iinfo(group.dtype).min)
-        _, bag_of_row, sizes = torch.unique(group, return_inverse=True, return_counts=True)
+        assert group is not None
+        bags = BatchBags(group)
         if self.base == "mse":
-            mean = bag_means(predictions, bag_of_row, sizes)[bag_of_row]
+            mean = bags.means(predictions)
             bag, instance = (targets - mean).square(), (targets - predictions).square()
         else:
             log_p, shares = self._log_probabilities(predictions, targets)
-            log_mean = log_bag_means(log_p, bag_of_row, sizes)[bag_of_row]
+            log_mean = bags.log_means(log_p)
             bag, instance = -(shares * log_mean).sum(-1), -(shares * log_p).sum(-1)
         # lerp(l, l, rho) is l to the last bit: a bag of one row gives the plain loss
         losses = torch.lerp(bag, instance, self.rho)
@@ -153,24 +155,55 @@ class AggregateResponseLoss(RegressionLoss, ClassificationLoss):
                 )
 
 
-def bag_means(values: Tensor, bag_of_row: Tensor, sizes: Tensor) -> Tensor:
-    """Return the mean of each bag's rows, (M, ...).
+class BatchBags:
+    """The bags of a batch, to average over; there is room for as many as there are rows.
 
-    ``values`` are (B, ...), ``bag_of_row`` (B,) int64 in 0..M-1, ``sizes`` (M,) the rows of each
-    bag, at least 1.
+    How many there are is not asked, for which a GPU would be waited. Sums are taken in the order
+    of the rows, on a GPU too.
+
+    Args:
+        group: Bag of each row, (B,) int64.
     """
-    total = values.new_zeros(len(sizes), *values.shape[1:]).index_add(0, bag_of_row, values)
-    return total / sizes.view(-1, *[1] * (values.ndim - 1)).to(values.dtype)
+
+    def __init__(self, group: Tensor) -> None:
+        self.order = group.argsort(stable=True)
+        ordered = group[self.order]
+        is_first = torch.ones_like(ordered, dtype=torch.bool)
+        is_first[1:] = ordered[1:] != ordered[:-1]
+        self.of_row = torch.empty_like(group)
+        self.of_row[self.order] = is_first.cumsum(0) - 1
+        sizes = count_values(self.of_row, len(group))
+        self.bounds = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        self.size_of_row = sizes[self.of_row]
+
+    def means(self, values: Tensor) -> Tensor:
+        """Return for each row the mean over its bag, as ``values`` (B, ...), differentiably."""
+        flat = values.reshape(len(values), -1 if values.numel() else 1)
+        total = _SumOfBag.apply(flat, self)
+        return (total / self.size_of_row[:, None].to(total.dtype)).view_as(values)
+
+    def log_means(self, log_values: Tensor) -> Tensor:
+        """Return the logarithms of ``means`` of ``exp(log_values)``, without leaving logs."""
+        detached = log_values.detach()
+        where = self.of_row.view(-1, *[1] * (log_values.ndim - 1)).expand_as(log_values)
+        largest = torch.full_like(detached, -torch.inf).scatter_reduce(0, where, detached, "amax")
+        largest = largest[self.of_row]
+        # the bag's largest value becomes exp(0) = 1, so that the mean is at least 1 / |a|
+        return self.means((log_values - largest).exp()).log() + largest
 
 
-def log_bag_means(log_values: Tensor, bag_of_row: Tensor, sizes: Tensor) -> Tensor:
-    """Return the logarithm of the mean of each bag's ``exp(log_values)``, without leaving logs.
+class _SumOfBag(torch.autograd.Function):
+    """For each row the sum over its bag, which is its own gradient."""
 
-    Shapes as in ``bag_means``.
-    """
-    detached = log_values.detach()
-    where = bag_of_row.view(-1, *[1] * (log_values.ndim - 1)).expand_as(log_values)
-    largest = detached.new_full((len(sizes), *log_values.shape[1:]), -torch.inf)
-    largest = largest.scatter_reduce(0, where, detached, "amax")
-    # the bag's largest value becomes exp(0) = 1, so that the mean is at least 1 / |a|
-    return bag_means((log_values - largest[bag_of_row]).exp(), bag_of_row, sizes).log() + largest
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, bags: BatchBags) -> Tensor:
+        ctx.bags = bags
+        # not index_add, which a GPU does in no fixed order
+        sums = F.embedding_bag(
+            bags.order, values, bags.bounds, mode="sum", include_last_offset=True
+        )
+        return sums[bags.of_row]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _SumOfBag.apply(grad.contiguous(), ctx.bags), None
