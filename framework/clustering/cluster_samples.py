@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from framework.utilities.checks import check_at_least
+from framework.utilities.counts import count_values
 
 
 class KeptSamples(NamedTuple):
@@ -113,7 +114,7 @@ class ClusterSamples(Metric):
         order = index.argsort(stable=True)
         order = order[probability[order].argsort(descending=True, stable=True)]
         order = order[cluster[order].argsort(stable=True)]
-        rows = cluster.bincount(minlength=clusters)
+        rows = count_values(cluster, clusters)
         first = rows.cumsum(0) - rows
         places = torch.arange(per_cluster, device=index.device)
         chosen = order[first[:, None] + places]

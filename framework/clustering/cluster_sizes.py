@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.clustering.cell_counts import cell_counts, counted_cells
 from framework.utilities.checks import check_at_least
 
 
@@ -23,7 +24,7 @@ class ClusterSizes(Metric):
         **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: K below 1, or, at an update, a cluster outside 0..K-1.
+        ValueError: K below 1, or, at an update, a cluster outside 0..K-1 (on a GPU at ``compute``).
 
     Example:
         >>> import torch
@@ -36,13 +37,18 @@ class ClusterSizes(Metric):
 
     full_state_update = False
     is_differentiable = False
-    sizes: Tensor
+    cells: Tensor
 
     def __init__(self, num_clusters: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_at_least(1, num_clusters=num_clusters)
-        zeros = torch.zeros(num_clusters, dtype=torch.int64)
-        self.add_state("sizes", zeros, dist_reduce_fx="sum")
+        zeros = torch.zeros(num_clusters + 1, dtype=torch.int64)
+        self.add_state("cells", zeros, dist_reduce_fx="sum")
+
+    @property
+    def sizes(self) -> Tensor:
+        """The counts so far, (K,) int64."""
+        return counted_cells(type(self).__name__, self.cells, [len(self.cells) - 1])
 
     def update(self, cluster: Tensor) -> None:
         """Count a batch.
@@ -50,13 +56,8 @@ class ClusterSizes(Metric):
         Args:
             cluster: (B,) int64, in 0..K-1.
         """
-        clusters = len(self.sizes)
-        if bool(((cluster < 0) | (cluster >= clusters)).any()):
-            raise ValueError(
-                f"{type(self).__name__}: clusters must be in 0..{clusters - 1}, got "
-                f"{int(cluster.min())}..{int(cluster.max())}."
-            )
-        self.sizes += torch.bincount(cluster, minlength=clusters)
+        sizes = [len(self.cells) - 1]
+        self.cells += cell_counts(type(self).__name__, {"clusters": cluster}, sizes)
 
     def compute(self) -> Tensor:
         """Return the counts, (K,) int64."""

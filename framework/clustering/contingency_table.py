@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.clustering.cell_counts import cell_counts, counted_cells
 from framework.utilities.checks import check_at_least
 
 
@@ -26,7 +27,7 @@ class ContingencyTable(Metric):
 
     Raises:
         ValueError: K or C below 1; or, at an update, clusters and labels of other shapes or outside
-            0..K-1 and 0..C-1.
+            0..K-1 and 0..C-1 (on a GPU at ``compute``).
 
     Example:
         >>> import torch
@@ -40,13 +41,19 @@ class ContingencyTable(Metric):
 
     full_state_update = False
     is_differentiable = False
-    table: Tensor
+    cells: Tensor
 
     def __init__(self, num_clusters: int, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_at_least(1, num_clusters=num_clusters, num_classes=num_classes)
-        zeros = torch.zeros(num_clusters, num_classes, dtype=torch.int64)
-        self.add_state("table", zeros, dist_reduce_fx="sum")
+        self._shape = (num_clusters, num_classes)
+        zeros = torch.zeros(num_clusters * num_classes + 1, dtype=torch.int64)
+        self.add_state("cells", zeros, dist_reduce_fx="sum")
+
+    @property
+    def table(self) -> Tensor:
+        """The counts so far, (K, C) int64."""
+        return counted_cells(type(self).__name__, self.cells, self._shape)
 
     def update(self, cluster: Tensor, label: Tensor) -> None:
         """Count a batch.
@@ -60,16 +67,8 @@ class ContingencyTable(Metric):
                 f"{type(self).__name__} takes clusters and labels of one shape (B,), got "
                 f"{tuple(cluster.shape)} and {tuple(label.shape)}."
             )
-        clusters, classes = self.table.shape
-        for name, values, size in (("clusters", cluster, clusters), ("labels", label, classes)):
-            # a number outside would be counted in another cell
-            if bool(((values < 0) | (values >= size)).any()):
-                raise ValueError(
-                    f"{type(self).__name__}: {name} must be in 0..{size - 1}, got "
-                    f"{int(values.min())}..{int(values.max())}."
-                )
-        cells = torch.bincount(cluster * classes + label, minlength=clusters * classes)
-        self.table += cells.view(clusters, classes)
+        values = {"clusters": cluster, "labels": label}
+        self.cells += cell_counts(type(self).__name__, values, self._shape)
 
     def compute(self) -> Tensor:
         """Return the counts, (K, C) int64."""
