@@ -34,8 +34,9 @@ class SamplePairs(Metric):
 
     def __init__(self, num_targets: int, limit: int = 2000, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("rows", torch.zeros(limit, 2, num_targets), dist_reduce_fx="cat")
-        self.add_state("filled", torch.zeros(limit, dtype=torch.bool), dist_reduce_fx="cat")
+        # what finds no room goes to a last row, which never counts as filled
+        self.add_state("rows", torch.zeros(limit + 1, 2, num_targets), dist_reduce_fx="cat")
+        self.add_state("filled", torch.zeros(limit + 1, dtype=torch.bool), dist_reduce_fx="cat")
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         """Keep rows while there is room.
@@ -44,12 +45,13 @@ class SamplePairs(Metric):
             predictions: (B,) or (B, T).
             targets: (B,) or (B, T), as the predictions.
         """
-        start = int(self.filled.sum())
         shape = (-1, self.rows.shape[-1])
         pairs = torch.stack([predictions.reshape(shape), targets.reshape(shape)], dim=1)
-        pairs = pairs[: len(self.filled) - start]
-        self.rows[start : start + len(pairs)] = pairs.to(self.rows.dtype)
-        self.filled[start : start + len(pairs)] = True
+        last = len(self.filled) - 1
+        places = self.filled.sum() + torch.arange(len(pairs), device=pairs.device)
+        places = places.clamp(max=last)
+        self.rows[places] = pairs.to(self.rows.dtype)
+        self.filled[places] = places < last
 
     def compute(self) -> Tensor:
         """Return (N, 2, T): predictions and targets of the rows kept, over all ranks."""

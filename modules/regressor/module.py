@@ -99,6 +99,7 @@ class Regressor(TrainingModule):
             decoder_widths=decoder_widths,
         )
         self.criterion = criterion if criterion is not None else nn.MSELoss()
+        self._facts: dict[str, tuple[Any, Tensor]] = {}
         self.provides = rows_of(self.criterion, self.provides)
 
     def setup(self, stage: str) -> None:
@@ -205,4 +206,9 @@ class Regressor(TrainingModule):
     def _target_fact(self, name: str, default: float) -> Tensor:
         """Return the mean or the unit of the targets that the datamodule names."""
         value = getattr(self.datamodule, name, self.data_facts.get(name, default))
-        return torch.as_tensor(value, dtype=torch.float64, device=self.device)
+        known = self._facts.get(name)
+        if known is None or known[0] is not value or known[1].device != self.device:
+            # once, as the copy is waited for
+            tensor = torch.as_tensor(value, dtype=torch.float64, device=self.device)
+            known = self._facts[name] = (value, tensor)
+        return known[1]
