@@ -27,6 +27,7 @@ from framework.utilities.files import (
     write_atomically,
     writing,
 )
+from framework.utilities.host_copy import on_the_cpu
 from framework.utilities.packages import require_package
 from framework.utilities.precision import at_least_float32
 
@@ -190,12 +191,14 @@ def _columns(outputs: Any, names: Mapping[str, Sequence[str]]) -> dict[str, np.n
     """
     if not isinstance(outputs, Mapping):
         raise ValueError("predict_step must return a dict of tensors.")
-    columns: dict[str, np.ndarray] = {}
-    for name, value in sorted(outputs.items(), key=lambda item: item[0] != "index"):
+    for name, value in outputs.items():
         if not isinstance(value, Tensor) or value.ndim not in (1, 2):
             kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"The prediction {name!r} is {kind}, not a tensor (B,) or (B, K).")
-        array = at_least_float32(value.detach().cpu()).numpy()
+    columns: dict[str, np.ndarray] = {}
+    values = zip(outputs, on_the_cpu(outputs.values()), strict=True)
+    for name, value in sorted(values, key=lambda item: item[0] != "index"):
+        array = at_least_float32(value).numpy()
         known = names.get(name)
         if array.ndim == 2:
             columns |= _parts(name, array, known)
