@@ -332,6 +332,14 @@ def check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
             f"{type(optimizer).__name__} evaluates its closure again, which fp16's gradient scaler "
             "cannot do; use precision 32-true or bf16-mixed."
         )
+    # so torch and Lightning tell a fused optimizer, which unscales the gradients in its step
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if fused and trainer.gradient_clip_val and str(trainer.precision) == "16-mixed":
+        raise IncompatibleError(
+            f"A fused {type(optimizer).__name__} takes gradients as they are scaled for fp16, so "
+            f"that trainer.gradient_clip_val={trainer.gradient_clip_val} cannot clip them; set "
+            "model.optimizer.fused to false, or use bf16-mixed."
+        )
     if isinstance(optimizer, LBFGS) and trainer.world_size > 1:
         raise IncompatibleError(
             f"{type(optimizer).__name__} decides by the loss of its own rank how often to evaluate "

@@ -9,11 +9,14 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.modules.loss import _Loss
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from framework.data.datamodule import DataModule
@@ -389,6 +392,20 @@ class TrainingModule(EvaluationModule):
             return reduced.total
         normalizer = reduced.rows if reduced.normalizer is None else reduced.normalizer
         return reduced.total * self._window.add(normalizer, batch_idx)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, in bf16 as in float32: nothing is scaled there, also for a fused optimizer."""
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_after_backward(self) -> None:
         """Make the accumulated gradient that of the union of the batches."""

@@ -267,6 +267,14 @@ def test_an_optimizer_that_would_divide_by_0_is_refused(tmp_path: Path) -> None:
         fit([*args, "--trainer.precision=16-true"])
 
 
+@pytest.mark.parametrize("config", ["sae", "sae_mutual"])
+def test_trains_in_mixed_precision(config: str, tmp_path: Path) -> None:
+    args = [*arguments(config), *QUIET_LOG, f"--trainer.default_root_dir={tmp_path}"]
+    args += ["--trainer.max_epochs=1", "--trainer.limit_val_batches=0", "--checkpoint.monitor=null"]
+    found = fit([*args, "--trainer.precision=bf16-mixed"])
+    assert found.parameters["sae.W_dec"].isfinite().all()
+
+
 class DeadAfter(Callback):
     """Keeps after how many tokens a feature is dead, and ends the run."""
 
