@@ -363,6 +363,19 @@ class QuickHooksModule(CheckedLoading, LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def prepare_on_cpu(self, batch: Any) -> Any:
+        """Return a batch with what is known of it before it goes to the device; for subclasses.
+
+        Unlike Lightning's hooks it stands beside those of a datamodule.
+        """
+        return batch
+
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: Any = None, dataloader_idx: int = 0
+    ) -> Any:
+        batch = self.prepare_on_cpu(batch)
+        return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+
 
 class OpenModelCheckpoint(ModelCheckpoint):
     """Lightning's ``ModelCheckpoint`` with public names for the steps that a subclass changes."""

@@ -16,6 +16,7 @@ from framework.utilities.checks import (
     check_one_of,
     check_positive,
 )
+from framework.utilities.packed_copy import copy_packed
 from framework.utilities.precision import at_least_float32
 from modules.gghl.cells import Cells
 from modules.gghl.label_rules import CodeRule, IsotropicRule, PaperRule
@@ -33,6 +34,8 @@ RULES: dict[str, type[CodeRule]] = {
 @dataclass(frozen=True)
 class Assignment:
     """The positive cells of a batch, ordered by image and cell; a cell has one owner.
+
+    Lightning moves it with its batch, by ``to``.
 
     Args:
         image: Images, (P,) int64.
@@ -68,6 +71,10 @@ class Assignment:
     distances: Tensor
     positives: Tensor
     level_weight: Tensor
+
+    def to(self, device: torch.device | str) -> Assignment:
+        """Return it on a device, by one copy."""
+        return Assignment(**copy_packed(vars(self), device))
 
 
 class _Objects(NamedTuple):
@@ -106,7 +113,9 @@ class _Candidates(NamedTuple):
     distances: Tensor
 
     def take(self, rows: Tensor) -> _Candidates:
-        """Return these rows."""
+        """Return these rows, of numbers or of a mask."""
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero().squeeze(1)
         return _Candidates(*(field[rows] for field in self))
 
 

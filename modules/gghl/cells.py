@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -45,14 +46,25 @@ class Cells:
             >>> cells.center[-1].tolist()
             [80.0, 48.0]
         """
-        # a convolution of stride 2 keeps the last, incomplete cell
-        shapes = tuple((-(-image_size[0] // s), -(-image_size[1] // s)) for s in strides)
-        centers = []
+        device = torch.get_default_device() if device is None else torch.device(device)
+        return _made_once(tuple(image_size), tuple(strides), device)
+
+
+@lru_cache(maxsize=64)
+def _made_once(
+    image_size: tuple[int, int], strides: tuple[int, ...], device: torch.device
+) -> Cells:
+    # a convolution of stride 2 keeps the last, incomplete cell
+    shapes = tuple((-(-image_size[0] // s), -(-image_size[1] // s)) for s in strides)
+    centers, numbers = [], [rows * columns for rows, columns in shapes]
+    # those of a first validation also serve training, which takes no tensor of inference mode
+    with torch.inference_mode(False), torch.device("cpu"):
         for (rows, columns), s in zip(shapes, strides, strict=True):
-            y = (torch.arange(rows, device=device) + 0.5) * s
-            x = (torch.arange(columns, device=device) + 0.5) * s
+            y = (torch.arange(rows) + 0.5) * s
+            x = (torch.arange(columns) + 0.5) * s
             centers.append(torch.cartesian_prod(y, x).flip(1))
-        sizes = torch.tensor([rows * columns for rows, columns in shapes], device=device)
-        level = torch.arange(len(strides), device=device).repeat_interleave(sizes)
-        stride = torch.tensor(strides, dtype=torch.float32, device=device)[level]
-        return cls(torch.cat(centers), stride, level, shapes, strides, image_size)
+        level = torch.arange(len(strides)).repeat_interleave(torch.tensor(numbers))
+        stride = torch.tensor(strides, dtype=torch.float32)[level]
+        placed = [value.to(device) for value in (torch.cat(centers), stride, level)]
+    center, stride, level = placed
+    return Cells(center, stride, level, shapes, strides, image_size)

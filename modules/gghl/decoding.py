@@ -23,17 +23,24 @@ class Boxes(NamedTuple):
     """Boxes of cells.
 
     Args:
+        center: Centers of the cells in pixels, (..., 2).
         distances: Distances from the cell's center to top, right, bottom and left in pixels,
             (..., 4).
-        box: Left, top, right and bottom in pixels, (..., 4).
         s: Gliding ratios in [0, 1], (..., 4).
         r: Area ratio in [0, 1], (...).
     """
 
+    center: Tensor
     distances: Tensor
-    box: Tensor
     s: Tensor
     r: Tensor
+
+    @property
+    def box(self) -> Tensor:
+        """Left, top, right and bottom in pixels, (..., 4)."""
+        x, y = self.center.unbind(-1)
+        top, right, bottom, left = self.distances.unbind(-1)
+        return torch.stack([x - left, y - top, x + right, y + bottom], dim=-1)
 
 
 def decode_boxes(
@@ -58,18 +65,16 @@ def decode_boxes(
         >>> boxes.box, boxes.r
         (tensor([12.,  4., 28., 20.]), tensor(0.5000))
     """
-    distances = raw[..., :4].clamp(-10, 8).exp() * stride[..., None]
+    lengths, s, r = raw[..., :OBJECTNESS].split([4, 4, 1], dim=-1)
+    distances = lengths.clamp(-10, 8).exp() * stride[..., None]
     if oriented:
         # the sigmoid never is 0, which a horizontal box needs
-        s = (raw[..., 4:8].sigmoid().clamp(min=0.01) - 0.01) / 0.99
-        r = F.relu6(raw[..., 8] + 3) / 6
-        s = torch.where((r > horizontal)[..., None], 0.0, s)
+        s = (s.sigmoid().clamp(min=0.01) - 0.01) / 0.99
+        r = F.relu6(r + 3) / 6
+        s = s.masked_fill(r > horizontal, 0.0)
     else:
-        s, r = torch.zeros_like(raw[..., 4:8]), torch.ones_like(raw[..., 8])
-    x, y = center.unbind(-1)
-    top, right, bottom, left = distances.unbind(-1)
-    box = torch.stack([x - left, y - top, x + right, y + bottom], dim=-1)
-    return Boxes(distances, box, s, r)
+        s, r = torch.zeros_like(s), torch.ones_like(r)
+    return Boxes(center, distances, s, r.squeeze(-1))
 
 
 @torch.no_grad()

@@ -26,6 +26,8 @@ WEIGHTS = {
     "distance": 0.2,
 }
 """The terms of the loss, and the weights of the authors' code."""
+TINY = 1e-7
+"""Added to areas that divide, as torchvision does."""
 
 
 class JointOptimizationLoss(nn.Module):
@@ -139,36 +141,42 @@ class JointOptimizationLoss(nn.Module):
             )
         with torch.autocast(raw.device.type, enabled=False):
             raw = at_least_float32(raw)
-            terms = self._positive(raw, cells, assignment)
-            terms["background"] = self._background(raw[..., OBJECTNESS], cells, assignment)
+            mask = raw.new_zeros(raw.shape[:2])
+            mask[assignment.image, assignment.cell] = assignment.mask.to(raw.dtype)
+            focal = self._focal(raw[..., OBJECTNESS], mask)
+            terms = self._positive(raw, focal, cells, assignment)
+            terms["background"] = self._background(focal, mask, cells, assignment)
         return {name: terms[name] for name in self.weights}
 
-    def _positive(self, raw: Tensor, cells: Cells, a: Assignment) -> dict[str, Tensor]:
-        # starting the command must not wait for torchvision
-        from torchvision.ops import generalized_box_iou_loss
-
-        rows, heat = raw[a.image, a.cell], a.heat.to(raw.dtype)
+    def _positive(
+        self, raw: Tensor, focal: Tensor, cells: Cells, a: Assignment
+    ) -> dict[str, Tensor]:
+        place = (a.image, a.cell)
+        rows, heat = raw[place], a.heat.to(raw.dtype)
         stride = cells.stride[a.cell].to(raw.dtype)
         found = decode_boxes(rows, cells.center[a.cell], stride, self.oriented, self.horizontal)
         box, s, r = a.box.to(raw.dtype), a.s.to(raw.dtype), a.r.to(raw.dtype)
+        distances = a.distances.to(raw.dtype)
         if not self.oriented:
             s, r = torch.zeros_like(s), torch.ones_like(r)
         height, width = cells.image_size
         # an object that a crop or an affine map enlarged may be larger than the image
         covered = (box[:, 2:] - box[:, :2]).prod(dim=1) / (height * width)
         emphasis = (2 - covered).clamp(min=0)
-        errors = {
-            "box": emphasis * generalized_box_iou_loss(found.box, box, reduction="none"),
-            "vertices": (found.s - s).square().sum(dim=1),
-            "area": (found.r - r).square(),
-        }
-        error = torch.stack(list(errors.values())).sum(dim=0)
-        distance = F.smooth_l1_loss(
-            found.distances / stride[:, None],
-            a.distances.to(raw.dtype) / stride[:, None],
-            reduction="none",
+        in_strides = F.smooth_l1_loss(
+            found.distances / stride[:, None], distances / stride[:, None], reduction="none"
         )
-        errors["distance"] = emphasis * distance.sum(dim=1)
+        box_errors = torch.stack([_giou_loss(found.distances, distances), in_strides.sum(dim=1)])
+        box_error, distance = (emphasis * box_errors).unbind()
+        errors = torch.stack(
+            [
+                box_error,
+                F.mse_loss(found.s, s, reduction="none").sum(dim=1),
+                F.mse_loss(found.r, r, reduction="none"),
+                distance,
+            ]
+        )
+        error = errors[:3].sum(dim=0)
 
         logits, own, prior = rows[:, BOX_CHANNELS:], heat > 0, heat.amax(dim=1)
         area_weight, mask = a.area_weight.to(raw.dtype), a.mask.to(raw.dtype)
@@ -180,40 +188,56 @@ class JointOptimizationLoss(nn.Module):
         trust = (logits.sigmoid() * own).sum(dim=1)
         if self.detach_weight:
             trust = trust.detach()
-        dynamic = area_weight * (trust + prior) / 2
-        cellwise = {
-            "foreground": self._focal(rows[:, OBJECTNESS], mask)
-            * (prior + (-error).exp().detach())
-            / 2,
-            "class_positive": area_weight * torch.where(own, joint, 0.0).sum(dim=1),
-            "class_negative": area_weight * torch.where(own, 0.0, plain).sum(dim=1),
-            **{name: dynamic * value for name, value in errors.items()},
-        }
+        classes = [joint.masked_fill(~own, 0.0), plain.masked_fill(own, 0.0)]
+        names = ["class_positive", "class_negative"]
         if "extra_class" in self.weights:
-            cellwise["extra_class"] = area_weight * plain.sum(dim=1)
+            classes.append(plain)
+            names.append("extra_class")
+        names += ["box", "vertices", "area", "distance", "foreground"]
+        cellwise = torch.cat(
+            [
+                area_weight * torch.stack(classes).sum(dim=2),
+                area_weight * (trust + prior) / 2 * errors,
+                (focal[place] * (prior + (-error).exp().detach()) / 2)[None],
+            ]
+        )
         number = a.positives.clamp(min=1)
         share = a.level_weight[a.image, a.level] if self.empty_level == "skip" else a.object_weight
         share = mask * share.to(raw.dtype) / number[a.image, a.level]
         # a sum over rows in random order would not be the same twice on a GPU
-        zeros, place = raw.new_zeros(raw.shape[:2]), (a.image, a.cell)
-        return {
-            name: zeros.index_put(place, share * value).sum(dim=1)
-            for name, value in cellwise.items()
-        }
+        everywhere = raw.new_zeros(len(names), *raw.shape[:2])
+        everywhere[:, a.image, a.cell] = share * cellwise
+        return dict(zip(names, everywhere.sum(dim=2).unbind(), strict=True))
 
-    def _background(self, objectness: Tensor, cells: Cells, a: Assignment) -> Tensor:
-        mask = torch.zeros_like(objectness)
-        mask[a.image, a.cell] = a.mask.to(mask.dtype)
+    def _background(self, focal: Tensor, mask: Tensor, cells: Cells, a: Assignment) -> Tensor:
         number = a.positives
         if self.empty_level == "global":
             number = number.sum(dim=1, keepdim=True).expand_as(number)
         share = 1 / number.clamp(min=1).to(mask.dtype)
         if self.empty_level == "skip":
             share = share * a.level_weight
-        value = (1 - mask) * self._focal(objectness, mask) * share.to(mask.dtype)[:, cells.level]
+        value = (1 - mask) * focal * share.to(mask.dtype)[:, cells.level]
         return value.sum(dim=1)
 
     def _focal(self, logits: Tensor, mask: Tensor) -> Tensor:
         target = 0.99 * mask + 0.005
         modulator = (target - logits.sigmoid()).abs() ** self.gamma
         return modulator * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def _giou_loss(found: Tensor, true: Tensor) -> Tensor:
+    """Return 1 - GIoU of boxes that share a point, (P,).
+
+    torchvision's compares corners by masks, whose size a GPU would be waited for.
+
+    Args:
+        found: Distances from the point to top, right, bottom and left, (P, 4), positive.
+        true: The same of the other boxes.
+    """
+    boxes = torch.stack([torch.minimum(found, true), torch.maximum(found, true), found, true])
+    height, width = (boxes[..., :2] + boxes[..., 2:]).unbind(dim=-1)
+    shared, hull, area_found, area_true = (height * width).unbind()
+    union = area_found + area_true - shared
+    # the IoU, and what of the hull they cover
+    shares = torch.stack([shared, union]) / (torch.stack([union, hull]) + TINY)
+    return 2 - shares.sum(dim=0)

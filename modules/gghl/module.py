@@ -25,6 +25,7 @@ from framework.runs.panels import STEP, Panel
 from framework.training.compatibility import check_fact, check_per_sample
 from framework.training.module import TrainingModule, TrainingOptions
 from framework.utilities.checks import check_at_least, check_interval
+from framework.utilities.lightning_internals import trainer_of
 from framework.utilities.randomness import global_seed
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
@@ -34,6 +35,7 @@ from modules.gghl.network import GGHLNetwork
 
 Criterion = nn.CrossEntropyLoss | nn.MultiMarginLoss | ClassificationLoss
 STEPS_PER_SIZE = 10
+OBJECT_FIELDS = {"image", "quads", "label", "object_weight"}
 WHOLE_PIXELS = {"bf16-true": 256, "16-true": 2048}
 """Largest coordinate up to which every whole number is exact, by precision."""
 
@@ -47,6 +49,10 @@ class GGHL(TrainingModule):
     ``image_id`` (B,), ``tile_offset`` (B, 2), ``tile_scale`` (B,), ``tile_extent`` (B, 2) and, to
     be evaluated on whole images, ``image_quads``, ``image_label`` and ``image_difficult``, see
     ``DOTA``.
+    Objects are assigned to cells on the CPU, before a batch goes to its device: a GPU would be
+    waited for. Whoever changes ``quads`` or ``label`` later takes ``assignment`` out of the batch,
+    so that it is made anew.
+
     ``predictions`` are the logits of every cell's objectness and classes, each beside a 0, so that
     the last axis is a distribution over "yes" and "no".
 
@@ -189,7 +195,16 @@ class GGHL(TrainingModule):
 
     def forward_inputs(self, batch: Batch) -> tuple[Tensor]:
         """Return the images in the size of this step."""
-        return (self._resized(batch)[0],)
+        return (self._resized(batch["image"]),)
+
+    def prepare_on_cpu(self, batch: Any) -> Any:
+        """Assign the objects of a batch that is trained or evaluated."""
+        trainer = trainer_of(self)
+        is_scored = trainer is not None and not trainer.predicting
+        if not is_scored or not isinstance(batch, dict) or not batch.keys() >= OBJECT_FIELDS:
+            return batch
+        size = self._size(batch["image"])
+        return {**batch, "assignment": {size: self._assign(batch, size)}}
 
     def objectives(self, batch: Batch) -> Objectives:
         """Return the terms of ``JointOptimizationLoss``, per image."""
@@ -201,13 +216,14 @@ class GGHL(TrainingModule):
                 "GGHL learns from oriented objects, and the data has none: take RenderedScenes or "
                 "DOTA."
             )
-        image, quads = self._resized(batch)
+        image = self._resized(batch["image"])
         size = (image.shape[-2], image.shape[-1])
         cells = Cells.of(size, self.network.strides, image.device)
         raw = self(image)
-        assignment = self.assigner(
-            quads, batch["label"], batch["object_weight"], size, self.num_classes
-        )
+        # a guide's batch may have been moved in the size of a training step
+        assignment = batch.get("assignment", {}).get(size)
+        if assignment is None:
+            assignment = self._assign(batch, size).to(image.device)
         objectives = Objectives(
             per_sample=self.loss(raw, cells, assignment),
             weights=dict(self.loss.weights),
@@ -238,22 +254,31 @@ class GGHL(TrainingModule):
         cells = value.new_zeros(raw.shape[:2]) + 0 * raw.sum(-1)
         return cells.index_put((image, assignment.cell), share * value).sum(1)
 
-    def _resized(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return images and corners in the size of this step."""
-        image: Tensor = batch["image"]
-        quads: Tensor = batch["quads"]
+    def _size(self, image: Tensor) -> tuple[int, int]:
+        """Return height and width of the images in this step."""
         if not self.multi_scale or not self.training:
-            return image, quads
+            return image.shape[-2], image.shape[-1]
         turn = self.global_step // STEPS_PER_SIZE
         generator = shared_generator(global_seed(), turn, "multi_scale")
         size = self.multi_scale[int(torch.randint(len(self.multi_scale), (), generator=generator))]
-        height, width = image.shape[-2:]
-        scale = quads.new_tensor([size / width, size / height])
-        if len(image):
-            image = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
-        else:
-            image = image.new_zeros(0, 3, size, size)
-        return image, quads * scale
+        return size, size
+
+    def _resized(self, image: Tensor) -> Tensor:
+        """Return images in the size of this step."""
+        size = self._size(image)
+        if not self.multi_scale or not self.training:
+            return image
+        if not len(image):
+            return image.new_zeros(0, 3, *size)
+        return F.interpolate(image, size=size, mode="bilinear", antialias=True)
+
+    def _assign(self, batch: Batch, size: tuple[int, int]) -> Assignment:
+        """Return the assignment for images of a size, computed and left on the CPU."""
+        quads, label, weight = (batch[name].cpu() for name in ("quads", "label", "object_weight"))
+        height, width = batch["image"].shape[-2:]
+        if size != (height, width):
+            quads = quads * quads.new_tensor([size[1] / width, size[0] / height])
+        return self.assigner(quads, label, weight, size, self.num_classes)
 
     def evaluate(self, batch: Batch) -> Objectives:
         """Update the metrics and return the loss."""

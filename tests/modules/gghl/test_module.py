@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import trimtab
 from datamodules import Digits, RenderedScenes
@@ -12,6 +15,7 @@ from framework.command import cli
 from framework.losses import ALDRLoss, CompSumLoss
 from framework.objectives.errors import IncompatibleError
 from modules.gghl import assignment, module
+from modules.gghl.cells import Cells
 from modules.gghl.loss import WEIGHTS, JointOptimizationLoss
 from modules.gghl.module import GGHL
 from tests.helpers.configs import arguments
@@ -109,12 +113,14 @@ def test_sizes_change_every_ten_steps_and_depend_on_the_step_alone(batch):
     sizes = []
     for step in (0, 9, 10, 25, 31, 47, 50, 63, 71, 88):
         net = attached(GGHL(**SMALL, multi_scale=(64, 96, 128)), step)
-        image, quads = net._resized(batch)
+        image = net._resized(batch["image"])
         sizes.append(image.shape[-1])
         assert image.shape[-2] == image.shape[-1]
-        torch.testing.assert_close(quads, batch["quads"] * (sizes[-1] / 96))
-        again, _ = net._resized(batch)
-        assert torch.equal(image, again)
+        assert torch.equal(image, net._resized(batch["image"]))
+        size = (sizes[-1], sizes[-1])
+        scaled = batch["quads"] * (sizes[-1] / 96)
+        expected = net.assigner(scaled, batch["label"], batch["object_weight"], size, 3)
+        assert torch.equal(net._assign(batch, size).cell, expected.cell)
         assert net.objectives(batch).predictions.shape[1] == 21 * (sizes[-1] // 32) ** 2
     assert sizes[0] == sizes[1]
     assert set(sizes) == {64, 96, 128}
@@ -122,7 +128,7 @@ def test_sizes_change_every_ten_steps_and_depend_on_the_step_alone(batch):
 
 def test_evaluation_keeps_the_size(batch):
     net = attached(GGHL(**SMALL, multi_scale=(64,)), training=False)
-    assert net._resized(batch)[0] is batch["image"]
+    assert net._resized(batch["image"]) is batch["image"]
 
 
 def test_half_precision_changes_little(batch):
@@ -296,3 +302,84 @@ def test_a_precision_that_moves_boxes_is_refused(precision, size, refused):
             net.setup("test")
     else:
         net.setup("test")
+
+
+# ---- on a device that must not be waited for ----------------------------------------------------
+
+
+class DeviceRules(TorchDispatchMode):
+    """Counts operations, and notes those after which a GPU's host waits for a number or a size."""
+
+    WAITING = ("nonzero", "_local_scalar_dense", "bincount", "repeat_interleave", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        self.operations[name] += 1
+        by_mask = name.startswith(("index", "_unsafe_index")) and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool
+            for part in args[1:2]
+            if isinstance(part, (list, tuple))
+            for index in part
+        )
+        if by_mask or name in self.WAITING or name.startswith(("unique", "_unique", "masked_s")):
+            self.waits[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sigma", ["code", "paper"])
+def test_a_step_waits_for_nothing_and_launches_little(batch, sigma):
+    net = attached(
+        GGHL(
+            **SMALL,
+            assigner=assignment.OrientedGaussianAssigner(sigma=sigma),
+            criterion=CompSumLoss(tau=1.7),
+        )
+    )
+    batch = net.prepare_on_cpu(batch)
+    net.objectives(batch)  # makes the constants
+    with DeviceRules() as rules:
+        objectives = net.objectives(batch)
+        sum(value.sum() for value in objectives.per_sample.values()).backward()
+    assert not rules.waits
+    # about 210 of them are the network's
+    assert sum(rules.operations.values()) < 900
+
+
+def test_objects_are_assigned_once_and_before_the_batch_moves(batch, monkeypatch):
+    net = attached(GGHL(**SMALL, multi_scale=(64, 128)))
+    moved = net.prepare_on_cpu(batch)
+    assert "assignment" not in batch
+    with monkeypatch.context() as patch:
+        patch.setattr(net.assigner, "forward", None)
+        prepared = net.objectives(moved).per_sample
+    made_anew = net.objectives(batch).per_sample
+    assert all(torch.equal(value, made_anew[name]) for name, value in prepared.items())
+    # what a guide evaluates has another size than a training step, for which it was moved
+    net.eval()
+    values = net.objectives(moved).per_sample
+    assert all(
+        torch.equal(value, values[name]) for name, value in net.objectives(batch).per_sample.items()
+    )
+
+
+@pytest.mark.parametrize("stage", ["predict", None])
+def test_what_is_predicted_is_not_assigned(batch, stage):
+    net = attached(GGHL(**SMALL), training=False)
+    if stage is None:
+        net._trainer = None
+    else:
+        net.trainer.predicting = True
+    assert net.prepare_on_cpu(batch) is batch
+
+
+def test_cells_of_an_evaluation_serve_training():
+    size = (96, 160)
+    with torch.inference_mode():
+        cells = Cells.of(size)
+    assert not cells.center.is_inference()
+    assert Cells.of(size) is cells
