@@ -13,7 +13,7 @@ from torch import Tensor
 
 from framework.command.report import relative
 from framework.data.datasets import Batch
-from framework.detection.detections import Detections, names_of_classes
+from framework.detection.detections import Detections, names_of_classes, on_cpu
 from framework.detection.pictures import draw_detections, read_picture, write_picture
 from framework.detection.result_files import write_results
 from framework.detection.tiles import merge_tiles
@@ -23,6 +23,7 @@ from framework.utilities.checks import check_at_least, check_interval
 from framework.utilities.console import PlainConsole
 from framework.utilities.files import file_name
 from framework.utilities.lightning_internals import datamodule_of
+from framework.utilities.packed_copy import copy_packed
 
 
 @runtime_checkable
@@ -95,18 +96,21 @@ class DetectionWriter(Callback):
         """Keep what was found on a batch, which may be none."""
         if not isinstance(pl_module, Detector):
             return
-        index = batch["index"].cpu()
-        self._tiled = self._tiled or "tile_offset" in batch
-        image_id = batch["image_id"].cpu() if "image_id" in batch else index
+        names = ("index", "image_id", "tile_offset", "tile_scale")
+        known = copy_packed({name: batch[name] for name in names if name in batch}, "cpu")
+        index = known["index"]
+        image_id = known.get("image_id", index)
         offset, scale = torch.zeros(len(index), 2), torch.ones(len(index))
-        if "tile_offset" in batch:
-            offset, scale = batch["tile_offset"].cpu(), batch["tile_scale"].cpu()
+        if "tile_offset" in known:
+            self._tiled = True
+            offset, scale = known["tile_offset"], known["tile_scale"]
         else:
-            for row in (index < self.pictures).nonzero().flatten().tolist():
-                self._images[int(index[row])] = batch["image"][row].cpu()
+            shown = (index < self.pictures).nonzero().flatten().tolist()
+            images = copy_packed({str(row): batch["image"][row] for row in shown}, "cpu")
+            self._images |= {int(index[int(row)]): image for row, image in images.items()}
         numbers = [index, image_id, *offset.T, scale]
         self._places.append(torch.stack([number.double() for number in numbers], 1))
-        self._found += [{name: value.cpu() for name, value in one.items()} for one in outputs]
+        self._found += on_cpu(outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the detections of tiles, and write files and pictures."""

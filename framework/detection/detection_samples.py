@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from framework.utilities.checks import check_at_least
+from framework.utilities.packed_copy import copy_packed
 
 MOST_OBJECTS = 200
 """Per image; nobody tells more apart on a picture."""
@@ -104,15 +105,21 @@ class DetectionSamples(Metric):
                 f"The images are {tuple(image.shape[1:])}, but those of the figure were to be "
                 f"{self.image_shape}."
             )
-        chosen = (index < self.index.max()).nonzero().flatten()
-        if not len(chosen):
+        last = int(self.index.max())
+        chosen = [row for row, number in enumerate(index.tolist()) if number < last]
+        if not chosen:
             return
-        rows = [object_rows(found[k], truth[k]) for k in chosen.tolist()]
-        pixels = (image[chosen] * 255).round().clamp(0, 255).to(torch.uint8)
+        added = {
+            "index": torch.stack([index[row] for row in chosen]),
+            "objects": torch.stack([object_rows(found[row], truth[row]) for row in chosen]),
+        }
+        added = copy_packed(added, self.index.device)
+        pixels = torch.stack([image[row] for row in chosen])
+        pixels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
         joined = (
             torch.cat([self.image, pixels]),
-            torch.cat([self.index, index[chosen]]),
-            torch.cat([self.objects, torch.stack(rows).to(self.objects)]),
+            torch.cat([self.index, added["index"]]),
+            torch.cat([self.objects, added["objects"].to(self.objects.dtype)]),
         )
         order = joined[1].argsort(stable=True)[: len(self.index)]
         self.image, self.index, self.objects = (state[order] for state in joined)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from framework.data.datasets import Batch
+from framework.utilities.packed_copy import copy_packed
 
 Detections = dict[str, Tensor]
 """``boxes`` (n, 4, 2) corners in pixels, ``scores`` (n,) descending and ``labels`` (n,) int64."""
@@ -34,6 +35,23 @@ def objects_of(batch: Batch, prefix: str = "") -> list[dict[str, Tensor]]:
         {"boxes": boxes[kept], "labels": labels[kept], "difficult": hard[kept]}
         for boxes, labels, hard, kept in zip(quads, label, difficult, label >= 0, strict=True)
     ]
+
+
+def on_cpu(images: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Return detections or objects of many images on the CPU, by one copy.
+
+    Example:
+        >>> import torch
+        >>> on_cpu([{"scores": torch.ones(1)}, {"scores": torch.zeros(0)}])
+        [{'scores': tensor([1.])}, {'scores': tensor([])}]
+    """
+    fields = {
+        f"{number} {name}": value
+        for number, one in enumerate(images)
+        for name, value in one.items()
+    }
+    copied = copy_packed(fields, "cpu")
+    return [{name: copied[f"{number} {name}"] for name in one} for number, one in enumerate(images)]
 
 
 def names_of_classes(known: Sequence[str] | None, number: int) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from framework.detection.detection_samples import KeptDetections
 from framework.detection.pictures import CLASS_COLORS, class_color
 from framework.figures.style import STYLE, WIDTH, titled
+from framework.utilities.packed_copy import copy_packed
 
 SHOWN_SCORE = 0.3
 """Detections below this score are left out of pictures."""
@@ -35,6 +36,8 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
         kept: Images, detections and true objects.
         class_names: Class names by label.
     """
+    # read one by one, each number on a GPU would be waited for
+    kept = KeptDetections(**copy_packed(kept._asdict(), "cpu"))
     number = len(kept.images)
     columns = min(3, max(1, number))
     lines = max(1, math.ceil(number / columns))
@@ -47,7 +50,7 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
     found, truth = kept.found, kept.truth
     for place in range(number):
         axes = figure.add_subplot(lines, columns, place + 1)
-        axes.imshow(kept.images[place].permute(1, 2, 0).cpu().numpy())
+        axes.imshow(kept.images[place].permute(1, 2, 0).numpy())
         axes.set_axis_off()
         for box, hard in zip(truth[place]["boxes"], truth[place]["difficult"], strict=True):
             _outline(axes, box, "white", ":" if hard else "-").set_path_effects(ON_WHITE)
@@ -78,7 +81,7 @@ def detection_panels(kept: KeptDetections, class_names: Sequence[str]) -> Figure
 
 
 def _outline(axes: Axes, box: Tensor, color: str, style: str) -> Polygon:
-    corners = box.cpu().float().numpy() - 0.5
+    corners = box.float().numpy() - 0.5
     outline = Polygon(corners, fill=False, edgecolor=color, linewidth=LINE, linestyle=style)
     axes.add_patch(outline)
     return outline

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from framework.detection.average_precision import (
     Interpolation,
@@ -17,6 +17,7 @@ from framework.detection.average_precision import (
     precision_recall,
     recall_grid,
 )
+from framework.detection.detections import on_cpu
 from framework.detection.rotated import rotated_nms
 from framework.detection.rotated.iou import iou_of_pairs
 from framework.detection.rotated.overlap_candidates import overlapping_pairs
@@ -43,6 +44,7 @@ class RotatedMeanAveragePrecision(Metric):
 
     A class without objects to be found is NaN and does not count in the mean. Detections of equal
     score are ordered by image and coordinates, so that batches, tiles and ranks do not matter.
+    Detections are kept and compared on the CPU, wherever they were made.
 
     Paper: Ding et al., Object Detection in Aerial Images: A Large-Scale Benchmark and Challenges,
     TPAMI 2021, arXiv:2102.12219; the rules are those of its evaluation code, which differ from
@@ -130,6 +132,7 @@ class RotatedMeanAveragePrecision(Metric):
                 "preds, target and image_id must be as many, got "
                 f"{len(preds)}, {len(target)} and {len(image_id)}."
             )
+        preds, target = on_cpu(preds), on_cpu(target)
         for found, objects, image in zip(preds, target, image_id.tolist(), strict=True):
             labels, scores = found["labels"], found["scores"]
             self._add("", found["boxes"], image, scores=scores, labels=labels)
@@ -167,8 +170,13 @@ class RotatedMeanAveragePrecision(Metric):
             state = getattr(self, name)
             # what torchmetrics would send from an empty list has another type and shape
             if isinstance(state, list) and not state:
-                state.append(empty.to(self.device))
-        super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
+                state.append(empty)
+        gather = dist_sync_fn or gather_all_tensors
+
+        def gather_on_device(state: Tensor, group: Any | None = None) -> list[Tensor]:
+            return gather(state.to(self.device), group)
+
+        super().sync(gather_on_device, process_group, should_sync, distributed_available)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the metrics by name, float32."""
@@ -211,7 +219,8 @@ class RotatedMeanAveragePrecision(Metric):
 
     def _column(self, name: str) -> Tensor:
         state = getattr(self, name)
-        return dim_zero_cat(state) if len(state) else self._empty[name].to(self.device)
+        parts = [state] if isinstance(state, Tensor) else state
+        return torch.cat([self._empty[name], *(part.cpu() for part in parts)])
 
     def _nearest_objects(
         self, found: dict[str, Tensor], objects: dict[str, Tensor]

@@ -139,25 +139,35 @@ def decode(
     probability, label = raw[..., BOX_CHANNELS:].sigmoid().max(dim=-1)
     score = raw[..., OBJECTNESS].sigmoid() * probability
     height, width = cells.image_size
-    low = raw.new_zeros(4)
+    image, cell = (score > score_threshold).nonzero(as_tuple=True)
+    # of all images at once, as a GPU is waited for wherever a number of boxes is found out
+    order = score[image, cell].argsort(descending=True, stable=True)
+    order = order[image[order].argsort(stable=True)]
+    image, cell = image[order], cell[order]
+    boxes = decode_boxes(
+        raw[image, cell], cells.center[cell], cells.stride[cell], oriented, horizontal
+    )
     if extent is None:
-        extent = raw.new_tensor([width, height]).expand(len(raw), 2)
-    high = extent.to(raw.dtype).repeat(1, 2)
+        limits = raw.new_empty(len(raw), 2)
+        limits[:, 0], limits[:, 1] = width, height
+    else:
+        limits = extent.to(raw.dtype)
+    box = boxes.box.clamp(min=0).minimum(limits.repeat(1, 2)[image])
+    place = torch.arange(len(image), device=raw.device)
+    place = place - torch.searchsorted(image, image)
+    inside = (box[:, 2:] > box[:, :2]).all(dim=1) & (place < pre_nms_top_k)
+    kept = inside.nonzero().squeeze(1)
+    image, cell, quads = image[kept], cell[kept], orc_to_quad(box[kept], boxes.s[kept])
+    scores, labels = score[image, cell], label[image, cell]
+    best = rotated_nms(quads, scores, nms_iou, image * (raw.shape[2] - BOX_CHANNELS) + labels)
+    best = best[image[best].argsort(stable=True)]
+    numbers = torch.arange(1, len(raw) + 1, device=raw.device)
+    ends = torch.searchsorted(image[best], numbers).tolist()
     detections = []
-    for i in range(len(raw)):
-        kept = (score[i] > score_threshold).nonzero().squeeze(1)
-        order = score[i, kept].argsort(descending=True, stable=True)
-        kept = kept[order[:pre_nms_top_k]]
-        boxes = decode_boxes(
-            raw[i, kept], cells.center[kept], cells.stride[kept], oriented, horizontal
-        )
-        box = boxes.box.clamp(low, high[i])
-        inside = (box[:, 2:] > box[:, :2]).all(dim=1)
-        kept, quads = kept[inside], orc_to_quad(box[inside], boxes.s[inside])
-        scores, labels = score[i, kept], label[i, kept]
-        best = rotated_nms(quads, scores, nms_iou, labels, max_detections=max_detections)
-        shown = scores[best].sqrt() if score_mode == "sqrt" else scores[best]
-        detections.append({"boxes": quads[best], "scores": shown, "labels": labels[best]})
+    for start, end in zip([0, *ends], ends, strict=False):
+        rows = best[start : min(end, start + max_detections)]
+        shown = scores[rows].sqrt() if score_mode == "sqrt" else scores[rows]
+        detections.append({"boxes": quads[rows], "scores": shown, "labels": labels[rows]})
     return detections
 
 

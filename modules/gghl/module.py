@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from framework.data.datasets import Batch
 from framework.detection.average_precision import Interpolation
 from framework.detection.detection_samples import DetectionSamples
-from framework.detection.detections import Detections, names_of_classes, objects_of
+from framework.detection.detections import Detections, names_of_classes, objects_of, on_cpu
 from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
 from framework.detection.tiles import to_whole_image
 from framework.distributed.collectives import shared_generator
@@ -26,6 +26,7 @@ from framework.training.compatibility import check_fact, check_per_sample
 from framework.training.module import TrainingModule, TrainingOptions
 from framework.utilities.checks import check_at_least, check_interval
 from framework.utilities.lightning_internals import trainer_of
+from framework.utilities.packed_copy import copy_packed
 from framework.utilities.randomness import global_seed
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
@@ -35,6 +36,15 @@ from modules.gghl.network import GGHLNetwork
 
 Criterion = nn.CrossEntropyLoss | nn.MultiMarginLoss | ClassificationLoss
 STEPS_PER_SIZE = 10
+OBJECTS_READ = ("quads", "label", "difficult", "index")
+TILES_READ = (
+    "image_id",
+    "tile_offset",
+    "tile_scale",
+    "image_quads",
+    "image_label",
+    "image_difficult",
+)
 OBJECT_FIELDS = {"image", "quads", "label", "object_weight"}
 WHOLE_PIXELS = {"bf16-true": 256, "16-true": 2048}
 """Largest coordinate up to which every whole number is exact, by precision."""
@@ -283,13 +293,15 @@ class GGHL(TrainingModule):
     def evaluate(self, batch: Batch) -> Objectives:
         """Update the metrics and return the loss."""
         objectives, raw, cells = self._objectives(batch)
-        found = self.detect(raw, cells, batch.get("tile_extent"))
-        image_id = batch.get("image_id", batch["index"])
+        found = on_cpu(self.detect(raw, cells, batch.get("tile_extent")))
+        read = {name: batch[name] for name in (*OBJECTS_READ, *TILES_READ) if name in batch}
+        truth = copy_packed(read, "cpu")
+        image_id = truth.get("image_id", truth["index"])
         self.metrics["precision"].update(
-            self._on_whole_images(found, batch), _truth(batch), image_id
+            self._on_whole_images(found, truth), _truth(truth), image_id
         )
         if "samples" in self.metrics:
-            self.metrics["samples"].update(batch["image"], found, objects_of(batch), batch["index"])
+            self.metrics["samples"].update(batch["image"], found, objects_of(truth), truth["index"])
         return objectives
 
     def detect(self, raw: Tensor, cells: Cells, extent: Tensor | None = None) -> list[Detections]:

@@ -9,6 +9,7 @@ from framework.detection.rotated.boxes import signed_area
 from framework.detection.rotated.iou import BoxFormat, as_quads, iou_of_pairs
 from framework.detection.rotated.overlap_candidates import bounds, overlapping_pairs_within
 from framework.utilities.checks import check_interval
+from framework.utilities.packed_copy import copy_packed
 
 # pixels; below this mean width a box is a line, and its overlap means nothing
 _THINNEST = 1e-2
@@ -70,11 +71,14 @@ def rotated_nms(
     quads = quads[order]
     group = None if labels is None else labels[order].unique(return_inverse=True)[1]
     above, below = overlapping_pairs_within(quads, group)
-    possible = _largest_possible_iou(quads, above, below) > iou_threshold
-    above, below = _where(possible, above, below)
+    possible = (_largest_possible_iou(quads, above, below) > iou_threshold).nonzero().squeeze(1)
+    above, below = above.index_select(0, possible), below.index_select(0, possible)
     overlap = iou_of_pairs(quads.index_select(0, above), quads.index_select(0, below))
-    kept = order[_greedy(*_where(overlap > iou_threshold, above, below), len(order))]
-    return kept if max_detections is None else kept[:max_detections]
+    # the rounds of the greedy rule are many short operations, each of which a GPU is waited for
+    pairs = {"above": above, "below": below, "overlaps": overlap > iou_threshold}
+    kept = _greedy(**copy_packed(pairs, "cpu"), count=len(order)).nonzero().squeeze(1)
+    kept = copy_packed({"rows": kept[:max_detections]}, order.device)["rows"]
+    return order.index_select(0, kept)
 
 
 def _has_area(quads: Tensor) -> Tensor:
@@ -96,19 +100,15 @@ def _largest_possible_iou(quads: Tensor, i: Tensor, j: Tensor) -> Tensor:
     return shared / (area_i + area_j - shared) + 1e-9
 
 
-def _where(mask: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-    chosen = mask.nonzero().squeeze(1)
-    return i.index_select(0, chosen), j.index_select(0, chosen)
-
-
-def _greedy(above: Tensor, below: Tensor, count: int) -> Tensor:
-    """Return the mask (count,) of the sequential rule from the pairs that overlap.
+def _greedy(above: Tensor, below: Tensor, overlaps: Tensor, count: int) -> Tensor:
+    """Return the mask (count,) of the sequential rule from the pairs, and which of them overlap.
 
     It is the only fixed point of "kept if no kept box above overlaps", as shows by induction from
     the first box. Every round settles at least the next box of each chain of overlaps, of which the
     longest has few.
     """
-    kept = torch.ones(count, dtype=torch.bool, device=above.device)
+    above, below = above[overlaps], below[overlaps]
+    kept = torch.ones(count, dtype=torch.bool)
     while True:
         now = torch.ones_like(kept)
         now[below[kept[above]]] = False

@@ -88,16 +88,20 @@ def _expand(first: Tensor, last: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield row i beside each of ``first[i]..last[i] - 1``, in chunks."""
     counts = last - first
     ends = counts.cumsum(0)
-    start = 0
+    # the sizes of all chunks at once, as each would be waited for on a GPU
+    known = ends.cpu()
+    start = done = 0
     while start < len(counts):
-        done = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(torch.searchsorted(ends, done + _CHUNK, right=True)))
-        rows = torch.arange(start, stop, device=first.device).repeat_interleave(counts[start:stop])
-        within = torch.arange(len(rows), device=first.device) - (ends - counts - done).index_select(
+        stop = max(start + 1, int(torch.searchsorted(known, done + _CHUNK, right=True)))
+        total = int(known[stop - 1]) - done
+        rows = torch.arange(start, stop, device=first.device).repeat_interleave(
+            counts[start:stop], output_size=total
+        )
+        within = torch.arange(total, device=first.device) - (ends - counts - done).index_select(
             0, rows
         )
         yield rows, first.index_select(0, rows) + within
-        start = stop
+        start, done = stop, done + total
 
 
 def _with_common_y(

@@ -1,6 +1,7 @@
 """Decoding: the worked cell, the round trip of targets, and which detections are left."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from framework.detection.rotated import cxcywhr_to_quad, rotated_iou
 from modules.gghl.assignment import Assignment, OrientedGaussianAssigner
 from modules.gghl.cells import Cells
 from modules.gghl.decoding import BOX_CHANNELS, OBJECTNESS, decode, decode_boxes
+from tests.helpers.device_rules import DeviceRules
 
 CELLS = Cells.of((160, 160))
 DOUBLE = torch.float64
@@ -205,6 +207,34 @@ def test_no_detections() -> None:
     raw = empty()
     raw[0, 3] = math.nan
     assert len(decode(raw, CELLS)[0]["boxes"]) == 0
+
+
+def crowd(images: int) -> Tensor:
+    """Overlapping boxes at many cells of every image, some of equal score."""
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(images, len(CELLS.level), BOX_CHANNELS + 3, generator=generator)
+    raw[..., OBJECTNESS] = raw[..., OBJECTNESS].mul(4).round() / 4
+    return raw
+
+
+@pytest.mark.parametrize("top", [40, 2000])
+def test_images_do_not_see_one_another(top: int) -> None:
+    raw, limits = crowd(3), {"pre_nms_top_k": top, "max_detections": 30, "nms_iou": 0.2}
+    raw[1] = -30.0
+    together = decode(raw, CELLS, **limits)
+    assert [len(found["scores"]) for found in together] == [len(together[0]["scores"]), 0, 30]
+    for row, found in enumerate(together):
+        (alone,) = decode(raw[row : row + 1], CELLS, **limits)
+        assert all(torch.equal(value, alone[name]) for name, value in found.items())
+        assert found["scores"].diff().le(0).all()
+
+
+def test_a_gpu_is_not_waited_for_once_an_image() -> None:
+    raw = crowd(6)
+    with DeviceRules() as rules:
+        decode(raw, CELLS)
+    # the rounds of the greedy rule, on the CPU in any case, are among them
+    assert rules.waits.total() <= 20
 
 
 def test_bad_input() -> None:
