@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -71,6 +72,10 @@ class Assignment:
     distances: Tensor
     positives: Tensor
     level_weight: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield what has a row per image: Lightning tells the size of a batch by its parts."""
+        yield self.positives
 
     def to(self, device: torch.device | str) -> Assignment:
         """Return it on a device, by one copy."""

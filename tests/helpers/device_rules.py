@@ -37,8 +37,10 @@ class DeviceRules(TorchDispatchMode):
             for index in part
         )
         known_size = (kwargs or {}).get("output_size") is not None
-        if by_mask or (name in self.WAITING and not known_size) or name.startswith(
-            ("unique", "_unique", "masked_s")
+        if (
+            by_mask
+            or (name in self.WAITING and not known_size)
+            or name.startswith(("unique", "_unique", "masked_s"))
         ):
             self.waits[name] += 1
         return func(*args, **(kwargs or {}))

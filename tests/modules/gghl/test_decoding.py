@@ -1,7 +1,6 @@
 """Decoding: the worked cell, the round trip of targets, and which detections are left."""
 
 import math
-from collections import Counter
 from typing import Any
 
 import pytest

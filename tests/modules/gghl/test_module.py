@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning.pytorch.utilities.data import _extract_batch_size
 from torch import nn
 
 import trimtab
@@ -333,6 +334,11 @@ def test_objects_are_assigned_once_and_before_the_batch_moves(batch, monkeypatch
     assert all(
         torch.equal(value, values[name]) for name, value in net.objectives(batch).per_sample.items()
     )
+
+
+def test_lightning_still_tells_the_size_of_a_batch(batch):
+    prepared = attached(GGHL(**SMALL)).prepare_on_cpu(batch)
+    assert set(_extract_batch_size(prepared)) == {4}
 
 
 @pytest.mark.parametrize("stage", ["predict", None])
