@@ -258,7 +258,25 @@ def draw_for_global_batch(
     return sampler(sum(counts), generator)[_own_rows(counts)]
 
 
-def all_to_all(x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
+def exchanged_counts(counts: Tensor) -> tuple[list[int], list[int]]:
+    """Return how many rows go to each rank, and how many come from each; a collective call.
+
+    Args:
+        counts: Number of rows for each of the W ranks, (W,) int64, on any device.
+    """
+    if world_size() == 1:
+        return counts.tolist(), counts.tolist()
+    sent = counts.to(_channel(counts.device))
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent)
+    # one copy, as each makes the host wait for a GPU
+    here, there = torch.stack([sent, received]).tolist()
+    return here, there
+
+
+def all_to_all(
+    x: Tensor, counts: Sequence[int], arriving: Sequence[int] | None = None
+) -> tuple[Tensor, list[int]]:
     """Send the first ``counts[0]`` rows to rank 0, the next ``counts[1]`` to rank 1, and so on.
 
     Without gradient; on one process ``x.detach()`` and ``counts``. Moves bytes, as ``gather``.
@@ -266,6 +284,7 @@ def all_to_all(x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
     Args:
         x: (sum of counts, ...), with the same shape of a row on every rank.
         counts: Number of rows for each of the W ranks, which may be 0.
+        arriving: Number of rows from each rank if known, see ``exchanged_counts``.
 
     Returns:
         The rows received, in the order of the ranks they come from, and how many came from each.
@@ -274,10 +293,8 @@ def all_to_all(x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
     if world_size() == 1:
         return x, list(counts)
     channel = _channel(x.device)
-    sent = to_device(torch.tensor(counts), channel)
-    received = torch.empty_like(sent)
-    dist.all_to_all_single(received, sent)
-    arriving = received.tolist()
+    if arriving is None:
+        arriving = exchanged_counts(to_device(torch.tensor(counts), channel))[1]
     row_bytes = x.shape[1:].numel() * x.element_size()
     outgoing = _bytes(x).to(channel)
     incoming = outgoing.new_empty(sum(arriving) * row_bytes)
@@ -287,7 +304,8 @@ def all_to_all(x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
         [count * row_bytes for count in arriving],
         [count * row_bytes for count in counts],
     )
-    return incoming.to(x.device).view(x.dtype).view(sum(arriving), *x.shape[1:]), arriving
+    rows = incoming.to(x.device).view(x.dtype).view(sum(arriving), *x.shape[1:])
+    return rows, list(arriving)
 
 
 def barrier() -> None:

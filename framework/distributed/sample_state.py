@@ -14,6 +14,7 @@ from torch import Tensor
 from framework.distributed.collectives import (
     all_to_all,
     barrier,
+    exchanged_counts,
     gather,
     raise_on_all_ranks,
     rank,
@@ -22,6 +23,7 @@ from framework.distributed.collectives import (
 )
 from framework.distributed.shared_file import shared_zeros
 from framework.utilities.checks import check_one_of
+from framework.utilities.devices import to_device
 from framework.utilities.tensor_archive import load_archive
 
 MOST_SHARDS = 1 << 20
@@ -53,6 +55,9 @@ class SampleState:
     call them, a rank without rows with empty tensors. In ``memmap`` a read sees what this rank
     wrote, and what others wrote before the latest ``barrier``. ``local`` is for a data module
     with ``shards``, which hands a sample to the same rank in every epoch.
+
+    Indices on a GPU are not looked at, which it would be waited for: of one that lies outside the
+    table it ends the process itself. The data sets of a data module have no such index.
 
     The last three are *sharded*: each rank saves its rows in a file of its own, and any number of
     ranks continues from them.
@@ -131,7 +136,6 @@ class SampleState:
             f"layout={self.layout!r})"
         )
 
-    @torch.no_grad()
     def read(self, index: Tensor) -> Tensor:
         """Return a copy of rows.
 
@@ -142,20 +146,12 @@ class SampleState:
             (B, *shape), on the device of ``index``.
 
         Raises:
-            IndexError: an index is negative or not below N, or, in ``local``, another rank's.
+            IndexError: an index is negative or not below N, or, in ``local``, another rank's; see
+                above for a GPU.
             ValueError: ``index`` has another shape or dtype.
         """
-        self._check(index)
-        if self.layout != "exchange":
-            return self._table[self._slots(index)].to(index.device)
-        order, counts = self._by_owner(index)
-        asked, arrived = all_to_all(index[order], counts)
-        answers, _ = all_to_all(self._table[self._slots(asked)].to(index.device), arrived)
-        rows = torch.empty_like(answers)
-        rows[order] = answers
-        return rows
+        return read_rows([self], index)[0]
 
-    @torch.no_grad()
     def write(self, index: Tensor, values: Tensor) -> None:
         """Replace rows.
 
@@ -164,25 +160,10 @@ class SampleState:
             values: (B, *shape).
 
         Raises:
-            IndexError: an index is negative or not below N, or, in ``local``, another rank's.
+            IndexError: as for ``read``.
             ValueError: ``index`` or ``values`` has another shape or dtype.
         """
-        self._check(index)
-        if values.shape != (len(index), *self.shape):
-            raise ValueError(
-                f"{self!r} takes {(len(index), *self.shape)} for {len(index)} indices, got values "
-                f"of shape {tuple(values.shape)}."
-            )
-        values = values.to(device=index.device, dtype=self.dtype)
-        if self.layout == "replicated":
-            counts = rows_per_rank(len(index), index.device)
-            index, values = gather(index, counts), gather(values, counts)
-        elif self.layout == "exchange":
-            order, counts = self._by_owner(index)
-            values, _ = all_to_all(values[order], counts)
-            index, _ = all_to_all(index[order], counts)
-        keep = self._global_winners(index) if self.layout == "memmap" else _last_of_each(index)
-        self._table[self._slots(index[keep])] = values[keep].to(self._table.device)
+        write_rows([self], index, [values])
 
     def fill_(self, value: float) -> None:
         """Set every row to ``value``; all ranks must call it."""
@@ -333,11 +314,10 @@ class SampleState:
             raise ValueError(
                 f"index must be (B,) int64, got {index.dtype} of shape {tuple(index.shape)}."
             )
-        wrong = index[(index < 0) | (index >= self.num_samples)]
-        if len(wrong):
-            raise IndexError(
-                f"Index {int(wrong[0])} lies outside the table of N={self.num_samples} samples."
-            )
+        if index.device.type != "cpu":
+            # it would have to be waited for; its own kernels refuse what lies outside
+            return
+        check_index(index, self.num_samples)
         if self.layout == "local":
             foreign = index[self._owners(index) != rank()]
             if len(foreign):
@@ -345,6 +325,13 @@ class SampleState:
                     f"Sample {int(foreign[0])} belongs to rank {int(self._owners(foreign)[0])}, "
                     f"not {rank()}: layout='local' needs a data module with shards={self.shards}."
                 )
+
+    def _check_values(self, index: Tensor, values: Tensor) -> None:
+        if values.shape != (len(index), *self.shape):
+            raise ValueError(
+                f"{self!r} takes {(len(index), *self.shape)} for {len(index)} indices, got values "
+                f"of shape {tuple(values.shape)}."
+            )
 
     def _check_saved_by(self, method: str, *, sharded: bool) -> None:
         if (self.layout != "replicated") != sharded:
@@ -354,33 +341,122 @@ class SampleState:
         return index % self.shards * world_size() // self.shards
 
     def _slots(self, index: Tensor) -> Tensor:
-        """Return the rows' places in this rank's table."""
-        index = index.to(self._table.device)
-        if self.layout in ("replicated", "memmap"):
+        """Return the rows' places in this rank's table, -1 for a row of another rank."""
+        if self.layout in ("replicated", "memmap") or world_size() == 1:
             return index
         per_rank = self.shards // world_size()
-        return index // self.shards * per_rank + index % self.shards - rank() * per_rank
+        slots = index // self.shards * per_rank + index % self.shards - rank() * per_rank
+        return slots.where(self._owners(index) == rank(), -1)
 
-    def _by_owner(self, index: Tensor) -> tuple[Tensor, list[int]]:
-        """Return an order of the batch by owner, and how many rows each rank owns."""
-        owners = self._owners(index)
-        counts = torch.bincount(owners, minlength=world_size()).tolist()
-        return owners.argsort(stable=True), counts
+    def _rows_at(self, index: Tensor) -> Tensor:
+        # unlike `[]`, which counts negative indices from the end
+        return self._table.index_select(0, self._slots(index))
 
-    def _global_winners(self, index: Tensor) -> Tensor:
-        """Return the positions of this rank's rows that no later row of the global batch covers."""
+    def _replace(self, index: Tensor, values: Tensor) -> None:
+        self._table.index_copy_(0, self._slots(index), to_device(values, self._table.device))
+
+    def _by_owner(self, index: Tensor) -> tuple[Tensor, list[int], list[int]]:
+        """Return an order of the batch by owner, and how many rows go to and come from each."""
+        owners, order = self._owners(index).sort(stable=True)
+        ranks = torch.arange(world_size(), device=index.device)
+        ends = torch.searchsorted(owners, ranks, right=True)
+        return order, *exchanged_counts(ends.diff(prepend=ends.new_zeros(1)))
+
+
+@torch.no_grad()
+def read_rows(tables: Sequence[SampleState], index: Tensor) -> list[Tensor]:
+    """Return the rows of tables of one size, layout and device, found and exchanged at once.
+
+    Args:
+        tables: Tables; what is said of ``SampleState.read`` holds for each.
+        index: (B,) int64.
+
+    Example:
+        >>> import torch
+        >>> from framework.distributed.sample_state import SampleState, read_rows
+        >>> score, count = SampleState(9, fill=0.5), SampleState(9, dtype=torch.int64)
+        >>> read_rows([score, count], torch.tensor([7]))
+        [tensor([0.5000]), tensor([0])]
+    """
+    first = tables[0]
+    first._check(index)
+    if first.layout != "exchange" or world_size() == 1:
+        there = to_device(index, first._table.device)
+        first._check(there)
+        return [to_device(table._rows_at(there), index.device) for table in tables]
+    order, sent, arriving = first._by_owner(index)
+    asked = all_to_all(index[order], sent, arriving)[0].to(first._table.device)
+    first._check(asked)
+    answers = [all_to_all(t._rows_at(asked).to(index.device), arriving, sent)[0] for t in tables]
+    back = order.argsort()
+    return [answer[back] for answer in answers]
+
+
+@torch.no_grad()
+def write_rows(tables: Sequence[SampleState], index: Tensor, values: Sequence[Tensor]) -> None:
+    """Replace rows of tables of one size, layout and device, found and exchanged at once.
+
+    Args:
+        tables: Tables; what is said of ``SampleState.write`` holds for each.
+        index: (B,) int64.
+        values: One (B, *shape) for each table.
+
+    Example:
+        >>> import torch
+        >>> from framework.distributed.sample_state import SampleState, write_rows
+        >>> score, count = SampleState(9, fill=0.5), SampleState(9, dtype=torch.int64)
+        >>> write_rows([score, count], torch.tensor([7]), [torch.ones(1), torch.ones(1)])
+        >>> score.read(torch.tensor([7])), count.read(torch.tensor([7]))
+        (tensor([1.]), tensor([1]))
+    """
+    first = tables[0]
+    first._check(index)
+    for table, rows in zip(tables, values, strict=True):
+        table._check_values(index, rows)
+    values = [r.to(index.device, t.dtype) for t, r in zip(tables, values, strict=True)]
+    start, stop = 0, None
+    if first.layout in ("replicated", "memmap"):
         counts = rows_per_rank(len(index), index.device)
-        start = sum(counts[: rank()])
-        winners = _last_of_each(gather(index, counts)) - start
-        return winners[(winners >= 0) & (winners < len(index))]
+        if first.layout == "memmap":
+            start = sum(counts[: rank()])
+            stop = start + len(index)
+        else:
+            values = [gather(rows, counts) for rows in values]
+        index = gather(index, counts)
+    elif first.layout == "exchange" and world_size() > 1:
+        order, sent, arriving = first._by_owner(index)
+        values = [all_to_all(rows[order], sent, arriving)[0] for rows in values]
+        index = all_to_all(index[order], sent, arriving)[0]
+    index = to_device(index, first._table.device)
+    first._check(index)
+    index, last = _last_of_each(index)
+    if stop is not None:
+        # in a file that all see, each rank writes its own rows that no other covers
+        own = (last >= start) & (last < stop)
+        index, last = index[own], last[own] - start
+    last = to_device(last, values[0].device)
+    for table, rows in zip(tables, values, strict=True):
+        table._replace(index, rows[last])
 
 
-def _last_of_each(index: Tensor) -> Tensor:
-    """Return the position of the last occurrence of every value, ordered by value."""
+def check_index(index: Tensor, num_samples: int) -> None:
+    """Raise ``IndexError`` unless every index (B,), on the CPU, is one of 0..N-1."""
+    wrong = index[(index < 0) | (index >= num_samples)]
+    if len(wrong):
+        raise IndexError(
+            f"Index {int(wrong[0])} lies outside the table of N={num_samples} samples."
+        )
+
+
+def _last_of_each(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values in order, and for each the position of its last occurrence.
+
+    Rows that a later one covers so write what that one writes, in whatever order that happens;
+    to leave them out would make a GPU tell how many there are.
+    """
     values, order = index.sort(stable=True)
-    last = torch.ones_like(values, dtype=torch.bool)
-    last[:-1] = values[1:] != values[:-1]
-    return order[last]
+    last = torch.searchsorted(values, values, right=True) - 1
+    return values, order[last]
 
 
 def _rows_of(rank: int, ranks: int, shards: int, num_samples: int) -> Tensor:

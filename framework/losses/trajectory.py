@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.distributed.sample_state import Layout, SampleState
+from framework.distributed.sample_state import Layout, SampleState, read_rows, write_rows
 from framework.utilities.checks import check_at_least, check_positive
 from framework.utilities.precision import at_least_float32
 
@@ -245,10 +245,10 @@ class TrajectoryLoss(nn.Module):
             return None
         past_epoch = epoch - self.lag_epochs
         slot = past_epoch % len(self.history)
-        past = self.history[slot].read(index)
-        valid = self.written[slot].read(index) == past_epoch
+        past, written = read_rows([self.history[slot], self.written[slot]], index)
+        missing = written != past_epoch
         divergence = trajectory_divergence(logits, past, self.temperature)
-        return torch.where(valid, divergence, 0.0), valid
+        return divergence.masked_fill(missing, 0), ~missing
 
     def remember(self, logits: Tensor, index: Tensor, epoch: int) -> None:
         """Write the logits of this epoch where an active epoch will read them."""
@@ -256,12 +256,12 @@ class TrajectoryLoss(nn.Module):
             return
         slot = epoch % len(self.history)
         outputs = logits.detach().to(self.history[slot].dtype)
-        finite = torch.isfinite(outputs.flatten(1)).all(1)
-        outputs = torch.where(finite.view(-1, *[1] * (outputs.ndim - 1)), outputs, 0)
-        self.history[slot].write(index, outputs)
+        largest = torch.linalg.vector_norm(outputs.flatten(1), torch.inf, dim=1)
+        broken = ~(largest < torch.inf)
+        outputs = outputs.masked_fill(broken.view(-1, *[1] * (outputs.ndim - 1)), 0)
         # a row that is not finite counts as never written
-        stamp = torch.where(finite, epoch, -1).to(torch.int32)
-        self.written[slot].write(index, stamp)
+        stamp = torch.full_like(broken, epoch, dtype=torch.int32).masked_fill_(broken, -1)
+        write_rows([self.history[slot], self.written[slot]], index, [outputs, stamp])
 
     def reset(self) -> None:
         """Forget all logits, as when labels change and the past is no target any more."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on a device, without waiting for what a GPU has yet to do."""
-    if device.type == "cuda":
+    """Return a tensor on a device; a GPU is not waited for where it gets a copy of the CPU's."""
+    if values.device.type == "cpu" and device.type == "cuda":
         # memory that is not pinned would be waited for
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framework.distributed.collectives import barrier, rank, world_size
-from framework.distributed.sample_state import SampleState
+from framework.distributed.sample_state import SampleState, read_rows, write_rows
 
 N = 11
 LAYOUTS = ["replicated", "exchange", "memmap", "local"]
@@ -118,6 +118,38 @@ def test_scalar_rows_and_detached_values():
     assert state.read(torch.tensor([1])) == 4
     state.fill_(-1)
     assert state.read(torch.arange(3)).tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("layout", ["replicated", "local", "exchange"])
+def test_a_device_is_not_asked_for_numbers(layout):
+    # tensors without numbers refuse what a GPU would be waited for
+    state = SampleState(N, (2,), layout=layout, device="meta")
+    index = torch.arange(4, device="meta")
+    state.write(index, torch.zeros(4, 2, device="meta"))
+    assert state.read(index).shape == (4, 2)
+
+
+def both_tables(layout, folder):
+    """Write and read two tables at once, on this rank's rows of two batches."""
+    options = {"layout": layout, "directory": folder}
+    tables = [SampleState(N, (2,), **options), SampleState(N, dtype=torch.int32, **options)]
+    for batch in ([5, 5, 2, 5, 2, 2], [2, 9]):
+        index = torch.tensor(batch)
+        own = slices(index)
+        rows = values_of(index, 1, torch.float32)
+        write_rows(tables, index[own], [rows[own], 10 * torch.arange(len(index))[own]])
+        tables[0].barrier()
+    return read_rows(tables, torch.arange(N)), [table.read(torch.arange(N)) for table in tables]
+
+
+@pytest.mark.parametrize("layout", ["replicated", "exchange", "memmap"])
+def test_tables_are_written_and_read_together(two_ranks, layout, tmp_path):
+    whole, _ = both_tables(layout, tmp_path)
+    assert whole[1].tolist() == [0, 0, 0, 0, 0, 30, 0, 0, 0, 10, 0]
+    for together, each in two_ranks(both_tables, layout, tmp_path):
+        for expected, found, alone in zip(whole, together, each, strict=True):
+            assert torch.equal(found, expected)
+            assert torch.equal(found, alone)
 
 
 # ---- wrong input ----------------------------------------------------------------------------
