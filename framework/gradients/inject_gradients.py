@@ -42,4 +42,11 @@ class _Injected(torch.autograd.Function):
         # a GPU multiplies sooner than it tells the value
         if factor.device.type == "cpu" and float(factor) == 1:
             return None, None, *ctx.gradients
-        return None, None, *(gradient * factor.to(gradient) for gradient in ctx.gradients)
+        return None, None, *_scaled(ctx.gradients, factor)
+
+
+def _scaled(gradients: list[Tensor], factor: Tensor) -> Sequence[Tensor]:
+    if len({(gradient.dtype, gradient.device) for gradient in gradients}) > 1:
+        return [gradient * factor.to(gradient) for gradient in gradients]
+    # a few launches for all
+    return torch._foreach_mul(gradients, factor.to(gradients[0])) if gradients else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -51,41 +52,40 @@ def global_gradients(
         values: The T losses.
         parameters: Parameters of P elements in all; a gradient that is missing counts as zero.
     """
-    size = sum(p.numel() for p in parameters)
+    size, ranks = sum(p.numel() for p in parameters), world_size()
     like = at_least_float32(torch.stack([value.detach() for value in values]))
-    columns = size + 1 + len(parameters)
-    matrix, zero = like.new_empty(len(values), columns), like.new_zeros(())
+    columns = size + 1 + len(parameters) if ranks > 1 else size
+    matrix = like.new_empty(len(values), columns)
     flags = []
     for row, found in zip(matrix, rows, strict=True):
         flags.append([gradient is not None for gradient in found])
         parts = [
-            zero.expand(parameter.numel()) if gradient is None else gradient.flatten()
+            like.new_zeros(parameter.numel()) if gradient is None else gradient.flatten()
             for gradient, parameter in zip(found, parameters, strict=True)
         ]
         if parts:
             torch.cat(parts, out=row[:size])
-    matrix[:, size] = like
-    reached = torch.tensor(flags, dtype=matrix.dtype)
-    matrix[:, size + 1 :] = to_device(reached, matrix.device)
-    if world_size() > 1:
+    reached = torch.tensor(flags)
+    known = like[:, None]
+    if ranks > 1:
+        matrix[:, size] = like
+        matrix[:, size + 1 :] = to_device(reached.to(matrix.dtype), matrix.device)
         dist.all_reduce(matrix)
-        matrix /= world_size()
-    gram = gram_matrix(matrix[:, :size])
+        matrix /= ranks
+        known = matrix[:, size:]
     # one copy for all, as each makes the host wait for a GPU
-    facts = torch.cat([gram, matrix[:, size:].double()], dim=1).cpu()
-    gram, known, reached = facts.tensor_split((len(values), len(values) + 1), dim=1)
-    return GlobalGradients(matrix[:, :size], gram, known[:, 0], reached > 0)
+    facts = torch.cat([gram_matrix(matrix[:, :size]), known.double()], dim=1).cpu()
+    gram, known, there = facts.tensor_split((len(values), len(values) + 1), dim=1)
+    # a product of matrices need not be symmetric to the last bit
+    gram = (gram + gram.T) / 2
+    return GlobalGradients(matrix[:, :size], gram, known[:, 0], there > 0 if ranks > 1 else reached)
 
 
 def gram_matrix(rows: Tensor) -> Tensor:
     """Return the inner products (T, T) of rows (T, P), in float64."""
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
     # by parts, as all of it in float64 could need more memory than the step itself
-    for part in rows.split(COLUMNS, dim=1):
-        double = part.double()
-        total += double @ double.T
-    # a product of matrices need not be symmetric to the last bit
-    return (total + total.T) / 2
+    parts = (part.double() for part in rows.split(COLUMNS, dim=1))
+    return reduce(torch.add, (part @ part.T for part in parts))
 
 
 def feature_products(

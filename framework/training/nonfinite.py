@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,8 +14,7 @@ class NonFiniteGuard:
     """
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-        self._flags: Tensor | None = None
+        self._signs: dict[tuple[str, ...], Tensor] = {}
         self._first = 0
         self._last = 0
 
@@ -22,16 +22,29 @@ class NonFiniteGuard:
         """Note the terms of a step.
 
         Args:
-            names: T names of terms; a change of names checks those before.
+            names: T names of terms; may differ from step to step.
             flags: (T,) bool, True where a term is not finite, the same on every rank.
             step: Optimizer steps taken before this one.
         """
-        if self._flags is not None and names != self._names:
+        seen = self._signs.get(names)
+        self._note(names, flags if seen is None else seen | flags, step)
+
+    def follow(self, names: tuple[str, ...], sums: Tensor, step: int) -> None:
+        """Note running sums, which a term that is not finite spoils for good.
+
+        Args:
+            names: T names of terms; may differ from step to step.
+            sums: (T,) sums of the terms, which later steps are added to.
+            step: Optimizer steps taken before this one.
+        """
+        if self._signs.get(names, sums) is not sums:
             self.check()
-        if self._flags is None:
-            self._names, self._flags, self._first = names, flags, step
-        else:
-            self._flags = self._flags | flags
+        self._note(names, sums, step)
+
+    def _note(self, names: tuple[str, ...], signs: Tensor, step: int) -> None:
+        if not self._signs:
+            self._first = step
+        self._signs[names] = signs
         self._last = step
 
     def check(self) -> None:
@@ -40,10 +53,15 @@ class NonFiniteGuard:
         Raises:
             FloatingPointError: a term was not finite.
         """
-        flags, self._flags = self._flags, None
-        if flags is None or not bool(flags.any()):
+        signs, self._signs = self._signs, {}
+        if not signs:
             return
-        wrong = [self._names[i] for i in flags.nonzero().flatten().tolist()]
+        # a difference of a number to itself is 0 only if it is finite
+        flags = torch.cat([s if s.dtype == torch.bool else s - s != 0 for s in signs.values()])
+        if not bool(flags.any()):
+            return
+        names = [name for together in signs for name in together]
+        wrong = [names[i] for i in flags.nonzero().flatten().tolist()]
         # the sum is wrong whenever a term is; the term is the better name
         name = next((term for term in wrong if term != "loss"), "loss")
         when = f"at step {self._last}"

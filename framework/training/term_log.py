@@ -53,18 +53,25 @@ class TermLog:
             FloatingPointError: A term of an earlier step, or of this one, was not finite.
         """
         names = ("loss", *reduced.terms)
-        values = torch.stack([v.detach() for v in (reduced.total, *reduced.terms.values())])
+        ranks = world_size()
+        parts = [reduced.total, *reduced.terms.values()]
+        if ranks == 1 and all(part is reduced.total for part in parts):
+            values = reduced.total.detach().expand(len(parts))
+        else:
+            values = torch.stack([part.detach() for part in parts])
         on_cpu = values.device.type == "cpu"
+        flags = reduced.nonfinite
         # reading values makes a GPU wait, and costs less on a CPU than to look at them by torch
-        if not on_cpu or reduced.nonfinite is not None or not all(map(isfinite, values.tolist())):
-            # a difference of a number to itself is 0 only if it is finite
-            flags = (values - values != 0) if reduced.nonfinite is None else reduced.nonfinite
+        if flags is None and on_cpu and not all(map(isfinite, values.tolist())):
+            flags = values - values != 0
+        if flags is not None:
             self.watch.add(names[-len(flags) :], flags, trainer.global_step)
         if objectives.logs:
             names += tuple(objectives.logs)
             values = torch.cat([values, _shares(objectives, reduced)])
-        ranks = world_size()
-        self.means.update(names, values / ranks if ranks > 1 else values, reduced.rows)
+        sums = self.means.update(names, values / ranks if ranks > 1 else values, reduced.rows)
+        if flags is None and not on_cpu:
+            self.watch.follow(names, sums, trainer.global_step)
         self._names, self._values = names, values
         step = logged_step(trainer)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -90,6 +97,8 @@ def _shares(objectives: Objectives, reduced: ReducedObjectives) -> Tensor:
     scale = objectives.rows * world_size() / reduced.rows
     like = reduced.total.detach()
     logs = [torch.as_tensor(v, device=like.device).detach() for v in objectives.logs.values()]
-    scaled = torch.stack([value.to(like.dtype) for value in logs]) * scale
+    shares = torch.stack([value.to(like.dtype) for value in logs])
+    if isinstance(scale, Tensor) or scale != 1:
+        shares = shares * scale
     # a mean over no rows is NaN
-    return torch.where(torch.isfinite(scaled), scaled, 0)
+    return shares.nan_to_num(0, posinf=0, neginf=0)

@@ -23,11 +23,12 @@ class TermMeans:
 
     def reset(self) -> None:
         """Forget everything."""
-        # (2, T) weighted sums and rows for each set of names that came together
-        self._parts: dict[tuple[str, ...], Tensor] = {}
+        # weighted sums (T,), and rows, for each set of names that came together
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._rows: dict[tuple[str, ...], Tensor | float] = {}
 
-    def update(self, names: tuple[str, ...], values: Tensor, rows: Tensor | float) -> None:
-        """Add one step.
+    def update(self, names: tuple[str, ...], values: Tensor, rows: Tensor | float) -> Tensor:
+        """Add one step, and return the sums so far, which are not to be changed.
 
         Args:
             names: T names; may differ from step to step.
@@ -35,23 +36,31 @@ class TermMeans:
             rows: Rows of the global batch.
         """
         values = values.detach()
-        if names not in self._parts:
-            shape = (2, len(names))
-            self._parts[names] = torch.zeros(shape, dtype=torch.float64, device=values.device)
-        sums, weights = self._parts[names].unbind()
+        if names not in self._sums:
+            shape = (len(names),)
+            self._sums[names] = torch.zeros(shape, dtype=torch.float64, device=values.device)
+            self._rows[names] = 0.0
+        sums = self._sums[names]
         if isinstance(rows, Tensor):
             sums += values.double() * rows
         else:
             sums.add_(values, alpha=rows)
-        weights += rows / world_size()
+        # a number that the CPU knows stays there
+        self._rows[names] = self._rows[names] + rows / world_size()
+        return sums
 
     def _global(self) -> dict[tuple[str, ...], Tensor]:
-        if world_size() == 1 or not self._parts:
-            return {names: part.clone() for names, part in self._parts.items()}
-        packed = torch.cat(list(self._parts.values()), dim=1)
+        """Return (2, T) sums and rows of all ranks for each set of names."""
+        parts = {
+            names: torch.stack([sums, torch.ones_like(sums) * self._rows[names]])
+            for names, sums in self._sums.items()
+        }
+        if world_size() == 1 or not parts:
+            return parts
+        packed = torch.cat(list(parts.values()), dim=1)
         dist.all_reduce(packed)
-        parts = packed.split([len(names) for names in self._parts], dim=1)
-        return dict(zip(self._parts, parts, strict=True))
+        split = packed.split([len(names) for names in parts], dim=1)
+        return dict(zip(parts, split, strict=True))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of every name over the rows of the epoch so far.
@@ -74,5 +83,6 @@ class TermMeans:
         self.reset()
         for names, part in state["parts"]:
             # the sums are those of all ranks, so only one may go on with them
-            own = part if rank() == 0 else torch.zeros_like(part)
-            self._parts[tuple(names)] = own.to(device, copy=True)
+            sums, rows = part if rank() == 0 else torch.zeros_like(part)
+            self._sums[tuple(names)] = sums.to(device, copy=True)
+            self._rows[tuple(names)] = float(rows[0])
