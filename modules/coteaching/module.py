@@ -12,7 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from framework.data.datasets import Batch
-from framework.distributed.collectives import all_reduce_sum, rank, rows_per_rank
+from framework.distributed.collectives import (
+    all_reduce_sum,
+    rank,
+    rows_per_rank,
+    world_size,
+)
 from framework.metrics.prefix_accuracy import PrefixAccuracy
 from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
@@ -21,6 +26,7 @@ from framework.runs.panels import Panel
 from framework.training.compatibility import check_per_sample, check_unmixed
 from framework.training.terms import explained_labels
 from framework.utilities.checks import check_at_least
+from framework.utilities.devices import to_device
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.precision import at_least_float32
 from modules.coteaching.small_loss import Scope, SmallLossSelector
@@ -206,40 +212,78 @@ class CoTeaching(NestedClassifier):
 
     def _teach(self, batch: Batch) -> Objectives:
         label = batch["label"]
-        candidates = self._candidates(label)
+        counts = rows_per_rank(len(label), label.device)
+        parts = self._parts(sum(counts[: rank()]))
+        candidates = [self._candidates(label, part) for part in parts]
         chosen = [
-            self._select(network, batch, rows)
-            for network, rows in zip(self.networks, candidates, strict=True)
+            self._select(network, batch, part, among, counts)
+            for network, part, among in zip(self.networks, parts, candidates, strict=True)
         ]
-        objectives = Objectives(targets=label, index=batch.get("index"))
         # each network learns from what the other one chose
-        self._add_network(objectives, "network_1", self.network, batch, chosen[1])
-        self._add_network(objectives, "network_2", self.network_2, batch, chosen[0])
+        learned = self._positions(chosen, parts)[::-1]
+        objectives = Objectives(targets=label, index=batch.get("index"))
+        for number, (network, rows) in enumerate(zip(self.networks, learned, strict=True), start=1):
+            self._add_network(objectives, f"network_{number}", network, batch, rows)
         objectives.sample_weight = (chosen[0] | chosen[1]).float()
         objectives.logs = self._selection_logs(batch, candidates, chosen)
         return objectives
 
-    def _candidates(self, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows, (B,) bool, that network 1 and network 2 score."""
-        rows = len(label)
-        labeled = label != IGNORE_INDEX  # others would have the smallest loss of all, 0
+    def _parts(self, start: int) -> tuple[slice, slice]:
+        """Return the rows that network 1 and network 2 score, of a batch that begins at a place."""
         if not self.halves:
-            return labeled, labeled
-        start = sum(rows_per_rank(rows, label.device)[: rank()])
-        even = torch.arange(start, start + rows, device=label.device) % 2 == 0
-        return even & labeled, ~even & labeled
+            return slice(None), slice(None)
+        return slice(start % 2, None, 2), slice((start + 1) % 2, None, 2)
+
+    def _candidates(self, label: Tensor, part: slice) -> Tensor:
+        """Return the rows of a part, (B,) bool, that have a label."""
+        rows = torch.zeros_like(label, dtype=torch.bool)
+        # others would have the smallest loss of all, 0
+        rows[part] = label[part] != IGNORE_INDEX
+        return rows
 
     @torch.no_grad()
-    def _select(self, network: NestedNetwork, batch: Batch, rows: Tensor) -> Tensor:
-        """Return which of ``rows``, (B,) bool, have a small loss under ``network``."""
-        label = batch["label"][rows]
+    def _select(
+        self,
+        network: NestedNetwork,
+        batch: Batch,
+        part: slice,
+        candidates: Tensor,
+        counts: Sequence[int],
+    ) -> Tensor:
+        """Return which candidates, (B,) bool, have a small loss under ``network``."""
+        label = batch["label"]
         with evaluation_mode(network):
-            logits = at_least_float32(network(batch["image"][rows])[0])
-        with explained_labels(logits, label):
-            losses = F.cross_entropy(logits, label, reduction="none")
-        everywhere = losses.new_zeros(len(rows)).masked_scatter(rows, losses)
-        epoch = self.current_epoch - self.warmup_epochs
-        return self.selector.select(everywhere, epoch, rows)
+            logits = at_least_float32(network(batch["image"][part].contiguous())[0])
+        with explained_labels(logits, label[part]):
+            losses = F.cross_entropy(logits, label[part], reduction="none")
+        everywhere = losses.new_zeros(len(label))
+        everywhere[part] = losses
+        return self.selector.select(everywhere, self._teaching_epoch, candidates, counts)
+
+    @property
+    def _teaching_epoch(self) -> int:
+        return self.current_epoch - self.warmup_epochs
+
+    def _positions(
+        self, chosen: Sequence[Tensor], parts: Sequence[slice]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return the positions (n,) of the chosen rows, and which of the positions they are.
+
+        One process knows how many there are at most, and fills up by others in the place of rows
+        without a label; of several, each has to look how many are its own.
+        """
+        rows = len(chosen[0])
+        if world_size() == 1:
+            found = []
+            for mask, part in zip(chosen, parts, strict=True):
+                most = self.selector.most(len(range(rows)[part]), self._teaching_epoch)
+                order = mask.byte().sort(descending=True, stable=True).indices[:most]
+                found.append((order, mask[order]))
+            return found
+        # one copy for both, as each makes the host wait for a GPU
+        known = torch.stack(list(chosen)).cpu()
+        places = [to_device(mask.nonzero().squeeze(1), chosen[0].device) for mask in known]
+        return [(place, torch.ones_like(place, dtype=torch.bool)) for place in places]
 
     def _add_network(
         self,
@@ -247,11 +291,11 @@ class CoTeaching(NestedClassifier):
         name: str,
         network: NestedNetwork,
         batch: Batch,
-        rows: Tensor | None = None,
+        rows: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Add the term of a network on ``rows``, (B,) bool, or all; return its features."""
+        """Add the term of a network on ``rows``, see ``_positions``, or all; return its features."""
         fields = ("image", "label", "index", "group")
-        part = {k: batch[k] if rows is None else batch[k][rows] for k in fields if k in batch}
+        part = {k: batch[k] if rows is None else batch[k][rows[0]] for k in fields if k in batch}
         logits, features = network(part["image"])
         own = Objectives(
             predictions=logits,
@@ -263,11 +307,12 @@ class CoTeaching(NestedClassifier):
         self.add_term(own, name, self.criterion, inputs=part["image"])
         values, count = own.per_sample[name], own.count.get(name)
         if rows is not None:
-            values = values.new_zeros(len(rows)).masked_scatter(rows, values)
-            if count is None:
-                count = rows
-            elif count.ndim:
-                count = count.new_zeros(len(rows)).masked_scatter(rows, count)
+            place, kept = rows
+            everywhere = values.new_zeros(len(batch["label"]))
+            values = everywhere.index_put((place,), values.where(kept, 0))
+            if count is None or count.ndim:
+                count = kept if count is None else count.where(kept, 0)
+                count = everywhere.index_put((place,), count.to(everywhere.dtype))
         objectives.per_sample[name] = values
         if count is not None:
             objectives.count[name] = count

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from framework.distributed.collectives import global_topk, rows_per_rank
+from framework.distributed.collectives import gather, rank, rows_per_rank, world_size
 from framework.utilities.checks import check_at_least, check_interval, check_one_of
 
 Scope = Literal["global", "local"]
+MARGIN = 1e-9
 
 
 class SmallLossSelector:
@@ -56,7 +58,11 @@ class SmallLossSelector:
         return self.forget_rate * ramp
 
     def select(
-        self, per_sample_loss: Tensor, epoch: int = 0, candidates: Tensor | None = None
+        self,
+        per_sample_loss: Tensor,
+        epoch: int = 0,
+        candidates: Tensor | None = None,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Return which rows to keep; with scope ``'global'`` a collective call.
 
@@ -65,24 +71,32 @@ class SmallLossSelector:
                 row is kept.
             epoch: Epoch of the ramp, from 0.
             candidates: Rows to choose from, (B,) bool; default all.
+            counts: Rows B of each rank if known, which saves a round trip.
 
         Returns:
             Rows to keep, (B,) bool.
         """
-        if candidates is None:
-            candidates = torch.ones_like(per_sample_loss, dtype=torch.bool)
-        loss = per_sample_loss.detach()[candidates]
-        if self.scope == "global":
-            rows = sum(rows_per_rank(len(loss), loss.device))
-            kept = global_topk(-loss, self._number(rows, epoch))
-        else:
-            order = loss.nan_to_num(nan=torch.inf, posinf=torch.inf).sort(stable=True).indices
-            kept = torch.zeros_like(loss, dtype=torch.bool)
-            kept[order[: self._number(len(loss), epoch)]] = True
-        mask = torch.zeros_like(candidates)
-        mask[candidates] = kept
-        return mask
+        loss = per_sample_loss.detach()
+        loss = loss.where(loss == loss, torch.inf)
+        if candidates is not None:
+            # sorted behind all others, however many they are: to count them a GPU is waited for
+            loss = loss.where(candidates, torch.nan)
+        if self.scope == "local" or world_size() == 1:
+            return self._smallest(loss, epoch)
+        counts = rows_per_rank(len(loss), loss.device) if counts is None else counts
+        start = sum(counts[: rank()])
+        return self._smallest(gather(loss, counts), epoch)[start : start + len(loss)]
 
-    def _number(self, rows: int, epoch: int) -> int:
+    def _smallest(self, loss: Tensor, epoch: int) -> Tensor:
+        """Return which of the losses that are not NaN are kept, (B,) bool."""
+        places = torch.arange(len(loss), device=loss.device)
+        order = loss.sort(stable=True).indices
+        place = torch.empty_like(order).scatter_(0, order, places)
+        scored = (loss == loss).sum()
         # without the margin 0.57 * 100 is 56.99...
-        return min(rows, max(1, math.floor((1 - self.rate(epoch)) * rows + 1e-9)))
+        share = ((1 - self.rate(epoch)) * scored.double() + MARGIN).floor()
+        return place < share.clamp(min=1).minimum(scored)
+
+    def most(self, rows: int, epoch: int) -> int:
+        """Return how many of a number of rows are kept at most."""
+        return min(rows, max(1, math.floor((1 - self.rate(epoch)) * rows + MARGIN)))
