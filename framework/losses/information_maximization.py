@@ -30,7 +30,7 @@ class TargetClassificationMimicking(Loss):
     Shapes: predictions (N, K) logits, or log-probabilities such as those of
     ``bayes_refine``; targets are not looked at and may be left
     out; returns a scalar. No row gives 0 with a gradient path. Sample weights do not apply: every
-    row of the batch counts.
+    row of the batch counts, or those that ``kept``, (N,) bool, marks.
 
     Paper: Lv et al., *Pareto Domain Adaptation*, NeurIPS 2021, arXiv:2112.04137, the surrogate of
     the unavailable loss on target labels, without the shift. The paper, and its code, take the
@@ -66,17 +66,32 @@ class TargetClassificationMimicking(Loss):
         super().__init__()
         self.shifted = shifted
 
-    def forward(self, predictions: Tensor, targets: Tensor | None = None, **needs: Any) -> Tensor:
+    def forward(
+        self,
+        predictions: Tensor,
+        targets: Tensor | None = None,
+        kept: Tensor | None = None,
+        **needs: Any,
+    ) -> Tensor:
         """Return the loss of the predictions, a scalar, the same on every rank."""
-        return super().forward(predictions, predictions if targets is None else targets, **needs)
+        targets = predictions if targets is None else targets
+        return super().forward(predictions, targets, kept=kept, **needs)
 
-    def compute(self, predictions: Tensor, targets: Tensor, **needs: Any) -> Tensor:
+    def compute(
+        self, predictions: Tensor, targets: Tensor, kept: Tensor | None = None, **needs: Any
+    ) -> Tensor:
         """Return the loss; inputs are float32 or float64 and autocast is off."""
         check_logits(self, predictions)
         classes = predictions.shape[1]
+        if kept is not None:
+            # 0 times the slope of a prediction that is NaN would be NaN
+            predictions = predictions.where(kept[:, None], 0)
         log_p = F.log_softmax(predictions, dim=1)
         p = log_p.exp()
         rows = p.new_full((1,), len(p))
+        if kept is not None:
+            # a GPU is waited for where such rows are taken out
+            p, rows = p.where(kept[:, None], 0), kept.sum()[None].to(p.dtype)
         # 0 times the logarithm of 0 is 0, also where it is differentiated
         negative_entropy = (p * torch.where(p > 0, log_p, 0)).sum()
         sums = all_reduce_sum_with_grad(torch.cat([p.sum(0), negative_entropy[None], rows]))

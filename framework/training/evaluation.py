@@ -194,6 +194,18 @@ class EvaluationModule(QuickHooksModule):
         required = self.required_fields[:1] if predicting else self.required_fields
         return named_fields(batch, type(self).__name__, required, self.tuple_fields)
 
+    def check_numbers(self, batch: Batch) -> None:
+        """Refuse numbers of a batch, still on the CPU, that would end a process on a GPU."""
+
+    def prepare_on_cpu(self, batch: Any) -> Any:
+        """Check the numbers of a batch that is measured, where its steps cannot."""
+        trainer = trainer_of(self)
+        measured = trainer is not None and not trainer.predicting
+        # a tensor is an example of the input, for a summary
+        if measured and self.device.type != "cpu" and not isinstance(batch, Tensor):
+            self.check_numbers(self.fields_of(batch))
+        return batch
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Evaluate a batch."""
         self._evaluate(batch)

@@ -23,6 +23,7 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
 from framework.data.facts import KEY, facts_of
 from framework.distributed.consistency import check_equal_on_all_ranks
+from framework.distributed.sample_state import check_index
 from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import Loss
@@ -119,6 +120,7 @@ class TrainingModule(EvaluationModule):
         self._trainable: TrainableParameters | None = None
         self._fields_checked = False
         self._window = AccumulationWindow()
+        self._num_samples: int | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """Copy parameters and state, for averages of the weights.
@@ -263,7 +265,8 @@ class TrainingModule(EvaluationModule):
                 f"{type(loss).__name__} needs the number of training samples: give fit() a "
                 "DataLoader of a map-style data set, or a trimtab DataModule."
             )
-        return len(root_and_rows(dataset, [])[0]), getattr(self, "num_classes", None)
+        self._num_samples = len(root_and_rows(dataset, [])[0])
+        return self._num_samples, getattr(self, "num_classes", None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule from the callables of the config."""
@@ -318,6 +321,11 @@ class TrainingModule(EvaluationModule):
         for owner in self._owners:
             if "index" in owner.needs:
                 compatibility.check_map_style(owner, self.trainer)
+
+    def check_numbers(self, batch: Batch) -> None:
+        """Refuse an index that a loader made which is no data module's."""
+        if self._num_samples is not None and self.trainer.training and "index" in batch:
+            check_index(batch["index"], self._num_samples)
 
     # ---- training -----------------------------------------------------------------------------
 

@@ -78,6 +78,16 @@ def rows_of(loss: _Loss, provides: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in provides if not (coupled and name == "per_sample"))
 
 
+def ignores_rows(loss: _Loss) -> bool:
+    """Return whether a row of the label ``loss.ignore_index`` is as good as absent.
+
+    Memory by index is not, as it remembers that row too.
+    """
+    if isinstance(loss, ClassificationLoss):
+        return not loss.batch_coupled and "index" not in loss.needs
+    return isinstance(loss, CrossEntropyLoss)
+
+
 @contextmanager
 def explained_labels(
     logits: Tensor, label: Tensor, ignore_index: int = IGNORE_INDEX
@@ -85,6 +95,7 @@ def explained_labels(
     """Name a label that is no class, instead of the error that it causes inside the block.
 
     Labels are looked at after an error only: a comparison at every step would make a GPU wait.
+    Those of its batches are looked at before, see ``EvaluationModule.check_numbers``.
 
     Args:
         logits: Logits (B, K); other shapes are passed over.
@@ -100,15 +111,31 @@ def explained_labels(
         known = label.ndim == 1 and logits.ndim == 2 and not label.is_floating_point()
         if not known or label.device.type != "cpu":
             raise
-        label = label[label != ignore_index]
-        if not len(label):
-            raise
-        low, high = (int(value) for value in label.aminmax())
-        if low >= 0 and high < logits.shape[1]:
-            raise
+        check_classes(label, logits.shape[1], ignore_index)
+        raise
+
+
+def check_classes(label: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
+    """Raise ``ValueError`` if a label is not one of 0..K-1.
+
+    Args:
+        label: Classes (B,) int64 on the CPU; other targets are passed over.
+        num_classes: Number K of classes.
+        ignore_index: Label of the rows that do not count.
+
+    Example:
+        >>> check_classes(torch.tensor([0, -100, 2]), num_classes=3)
+    """
+    if label.ndim != 1 or label.is_floating_point():
+        return
+    label = label[label != ignore_index]
+    if not len(label):
+        return
+    low, high = (int(value) for value in label.aminmax())
+    if low < 0 or high >= num_classes:
         raise ValueError(
             f"The data holds the label {low if low < 0 else high}, but the model has the classes "
-            f"0..{logits.shape[1] - 1}: set model.num_classes."
+            f"0..{num_classes - 1}: set model.num_classes."
         ) from None
 
 

@@ -30,7 +30,7 @@ from framework.objectives.objectives import Objectives
 from framework.runs.panels import Panel
 from framework.training.compatibility import check_fact
 from framework.training.module import TrainingModule, TrainingOptions
-from framework.training.terms import rows_of
+from framework.training.terms import check_classes, rows_of
 from modules.classifier.network import build_network
 
 Criterion = nn.CrossEntropyLoss | nn.MultiMarginLoss | ClassificationLoss
@@ -188,6 +188,20 @@ class Classifier(TrainingModule):
                 raise
             return True
         return False
+
+    def check_numbers(self, batch: Batch) -> None:
+        """Refuse a label that is no class."""
+        super().check_numbers(batch)
+        self.check_labels(batch)
+
+    def check_labels(self, batch: Batch) -> None:
+        """Raise ``ValueError`` if a label of the batch is no class."""
+        check_classes(batch["label"], self.num_classes, self.ignore_index)
+
+    @property
+    def ignore_index(self) -> int:
+        """Label of the rows that the criterion does not count."""
+        return getattr(self.criterion, "ignore_index", IGNORE_INDEX)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K)."""

@@ -293,7 +293,7 @@ class CoTeaching(NestedClassifier):
         batch: Batch,
         rows: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Add the term of a network on ``rows``, see ``_positions``, or all; return its features."""
+        """Add the term of a network on ``rows`` of ``_positions``, or all; return its features."""
         fields = ("image", "label", "index", "group")
         part = {k: batch[k] if rows is None else batch[k][rows[0]] for k in fields if k in batch}
         logits, features = network(part["image"])

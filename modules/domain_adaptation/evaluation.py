@@ -70,7 +70,8 @@ class DomainEvaluation(Classifier):
         self, batch: Batch, logits: Tensor, features: Tensor | None
     ) -> Objectives:
         """Return the term ``classification`` of the source rows alone."""
-        source = batch["domain"] == SOURCE
+        # positions, as a GPU is waited for at each use of a mask
+        source = (batch["domain"] == SOURCE).nonzero().squeeze(1)
         fields = (logits, batch["label"], batch.get("index"), features)
         predictions, targets, index, known = (x if x is None else x[source] for x in fields)
         of_source = Objectives(
@@ -78,6 +79,10 @@ class DomainEvaluation(Classifier):
         )
         self.add_term(of_source, "classification", self.criterion, inputs=batch["image"][source])
         return of_source
+
+    def check_labels(self, batch: Batch) -> None:
+        """Raise ``ValueError`` if a label of the source is no class."""
+        super().check_labels({"label": batch["label"][batch["domain"] == SOURCE]})
 
     def align(self, batch: Batch, logits: Tensor, features: Tensor) -> Aligned | None:
         """Return the alignment's output for a batch; None without an alignment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
@@ -15,6 +16,7 @@ from framework.losses.information_maximization import TargetClassificationMimick
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.training.compatibility import check_unmixed
+from framework.training.terms import ignores_rows
 from framework.utilities.checks import check_at_least, check_positive
 from framework.utilities.module_copy import copy_module
 from modules.classifier.module import ClassifierOptions
@@ -187,16 +189,22 @@ class DomainAdaptation(DomainEvaluation):
 
     def _add_classification(self, objectives: Objectives, batch: Batch) -> None:
         """Add the criterion on the source rows, which alone count."""
-        rows = (batch["domain"] == SOURCE).nonzero().squeeze(1)
-        assert objectives.predictions is not None
-        of_source = self.source_objectives(batch, objectives.predictions, objectives.features)
+        logits, source = objectives.predictions, batch["domain"] == SOURCE
+        assert logits is not None
+        if ignores_rows(self.criterion):
+            # as good as taking them out, for which a GPU would be waited for
+            label = batch["label"].where(source, self.ignore_index)
+            of_all = replace(objectives, targets=label)
+            self.add_term(of_all, "classification", self.criterion, inputs=batch["image"])
+            return
+        of_source = self.source_objectives(batch, logits, objectives.features)
         if "classification" in of_source.terms:
             objectives.terms |= of_source.terms
             objectives.count |= of_source.count
             return
         value = of_source.per_sample["classification"]
         count = of_source.count.get("classification", torch.ones_like(value))
-        every = value.new_zeros(len(batch["domain"]))
+        every, rows = value.new_zeros(len(source)), source.nonzero().squeeze(1)
         objectives.per_sample["classification"] = every.index_put((rows,), value)
         if count.ndim:
             count = every.index_put((rows,), count.to(every.dtype))
@@ -205,7 +213,7 @@ class DomainAdaptation(DomainEvaluation):
     def _add_mimicking(self, objectives: Objectives, batch: Batch, features: Tensor) -> None:
         """Add the terms on rows of the target, and what the discriminators of classes learn."""
         refined, of_target = self.network.refined(features)
-        value = self.mimicking_loss(refined[batch["domain"] == TARGET])
+        value = self.mimicking_loss(refined, kept=batch["domain"] == TARGET)
         self._add_coupled(objectives, "mimicking", value, self.mimicking)
         if of_target is not None:
             loss = class_discriminator_loss(of_target, batch["label"], batch["domain"], refined)
@@ -224,6 +232,6 @@ class DomainAdaptation(DomainEvaluation):
         features = self.network(batch["image"])[1]
         objectives = Objectives(index=batch.get("index"), features=features)
         refined = self.network.refined(features)[0]
-        value = self.mimicking_loss(refined[batch["domain"] == TARGET])
+        value = self.mimicking_loss(refined, kept=batch["domain"] == TARGET)
         self._add_coupled(objectives, "mimicking", value, 1.0)
         return objectives

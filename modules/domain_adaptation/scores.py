@@ -93,9 +93,9 @@ def add_features(
 ) -> None:
     """Add a batch to the samples ``source_features`` and ``target_features``."""
     for name, side in DOMAINS.items():
-        own = batch["domain"] == side
-        fields = (features, batch["domain"], batch["index"], batch["label"])
-        samples[f"{name}_features"].update(*(field[own] for field in fields))
+        # a row without an index is none
+        index = batch["index"].where(batch["domain"] == side, -1)
+        samples[f"{name}_features"].update(features, batch["domain"], index, batch["label"])
 
 
 def _accuracy(confusion: Tensor) -> Tensor:
