@@ -12,6 +12,7 @@ from framework.command.jsonargparse_internals import import_trusted
 from framework.data.datamodule import DataModule
 from framework.data.facts import Facts, facts_of, model_arguments, read_facts
 from framework.layers.timm_backbone import timm_normalization
+from framework.runs.model_class import other_class, read_model_classes
 from framework.utilities.lightning_internals import SubcommandCLI
 
 
@@ -27,6 +28,8 @@ class DataArgumentsCLI(SubcommandCLI):
         """Fill open arguments, build everything, and hand the facts of a checkpoint to the data."""
         config = self.config[self.subcommand]
         checkpoint = config.get("ckpt_path")
+        if checkpoint and is_class(config.get("model")):
+            refuse_other_class(checkpoint, import_trusted(config.model.class_path))
         facts = read_facts(checkpoint) if checkpoint else {}
         prepared = None
         model, data = config.get("model"), config.get("data")
@@ -51,6 +54,17 @@ class DataArgumentsCLI(SubcommandCLI):
 def is_class(section: Any) -> bool:
     """Return whether a section of a config says which class to build, with its arguments."""
     return isinstance(section, Namespace) and "class_path" in section and "init_args" in section
+
+
+def refuse_other_class(checkpoint: str, kind: type) -> None:
+    """Raise a ``ValueError`` where a checkpoint is of another class than the config's model."""
+    other = other_class(read_model_classes(checkpoint), kind)
+    if other is not None:
+        raise ValueError(
+            f"{checkpoint} is the checkpoint of a run of {other}, and the model of the config is "
+            f"{kind.__name__}: leave --config out, which takes that run's own, or name the "
+            f"checkpoint of a run of {kind.__name__}."
+        )
 
 
 def build_data(section: Namespace) -> LightningDataModule:

@@ -16,6 +16,7 @@ from framework.command.errors import format_parser_error
 from framework.data.datamodule import DataModule
 from framework.runs.checkpoint_argument import config_of, find_checkpoint
 from framework.runs.checkpoint_io import AtomicCheckpointIO
+from framework.runs.model_class import KEY, other_class
 from framework.runs.version_0_1 import current_config
 from framework.training.evaluation import EvaluationModule
 from framework.utilities.yaml_files import read_yaml
@@ -73,11 +74,16 @@ def load(
 
 
 def _with_state(module: EvaluationModule, state: dict[str, Any], path: Path) -> EvaluationModule:
+    which = "model of its config" if module.config is not None else "given model"
+    if (other := other_class(state.get(KEY, ()), type(module))) is not None:
+        raise ValueError(
+            f"{path} is the checkpoint of a run of {other}, and the {which} is "
+            f"{type(module).__name__}."
+        )
     module.on_load_checkpoint(state)
     try:
         module.load_state_dict(state["state_dict"])
     except RuntimeError as error:
-        which = "model of its config" if module.config is not None else "given model"
         reason = " ".join(str(error).split()[:40])
         raise ValueError(f"{path} does not fit the {which}: {reason}.") from None
     return module.eval()

@@ -28,6 +28,7 @@ FORM: dict[str, Any] = {
     "sample_state": {ANY: {"table": Tensor}},
     "shards": str,
     "data_facts": {ANY: object},
+    "model_classes": [str],
 }
 """Types by key; the items of a list have one form, and no key must be there."""
 

@@ -30,6 +30,7 @@ from framework.losses.loss import Loss
 from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import ReducedObjectives, reduce_objectives
+from framework.runs import model_class
 from framework.schedules.steps import total_steps_from
 from framework.training import compatibility
 from framework.training.accumulation import AccumulationWindow
@@ -494,6 +495,7 @@ class TrainingModule(EvaluationModule):
         self._term_log.watch.check()
         check_parameters(self, self.global_step)
         checkpoint[KEY] = self.data_facts
+        checkpoint[model_class.KEY] = model_class.class_paths(type(self))
         checkpoint["phase"] = [self.phase, self._phase_start]
         if self._combined_step is not None:
             checkpoint["gradient_combiner"] = self._combined_step.state_dict()

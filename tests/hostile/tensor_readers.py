@@ -40,6 +40,7 @@ CHECKPOINT = {
     ],
     "rng": [{"torch": torch.get_rng_state(), "python": [3, torch.arange(9), None]}],
     "data_facts": {"class_names": ["a", "b"], "input_mean": torch.ones(4)},
+    "model_classes": ["modules.regressor.module.Regressor"],
 }
 
 
@@ -90,6 +91,18 @@ def _(folder: Path) -> Any:
     from framework.data.facts import read_facts
 
     return read_facts(folder / "last.ckpt")
+
+
+@reader(
+    "class of a checkpoint",
+    _checkpoint(old=False),
+    ["framework.runs.model_class:read_model_classes"],
+    TENSORS,
+)
+def _(folder: Path) -> Any:
+    from framework.runs.model_class import read_model_classes
+
+    return read_model_classes(folder / "last.ckpt")
 
 
 @reader(
