@@ -51,6 +51,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.optimizers
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.csib

@@ -12,40 +12,12 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from contextlib import contextmanager
 from statistics import median
-from typing import Any
 
+from benchmarks.communication import CountedTraffic
 from benchmarks.timing import machine, pin_allocator
 
 RANKS, K = 2, 32
-COLLECTIVES = ("all_reduce", "all_gather", "all_to_all_single")
-
-
-@contextmanager
-def counted_bytes() -> Any:
-    """Yield a list to which every collective adds the bytes that this rank hands to it."""
-    import torch.distributed as dist
-
-    sizes: list[int] = []
-    plain = {name: getattr(dist, name) for name in COLLECTIVES}
-
-    def counting(name: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            # the second argument is what is sent, but for all_reduce, which has one
-            sent = args[0] if name == "all_reduce" else args[1]
-            sizes.append(sent.numel() * sent.element_size())
-            return plain[name](*args, **kwargs)
-
-        return call
-
-    try:
-        for name in COLLECTIVES:
-            setattr(dist, name, counting(name))
-        yield sizes
-    finally:
-        for name, function in plain.items():
-            setattr(dist, name, function)
 
 
 def work(rank: int, folder: str, tokens: int, features: int, rounds: int) -> None:
@@ -67,8 +39,9 @@ def work(rank: int, folder: str, tokens: int, features: int, rounds: int) -> Non
         for arm in arms.values():
             arm.setup(features)
             arm.positions(scores)
-        with counted_bytes() as sizes:
+        with CountedTraffic() as counted:
             arms[True].positions(scores)
+        sent, calls = (sum(part.values()) for part in (counted.traffic.sent, counted.traffic.calls))
         times: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(rounds):
             for sync, arm in arms.items():
@@ -81,7 +54,7 @@ def work(rank: int, folder: str, tokens: int, features: int, rounds: int) -> Non
             alone, together = median(times[False]), median(times[True])
             print(
                 f"  {name:16s} own tokens {alone * 1e3:9.1f} ms, all tokens {together * 1e3:9.1f} "
-                f"ms ({together / alone:.2f}); {len(sizes)} collectives, {sum(sizes):,} bytes"
+                f"ms ({together / alone:.2f}); {calls} collectives, {sent:,} bytes"
             )
     dist.destroy_process_group()
 
