@@ -104,9 +104,16 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Class c is a bright square at a place of its own, on noise. Beside them lies a ``usps.h5`` with
     the middle 16 x 16 pixels of each, and ``train`` and ``val`` in the layout of DOTA.
     """
+    folder = tmp_path_factory.mktemp("idx")
+    write_small_data(folder)
+    return folder
+
+
+def write_small_data(folder: Path) -> None:
+    """Write what ``data_folder`` says."""
     import h5py
 
-    folder = tmp_path_factory.mktemp("idx")
+    folder.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     for part, rows in (("train", 153), ("t10k", 40)):
         label = torch.randint(10, (rows,), generator=generator, dtype=torch.uint8)
@@ -122,7 +129,6 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             group["target"] = label.numpy()
     for part, pictures in (("train", 4), ("val", 2)):
         write_dota(folder / part, pictures, generator)
-    return folder
 
 
 def write_dota(folder: Path, pictures: int, generator: torch.Generator) -> None:

@@ -1,0 +1,76 @@
+"""Every config and overlay on the pretended GPU, shrunk as in ``tests/shrink``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.helpers.configs import OVERLAYS, arguments, base_of
+from tests.helpers.ranks import TwoRanks
+from tests.pretended_gpu.measure import (
+    ONE_GPU,
+    TWO_GPUS,
+    Lines,
+    Measurement,
+    measure,
+    measure_on_two_ranks,
+)
+
+FEW_BATCHES = ["--trainer.limit_val_batches=2", "--trainer.num_sanity_val_steps=0"]
+ON_TWO_RANKS_ONLY = ("with/ddp", "with/fsdp2")
+COMMANDS = ("fit", "validate", "test", "predict")
+OVER_THEIR_BASE = [
+    f"{base_of(overlay)} {overlay}" for overlay in OVERLAYS if overlay not in ON_TWO_RANKS_ONLY
+]
+"""Names of overlays that run on one process, each over the config that it is for."""
+
+
+def measured(
+    name: str,
+    data: Path,
+    folder: Path,
+    extra: Sequence[str] = (),
+    lines: Lines = "none",
+    commands: Sequence[str] = COMMANDS,
+    measured_by: Callable[[Sequence[str], Lines], Measurement] = measure,
+) -> dict[str, Measurement]:
+    """Return what the commands of a config did, by command, until one of them failed.
+
+    Args:
+        name: Config, and overlays, such as ``classifier with/saf``.
+        data: Folder for configs that read one.
+        folder: Folder of the run.
+        extra: Further arguments.
+        lines: See ``measure``.
+        commands: Commands after the fit take the last checkpoint.
+        measured_by: What runs a command and returns what it did.
+    """
+    args = [*arguments(*name.split(), data=data), *ONE_GPU, f"--run_folder={folder}", *extra]
+    found: dict[str, Measurement] = {}
+    for command in commands:
+        own = list(FEW_BATCHES)
+        if command != "fit":
+            own = [f"--trainer.limit_{_stage(command)}_batches=2"]
+            if "fit" in commands:
+                own.append(f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}")
+        found[command] = measured_by([command, *args, *own], lines)
+        if found[command].error is not None:
+            break
+    return found
+
+
+def measured_on_two_ranks(
+    name: str,
+    data: Path,
+    folder: Path,
+    two_ranks: TwoRanks,
+    extra: Sequence[str] = (),
+    lines: Lines = "none",
+) -> list[Measurement]:
+    """Return what a config's fit did on two ranks."""
+    args = [*arguments(*name.split(), data=data), *TWO_GPUS, f"--run_folder={folder}", *extra]
+    return measure_on_two_ranks(two_ranks, ["fit", *args, *FEW_BATCHES], lines)
+
+
+def _stage(command: str) -> str:
+    return "val" if command == "validate" else command

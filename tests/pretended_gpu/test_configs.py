@@ -1,0 +1,57 @@
+"""Every config and overlay runs on a GPU, and does no more there than is pinned.
+
+After a change that makes a count lower, ``python -m tests.pretended_gpu --pin NAME`` pins that.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from tests.helpers.configs import PAPERS, SYSTEMS, one_of_many
+from tests.pretended_gpu.bounds import exceeded, of_one_process, of_two_ranks, pinned
+from tests.pretended_gpu.configs import (
+    COMMANDS,
+    OVER_THEIR_BASE,
+    measured,
+    measured_on_two_ranks,
+)
+
+NAMES = [*SYSTEMS, *PAPERS, *OVER_THEIR_BASE]
+QUICK = ("classifier", "gghl", "sae_mutual")
+QUICK_ON_TWO_RANKS = ("sae_mutual",)
+
+
+@pytest.fixture(autouse=True)
+def _lightnings_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("name", [one_of_many(name, quick=name in QUICK) for name in NAMES])
+def test_one_process(name, tmp_path, data_folder):
+    found = measured(name, data_folder, tmp_path)
+    assert [measurement.error for measurement in found.values()] == [None] * len(COMMANDS)
+    for measurement in found.values():
+        assert not measurement.faults
+    assert len(found["fit"].steps["training step"]) > 2
+    counts = of_one_process(found)
+    assert counts["launches"] > 20
+    assert not exceeded(name, counts)
+
+
+@pytest.mark.parametrize(
+    "name", [one_of_many(name, quick=name in QUICK_ON_TWO_RANKS) for name in NAMES]
+)
+def test_two_ranks(name, tmp_path, data_folder, two_ranks):
+    ranks = measured_on_two_ranks(name, data_folder, tmp_path, two_ranks)
+    assert [rank.error for rank in ranks] == [None, None]
+    assert not any(rank.faults for rank in ranks)
+    assert not exceeded(name, of_two_ranks(ranks))
+
+
+def test_every_row_of_the_table_is_a_config_that_runs():
+    assert set(pinned()) <= set(NAMES)
+    assert {*QUICK, *QUICK_ON_TWO_RANKS} <= set(pinned())
