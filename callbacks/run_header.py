@@ -31,10 +31,8 @@ class RunHeader(Callback):
         self._step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the line of an evaluation."""
+        """Forget the checkpoint of an earlier fit."""
         self._step = None
-        if stage != "fit":
-            self._print(trainer)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -45,6 +43,13 @@ class RunHeader(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of a fit."""
         self._print(trainer)
+
+    def _on_evaluation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of an evaluation, which has loaded its checkpoint."""
+        if trainer.state.fn != "fit":
+            self._print(trainer)
+
+    on_validation_start = on_test_start = on_predict_start = _on_evaluation_start
 
     @rank_zero_only
     def _print(self, trainer: Trainer) -> None:

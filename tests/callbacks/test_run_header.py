@@ -35,6 +35,22 @@ def test_the_first_line_says_what_runs_where(
     )
 
 
+@pytest.mark.parametrize("task", ["validate", "test", "predict"])
+def test_an_evaluation_names_the_weights_that_it_loaded(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saver = RunCheckpoint(tmp_path, "last")
+    tiny_trainer(tmp_path, [saver], False, max_epochs=1).fit(TinyModule(), TinyData())
+    capfd.readouterr()
+    for path, weights in ((tmp_path / "last.ckpt", "weights of last.ckpt"), (None, "the start")):
+        trainer = tiny_trainer(tmp_path, [RunHeader(), saver], False)
+        getattr(trainer, task)(TinyModule(), TinyData(), ckpt_path=path)
+        lines = capfd.readouterr().out.splitlines()
+        assert lines[0].endswith(weights)
+        assert sum(" | " in line for line in lines) == 1
+
+
 def test_a_trainer_that_is_used_again_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
