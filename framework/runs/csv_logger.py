@@ -144,7 +144,8 @@ class RunLogger(Logger):
             self._row_start = self._file.tell()
         # a learning rate may be a tensor
         self._row |= {n: v.item() if isinstance(v, Tensor) else v for n, v in metrics.items()}
-        new = [name for name in self._row if name not in self._columns]
+        # a run that goes on may log in another order than one with a sanity check
+        new = sorted(self._row.keys() - set(self._columns))
         if new:
             columns = [*self._columns, *new]
             _, rows = read_metrics(self.path)

@@ -39,7 +39,9 @@ def truncate(path: Path) -> None:
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    # more than what pads an entry of the archive, which means nothing
+    middle = len(content) // 2
+    content[middle : middle + 128] = bytes(byte ^ 1 for byte in content[middle : middle + 128])
     path.write_bytes(content)
 
 
