@@ -192,7 +192,12 @@ class RunLogger(Logger):
 
     def _rewrite(self, columns: list[str], rows: list[Row]) -> None:
         lines = [_line(columns), *(_line([row.get(c, "") for c in columns]) for row in rows)]
-        write_atomically(self.path, lambda file: file.writelines(lines))
+        try:
+            write_atomically(self.path, lambda file: file.writelines(lines))
+        except KeyboardInterrupt:
+            # which of the two files lies there is not known: the next value reads it
+            self._close()
+            raise
         if self._file is not None:
             self._file.close()
         self._file = open_in_place(self.path)

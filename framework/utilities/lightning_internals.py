@@ -104,8 +104,10 @@ def log_closed_epoch(trainer: Trainer) -> None:
     connector.on_epoch_end()
     # the values have the number of the epoch's last step
     loop._batches_that_stepped -= 1
-    connector.update_train_epoch_metrics()
-    loop._batches_that_stepped += 1
+    try:
+        connector.update_train_epoch_metrics()
+    finally:
+        loop._batches_that_stepped += 1
 
 
 @contextmanager
