@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.distributed.collectives import draw_for_global_batch, shared_generator
-from framework.layers.dropout import GlobalDropout
+from framework.layers.dropout import GlobalDropout, empty_rows
 from framework.utilities.graph_operation import graph_operation
 
 
@@ -63,19 +63,7 @@ class GlobalDropBlock(GlobalDropout):
         return f"{super().extra_repr()}, block={self.block}"
 
 
-def _empty(
-    count: Tensor,
-    seed: int,
-    stream: str,
-    shape: Sequence[int],
-    device: torch.device,
-    p: float,
-    block: int,
-) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=device)
-
-
-@graph_operation(_empty)
+@graph_operation(empty_rows)
 def _scale(
     count: Tensor,
     seed: int,

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from framework.distributed.collectives import draw_for_global_batch, shared_generator
+from framework.layers.random_layer import RandomLayer
 from framework.utilities.checks import check_interval
 from framework.utilities.graph_operation import graph_operation
-from framework.utilities.randomness import global_seed
 
 
-class GlobalDropout(nn.Module):
+class GlobalDropout(RandomLayer):
     """Zeroes elements with probability p in training and divides the others by 1 - p.
 
     As ``torch.nn.Dropout``, but the mask is drawn for the global batch and sliced, from a function
@@ -40,22 +40,9 @@ class GlobalDropout(nn.Module):
     """
 
     def __init__(self, p: float, stream: str) -> None:
-        super().__init__()
+        super().__init__(stream)
         check_interval("[0, 1)", p=p)
         self.p = p
-        self.stream = stream
-        self.seed = global_seed()
-        # compiled code would be bound to a number
-        self._count = torch.zeros((), dtype=torch.int64, device="cpu")
-
-    @property
-    def count(self) -> int:
-        """Number of training forwards so far."""
-        return int(self._count)
-
-    @count.setter
-    def count(self, count: int) -> None:
-        self._count.fill_(count)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with elements dropped, in evaluation ``x`` itself."""
@@ -64,14 +51,6 @@ class GlobalDropout(nn.Module):
         noise = _uniform(self._count, self.seed, self.stream, x.shape, x.device)
         self._count += 1
         return torch.where(noise >= self.p, x / (1 - self.p), 0)
-
-    def get_extra_state(self) -> dict[str, int]:
-        """Return what the next mask depends on."""
-        return {"count": self.count}
-
-    def set_extra_state(self, state: Any) -> None:
-        """Continue from ``get_extra_state``."""
-        self.count = state["count"]
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -85,13 +64,14 @@ class GlobalDropout(nn.Module):
         return f"p={self.p}, stream={self.stream!r}"
 
 
-def _empty(
-    count: Tensor, seed: int, stream: str, shape: Sequence[int], device: torch.device
+def empty_rows(
+    count: Tensor, seed: int, stream: str, shape: Sequence[int], device: torch.device, *_: object
 ) -> Tensor:
+    """Return a tensor like the noise that is drawn for these arguments."""
     return torch.empty(shape, dtype=torch.float32, device=device)
 
 
-@graph_operation(_empty)
+@graph_operation(empty_rows)
 def _uniform(
     count: Tensor, seed: int, stream: str, shape: Sequence[int], device: torch.device
 ) -> Tensor:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from framework.distributed.collectives import shared_generator
+from framework.layers.random_layer import RandomLayer
 from framework.utilities.checks import check_at_least, check_interval, check_positive
 from framework.utilities.graph_operation import graph_operation
-from framework.utilities.randomness import global_seed
 
 
-class NestedDropout(nn.Module):
+class NestedDropout(RandomLayer):
     r"""Keeps the first k channels, k drawn anew in each training forward, and zeroes the others.
 
     One k counts for the whole global batch, with
@@ -69,7 +69,7 @@ class NestedDropout(nn.Module):
         eval_k: int | None = None,
         stream: str = "nested_dropout",
     ) -> None:
-        super().__init__()
+        super().__init__(stream)
         check_at_least(1, dim=dim)
         check_positive(sigma=sigma)
         check_interval("(-inf, inf)", mu=mu)
@@ -77,22 +77,9 @@ class NestedDropout(nn.Module):
         self.sigma = sigma
         self.mu = mu
         self.eval_k = eval_k
-        self.stream = stream
-        self.seed = global_seed()
-        # compiled code would be bound to a number
-        self._count = torch.zeros((), dtype=torch.int64, device="cpu")
         k = torch.arange(1, dim + 1, dtype=torch.float64)
         # no buffer: k is drawn on the CPU, so that a GPU need not wait for it
         self.probabilities = torch.softmax(-(((k - mu) / sigma) ** 2), dim=0)
-
-    @property
-    def count(self) -> int:
-        """Number of training forwards so far."""
-        return int(self._count)
-
-    @count.setter
-    def count(self, count: int) -> None:
-        self._count.fill_(count)
 
     @property
     def eval_k(self) -> int | None:
@@ -119,13 +106,13 @@ class NestedDropout(nn.Module):
         # a mask, whose shape is the same for every k
         return torch.where(torch.arange(self.dim, device=features.device) < k, features, 0)
 
-    def get_extra_state(self) -> dict[str, int | None]:
+    def get_extra_state(self) -> dict[str, Any]:
         """Return what the next k and evaluation depend on."""
-        return {"count": self.count, "eval_k": self.eval_k}
+        return super().get_extra_state() | {"eval_k": self.eval_k}
 
     def set_extra_state(self, state: Any) -> None:
         """Continue from ``get_extra_state``."""
-        self.count = state["count"]
+        super().set_extra_state(state)
         self.eval_k = state["eval_k"]
 
     def extra_repr(self) -> str:

@@ -13,7 +13,7 @@ Returned = TypeVar("Returned")
 
 
 def graph_operation(
-    like: Callable[Arguments, Returned],
+    like: Callable[..., Returned],
 ) -> Callable[[Callable[Arguments, Returned]], Callable[Arguments, Returned]]:
     """Let ``torch.compile`` take a function as one operation, and not look into it.
 
@@ -22,7 +22,7 @@ def graph_operation(
     annotated and go by position. Without ``torch.compile`` it is the function.
 
     Args:
-        like: Function of the same arguments, which returns a tensor of the same shape and type.
+        like: Function of the same arguments that returns a tensor of the same shape and type.
 
     Example:
         >>> import torch
