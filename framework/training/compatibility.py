@@ -23,7 +23,7 @@ from torch.utils.data import IterableDataset
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import NEEDS, ClassificationLoss, Loss
 from framework.objectives.errors import IncompatibleError
-from framework.objectives.objectives import OPTIONAL_FIELDS
+from framework.objectives.objectives import OPTIONAL_FIELDS, Objectives
 from framework.runs.fully_sharded import FullyShardedStrategy
 
 Kind = TypeVar("Kind")
@@ -271,6 +271,36 @@ def check_unmixed(data: Any, reason: str) -> None:
         raise IncompatibleError(
             f"{reason} and cannot be combined with mixup; switch {type(data).__name__}'s mixup off."
         )
+
+
+def check_provided(module: Any, owners: Iterable[Any], objectives: Objectives) -> None:
+    """Refuse objectives without a field that the module says it provides and something needs.
+
+    Args:
+        module: TrainingModule that made them.
+        owners: Losses and callbacks with the fields that they need in ``needs``.
+        objectives: Objectives of a step.
+
+    Raises:
+        RuntimeError: The module itself left a field out.
+        IncompatibleError: The batches lack a field that something needs.
+    """
+    for name in module.provides:
+        value = getattr(objectives, name)
+        if value is not None and value != {}:
+            continue
+        if name not in ("index", "group"):
+            raise RuntimeError(
+                f"{type(module).__name__} says that it provides `{name}`, but its objectives "
+                "have none."
+            )
+        # these two come from the batch, which may lack what nothing needs
+        for owner in owners:
+            if name in owner.needs:
+                raise IncompatibleError(
+                    f"{type(owner).__name__} needs `{name}`, a field that the batches of this "
+                    "loader do not have."
+                )
 
 
 def check_monitors(losses: Iterable[Loss], trainer: Trainer, terms: Iterable[str] = ()) -> None:

@@ -385,7 +385,10 @@ class TrainingModule(EvaluationModule):
         batch = self.fields_of(batch)
         objectives = self.objectives(batch)
         if not self._fields_checked:
-            self._check_provided_fields(objectives)
+            compatibility.check_provided(self, self._owners, objectives)
+            terms = [*objectives.terms, *objectives.per_sample]
+            compatibility.check_monitors(self.losses, self.trainer, terms)
+            self._fields_checked = True
         for callback in self.objectives_callbacks:
             callback.on_objectives(self.trainer, self, objectives, batch)
         reduced = reduce_objectives(objectives)
@@ -420,28 +423,6 @@ class TrainingModule(EvaluationModule):
         """Make the accumulated gradient that of the union of the batches."""
         if self._window.is_open and not is_accumulating(self.trainer):
             self._window.close(self.parameters(), self.trainer.accumulate_grad_batches)
-
-    def _check_provided_fields(self, objectives: Objectives) -> None:
-        """Raise an error if a field is missing that ``provides`` names and something needs."""
-        for name in self.provides:
-            value = getattr(objectives, name)
-            if value is not None and value != {}:
-                continue
-            if name not in ("index", "group"):
-                raise RuntimeError(
-                    f"{type(self).__name__} says that it provides `{name}`, but its objectives "
-                    "have none."
-                )
-            # these two come from the batch, which may lack what nothing needs
-            for owner in self._owners:
-                if name in owner.needs:
-                    raise compatibility.IncompatibleError(
-                        f"{type(owner).__name__} needs `{name}`, a field that the batches of this "
-                        "loader do not have."
-                    )
-        terms = [*objectives.terms, *objectives.per_sample]
-        compatibility.check_monitors(self.losses, self.trainer, terms)
-        self._fields_checked = True
 
     def _combine(
         self, step: CombinedStep, reduced: ReducedObjectives, objectives: Objectives
