@@ -23,12 +23,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.method_traffic import METHODS, print_bytes
+from benchmarks.method_traffic import GOAL, METHODS, print_bytes
 from benchmarks.network import Network
 from benchmarks.ranks import call_on_ranks
 from benchmarks.timing import machine, pin_allocator
 
-GOAL = 0.9
 ROWS, SHAPE = 128, (3, 32, 32)
 EPOCH = 50_000
 """Images of an epoch, of which the share of checkpoints is said."""

@@ -27,8 +27,8 @@ from framework.utilities.files import (
     write_atomically,
     writing,
 )
-from framework.utilities.host_copy import on_the_cpu
 from framework.utilities.packages import require_package
+from framework.utilities.packed_copy import copy_packed
 from framework.utilities.precision import at_least_float32
 
 
@@ -196,9 +196,9 @@ def _columns(outputs: Any, names: Mapping[str, Sequence[str]]) -> dict[str, np.n
             kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"The prediction {name!r} is {kind}, not a tensor (B,) or (B, K).")
     columns: dict[str, np.ndarray] = {}
-    values = zip(outputs, on_the_cpu(outputs.values()), strict=True)
-    for name, value in sorted(values, key=lambda item: item[0] != "index"):
-        array = at_least_float32(value).numpy()
+    values = copy_packed(outputs, "cpu")
+    for name, value in sorted(values.items(), key=lambda item: item[0] != "index"):
+        array = at_least_float32(value.detach()).numpy()
         known = names.get(name)
         if array.ndim == 2:
             columns |= _parts(name, array, known)

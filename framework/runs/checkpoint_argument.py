@@ -6,7 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from framework.runs.config_files import CONFIG_FLAGS, ROOT, find_config, name_of_config, option
+from framework.runs.config_files import (
+    CONFIG_FLAGS,
+    ROOT,
+    find_config,
+    name_of_config,
+    option,
+    without_option,
+)
 from framework.runs.newest_checkpoint import newest_checkpoint
 
 OF_SLURM = re.compile(r"hpc_ckpt_\d+\.ckpt")
@@ -79,11 +86,9 @@ def _resolve_word(args: Sequence[str]) -> list[str]:
     if word not in ("last", "best") or Path(word).exists():
         return list(args)
     folder = _named_run(args, word)
-    kept = [
-        argument
-        for argument, before in zip(args, ["", *args], strict=False)
-        if "--ckpt_path" not in (argument.partition("=")[0], before)
-    ]
+    if not folder.is_dir() and not (word == "last" and "fit" in args):
+        raise FileNotFoundError(f"There is no checkpoint in {folder}, as there is no such folder.")
+    kept = without_option(args, "--ckpt_path")
     found: Path | None
     if word == "best":
         found = find_checkpoint(folder)

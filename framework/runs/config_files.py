@@ -25,6 +25,15 @@ def option(args: Sequence[str], *names: str) -> list[str]:
     return values
 
 
+def without_option(args: Sequence[str], name: str) -> list[str]:
+    """Return a command line without an option and its values."""
+    return [
+        argument
+        for argument, before in zip(args, ["", *args], strict=False)
+        if name not in (argument.partition("=")[0], before)
+    ]
+
+
 def name_of_config(args: Sequence[str]) -> str:
     """Return the name that a command's config gives to the folder of its runs."""
     configs = option(args, *CONFIG_FLAGS)

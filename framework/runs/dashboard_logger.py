@@ -39,7 +39,8 @@ class DashboardLogger(Logger):
     is_lost = False
     """Whether the dashboard failed after its start."""
     _keep_below = math.inf
-    _layout = Layout()
+    layout = Layout()
+    """Panels of the run; those of any domain before it is known."""
     _fits = False
     _best: BestValues | None = None
 
@@ -56,20 +57,15 @@ class DashboardLogger(Logger):
             )
         return Path(self.folder)
 
-    @property
-    def layout(self) -> Layout:
-        """The panels of the run; those of any domain before it is known."""
-        return self._layout
-
     @rank_zero_only
     def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
         """Learn the panels of a module; Lightning calls this before each run, with the module."""
         assert isinstance(model, LightningModule)
         trainer = model.trainer
-        self._layout = Layout.of(model)
+        self.layout = Layout.of(model)
         self._fits = trainer.state.fn == "fit"
         if self._fits and (trainer.ckpt_path is not None or trainer.global_step == 0):
-            self._best = BestValues(self._layout)
+            self._best = BestValues(self.layout)
             if trainer.ckpt_path is not None:
                 metrics = self.run_folder / "metrics.csv"
                 self.attempt(self._best.read, metrics, self._keep_below)

@@ -88,7 +88,9 @@ class Layout:
             for one in callbacks
             if isinstance(one, ModelCheckpoint) and one.monitor is not None
         }
-        inside = trainer.val_check_interval not in (None, 1.0)
+        # it has none where validations go by time; 1 is after every batch, 1.0 after every epoch
+        interval = getattr(trainer, "val_check_interval", 0)
+        inside = isinstance(interval, int) or interval != 1.0
         return cls((*own, *STANDARD), monitored, inside)
 
     def panel(self, name: str) -> Panel | None:
@@ -112,5 +114,8 @@ class Layout:
 
     def by_panel(self, names: Iterable[str]) -> dict[Panel, list[str]]:
         """Return the charts that have any of some metrics, in order, and these metrics."""
-        found = {panel: [n for n in names if self.panel(n) == panel] for panel in self.panels}
+        found: dict[Panel, list[str]] = {panel: [] for panel in self.panels}
+        for name in names:
+            if (own := self.panel(name)) is not None:
+                found[own].append(name)
         return {panel: shown for panel, shown in found.items() if shown}

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
+from framework.runs.config_files import without_option
 from framework.runs.job import Job
 from framework.utilities.files import (
     WriteError,
@@ -76,11 +77,7 @@ def record_of(args: Sequence[str], job: Job | None) -> RunRecord:
         args: Command line.
         job: Job that the process belongs to.
     """
-    kept, previous = [], ""
-    for argument in args:
-        if "--ckpt_path" not in (previous, argument.partition("=")[0]):
-            kept.append(argument)
-        previous = argument
+    kept = without_option(args, "--ckpt_path")
     digest = blake2b("\0".join(kept).encode(errors="surrogateescape"), digest_size=16).hexdigest()
     command = ("fit", digest) if "fit" in kept else (digest,)
     record = RunRecord(command, host=platform.node(), process=os.getpid())

@@ -79,6 +79,11 @@ class RunTensorBoardLogger(DashboardLogger, OpenTensorBoardLogger):
         self.attempt(super().log_metrics, metrics, step)
 
     @rank_zero_only
+    def save(self) -> None:
+        """Write what is held."""
+        self.attempt(super().save)
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left, and close the file."""
         self.attempt(super().finalize, status)

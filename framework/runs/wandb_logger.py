@@ -178,7 +178,7 @@ class RunWandbLogger(DashboardLogger, OpenWandbLogger):
         What is logged afterwards continues the same run.
         """
         self.attempt(super().finalize, status)
-        if status == "success" and self.report and self.is_started:
+        if status == "success" and self.report and self.is_started and not self.is_lost:
             from framework.runs.wandb_report import make_report
 
             make_report(self.experiment, self.layout, self.run_folder)
@@ -189,6 +189,10 @@ class RunWandbLogger(DashboardLogger, OpenWandbLogger):
             # at the end of Python it would fail again, with a traceback
             with suppress(Exception):
                 wandb.teardown()
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Send a checkpoint at once, or note it for the end, as ``log_model`` says."""
+        self.attempt(super().after_save_checkpoint, checkpoint_callback)
 
     def send_checkpoints(self, checkpoint: ModelCheckpoint) -> None:
         """Send the checkpoints of a callback that are new, each with the config beside it.

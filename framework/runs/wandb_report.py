@@ -67,9 +67,9 @@ def panels(reports: Any, layout: Layout, logged: Mapping[str, Any]) -> list[Any]
     charts = [
         reports.LinePlot(
             title=panel.title,
-            x=panel.axis,
+            x=(axis := layout.axis(names[0])),
             y=names,
-            title_x=NAMES[panel.axis],
+            title_x=NAMES.get(axis, axis),
             title_y=panel.unit or None,
         )
         for panel, names in layout.by_panel(_of(kinds, "number")).items()

@@ -15,7 +15,7 @@ def copy_packed(tensors: Mapping[str, Tensor], device: torch.device | str) -> di
     is there already stays as it is.
 
     Args:
-        tensors: Tensors of one device, of any shapes and types.
+        tensors: Tensors of any shapes and types; those of several devices are copied one by one.
         device: Device of the result.
 
     Example:
@@ -24,21 +24,40 @@ def copy_packed(tensors: Mapping[str, Tensor], device: torch.device | str) -> di
         {'corners': 'meta', 'label': 'meta', 'hard': 'meta'}
     """
     device = torch.device(device)
-    if all(value.device == device for value in tensors.values()):
-        return dict(tensors)
-    # the widest first, so that each starts at a multiple of its own width
-    names = sorted(tensors, key=lambda name: -tensors[name].element_size())
-    packed = torch.cat(
-        [tensors[name].detach().contiguous().flatten().view(torch.uint8) for name in names]
-    )
+    present = {value.device for value in tensors.values()}
+    if len(present) != 1 or present == {device}:
+        return {name: value.to(device) for name, value in tensors.items()}
+    packed = pack(tensors)
     to_gpu = device.type == "cuda"
     if to_gpu and packed.device.type == "cpu":
         # from memory that is not pinned, a GPU's copy waits for all that runs before it
         packed = packed.pin_memory()
-    packed = packed.to(device, non_blocking=to_gpu)
-    parts = packed.split([tensors[name].nbytes for name in names])
-    moved = {
-        name: part.view(tensors[name].dtype).view(tensors[name].shape)
+    return unpack(packed.to(device, non_blocking=to_gpu), tensors)
+
+
+def pack(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the bytes of tensors of one device one after the other."""
+    return torch.cat(
+        [tensors[n].detach().contiguous().flatten().view(torch.uint8) for n in _order(tensors)]
+    )
+
+
+def unpack(packed: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of packed bytes.
+
+    Args:
+        packed: What ``pack`` returned, on any device.
+        like: Tensors of these shapes and types.
+    """
+    names = _order(like)
+    parts = packed.split([like[name].nbytes for name in names])
+    found = {
+        name: part.view(like[name].dtype).view(like[name].shape)
         for name, part in zip(names, parts, strict=True)
     }
-    return {name: moved[name] for name in tensors}
+    return {name: found[name] for name in like}
+
+
+def _order(tensors: Mapping[str, Tensor]) -> list[str]:
+    # the widest first, so that each starts at a multiple of its own width
+    return sorted(tensors, key=lambda name: -tensors[name].element_size())

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from tests.helpers.runs import ROOT, differences
+from tests.slurm import cluster
 
 EXAMPLES = ROOT / "examples" / "slurm"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
@@ -37,10 +38,7 @@ def slurm(*command: str) -> str:
 
 def wait_for(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.3)
+    assert cluster.wait_for(condition, seconds), "it did not come to that"
 
 
 @dataclass

@@ -31,9 +31,11 @@ def test_axes_directions_and_charts_of_standard_names() -> None:
     }
 
 
-@pytest.mark.parametrize(("interval", "axis"), [(1.0, EPOCH), (3, STEP)])
+@pytest.mark.parametrize(
+    ("interval", "axis"), [(1.0, EPOCH), (3, STEP), (1, STEP), ("00:01:00:00", STEP)]
+)
 def test_a_run_brings_what_it_monitors_and_its_callbacks_panels(
-    tmp_path: Any, interval: float, axis: str
+    tmp_path: Any, interval: float | str, axis: str
 ) -> None:
     class Watch(ModelCheckpoint):
         panels = (Panel("Watched", ("val/size",), "bytes"),)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from framework.utilities.packed_copy import copy_packed
+from framework.utilities.packed_copy import copy_packed, pack, unpack
 
 
 class Copies(TorchDispatchMode):
@@ -43,6 +43,23 @@ def test_there_and_back_are_the_same_bits():
     tensors = {"a": torch.rand(3, 2), "b": torch.arange(5), "c": torch.tensor([True])}
     back = copy_packed(copy_packed(tensors, "cuda:0"), "cpu")
     assert all(torch.equal(back[name], value) for name, value in tensors.items())
+
+
+def test_packed_bytes_hold_every_bit():
+    tensors = {
+        "flag": torch.tensor([True, False, True]),
+        "transposed": torch.arange(6).view(2, 3).T,
+        "double": torch.tensor([0.1, torch.nan], dtype=torch.float64, requires_grad=True),
+        "half": torch.tensor([[1.5]], dtype=torch.bfloat16),
+        "strided": torch.arange(5, dtype=torch.int32)[::2],
+        "none": torch.empty(0, 4),
+    }
+    found = unpack(pack(tensors), tensors)
+    assert list(found) == list(tensors)
+    for name, value in tensors.items():
+        assert found[name].dtype == value.dtype
+        assert not found[name].requires_grad
+        torch.testing.assert_close(found[name], value.detach(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_what_is_there_already_stays():
