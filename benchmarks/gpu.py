@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from benchmarks.timing import machine
 from tests.conftest import write_small_data
@@ -117,7 +118,7 @@ class Clock(Callback):
                     self._hooks.append(hook)
 
     def _keep(self, part: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self._calls.setdefault(part, (args, kwargs))
+        self._calls.setdefault(part, tree_map_only(Tensor, Tensor.detach, (args, kwargs)))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Time what was called in the last step, by itself."""
@@ -208,6 +209,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=40, help="of the fits that are timed")
     parser.add_argument("--shrunk", action="store_true", help="time the configs of the tests")
     options = parser.parse_args(args)
+    if options.steps < WARM_UP + 2:
+        parser.error(f"--steps must be at least {WARM_UP + 2}, found {options.steps}")
     warnings.simplefilter("ignore")
     print(machine("cuda") if options.device == "cuda" else "pretended GPU: times are the CPU's")
     titles = ("waits", "pinned", "ms a step", "ms bare", "ratio", "MiB")

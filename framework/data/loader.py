@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from framework.data.datasets import Batch
@@ -31,7 +32,8 @@ def usual_workers(ranks: int) -> int:
     """
     per_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if per_task.isdigit():
-        cores = int(per_task)
+        # under torchrun one task holds all ranks of a machine
+        cores = int(per_task) // (ranks if dist.is_torchelastic_launched() else 1)
     elif hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0)) // ranks
     else:

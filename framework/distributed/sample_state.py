@@ -348,6 +348,13 @@ class SampleState:
         slots = index // self.shards * per_rank + index % self.shards - rank() * per_rank
         return slots.where(self._owners(index) == rank(), -1)
 
+    def _placed(self, index: Tensor) -> Tensor:
+        """Return indices where the table is; those of a GPU can be looked at on the CPU only."""
+        there = to_device(index, self._table.device)
+        if there is not index:
+            self._check(there)
+        return there
+
     def _rows_at(self, index: Tensor) -> Tensor:
         # unlike `[]`, which counts negative indices from the end
         return self._table.index_select(0, self._slots(index))
@@ -381,12 +388,10 @@ def read_rows(tables: Sequence[SampleState], index: Tensor) -> list[Tensor]:
     first = tables[0]
     first._check(index)
     if first.layout != "exchange" or world_size() == 1:
-        there = to_device(index, first._table.device)
-        first._check(there)
+        there = first._placed(index)
         return [to_device(table._rows_at(there), index.device) for table in tables]
     order, sent, arriving = first._by_owner(index)
-    asked = all_to_all(index[order], sent, arriving)[0].to(first._table.device)
-    first._check(asked)
+    asked = first._placed(all_to_all(index[order], sent, arriving)[0])
     answers = [all_to_all(t._rows_at(asked).to(index.device), arriving, sent)[0] for t in tables]
     back = order.argsort()
     return [answer[back] for answer in answers]
@@ -427,8 +432,7 @@ def write_rows(tables: Sequence[SampleState], index: Tensor, values: Sequence[Te
         order, sent, arriving = first._by_owner(index)
         values = [all_to_all(rows[order], sent, arriving)[0] for rows in values]
         index = all_to_all(index[order], sent, arriving)[0]
-    index = to_device(index, first._table.device)
-    first._check(index)
+    index = first._placed(index)
     index, last = _last_of_each(index)
     if stop is not None:
         # in a file that all see, each rank writes its own rows that no other covers

@@ -166,8 +166,7 @@ class BatchBags:
     """
 
     def __init__(self, group: Tensor) -> None:
-        self.order = group.argsort(stable=True)
-        ordered = group[self.order]
+        ordered, self.order = group.sort(stable=True)
         is_first = torch.ones_like(ordered, dtype=torch.bool)
         is_first[1:] = ordered[1:] != ordered[:-1]
         self.of_row = torch.empty_like(group)

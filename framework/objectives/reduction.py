@@ -97,7 +97,7 @@ def _reduce_over_ranks(
     # counts travel in float64: half precision would round the number of rows
     table = torch.stack(
         [
-            count.detach().double()
+            count.detach().to(device, torch.float64)
             if isinstance(count, Tensor)
             else torch.full((), count, dtype=torch.float64, device=device)
             for count in [*counts, float(rows)]

@@ -277,7 +277,9 @@ class FeatureChoice(Selection):
         """
         total = self.k * tokens
         if self._on_cpu is None:
-            self._on_cpu = (self.share.cpu(), self.carry.cpu())
+            # those of a first validation also serve training, which changes none of inference mode
+            with torch.inference_mode(False):
+                self._on_cpu = (self.share.cpu(), self.carry.cpu())
         share, carry = self._on_cpu
         if total < len(share):
             due = carry + share * total

@@ -22,6 +22,7 @@ from framework.distributed.collectives import (
 )
 from framework.utilities.checks import check_at_least
 from framework.utilities.counts import count_values
+from framework.utilities.devices import to_device
 
 _SAMPLE_STRIDE = 61
 _SMALL = 2**14
@@ -218,9 +219,7 @@ def _top_of_rows(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         return x.new_empty(0, dtype=torch.int64), x.new_empty(0, dtype=torch.int64)
     # all of them in one copy, for which no GPU is waited
     order = torch.cat(groups)
-    packed = torch.stack([order, counts[order]])
-    if x.device.type != "cpu":
-        packed = packed.pin_memory().to(x.device, non_blocking=True)
+    packed = to_device(torch.stack([order, counts[order]]), x.device)
     parts = packed.split([len(group) for group in groups], dim=1)
     rows, columns = [], []
     for group, (places, number) in zip(groups, parts, strict=True):

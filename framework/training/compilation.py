@@ -43,5 +43,5 @@ def compile_networks(
     for part in module.children():
         if isinstance(part, (_Loss, Metric, MetricCollection)):
             continue
-        if part._compiled_call_impl is None and any(True for _ in part.parameters()):
+        if part._compiled_call_impl is None and next(part.parameters(), None) is not None:
             part.compile()

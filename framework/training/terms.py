@@ -81,10 +81,10 @@ def rows_of(loss: _Loss, provides: tuple[str, ...]) -> tuple[str, ...]:
 def ignores_rows(loss: _Loss) -> bool:
     """Return whether a row of the label ``loss.ignore_index`` is as good as absent.
 
-    Memory by index is not, as it remembers that row too.
+    Not for memory by index, which keeps that row too, nor where the loss runs the network on it.
     """
     if isinstance(loss, ClassificationLoss):
-        return not loss.batch_coupled and "index" not in loss.needs
+        return not loss.batch_coupled and not {"index", "forward"} & set(loss.needs)
     return isinstance(loss, CrossEntropyLoss)
 
 

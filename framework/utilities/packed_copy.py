@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from framework.utilities.devices import to_device
+
 
 def copy_packed(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
     """Return tensors on another device, detached, by a single copy of all their bytes.
@@ -27,12 +29,7 @@ def copy_packed(tensors: Mapping[str, Tensor], device: torch.device | str) -> di
     present = {value.device for value in tensors.values()}
     if len(present) != 1 or present == {device}:
         return {name: value.to(device) for name, value in tensors.items()}
-    packed = pack(tensors)
-    to_gpu = device.type == "cuda"
-    if to_gpu and packed.device.type == "cpu":
-        # from memory that is not pinned, a GPU's copy waits for all that runs before it
-        packed = packed.pin_memory()
-    return unpack(packed.to(device, non_blocking=to_gpu), tensors)
+    return unpack(to_device(pack(tensors), device), tensors)
 
 
 def pack(tensors: Mapping[str, Tensor]) -> Tensor:

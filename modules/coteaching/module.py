@@ -273,7 +273,9 @@ class CoTeaching(NestedClassifier):
         without a label; of several, each has to look how many are its own.
         """
         rows = len(chosen[0])
-        if world_size() == 1:
+        # a row more would count in batch norm, and in a loss that remembers rows
+        remembers = "index" in getattr(self.criterion, "needs", ())
+        if world_size() == 1 and self.freeze_batchnorm and not remembers:
             found = []
             for mask, part in zip(chosen, parts, strict=True):
                 most = self.selector.most(len(range(rows)[part]), self._teaching_epoch)

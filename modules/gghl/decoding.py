@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -164,7 +165,7 @@ def decode(
     numbers = torch.arange(1, len(raw) + 1, device=raw.device)
     ends = torch.searchsorted(image[best], numbers).tolist()
     detections = []
-    for start, end in zip([0, *ends], ends, strict=False):
+    for start, end in pairwise([0, *ends]):
         rows = best[start : min(end, start + max_detections)]
         shown = scores[rows].sqrt() if score_mode == "sqrt" else scores[rows]
         detections.append({"boxes": quads[rows], "scores": shown, "labels": labels[rows]})

@@ -209,6 +209,7 @@ class GGHL(TrainingModule):
 
     def prepare_on_cpu(self, batch: Any) -> Any:
         """Assign the objects of a batch that is trained or evaluated."""
+        batch = super().prepare_on_cpu(batch)
         trainer = trainer_of(self)
         is_scored = trainer is not None and not trainer.predicting
         if not is_scored or not isinstance(batch, dict) or not batch.keys() >= OBJECT_FIELDS:

@@ -170,11 +170,18 @@ class Regressor(TrainingModule):
         names = self.data_facts.get("target_names")
         return {} if names is None else {"prediction": names}
 
+    def _target_names(self) -> Sequence[str]:
+        """Return the name of each target, where none is known its number."""
+        names = getattr(self.datamodule, "target_names", None) or self.data_facts.get(
+            "target_names"
+        )
+        return names or [f"target_{t}" for t in range(self.num_targets)]
+
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return the predicted against the true values of each target, of four at most."""
         from framework.figures.scatter import predicted_against_true
 
-        names = getattr(self.datamodule, "target_names", None) or [f"target_{t}" for t in range(4)]
+        names = self._target_names()
         mean = self._target_fact("target_mean", 0.0).float()
         predictions, targets = values["pairs"].unbind(1)
         rows = zip((predictions + mean).T.cpu(), (targets + mean).T.cpu(), names[:4], strict=False)
@@ -188,17 +195,14 @@ class Regressor(TrainingModule):
     def score_tables(self, stage: str, values: dict[str, Any]) -> dict[str, Table]:
         """Return the errors of each target."""
         predictions, targets = values["pairs"].double().cpu().unbind(1)
-        names = getattr(self.datamodule, "target_names", None) or self.data_facts.get(
-            "target_names"
-        )
         errors = (predictions - targets).T
         rows = [
             (
-                names[t] if names else f"target_{t}",
+                name,
                 error.square().mean().sqrt().item(),
                 error.abs().mean().item(),
             )
-            for t, error in enumerate(errors)
+            for name, error in zip(self._target_names(), errors, strict=True)
         ]
         caption = f"Errors of {len(targets):,} samples, in the unit of the target"
         return {"target_errors": Table(caption, ("target", "RMSE", "MAE"), rows)}

@@ -8,7 +8,6 @@ of ``aten/src/ATen/autocast_mode.h``, without what the CPU's lists have in commo
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tests.pretended_gpu.rules import words
-from tests.pretended_gpu.state import current, is_active
+from tests.pretended_gpu.state import current
 
 HALF = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, *HALF)
@@ -44,24 +43,20 @@ _TREATMENTS: dict[str, Treatment] = {
     **dict.fromkeys(TO_HALF, "half"),
     **dict.fromkeys(REFUSED, "refused"),
 }
-_is_on = False
 
 
 @contextlib.contextmanager
 def cuda_autocast() -> Iterator[None]:
-    """Let autocast, inside the block, follow CUDA's lists."""
-    global _is_on
-    _registered()
-    before, _is_on = _is_on, True
+    """Let autocast, inside the block of a pretended device, follow CUDA's lists."""
+    library = _registered()
     try:
         yield
     finally:
-        _is_on = before
+        library._destroy()  # what stays registered hides the CPU's own lists
 
 
-@functools.cache
 def _registered() -> torch.library.Library:
-    """Return the library of torch that holds the kernels, which do nothing outside of blocks."""
+    """Return the library of torch that holds the kernels, until it is destroyed."""
     library = torch.library.Library("aten", "IMPL", "AutocastCPU")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they replace the CPU's own
@@ -80,8 +75,6 @@ def _kernel(op: Any, treatment: Treatment) -> Callable[..., Any]:
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(autocast):
-            if not (_is_on and is_active()):
-                return op(*args, **kwargs)
             if treatment == "refused":
                 current().fault(
                     "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to "

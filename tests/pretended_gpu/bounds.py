@@ -1,4 +1,4 @@
-"""Upper bounds of what every config does on the GPU, pinned in ``bounds.yaml``.
+"""Upper bounds of what configs do on the GPU, pinned in ``bounds.yaml``.
 
 Example:
     python -m tests.pretended_gpu --pin classifier
@@ -16,7 +16,7 @@ from tests.pretended_gpu.phases import PREDICTION, TEST
 
 FILE = Path(__file__).with_name("bounds.yaml")
 HEADER = """\
-# What a step of every shrunk config does on the pretended GPU at most: host waits, launches,
+# What a step of a shrunk config does on the pretended GPU at most: host waits, launches,
 # operations on float64 and sums in no fixed order of a training step, host waits of a test batch
 # and of a batch that is predicted; on two ranks host waits of a training step, collectives and
 # their bytes beside DDP's gradients. What a single step of a run does, as one that sets up or logs,
@@ -59,8 +59,6 @@ def of_two_ranks(ranks: list[Measurement]) -> dict[str, int]:
 
 def pinned() -> dict[str, dict[str, int]]:
     """Return the bounds by name, such as ``classifier with/saf``."""
-    if not FILE.is_file():
-        return {}
     found: dict[str, dict[str, int]] = yaml.safe_load(FILE.read_text())
     return found
 

@@ -17,10 +17,10 @@ from tests.pretended_gpu.measure import (
 )
 
 FEW_BATCHES = ["--trainer.limit_val_batches=2", "--trainer.num_sanity_val_steps=0"]
-ON_TWO_RANKS_ONLY = ("with/ddp", "with/fsdp2")
+OF_SEVERAL_PROCESSES = ("with/ddp", "with/fsdp2")
 COMMANDS = ("fit", "validate", "test", "predict")
 OVER_THEIR_BASE = [
-    f"{base_of(overlay)} {overlay}" for overlay in OVERLAYS if overlay not in ON_TWO_RANKS_ONLY
+    f"{base_of(overlay)} {overlay}" for overlay in OVERLAYS if overlay not in OF_SEVERAL_PROCESSES
 ]
 """Names of overlays that run on one process, each over the config that it is for."""
 
@@ -50,9 +50,10 @@ def measured(
     for command in commands:
         own = list(FEW_BATCHES)
         if command != "fit":
-            own = [f"--trainer.limit_{_stage(command)}_batches=2"]
-            if "fit" in commands:
-                own.append(f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}")
+            own = [
+                f"--trainer.limit_{_stage(command)}_batches=2",
+                f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}",
+            ]
         found[command] = measured_by([command, *args, *own], lines)
         if found[command].error is not None:
             break

@@ -18,6 +18,8 @@ PHASES = {
 }
 KINDS: dict[Kind, str] = {
     "wait": "host waits",
+    "copy": "copies between host and device",
+    "unpinned": "copies from pageable memory that were not to wait",
     "collective": "collectives",
     "float64": "operations on float64",
     "unordered": "sums in no fixed order",

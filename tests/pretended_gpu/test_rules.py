@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 import io
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests.helpers.runs import ROOT
 from tests.pretended_gpu.autocast import cuda_autocast
 from tests.pretended_gpu.device import pretended_gpu
 from tests.pretended_gpu.state import CudaError
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -263,3 +261,11 @@ def test_nothing_is_left_behind():
     assert x.device.type == "cpu"
     assert torch.Generator is torch._C.Generator
     assert torch.zeros(2).device.type == "cpu"
+
+
+def test_autocast_of_the_cpu_is_as_before():
+    with pretended_gpu(ROOT), cuda_autocast():
+        pass
+    x = torch.rand(3, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nn.functional.mse_loss(x, x).dtype == torch.float32

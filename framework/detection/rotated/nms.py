@@ -9,6 +9,7 @@ from framework.detection.rotated.boxes import signed_area
 from framework.detection.rotated.iou import BoxFormat, as_quads, iou_of_pairs
 from framework.detection.rotated.overlap_candidates import bounds, overlapping_pairs_within
 from framework.utilities.checks import check_interval
+from framework.utilities.devices import to_device
 from framework.utilities.packed_copy import copy_packed
 
 # pixels; below this mean width a box is a line, and its overlap means nothing
@@ -77,7 +78,7 @@ def rotated_nms(
     # the rounds of the greedy rule are many short operations, each of which a GPU is waited for
     pairs = {"above": above, "below": below, "overlaps": overlap > iou_threshold}
     kept = _greedy(**copy_packed(pairs, "cpu"), count=len(order)).nonzero().squeeze(1)
-    kept = copy_packed({"rows": kept[:max_detections]}, order.device)["rows"]
+    kept = to_device(kept[:max_detections], order.device)
     return order.index_select(0, kept)
 
 

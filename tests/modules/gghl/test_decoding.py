@@ -221,10 +221,11 @@ def test_images_do_not_see_one_another(top: int) -> None:
     raw, limits = crowd(3), {"pre_nms_top_k": top, "max_detections": 30, "nms_iou": 0.2}
     raw[1] = -30.0
     together = decode(raw, CELLS, **limits)
-    assert [len(found["scores"]) for found in together] == [len(together[0]["scores"]), 0, 30]
+    assert len(together[0]["scores"]) > 0
+    assert [len(found["scores"]) for found in together[1:]] == [0, 30]
     for row, found in enumerate(together):
         (alone,) = decode(raw[row : row + 1], CELLS, **limits)
-        assert all(torch.equal(value, alone[name]) for name, value in found.items())
+        torch.testing.assert_close(found, alone)
         assert found["scores"].diff().le(0).all()
 
 
