@@ -35,6 +35,20 @@ class ClusterEvaluation(TrainingModule):
         **options: Arguments of ``TrainingModule``.
     """
 
+    panels: tuple[Panel, ...] = (
+        Panel("Clustering accuracy, by stage", ("accuracy*",), "share of the samples", best="max"),
+        Panel(
+            "Agreement with the classes, by stage",
+            ("nmi_geometric*", "adjusted_rand"),
+            "index",
+            best="max",
+        ),
+        Panel("Sizes of the clusters", ("smallest_*",), "share of the samples"),
+        Panel("Certainty of the assignment", ("max_probability",), "probability"),
+        Panel("Phase", ("train/phase",), "number of the phase", axis=STEP),
+        Panel("Change of the targets", ("train/target_change_epoch",)),
+    )
+
     def __init__(
         self,
         network: DEPICTNetwork,
@@ -110,20 +124,6 @@ class ClusterEvaluation(TrainingModule):
             assignment = self.network.logits(code).float().softmax(1)
             measure(self.metrics, batch, code, assignment)
         return Objectives(per_sample={"reconstruction": reconstruction}, index=batch["index"])
-
-    panels: tuple[Panel, ...] = (
-        Panel("Clustering accuracy, by stage", ("accuracy*",), "share of the samples", best="max"),
-        Panel(
-            "Agreement with the classes, by stage",
-            ("nmi_geometric*", "adjusted_rand"),
-            "index",
-            best="max",
-        ),
-        Panel("Sizes of the clusters", ("smallest_*",), "share of the samples"),
-        Panel("Certainty of the assignment", ("max_probability",), "probability"),
-        Panel("Phase", ("train/phase",), "number of the phase", axis=STEP),
-        Panel("Change of the targets", ("train/target_change_epoch",)),
-    )
 
     def make_metrics(self) -> dict[str, Any]:
         """Return the metrics of clusterings, those that need labels only where there are any."""

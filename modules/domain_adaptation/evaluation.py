@@ -37,6 +37,24 @@ class DomainEvaluation(Classifier):
     alignment: Alignment | None
     reversal: ReversalSchedule
     before: list[EmbeddingSnapshot] | None = None
+    panels: tuple[Panel, ...] = (
+        Panel(
+            "Accuracy on the target",
+            ("accuracy", "accuracy_per_class"),
+            "share of the samples",
+            best="max",
+        ),
+        Panel("Accuracy on the source", ("source_accuracy",), "share of the samples", best="max"),
+        # at one half it cannot tell the domains apart
+        Panel("Accuracy of the discriminator", ("discriminator_accuracy",), "share of the samples"),
+        Panel(
+            "Accuracy of the discriminator, by step",
+            ("train/discriminator_accuracy",),
+            "share of the samples",
+            axis=STEP,
+        ),
+        Panel("Loss of the guide", ("guide_loss",)),
+    )
 
     def setup(self, stage: str) -> None:
         """Forget an earlier run; a checkpoint is restored only later."""
@@ -89,25 +107,6 @@ class DomainEvaluation(Classifier):
         if self.alignment is None:
             return None
         return self.alignment(features, logits, batch["domain"], self.reversal(self.global_step))
-
-    panels: tuple[Panel, ...] = (
-        Panel(
-            "Accuracy on the target",
-            ("accuracy", "accuracy_per_class"),
-            "share of the samples",
-            best="max",
-        ),
-        Panel("Accuracy on the source", ("source_accuracy",), "share of the samples", best="max"),
-        # at one half it cannot tell the domains apart
-        Panel("Accuracy of the discriminator", ("discriminator_accuracy",), "share of the samples"),
-        Panel(
-            "Accuracy of the discriminator, by step",
-            ("train/discriminator_accuracy",),
-            "share of the samples",
-            axis=STEP,
-        ),
-        Panel("Loss of the guide", ("guide_loss",)),
-    )
 
     def make_metrics(self) -> DomainScores:
         """Return the metrics of both domains."""

@@ -239,6 +239,23 @@ def test_a_run_goes_on_where_wandb_fails(tmp_path: Path, caplog: Any) -> None:
     assert [row["step"] for row in rows] == list(range(12))
 
 
+def test_a_run_goes_on_where_wandb_takes_no_checkpoint(tmp_path: Path, caplog: Any) -> None:
+    logger = RunWandbLogger(folder=str(tmp_path), log_model="all")
+    last = RunCheckpoint(dirpath=tmp_path / "checkpoints", filename="last")
+    trainer = tiny_trainer(tmp_path, [last], logger)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionResetError("Connection lost.")
+
+    logger.experiment.log_artifact = refuse
+    trainer.fit(TinyModule(), TinyData())
+    assert [line for line in caplog.messages if line.startswith("trimtab")] == [
+        "trimtab: Weights & Biases failed and gets nothing more of this run, which goes on: "
+        "Connection lost"
+    ]
+    assert trainer.global_step == 12
+
+
 LOSES_THE_SERVICE = """
 import os, signal, sys
 from pathlib import Path
