@@ -23,7 +23,13 @@ from tests.conftest import write_blank, write_small_data
 from tests.helpers.configs import PAPERS, SYSTEMS
 from tests.helpers.ranks import TwoRanks
 from tests.pretended_gpu import bounds, table
-from tests.pretended_gpu.configs import COMMANDS, OVER_THEIR_BASE, measured, measured_on_two_ranks
+from tests.pretended_gpu.configs import (
+    COMMANDS,
+    ON_TWO_RANKS_ALONE,
+    OVER_THEIR_BASE,
+    measured,
+    measured_on_two_ranks,
+)
 from tests.pretended_gpu.measure import Lines, Measurement
 
 # an overlay changes the training
@@ -37,7 +43,7 @@ def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args[:split])
     names = [" ".join(options.names)]
     if options.pin:
-        names = options.names or [*SYSTEMS, *PAPERS, *OVER_THEIR_BASE]
+        names = options.names or [*SYSTEMS, *PAPERS, *OVER_THEIR_BASE, *ON_TWO_RANKS_ALONE]
     with tempfile.TemporaryDirectory(prefix="pretended-gpu-") as folder:
         data = Path(folder) / "data"
         write_small_data(data)
@@ -70,7 +76,7 @@ def _measure(
     alone: dict[str, Measurement] = {}
     ranks: list[Measurement] = []
     with tempfile.TemporaryDirectory(prefix="pretended-gpu-") as folder:
-        if options.only != "ranks":
+        if options.only != "ranks" and name not in ON_TWO_RANKS_ALONE:
             commands: Sequence[str] = COMMANDS
             if options.pin:
                 commands = PINNED_COMMANDS[:1] if " with/" in name else PINNED_COMMANDS

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.helpers.configs import OVERLAYS, arguments, base_of
 from tests.helpers.ranks import TwoRanks
 from tests.pretended_gpu.measure import (
+    DDP,
     ONE_GPU,
     TWO_GPUS,
     Lines,
@@ -17,12 +18,16 @@ from tests.pretended_gpu.measure import (
 )
 
 FEW_BATCHES = ["--trainer.limit_val_batches=2", "--trainer.num_sanity_val_steps=0"]
+FEW_STEPS = ["--trainer.max_steps=12"]
+"""Of the published settings, which train for as long as the papers say."""
 OF_SEVERAL_PROCESSES = ("with/ddp", "with/fsdp2")
 COMMANDS = ("fit", "validate", "test", "predict")
 OVER_THEIR_BASE = [
     f"{base_of(overlay)} {overlay}" for overlay in OVERLAYS if overlay not in OF_SEVERAL_PROCESSES
 ]
 """Names of overlays that run on one process, each over the config that it is for."""
+ON_TWO_RANKS_ALONE = [f"{base_of(overlay)} {overlay}" for overlay in OF_SEVERAL_PROCESSES]
+"""Names of overlays with a strategy of their own."""
 
 
 def measured(
@@ -48,7 +53,7 @@ def measured(
     args = [*arguments(*name.split(), data=data), *ONE_GPU, f"--run_folder={folder}", *extra]
     found: dict[str, Measurement] = {}
     for command in commands:
-        own = list(FEW_BATCHES)
+        own = [*FEW_BATCHES, *_few_steps(name)]
         if command != "fit":
             own = [
                 f"--trainer.limit_{_stage(command)}_batches=2",
@@ -70,7 +75,13 @@ def measured_on_two_ranks(
 ) -> list[Measurement]:
     """Return what a config's fit did on two ranks."""
     args = [*arguments(*name.split(), data=data), *TWO_GPUS, f"--run_folder={folder}", *extra]
-    return measure_on_two_ranks(two_ranks, ["fit", *args, *FEW_BATCHES], lines)
+    if name in ON_TWO_RANKS_ALONE:
+        args.remove(DDP)
+    return measure_on_two_ranks(two_ranks, ["fit", *args, *FEW_BATCHES, *_few_steps(name)], lines)
+
+
+def _few_steps(name: str) -> list[str]:
+    return FEW_STEPS if name.startswith("paper/") else []
 
 
 def _stage(command: str) -> str:

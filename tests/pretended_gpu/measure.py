@@ -24,7 +24,8 @@ from tests.pretended_gpu.nccl import GRADIENTS, pretended_nccl
 from tests.pretended_gpu.phases import TRAINING, lightning_phases
 
 ONE_GPU = ["--trainer.accelerator=gpu", "--trainer.devices=1", "--trainer.log_every_n_steps=1000"]
-TWO_GPUS = [*ONE_GPU, f"--trainer.devices={RANKS}", "--trainer.strategy=ddp"]
+DDP = "--trainer.strategy=ddp"
+TWO_GPUS = [*ONE_GPU, f"--trainer.devices={RANKS}", DDP]
 
 Lines = Literal["none", "waits", "launches"]
 """What has lines: nothing of backward passes, everything but launches, or all; each is slower."""

@@ -13,6 +13,7 @@ from tests.helpers.configs import PAPERS, SYSTEMS, one_of_many
 from tests.pretended_gpu.bounds import exceeded, of_one_process, of_two_ranks, pinned
 from tests.pretended_gpu.configs import (
     COMMANDS,
+    ON_TWO_RANKS_ALONE,
     OVER_THEIR_BASE,
     measured,
     measured_on_two_ranks,
@@ -43,7 +44,8 @@ def test_one_process(name, tmp_path, data_folder):
 
 
 @pytest.mark.parametrize(
-    "name", [one_of_many(name, quick=name in QUICK_ON_TWO_RANKS) for name in NAMES]
+    "name",
+    [one_of_many(name, quick=name in QUICK_ON_TWO_RANKS) for name in (*NAMES, *ON_TWO_RANKS_ALONE)],
 )
 def test_two_ranks(name, tmp_path, data_folder, two_ranks):
     ranks = measured_on_two_ranks(name, data_folder, tmp_path, two_ranks)
@@ -52,6 +54,5 @@ def test_two_ranks(name, tmp_path, data_folder, two_ranks):
     assert not exceeded(name, of_two_ranks(ranks))
 
 
-def test_every_row_of_the_table_is_a_config_that_runs():
-    assert set(pinned()) <= set(NAMES)
-    assert {*QUICK, *QUICK_ON_TWO_RANKS} <= set(pinned())
+def test_the_table_has_a_row_for_every_config_and_overlay():
+    assert set(pinned()) == {*NAMES, *ON_TWO_RANKS_ALONE}

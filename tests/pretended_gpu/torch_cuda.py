@@ -70,6 +70,13 @@ class Stream:
     def record(self, stream: Any = None) -> None:
         """Do nothing."""
 
+    def record_event(self, event: Any = None) -> Any:
+        """Return an event that has happened."""
+        return event or Stream()
+
+    def wait(self, stream: Any = None) -> None:
+        """Do nothing."""
+
     def wait_event(self, event: Any) -> None:
         """Do nothing."""
 
