@@ -18,12 +18,13 @@ from .label_noise import LabelNoise as LabelNoise
 from .mat_features import MatFeatures as MatFeatures
 from .oriented_augmentation import Mixup as Mixup
 from .oriented_augmentation import Mosaic as Mosaic
-from .oriented_augmentation import PixelTransform as PixelTransform
 from .oriented_augmentation import RandomAffine as RandomAffine
 from .oriented_augmentation import RandomCrop as RandomCrop
 from .oriented_augmentation import RandomFlip as RandomFlip
 from .oriented_augmentation import RandomQuarterTurn as RandomQuarterTurn
 from .oriented_augmentation import RandomTranslation as RandomTranslation
+from .pixel_augmentation import PixelTransform as PixelTransform
+from .pixel_augmentation import RandomHSV as RandomHSV
 from .rendered_scenes import RenderedScenes as RenderedScenes
 from .rotated_digits import RotatedDigits as RotatedDigits
 from .tabular import Tabular as Tabular

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch import Tensor
 
+from datamodules.object_augmentation import Draw, ObjectTransform, between, chance, warp_image
 from framework.data.datasets import Sample
 from framework.detection.objects import PADDING
 from framework.detection.rotated import rotated_iou
@@ -19,55 +16,6 @@ from framework.utilities.checks import check_at_least, check_interval, check_pos
 
 GRAY = 0.5
 """Gray value of an image where there was nothing, as in the tiles of large pictures."""
-
-
-Draw = Callable[[], Sample]
-"""Returns a random sample of the training set, as far transformed as the one at hand."""
-
-
-class ObjectTransform:
-    """Base of what changes a training image together with its objects.
-
-    Random numbers come from the global generators, which the datamodule seeds for every sample.
-    """
-
-    mixes_samples = False
-    """True if the result shows objects of several images."""
-
-    def __call__(self, sample: Sample, draw: Draw) -> Sample:
-        """Return the transformed sample, the given one unchanged.
-
-        Args:
-            sample: Sample with ``image`` (3, H, W) float32 and the fields of its objects.
-            draw: Function that returns another sample of the training set.
-        """
-        raise NotImplementedError(f"{type(self).__name__} transforms nothing.")
-
-
-class ObjectAugmentation:
-    """Applies transforms in turn; partners have gone through those before the one that asks.
-
-    Args:
-        transforms: Transforms in their order.
-        partners: Training set that partners are drawn from.
-    """
-
-    def __init__(self, transforms: Sequence[ObjectTransform], partners: Dataset[Sample]) -> None:
-        self.transforms = transforms
-        self.partners = partners
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Return the augmented sample; random numbers come from the global generators."""
-        return self._apply(sample, len(self.transforms))
-
-    def _apply(self, sample: Sample, number: int) -> Sample:
-        for position, transform in enumerate(self.transforms[:number]):
-            sample = transform(sample, partial(self._partner, position))
-        return sample
-
-    def _partner(self, number: int) -> Sample:
-        row = int(torch.randint(len(self.partners), ()))  # type: ignore[arg-type]
-        return self._apply(self.partners[row], number)
 
 
 class RandomFlip(ObjectTransform):
@@ -96,7 +44,7 @@ class RandomFlip(ObjectTransform):
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
         """Return the flipped sample."""
         image = sample["image"]
-        axes = [axis for axis, p in ((2, self.horizontal), (1, self.vertical)) if _chance(p)]
+        axes = [axis for axis, p in ((2, self.horizontal), (1, self.vertical)) if chance(p)]
         matrix = torch.eye(3, dtype=torch.float64)
         for axis in axes:
             matrix[2 - axis] *= -1
@@ -161,13 +109,13 @@ class RandomAffine(ObjectTransform):
 
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
         """Return the sample under a random affine map."""
-        if not _chance(self.p):
+        if not chance(self.p):
             return sample
         height, width = sample["image"].shape[1:]
-        angle = math.radians(_between(-self.degrees, self.degrees))
-        factor = math.exp(_between(math.log(self.scale[0]), math.log(self.scale[1])))
-        shift_x = _between(-self.translate, self.translate) * width
-        shift_y = _between(-self.translate, self.translate) * height
+        angle = math.radians(between(-self.degrees, self.degrees))
+        factor = math.exp(between(math.log(self.scale[0]), math.log(self.scale[1])))
+        shift_x = between(-self.translate, self.translate) * width
+        shift_y = between(-self.translate, self.translate) * height
         cos, sin = factor * math.cos(angle), factor * math.sin(angle)
         x, y = width / 2, height / 2
         matrix = torch.tensor(
@@ -197,7 +145,7 @@ class RandomTranslation(ObjectTransform):
 
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
         """Return the shifted sample."""
-        if not _chance(self.p) or not len(sample["quads"]):
+        if not chance(self.p) or not len(sample["quads"]):
             return sample
         left, top, right, bottom = _margins(sample)
         matrix = torch.eye(3, dtype=torch.float64)
@@ -225,11 +173,11 @@ class RandomCrop(ObjectTransform):
 
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
         """Return the cropped sample."""
-        if not _chance(self.p) or not len(sample["quads"]):
+        if not chance(self.p) or not len(sample["quads"]):
             return sample
         image = sample["image"]
         height, width = image.shape[1:]
-        left, top, right, bottom = (int(_between(0, margin)) for margin in _margins(sample))
+        left, top, right, bottom = (int(between(0, margin)) for margin in _margins(sample))
         rest = image[:, top : height - bottom, left : width - right]
         factor = min(width / rest.shape[2], height / rest.shape[1])
         shift_x = (width - factor * rest.shape[2]) / 2
@@ -264,7 +212,7 @@ class Mosaic(ObjectTransform):
 
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
         """Return the sample joined with three others."""
-        if not _chance(self.p):
+        if not chance(self.p):
             return sample
         four = [sample, draw(), draw(), draw()]
         height, width = sample["image"].shape[1:]
@@ -319,7 +267,7 @@ class Mixup(ObjectTransform):
 
     def __call__(self, sample: Sample, draw: Draw) -> Sample:
         """Return the sample mixed with another one."""
-        if not _chance(self.p):
+        if not chance(self.p):
             return sample
         other = draw()
         if other["image"].shape != sample["image"].shape:
@@ -331,29 +279,6 @@ class Mixup(ObjectTransform):
         ]
         image = torch.lerp(other["image"], sample["image"], share)
         return {**_joined(sample, parts), "image": image}
-
-
-class PixelTransform(ObjectTransform):
-    """Changes the colors of an image and leaves its objects where they are.
-
-    Args:
-        transform: Module from image to image, such as ``torchvision.transforms.v2.ColorJitter``;
-            one that moves pixels would leave the objects behind.
-
-    Example:
-        >>> from torchvision.transforms.v2 import Grayscale
-        >>> sample = {"image": torch.rand(3, 4, 4), "quads": torch.zeros(0, 4, 2)}
-        >>> image = PixelTransform(Grayscale(3))(sample, draw=lambda: sample)["image"]
-        >>> bool((image[0] == image[1]).all())
-        True
-    """
-
-    def __init__(self, transform: nn.Module) -> None:
-        self.transform = transform
-
-    def __call__(self, sample: Sample, draw: Draw) -> Sample:
-        """Return the sample with other colors."""
-        return {**sample, "image": self.transform(sample["image"])}
 
 
 def warp(sample: Sample, matrix: Tensor, size: tuple[int, int] | None = None) -> Sample:
@@ -368,18 +293,7 @@ def warp(sample: Sample, matrix: Tensor, size: tuple[int, int] | None = None) ->
     """
     image = sample["image"]
     height, width = size or image.shape[1:]
-    back = torch.linalg.inv(matrix)
-    x = torch.arange(width, dtype=torch.float64) + 0.5
-    y = torch.arange(height, dtype=torch.float64)[:, None] + 0.5
-    grid = torch.stack(
-        [
-            (back[k, 0] * x + back[k, 1] * y + back[k, 2]) * (2 / image.shape[2 - k]) - 1
-            for k in (0, 1)
-        ],
-        dim=-1,
-    )
-    # the difference to gray is 0 outside
-    picture = F.grid_sample((image - GRAY)[None], grid[None].float(), align_corners=False)[0] + GRAY
+    picture = warp_image(image, matrix, (height, width), GRAY)
     moved = {**sample, "image": picture, "quads": _mapped(sample["quads"], matrix)}
     return _keep(moved, _shown(moved["quads"], 0, 0, width, height))
 
@@ -416,11 +330,3 @@ def _margins(sample: Sample) -> tuple[float, float, float, float]:
     low, high = sample["quads"].amin((0, 1)).tolist(), sample["quads"].amax((0, 1)).tolist()
     margins = (low[0], low[1], width - high[0], height - high[1])
     return tuple(max(margin, 0.0) for margin in margins)
-
-
-def _chance(p: float) -> bool:
-    return float(torch.rand(())) < p
-
-
-def _between(low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand(()))

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.oriented_augmentation import ObjectAugmentation, ObjectTransform
+from datamodules.object_augmentation import ObjectAugmentation, ObjectTransform
 from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, Sample
 from framework.data.facts import match_classes

@@ -108,9 +108,12 @@ ARGUMENTS = {
 EXCEPTIONS = {
     "datamodules.image_folder.ImageFiles": "datamodules.image_datasets.ImageFiles",
     **{
-        f"datamodules.oriented.{name}": f"datamodules.oriented_augmentation.{name}"
+        f"datamodules.oriented.{name}": f"datamodules.object_augmentation.{name}"
         for name in ("ObjectAugmentation", "ObjectTransform")
     },
+    "datamodules.oriented_augmentation.PixelTransform": (
+        "datamodules.pixel_augmentation.PixelTransform"
+    ),
     "framework.layers.GroupedMLP": "framework.adaptation.GroupedMLP",
 }
 """Classes that went to another module than the rest of theirs."""

@@ -4,18 +4,17 @@ import pytest
 import torch
 from torchvision.transforms.v2 import ColorJitter
 
+from datamodules.object_augmentation import ObjectAugmentation, ObjectTransform
 from datamodules.oriented_augmentation import (
     Mixup,
     Mosaic,
-    ObjectAugmentation,
-    ObjectTransform,
-    PixelTransform,
     RandomAffine,
     RandomCrop,
     RandomFlip,
     RandomQuarterTurn,
     RandomTranslation,
 )
+from datamodules.pixel_augmentation import PixelTransform
 from datamodules.rendered_scenes import RenderedScenes
 from framework.data.datasets import ArrayDataset
 from framework.detection.rotated.boxes import signed_area

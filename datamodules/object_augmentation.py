@@ -1,0 +1,115 @@
+"""What augmentations of images with objects share: their bases, partners, and moving pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from framework.data.datasets import Sample
+
+Draw = Callable[[], Sample]
+"""Returns a random sample of the training set, as far transformed as the one at hand."""
+
+
+class SampleTransform:
+    """Base of what changes a training image together with what is known of it.
+
+    Random numbers come from the global generators, which the datamodule seeds for every sample.
+    """
+
+    mixes_samples = False
+    """True if the result shows objects of several images."""
+
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        """Return the transformed sample, the given one unchanged.
+
+        Args:
+            sample: Sample with ``image`` (3, H, W) float32 and the fields of its objects.
+            draw: Function that returns another sample of the training set.
+        """
+        raise NotImplementedError(f"{type(self).__name__} transforms nothing.")
+
+
+class ObjectTransform(SampleTransform):
+    """Base of what changes a training image together with its oriented objects."""
+
+
+class PeopleTransform(SampleTransform):
+    """Base of what changes a training image together with its people and their parts."""
+
+    def use_slots(self, slot_names: Sequence[str]) -> None:
+        """Learn what the data's slots of parts are; the datamodule calls it before training.
+
+        Args:
+            slot_names: Name of the class of each slot's part.
+        """
+
+
+class ObjectAugmentation:
+    """Applies transforms in turn; partners have gone through those before the one that asks.
+
+    Args:
+        transforms: Transforms in their order.
+        partners: Training set that partners are drawn from.
+    """
+
+    def __init__(self, transforms: Sequence[SampleTransform], partners: Dataset[Sample]) -> None:
+        self.transforms = transforms
+        self.partners = partners
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the augmented sample; random numbers come from the global generators."""
+        return self._apply(sample, len(self.transforms))
+
+    def _apply(self, sample: Sample, number: int) -> Sample:
+        for position, transform in enumerate(self.transforms[:number]):
+            sample = transform(sample, partial(self._partner, position))
+        return sample
+
+    def _partner(self, number: int) -> Sample:
+        row = int(torch.randint(len(self.partners), ()))  # type: ignore[arg-type]
+        return self._apply(self.partners[row], number)
+
+
+def warp_image(image: Tensor, matrix: Tensor, size: tuple[int, int], gray: float) -> Tensor:
+    """Return an image under an affine map of its pixels, by bilinear interpolation.
+
+    Args:
+        image: Image (C, H, W) float32.
+        matrix: Map (3, 3) float64 from (x, y, 1) in the image to (x, y, 1) in the result.
+        size: Size (H', W') of the result.
+        gray: Value where nothing was.
+
+    Example:
+        >>> shift = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+        >>> warp_image(torch.ones(1, 1, 2), shift, (1, 3), gray=0.5)
+        tensor([[[0.5000, 1.0000, 1.0000]]])
+    """
+    height, width = size
+    back = torch.linalg.inv(matrix)
+    x = torch.arange(width, dtype=torch.float64) + 0.5
+    y = torch.arange(height, dtype=torch.float64)[:, None] + 0.5
+    grid = torch.stack(
+        [
+            (back[k, 0] * x + back[k, 1] * y + back[k, 2]) * (2 / image.shape[2 - k]) - 1
+            for k in (0, 1)
+        ],
+        dim=-1,
+    )
+    # the difference to gray is 0 outside
+    return F.grid_sample((image - gray)[None], grid[None].float(), align_corners=False)[0] + gray
+
+
+def chance(p: float) -> bool:
+    """Return True with probability ``p``."""
+    return float(torch.rand(())) < p
+
+
+def between(low: float, high: float) -> float:
+    """Return a number drawn uniformly between two bounds."""
+    return low + (high - low) * float(torch.rand(()))
