@@ -119,7 +119,7 @@ class OrientedData(DataModule):
         """
         if self.train_set is None:
             raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
-        label = self.train_set.objects.objects.label  # type: ignore[attr-defined]
+        label = self.train_set.objects.rows.label  # type: ignore[attr-defined]
         count = label.bincount(minlength=self.num_classes).tolist()
         return dict(zip(self.class_names, count, strict=True))
 
@@ -139,7 +139,7 @@ def check_objects(objects: ObjectTable | None, source: object) -> None:
     Raises:
         ValueError: There is none.
     """
-    if objects is None or not len(objects.objects):
+    if objects is None or not len(objects.rows):
         raise ValueError(
             f"{source} has no object on any of its {0 if objects is None else len(objects)} "
             "images, so that there is nothing to learn or to be scored on: check its labels, or "

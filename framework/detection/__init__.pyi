@@ -1,3 +1,7 @@
+from .body_parts import People as People
+from .body_parts import PeopleTable as PeopleTable
+from .body_parts import pad_people as pad_people
+from .body_parts import people_of as people_of
 from .detection_samples import DetectionSamples as DetectionSamples
 from .objects import Objects as Objects
 from .objects import pad_objects as pad_objects

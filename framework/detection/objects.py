@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from framework.data.datasets import Batch, Sample
+from framework.detection.ragged import RowTable, pad_rows
 
 PADDING = {"quads": 0, "label": -1, "difficult": False, "object_weight": 0}
 """What fills up each field of an image with fewer objects than another one of the batch."""
@@ -62,7 +62,7 @@ class Objects:
         }
 
 
-class ObjectTable:
+class ObjectTable(RowTable[Objects]):
     """The objects of many images in three tensors, which loading processes share.
 
     Args:
@@ -76,19 +76,7 @@ class ObjectTable:
     """
 
     def __init__(self, images: Sequence[Objects]) -> None:
-        images = [Objects.none(), *images]
-        self.objects = Objects(
-            torch.cat([objects.quads for objects in images]),
-            torch.cat([objects.label for objects in images]),
-            torch.cat([objects.difficult for objects in images]),
-        )
-        self.ends = torch.tensor([len(objects) for objects in images]).cumsum(0)
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def __getitem__(self, image: int) -> Objects:
-        return self.objects[int(self.ends[image]) : int(self.ends[image + 1])]
+        super().__init__(images, Objects.none())
 
 
 def pad_objects(samples: Sequence[Sample]) -> Batch:
@@ -108,20 +96,4 @@ def pad_objects(samples: Sequence[Sample]) -> Batch:
         tensor([[ 3,  5],
                 [ 4, -1]])
     """
-    batch = default_collate([_without(sample, _PADDING) for sample in samples])
-    for name in samples[0]:
-        if name in _PADDING:
-            batch[name] = _pad([sample[name] for sample in samples], _PADDING[name])
-    return batch
-
-
-def _without(sample: Sample, names: dict[str, int]) -> Sample:
-    return {name: value for name, value in sample.items() if name not in names}
-
-
-def _pad(values: list[Tensor], fill: int) -> Tensor:
-    longest = max(1, *(len(value) for value in values))
-    padded = values[0].new_full((len(values), longest, *values[0].shape[1:]), fill)
-    for row, value in zip(padded, values, strict=True):
-        row[: len(value)] = value
-    return padded
+    return pad_rows(samples, _PADDING)

@@ -146,7 +146,7 @@ def test_a_data_set_in_the_form_of_dota(tmp_path):
         for row in range(len(ours)):
             assert all(torch.equal(ours[row][name], theirs[row][name]) for name in ours[row])
     assert files.object_counts == scenes.object_counts
-    assert sum(scenes.object_counts.values()) == len(scenes.train_set.objects.objects)
+    assert sum(scenes.object_counts.values()) == len(scenes.train_set.objects.rows)
 
 
 def test_counts_need_a_training_set():

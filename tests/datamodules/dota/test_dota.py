@@ -90,7 +90,7 @@ def test_training_leaves_out_what_a_tile_hardly_shows(scenes):
         hard = evaluated.objects[row].difficult == 2
         assert torch.equal(seen["quads"][~hard], learned["quads"])
         assert seen["difficult"][hard].all()
-    assert (evaluated.objects.objects.difficult == 2).any()
+    assert (evaluated.objects.rows.difficult == 2).any()
 
 
 def test_a_small_image_is_filled_up_with_gray(scenes):

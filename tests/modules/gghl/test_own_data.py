@@ -109,8 +109,8 @@ def test_rendered_scenes_have_the_numbers_of_training(tmp_path):
     plain.setup("validate")
     with_facts(numbered, "validate")
     # ships, planes and vehicles are 0, 1 and 2 by themselves
-    expected = torch.tensor([1, 0, 2])[plain.val_set.objects.objects.label]
-    assert torch.equal(numbered.val_set.objects.objects.label, expected)
+    expected = torch.tensor([1, 0, 2])[plain.val_set.objects.rows.label]
+    assert torch.equal(numbered.val_set.objects.rows.label, expected)
 
 
 def test_pictures_without_labels_need_the_names_of_training(tmp_path):
