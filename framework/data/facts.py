@@ -19,6 +19,7 @@ FACTS = (
     "origin",
     "num_classes",
     "class_names",
+    "slot_classes",
     "input_shape",
     "resize",
     "normalize",

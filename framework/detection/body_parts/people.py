@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,50 @@ class People:
     def of(cls, sample: Sample) -> People:
         """Return the people whose fields a sample has."""
         return cls(*(sample[name] for name in NAMES))
+
+    def in_slots(self, places: Sequence[int], num_slots: int) -> People:
+        """Return the people with the parts of their slots in others.
+
+        Args:
+            places: New slot of each slot.
+            num_slots: Number of new slots; those that are not named are empty.
+
+        Example:
+            >>> people = People.none(2).in_slots([3, 0], num_slots=4)
+            >>> people.visible.shape
+            torch.Size([0, 4])
+        """
+        moved = {}
+        for name in ("parts", "visible", "part_ignored"):
+            value = getattr(self, name)
+            moved[name] = value.new_zeros(len(self), num_slots, *value.shape[2:])
+            moved[name][:, list(places)] = value
+        return replace(self, **moved)
+
+    def sorted_slots(self, slot_classes: Sequence[int]) -> People:
+        """Return the people with the parts of each class in the order of their slots.
+
+        Visible parts come before ignored ones and these before absent ones, then from left to
+        right: with two hands the one whose left edge is smaller has the first slot, and a single
+        hand has the first.
+
+        Args:
+            slot_classes: Label of each slot.
+        """
+        # stable sorts, the first criterion last
+        order = self.parts[..., 0].argsort(dim=1, stable=True)
+        state = 2 * (~self.visible).int() - (~self.visible & self.part_ignored).int()
+        labels = torch.tensor(slot_classes)
+        for key in (state, labels.expand_as(state)):
+            order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
+        # the parts of a class go to its slots in their order
+        order = order[:, labels.argsort(stable=True).argsort(stable=True)]
+        return replace(
+            self,
+            parts=self.parts.gather(1, order[..., None].expand(-1, -1, 4)),
+            visible=self.visible.gather(1, order),
+            part_ignored=self.part_ignored.gather(1, order),
+        )
 
     def fields(self) -> Sample:
         """Return the people as fields of a sample, under these names."""

@@ -72,3 +72,40 @@ def test_rows_are_chosen_in_all_fields():
     assert same(people[torch.tensor([2])], some(1, 3))
     assert same(people[1:3], some(2, 2))
     assert same(People.of({**people.fields(), "image": 0}), people)
+
+
+def persons(x0: list[list[float]], visible: list[list[bool]], ignored: list[list[bool]]) -> People:
+    left = torch.tensor(x0)
+    n = len(left)
+    return People(
+        bodies=torch.zeros(n, 4),
+        parts=torch.stack([left, left, left + 1, left + 1], -1),
+        visible=torch.tensor(visible),
+        part_ignored=torch.tensor(ignored),
+        visible_ratio=torch.ones(n),
+        ignored=torch.zeros(n, dtype=torch.bool),
+    )
+
+
+def test_slots_of_a_class_are_in_the_order_of_their_left_edges():
+    off, on = [False] * 4, [True] * 4
+    # hands in slots 0 and 2, a head in slot 1, and a foot that stays where it is
+    classes = (2, 1, 2, 3)
+    people = persons(
+        [[9.0, 1, 5, 0], [5.0, 1, 9, 0], [0.0, 1, 5, 3], [2.0, 1, 7, 3]],
+        [on, on, [False, True, True, True], [False, True, False, True]],
+        [off, off, off, [False, False, True, False]],
+    ).sorted_slots(classes)
+    expected = [[5, 1, 9, 0], [5, 1, 9, 0], [5, 1, 0, 3], [7, 1, 2, 3]]
+    assert people.parts[..., 0].tolist() == expected
+    assert people.visible[2].tolist() == [True, True, False, True]
+    assert people.part_ignored[3].tolist() == [True, False, False, False]
+    assert same(people.sorted_slots(classes), people)
+    assert same(People.none(4).sorted_slots(classes), People.none(4))
+
+
+def test_parts_move_to_other_slots():
+    people = some(2).in_slots([2, 0], num_slots=4)
+    assert people.parts[..., 0].tolist() == [[1, 0, 1, 0], [2, 0, 2, 0]]
+    assert people.visible.tolist() == [[False] * 4, [True, False, True, False]]
+    assert torch.equal(people.bodies, some(2).bodies)

@@ -1,0 +1,179 @@
+"""Base of the datamodules of people and the parts of their bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.object_augmentation import ObjectAugmentation, PeopleTransform
+from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
+from framework.data.datasets import Batch, Sample
+from framework.data.facts import match_classes
+from framework.data.raw_inputs import as_images
+from framework.detection.body_parts.people import PeopleTable, pad_people
+from framework.objectives.errors import IncompatibleError
+
+
+class PeopleImages(Dataset[Sample]):
+    """Images of one size in memory, with their people.
+
+    Args:
+        image: Images (N, 3, H, W) uint8.
+        people: People of the N images.
+
+    Raises:
+        ValueError: the numbers of images differ.
+    """
+
+    def __init__(self, image: Tensor, people: PeopleTable) -> None:
+        if len(image) != len(people):
+            raise ValueError(f"{len(image)} images cannot have {len(people)} lists of people.")
+        self.image = image
+        self.people = people
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, row: int) -> Sample:
+        return {"image": self.image[row].float().div_(255), **self.people[row].fields()}
+
+
+class PeopleOptions(BatchOptions, total=False):
+    """Arguments of ``PeopleData``."""
+
+    augment: list[PeopleTransform] | None
+
+
+class PeopleData(DataModule):
+    """Base of the datamodules of people and the parts of their bodies.
+
+    Label 0 is the body, every other label a class of parts; a person has a slot for each part, and
+    ``slot_classes`` says what label it has: (1, 2, 2) for a head and two hands. Among slots of one
+    class, those that are visible come first, from left to right.
+
+    Batches hold ``image`` (B, 3, H, W) float32 in [0, 1], ``index`` (B,) int64, the fields of
+    ``People`` as (B, M, ...), M being the largest number of people in the batch, and ``num_people``
+    (B,) int64. Where images were resized and filled up, there are ``letterbox_offset`` (B, 2) and
+    ``letterbox_scale`` (B,) as well, by which ``to_whole_image`` returns to the original's pixels,
+    and ``image_size`` (B, 2), its width and height.
+
+    The remaining arguments are those of ``DataModule``.
+
+    Args:
+        batch_size: Rows of a global batch, over all ranks.
+        augment: Transforms of a training image and its people, in this order.
+    """
+
+    num_classes: int
+    class_names: Sequence[str]
+    """Names by label, the body's first."""
+    slot_classes: Sequence[int]
+    """Label of the part in each slot of a person."""
+    input_shape: tuple[int, int, int]
+    """(3, H, W) of an image."""
+    image_names: Sequence[str] | None = None
+    """Names of the predicted images, by ``index``; known after ``setup``."""
+    image_paths: Sequence[str] | None = None
+    """Paths of the predicted images, by ``index``."""
+
+    def __init__(
+        self,
+        batch_size: int = 16,
+        augment: list[PeopleTransform] | None = None,
+        **options: Unpack[LoaderOptions],
+    ) -> None:
+        super().__init__(batch_size=batch_size, **options)
+        self.transforms = augment or []
+        self.mixes_samples = any(transform.mixes_samples for transform in self.transforms)
+
+    def as_batch(self, inputs: Any) -> Batch:
+        """Return images as a batch, in their own pixels; see ``as_images`` for what they may be."""
+        return {"image": as_images(inputs)}
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Join samples to a batch, their people padded."""
+        return pad_people(samples)
+
+    @property
+    def part_names(self) -> list[str]:
+        """Name of the part in each slot of a person."""
+        return [self.class_names[label] for label in self.slot_classes]
+
+    def number_slots(self, class_names: Sequence[str], slot_classes: Sequence[int]) -> list[int]:
+        """Take over the classes and slots of training, where there was one.
+
+        Args:
+            class_names: Names of the data's own classes, by label.
+            slot_classes: Label of each of the data's own slots.
+
+        Returns:
+            Slot in training of each own slot, for ``People.in_slots``; without a training its own.
+
+        Raises:
+            IncompatibleError: A class that was not trained, or more slots of one than were.
+        """
+        trained, slots = self.trained.get("class_names"), self.trained.get("slot_classes")
+        if trained is None or slots is None:
+            self.class_names, self.slot_classes = class_names, slot_classes
+            self.num_classes = len(class_names)
+            return list(range(len(slot_classes)))
+        source = type(self).__name__
+        labels = match_classes(class_names, trained, source)
+        free = list(enumerate(slots))
+        places = []
+        for label in slot_classes:
+            place = next((place for place in free if place[1] == labels[label]), None)
+            if place is None:
+                raise IncompatibleError(
+                    f"A person of {source} has more slots of class {class_names[label]} than the "
+                    f"{list(slots).count(labels[label])} that the model was trained on: leave "
+                    "slots out, or train anew."
+                )
+            free.remove(place)
+            places.append(place[0])
+        self.class_names, self.slot_classes, self.num_classes = trained, slots, len(trained)
+        return places
+
+    @property
+    def object_counts(self) -> dict[str, int]:
+        """Bodies and visible parts of each class in the training set, without what is ignored.
+
+        Raises:
+            RuntimeError: there is no training set.
+        """
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
+        people = self.train_set.people.rows  # type: ignore[attr-defined]
+        counts = torch.zeros(self.num_classes, dtype=torch.int64)
+        counts[0] = (~people.ignored).sum()
+        counts.index_add_(0, torch.tensor(self.slot_classes), people.visible.sum(0))
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+    def augment_from(self, train_set: Dataset[Sample]) -> None:
+        """Let training samples be augmented, with partners from ``train_set``."""
+        for transform in self.transforms:
+            transform.use_slots(self.part_names)
+        if self.transforms:
+            self.augment = ObjectAugmentation(self.transforms, train_set)
+
+
+def check_people(people: PeopleTable | None, source: object) -> None:
+    """Refuse images without any person, of which nothing is learned or scored.
+
+    Args:
+        people: People of the images.
+        source: What they were read from, for the message.
+
+    Raises:
+        ValueError: There is none, or all are to be ignored.
+    """
+    if people is None or not len(people.rows) or bool(people.rows.ignored.all()):
+        raise ValueError(
+            f"{source} has no person on any of its {0 if people is None else len(people)} images, "
+            "so that there is nothing to learn or to be scored on: check its labels, or leave this "
+            "part out."
+        )
