@@ -19,6 +19,7 @@ HEAVY = (
     "sklearn",
     "transformers",
     "datasets",
+    "pycocotools",
 )
 DOMAINS = (
     "framework.detection",
@@ -60,6 +61,12 @@ PIECES = {
     ),
     "from framework.detection import ORC, merge_tiles, quad_to_orc, rotated_iou, rotated_nms": (
         "framework.detection",
+    ),
+    "from framework.detection import JointAveragePrecision, MissMatchingRate": (
+        "framework.detection",
+        # by torchmetrics
+        "matplotlib",
+        "transformers",
     ),
     "from framework.sparse_coding import MutualChoice, TokenChoice, SparseCode, fit_zipf": (
         "framework.sparse_coding",

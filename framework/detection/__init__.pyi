@@ -1,5 +1,10 @@
+from .body_parts import CrowdHumanAveragePrecision as CrowdHumanAveragePrecision
+from .body_parts import JointAveragePrecision as JointAveragePrecision
+from .body_parts import MissMatchingRate as MissMatchingRate
+from .body_parts import PartsAveragePrecision as PartsAveragePrecision
 from .body_parts import People as People
 from .body_parts import PeopleTable as PeopleTable
+from .body_parts import log_average_miss_rate as log_average_miss_rate
 from .body_parts import pad_people as pad_people
 from .body_parts import people_of as people_of
 from .detection_samples import DetectionSamples as DetectionSamples

@@ -1,3 +1,9 @@
+from .crowdhuman_average_precision import CrowdHumanAveragePrecision as CrowdHumanAveragePrecision
+from .joint_average_precision import JointAveragePrecision as JointAveragePrecision
+from .miss_matching_rate import MissMatchingRate as MissMatchingRate
+from .miss_rate import log_average_miss_rate as log_average_miss_rate
+from .miss_rate import miss_rate_curve as miss_rate_curve
+from .parts_average_precision import PartsAveragePrecision as PartsAveragePrecision
 from .people import People as People
 from .people import PeopleTable as PeopleTable
 from .people import pad_people as pad_people
