@@ -7,9 +7,12 @@ from .body_parts import PeopleTable as PeopleTable
 from .body_parts import log_average_miss_rate as log_average_miss_rate
 from .body_parts import pad_people as pad_people
 from .body_parts import people_of as people_of
+from .csp import CSPBackbone as CSPBackbone
+from .csp import CSPBlock as CSPBlock
 from .detection_samples import DetectionSamples as DetectionSamples
 from .objects import Objects as Objects
 from .objects import pad_objects as pad_objects
+from .path_aggregation_neck import PathAggregationNeck as PathAggregationNeck
 from .result_files import read_results as read_results
 from .result_files import write_results as write_results
 from .rotated import ORC as ORC

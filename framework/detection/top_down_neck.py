@@ -15,20 +15,24 @@ POOLS = (5, 9, 13)
 
 
 class SpatialPyramidPooling(nn.Module):
-    """Joins the input with its max-pools of several sizes, and mixes them by a 1 x 1 convolution.
+    """Joins the input with its max-pools of several sizes, and mixes them.
 
-    Shapes: (B, C, H, W) to the same. The convolution has a bias, and neither norm nor activation
-    follows it.
+    Shapes: (B, C, H, W) to (B, D, H, W), where D is C unless ``mix`` is given.
 
     Args:
         channels: Number of channels C.
         pools: Odd sizes of the pools, at stride 1.
+        mix: Module from the C * (1 + number of pools) joined channels to D; default a 1 x 1
+            convolution with a bias and without norm or activation.
     """
 
-    def __init__(self, channels: int, pools: Sequence[int] = POOLS) -> None:
+    def __init__(
+        self, channels: int, pools: Sequence[int] = POOLS, mix: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.pools = tuple(pools)
-        self.mix = nn.Conv2d((len(self.pools) + 1) * channels, channels, 1)
+        joined = (len(self.pools) + 1) * channels
+        self.mix = nn.Conv2d(joined, channels, 1) if mix is None else mix
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mixed map."""
