@@ -1,3 +1,4 @@
 from .cosine import WarmupCosine as WarmupCosine
 from .inverse_decay import InverseDecay as InverseDecay
+from .momentum_warmup import MomentumWarmupCosine as MomentumWarmupCosine
 from .trapezoid import WarmupStableDecay as WarmupStableDecay

@@ -157,7 +157,8 @@ class TrainingModule(EvaluationModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return optimizer groups; default: no weight decay for norms, biases and other vectors.
 
-        A group's ``lr_scale`` multiplies its learning rate.
+        A group's ``lr_scale`` multiplies its learning rate, and its ``bias`` says that it holds
+        biases, which a schedule may warm up otherwise.
         """
         trainable = [p for p in self.parameters() if p.requires_grad]
         matrices = [p for p in trainable if p.ndim > 1]
