@@ -14,7 +14,7 @@ from framework.losses.trajectory import (
     is_active,
     trajectory_divergence,
 )
-from framework.objectives.errors import IncompatibleError
+from framework.ops.moving_average import check_average_precision, move_average
 from framework.utilities.checks import check_interval, check_one_of
 from framework.utilities.module_copy import copy_module
 from framework.utilities.precision import at_least_float32
@@ -82,12 +82,7 @@ class AveragedModelLoss(nn.Module):
         super().__init__()
         check_divergence_term(weight, temperature, start_epoch, end_epoch)
         check_average(decay, buffers)
-        for dtype in {p.dtype for p in model.parameters() if p.is_floating_point()}:
-            if 1 - decay < torch.finfo(dtype).eps:
-                raise IncompatibleError(
-                    f"Weights in {dtype} are too coarse for an average with decay={decay}: keep "
-                    "them in float32, as precision bf16-mixed does."
-                )
+        check_average_precision(model.parameters(), decay)
         self.decay = decay
         self.weight = weight
         self.temperature = temperature
@@ -160,18 +155,9 @@ class AveragedModelLoss(nn.Module):
         decay = self.decay
         if self.warmup:
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
-        averaged, latest = [], []
         for part, own, new in parts:
-            for mine, theirs in zip(own, new, strict=True):
-                # counters such as num_batches_tracked have no average
-                has_average = mine.is_floating_point() or mine.is_complex()
-                if has_average and (part == "parameters" or self.averages_buffers):
-                    averaged.append(mine)
-                    latest.append(theirs)
-                else:
-                    mine.copy_(theirs)
-        # not torch's AveragedModel, whose counter makes a GPU wait at every step
-        torch._foreach_lerp_(averaged, latest, 1 - decay)
+            keeps = part == "parameters" or self.averages_buffers
+            move_average(own, new, decay if keeps else 0.0)
 
     def get_extra_state(self) -> dict[str, int]:
         """Return the number of updates, for ``state_dict``."""

@@ -4,5 +4,6 @@ from .kernels import gaussian_gram as gaussian_gram
 from .kernels import log_gaussian_gram as log_gaussian_gram
 from .kernels import median_heuristic as median_heuristic
 from .kernels import squared_distances as squared_distances
+from .moving_average import move_average as move_average
 from .prefix import prefix_logits as prefix_logits
 from .prefix import prefix_predictions as prefix_predictions

@@ -1,0 +1,58 @@
+"""Exponential moving averages of many tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from framework.objectives.errors import IncompatibleError
+
+
+def check_average_precision(tensors: Iterable[Tensor], decay: float) -> None:
+    """Refuse tensors that would round away what an average moves by in a step.
+
+    Args:
+        tensors: Tensors to be averaged.
+        decay: Share of the average that a step keeps.
+
+    Raises:
+        IncompatibleError: A tensor is in half precision, too coarse for this decay.
+    """
+    for dtype in {tensor.dtype for tensor in tensors if tensor.is_floating_point()}:
+        if 1 - decay < torch.finfo(dtype).eps:
+            raise IncompatibleError(
+                f"Weights in {dtype} are too coarse for an average with decay={decay}: keep "
+                "them in float32, as precision bf16-mixed does."
+            )
+
+
+@torch.no_grad()
+def move_average(averaged: Iterable[Tensor], latest: Iterable[Tensor], decay: float) -> None:
+    """Set averages to ``decay * average + (1 - decay) * latest``, in place.
+
+    Integers, such as counters, have no average and are copied. Nothing waits for a GPU.
+
+    Args:
+        averaged: Averages.
+        latest: As many tensors of the same shapes.
+        decay: Share of the average that is kept, in [0, 1].
+
+    Example:
+        >>> average = [torch.tensor([1.0]), torch.tensor(3)]
+        >>> move_average(average, [torch.tensor([5.0]), torch.tensor(4)], decay=0.75)
+        >>> average
+        [tensor([2.]), tensor(4)]
+    """
+    averages: tuple[list[Tensor], list[Tensor]] = [], []
+    copies: tuple[list[Tensor], list[Tensor]] = [], []
+    for mine, theirs in zip(averaged, latest, strict=True):
+        own, new = averages if mine.is_floating_point() or mine.is_complex() else copies
+        own.append(mine)
+        new.append(theirs)
+    # not torch's AveragedModel, whose counter makes a GPU wait at every step
+    if averages[0]:
+        torch._foreach_lerp_(*averages, 1 - decay)
+    if copies[0]:
+        torch._foreach_copy_(*copies)
