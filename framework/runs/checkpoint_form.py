@@ -17,6 +17,7 @@ MOST = 1 << 53
 """Epochs, steps or batches that a run can have counted."""
 FORM: dict[str, Any] = {
     "state_dict": {ANY: object},
+    "current_model_state": {ANY: object},
     "epoch": int,
     "global_step": int,
     "pytorch-lightning_version": str,

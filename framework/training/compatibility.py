@@ -47,6 +47,9 @@ UNFIT_CALLBACKS: dict[type[Callback], str] = {
 _WHOLE_PARAMETERS = (ModelPruning, WeightAveraging)
 """Callbacks of Lightning that read or change parameters between steps."""
 
+AVERAGED = "current_model_state"
+"""Name of the weights of the training in a checkpoint whose ``state_dict`` is their average."""
+
 # what a loss may need and the base class itself can always give
 _ALWAYS_GIVEN = ("group", "inputs", "weight", "epoch", "step", "micro_batch", "forward")
 
@@ -133,6 +136,22 @@ def check_callbacks(trainer: Trainer) -> None:
         for kind, reason in UNFIT_CALLBACKS.items():
             if isinstance(callback, kind):
                 raise IncompatibleError(f"{type(callback).__name__} {reason}.")
+
+
+def averages_weights(callback: Callback) -> bool:
+    """Return whether a callback averages the weights, and saves the average in their place."""
+    return isinstance(callback, WeightAveraging) or getattr(callback, "averages_weights", False)
+
+
+def check_average(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Raise ``IncompatibleError`` where a fit would go on from averaged weights as if trained."""
+    if trainer.state.fn != "fit" or AVERAGED not in checkpoint:
+        return
+    if not any(averages_weights(c) for c in trainer.callbacks):  # type: ignore[attr-defined]
+        raise IncompatibleError(
+            "The checkpoint's weights are an average, and nothing in this run goes on with those "
+            "of the training: add the callback of the checkpoint's run, such as EMAWeights."
+        )
 
 
 def check_combiner(combiner: GradientCombiner, module: LightningModule, guided: bool) -> None:

@@ -157,8 +157,7 @@ class TrainingModule(EvaluationModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return optimizer groups; default: no weight decay for norms, biases and other vectors.
 
-        A group's ``lr_scale`` multiplies its learning rate, and its ``bias`` says that it holds
-        biases, which a schedule may warm up otherwise.
+        A group's ``lr_scale`` multiplies its learning rate; ``bias`` tells a schedule of biases.
         """
         trainable = [p for p in self.parameters() if p.requires_grad]
         matrices = [p for p in trainable if p.ndim > 1]
@@ -490,6 +489,7 @@ class TrainingModule(EvaluationModule):
         if trainer is not None and isinstance(data := self.datamodule, DataModule):
             data.adopt(self.data_facts, trainer.state.fn or "fit")
         if trainer is not None:
+            compatibility.check_average(trainer, checkpoint)
             # Lightning does so after the weights are restored, and float64 ones would lose bits
             trainer.precision_plugin.convert_module(self)
         self.phase, self._phase_start = checkpoint.get("phase", (0, 0))

@@ -286,6 +286,27 @@ def stop_calling_before_saving(trainer: Trainer) -> None:
         del strategy._save_without_hook
 
 
+def change_saved_weights(
+    trainer: Trainer, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Let every checkpoint have ``change(state)`` in place of the module's state.
+
+    Lightning calls no callback of a checkpoint that holds weights only.
+    """
+    strategy: Any = trainer.strategy
+    save_weights_as_they_are(trainer)
+    strategy._unchanged_state_dict = strategy.lightning_module_state_dict
+    strategy.lightning_module_state_dict = lambda: change(strategy._unchanged_state_dict())
+
+
+def save_weights_as_they_are(trainer: Trainer) -> None:
+    """Undo ``change_saved_weights``."""
+    strategy: Any = trainer.strategy
+    if hasattr(strategy, "_unchanged_state_dict"):
+        strategy.lightning_module_state_dict = strategy._unchanged_state_dict
+        del strategy._unchanged_state_dict
+
+
 def set_checkpoint_io(trainer: Trainer, io: CheckpointIO) -> None:
     """Let a Trainer write and read checkpoints by ``io`` where it does so by Lightning's own.
 

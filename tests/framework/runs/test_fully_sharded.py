@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
-from callbacks import MESA
+from callbacks import MESA, EMAWeights
 from framework.gradients import WeightedSum
 from framework.objectives.errors import IncompatibleError
 from framework.runs.fully_sharded import FullyShardedStrategy, large_elements
@@ -122,6 +122,8 @@ def test_what_needs_whole_parameters_is_refused() -> None:
         check(nn.Linear(1, 1), MESA())
     with pytest.raises(IncompatibleError, match=r"^EMAWeightAveraging reads"):
         check(nn.Linear(1, 1), EMAWeightAveraging())
+    with pytest.raises(IncompatibleError, match=r"^EMAWeights reads"):
+        check(nn.Linear(1, 1), EMAWeights())
     with pytest.raises(IncompatibleError, match=r"^SparseAutoencoderModule reads"):
         check(nn.Sequential(SparseAutoencoderModule(d_in=2, d_sae=64)))
     with pytest.raises(IncompatibleError, match=r"^WeightedSum combines whole gradients"):
