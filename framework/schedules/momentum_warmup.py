@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -92,7 +92,7 @@ class MomentumWarmupCosine(LRScheduler):
             else:
                 group["momentum"] = momentum
 
-    def _warm(self, start: float, target: float) -> float:
+    def _warm(self, start: float, target: Any) -> Any:
         """Return the value of this step on the way from one to another."""
         if self.last_epoch >= self.warmup_steps:
             return target
