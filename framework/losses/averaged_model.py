@@ -14,7 +14,8 @@ from framework.losses.trajectory import (
     is_active,
     trajectory_divergence,
 )
-from framework.ops.moving_average import check_average_precision, move_average
+from framework.objectives.errors import IncompatibleError
+from framework.ops.moving_average import move_average, why_too_coarse
 from framework.utilities.checks import check_interval, check_one_of
 from framework.utilities.module_copy import copy_module
 from framework.utilities.precision import at_least_float32
@@ -82,7 +83,8 @@ class AveragedModelLoss(nn.Module):
         super().__init__()
         check_divergence_term(weight, temperature, start_epoch, end_epoch)
         check_average(decay, buffers)
-        check_average_precision(model.parameters(), decay)
+        if (reason := why_too_coarse(model.parameters(), decay)) is not None:
+            raise IncompatibleError(reason)
         self.decay = decay
         self.weight = weight
         self.temperature = temperature

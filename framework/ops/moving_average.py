@@ -7,25 +7,26 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from framework.objectives.errors import IncompatibleError
 
-
-def check_average_precision(tensors: Iterable[Tensor], decay: float) -> None:
-    """Refuse tensors that would round away what an average moves by in a step.
+def why_too_coarse(tensors: Iterable[Tensor], decay: float) -> str | None:
+    """Return why tensors would round away what an average moves by in a step, or None.
 
     Args:
         tensors: Tensors to be averaged.
         decay: Share of the average that a step keeps.
 
-    Raises:
-        IncompatibleError: A tensor is in half precision, too coarse for this decay.
+    Example:
+        >>> why_too_coarse([torch.zeros(1)], decay=0.999)
+        >>> why_too_coarse([torch.zeros(1, dtype=torch.bfloat16)], decay=0.999)[:36]
+        'Weights in torch.bfloat16 are too co'
     """
     for dtype in {tensor.dtype for tensor in tensors if tensor.is_floating_point()}:
         if 1 - decay < torch.finfo(dtype).eps:
-            raise IncompatibleError(
+            return (
                 f"Weights in {dtype} are too coarse for an average with decay={decay}: keep "
                 "them in float32, as precision bf16-mixed does."
             )
+    return None
 
 
 @torch.no_grad()

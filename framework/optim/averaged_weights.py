@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.ops.moving_average import check_average_precision, move_average
+from framework.objectives.errors import IncompatibleError
+from framework.ops.moving_average import move_average, why_too_coarse
 from framework.utilities.checks import check_at_least, check_interval
 
 
@@ -57,7 +58,8 @@ class AveragedWeights:
         self.updates = 0
         """Number of optimizer steps that the average has followed."""
         latest = named_weights(module)
-        check_average_precision(latest.values(), decay)
+        if (reason := why_too_coarse(latest.values(), decay)) is not None:
+            raise IncompatibleError(reason)
         self.average = {name: value.detach().clone() for name, value in latest.items()}
         """Averages by name."""
         self._kept: dict[str, Tensor] | None = None
