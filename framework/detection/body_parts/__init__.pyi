@@ -1,3 +1,5 @@
+from .association import BodyPartAssociator as BodyPartAssociator
+from .association import associate as associate
 from .crowdhuman_average_precision import CrowdHumanAveragePrecision as CrowdHumanAveragePrecision
 from .joint_average_precision import JointAveragePrecision as JointAveragePrecision
 from .miss_matching_rate import MissMatchingRate as MissMatchingRate
