@@ -5,4 +5,8 @@ from .anchors import fit_anchors as fit_anchors
 from .assignment import AnchorAssigner as AnchorAssigner
 from .assignment import Assignment as Assignment
 from .assignment import unreachable_share as unreachable_share
+from .decoding import Decoded as Decoded
+from .decoding import contact_states as contact_states
+from .decoding import decode as decode
+from .decoding import detect as detect
 from .network import BPJDetNetwork as BPJDetNetwork
