@@ -9,4 +9,5 @@ from .decoding import Decoded as Decoded
 from .decoding import contact_states as contact_states
 from .decoding import decode as decode
 from .decoding import detect as detect
+from .loss import ExtendedObjectLoss as ExtendedObjectLoss
 from .network import BPJDetNetwork as BPJDetNetwork
