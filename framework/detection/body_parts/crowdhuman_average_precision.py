@@ -22,7 +22,12 @@ from framework.detection.body_parts.matching import (
     match_greedily,
     overlaps,
 )
-from framework.detection.body_parts.miss_rate import log_average_miss_rate, miss_rate_curve
+from framework.detection.body_parts.miss_rate import (
+    FPPI_GRID,
+    log_average_miss_rate,
+    miss_rate_curve,
+    miss_rate_up_to,
+)
 
 IOU = 0.5
 
@@ -40,7 +45,9 @@ class CrowdHumanAveragePrecision(BodyPartMetric):
     * ``body_ap_crowdhuman``: the area under the precision by trapezoids between detections, from
       the first one on. Nothing is interpolated, so N objects found without error give (N - 1) / N;
     * ``body_mr``: the miss rate averaged over 0.01 to 1 false positives per image (MR^-2), where
-      images with ignored persons only do not count.
+      images with ignored persons only do not count;
+
+    * ``body_miss_rate`` (R,) at the R false positives per image ``fppi``, for a figure.
 
     A class without objects is NaN.
 
@@ -74,8 +81,9 @@ class CrowdHumanAveragePrecision(BodyPartMetric):
         ... }
         >>> metric = CrowdHumanAveragePrecision(("body", "head"), slot_classes=(1,))
         >>> metric.update([found], [truth], torch.tensor([0]))
-        >>> {name: round(float(value), 3) for name, value in metric.compute().items()}
-        {'body_ap_crowdhuman': 0.5, 'body_mr': 0.0, 'head_ap_crowdhuman': 0.0, 'head_mr': 0.5}
+        >>> values = metric.compute()
+        >>> values["body_ap_crowdhuman"], values["body_mr"], values["head_mr"]
+        (tensor(0.5000), tensor(0.), tensor(0.5000))
     """
 
     found_fields = ("boxes", "scores", "labels")
@@ -116,20 +124,26 @@ class CrowdHumanAveragePrecision(BodyPartMetric):
         return objects, np.concatenate([bodies[ignored], hidden])
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the metrics by name, float32 scalars."""
+        """Return the metrics by name, float32."""
         counts, _, rows = self.gathered()
         images, *positives = counts.sum(0).tolist()
-        values: dict[str, Tensor] = {}
+        values = {"fppi": FPPI_GRID.float()}
         for label, name in enumerate(self.class_names):
             mine = rows[(rows[:, 0] == label) & (rows[:, 2] != UNCOUNTED)]
             correct = by_score(mine[:, 2], mine[:, 1]) > 0
             ap = mr = rows.new_tensor(torch.nan)
+            drawn = torch.full_like(FPPI_GRID, torch.nan)
             if positives[label]:
                 recall, precision = precision_recall(correct, positives[label])
                 ap = torch.trapezoid(precision, recall)
                 curve = miss_rate_curve(correct, positives[label], images)
                 mr = log_average_miss_rate(*curve, reading="from")
-            values |= {f"{name}_ap_crowdhuman": ap.float(), f"{name}_mr": mr.float()}
+                drawn = miss_rate_up_to(FPPI_GRID, *curve)
+            values |= {
+                f"{name}_ap_crowdhuman": ap.float(),
+                f"{name}_mr": mr.float(),
+                f"{name}_miss_rate": drawn.float(),
+            }
         return values
 
 

@@ -22,7 +22,12 @@ from framework.detection.body_parts.matching import (
     match_greedily,
     overlaps,
 )
-from framework.detection.body_parts.miss_rate import log_average_miss_rate, miss_rate_curve
+from framework.detection.body_parts.miss_rate import (
+    FPPI_GRID,
+    log_average_miss_rate,
+    miss_rate_curve,
+    miss_rate_up_to,
+)
 from framework.utilities.checks import check_one_of
 
 IOU = 0.5
@@ -73,7 +78,8 @@ class MissMatchingRate(BodyPartMetric):
     ``compute`` returns for each part class, such as ``head``, and each subset
     ``head_mmr_reasonable`` and so on; ``head_mmr``, the mean over the subsets; and ``mmr``, the
     mean over the part classes. 0 is perfect, 1 is nothing found, and a subset without pairs is NaN
-    and does not count in a mean.
+    and does not count in a mean. ``head_miss_matching_rate`` (S, R) holds the curves of the S
+    subsets at the R false positives per image ``fppi``, for a figure.
 
     Paper: Wan et al., Body-Face Joint Detection via Embedding and Head Hook, ICCV 2021. Where the
     first pair is wrong already and lifts the false positives per image above a reference, as on
@@ -170,27 +176,30 @@ class MissMatchingRate(BodyPartMetric):
         return counts, np.concatenate(rows)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the metrics by name, float32 scalars."""
+        """Return the metrics by name, float32."""
         counts, _, rows = self.gathered()
         positives = iter(counts.sum(0).tolist())
-        values: dict[str, Tensor] = {}
+        values = {"fppi": FPPI_GRID.float()}
         means = []
         for label, name in enumerate(self.class_names[1:], start=1):
             mine = rows[rows[:, 0] == label]
             mine = by_score(mine, mine[:, 1])
-            rates = []
+            rates, drawn = [], []
             for result in mine[:, 2:].unbind(1):
                 number = next(positives)
                 correct = result[result != UNCOUNTED] > 0
                 rate = rows.new_tensor(torch.nan)
+                drawn.append(torch.full_like(FPPI_GRID, torch.nan))
                 if number:
                     curve = miss_rate_curve(correct, number, len(counts))
                     rate = log_average_miss_rate(*curve, reading="up_to")
+                    drawn[-1] = miss_rate_up_to(FPPI_GRID, *curve)
                 rates.append(rate)
             means.append(torch.stack(rates).nanmean())
             for subset, rate in zip(self.subsets, rates, strict=True):
                 values[f"{name}_mmr_{subset}"] = rate.float()
             values[f"{name}_mmr"] = means[-1].float()
+            values[f"{name}_miss_matching_rate"] = torch.stack(drawn).float()
         return values | {"mmr": torch.stack(means).nanmean().float()}
 
 

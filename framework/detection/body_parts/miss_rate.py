@@ -12,6 +12,9 @@ from framework.utilities.checks import check_one_of
 FPPI_REFERENCES = (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.0000)
 """False positives per image at which miss rates are averaged."""
 
+FPPI_GRID = torch.logspace(-3, 1, 81, dtype=torch.float64)
+"""False positives per image of a curve that is drawn."""
+
 Reading = Literal["from", "up_to"]
 
 
@@ -54,10 +57,28 @@ def log_average_miss_rate(fppi: Tensor, miss_rate: Tensor, reading: Reading = "u
     """
     check_one_of(get_args(Reading), reading=reading)
     references = fppi.new_tensor(FPPI_REFERENCES)
-    # before the first detection everything is missed
-    miss_rate = torch.cat([miss_rate.new_ones(1), miss_rate])
     if reading == "up_to":
-        place = torch.searchsorted(fppi, references, right=True)
+        rates = miss_rate_up_to(references, fppi, miss_rate)
     else:
         place = (torch.searchsorted(fppi, references) + 1).clamp(max=len(fppi))
-    return miss_rate[place].log().mean().exp()
+        rates = _from_the_start(miss_rate)[place]
+    return rates.log().mean().exp()
+
+
+def miss_rate_up_to(limits: Tensor, fppi: Tensor, miss_rate: Tensor) -> Tensor:
+    """Return the miss rate after the last detection that does not exceed each limit.
+
+    Args:
+        limits: (R,) float64 false positives per image.
+        fppi: (N,) not descending.
+        miss_rate: (N,).
+
+    Returns:
+        (R,) float64, 1 where the first detection exceeds the limit.
+    """
+    return _from_the_start(miss_rate)[torch.searchsorted(fppi, limits, right=True)]
+
+
+def _from_the_start(miss_rate: Tensor) -> Tensor:
+    # before the first detection everything is missed
+    return torch.cat([miss_rate.new_ones(1), miss_rate])

@@ -15,7 +15,7 @@ REFERENCES = (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.
 def metric_of(batch: Images, slots: tuple[int, ...] = SLOTS) -> dict[str, float]:
     metric = CrowdHumanAveragePrecision(CLASSES[: max(slots) + 1], slots)
     values = updated(metric, batch).compute()
-    return {name: value.item() for name, value in values.items()}
+    return {name: value.item() for name, value in values.items() if value.ndim == 0}
 
 
 def cut(box: list[float], size: list[float]) -> list[float]:

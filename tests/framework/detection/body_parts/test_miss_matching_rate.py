@@ -23,7 +23,7 @@ REFERENCES = (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.
 def metric_of(batch: Images, slots: tuple[int, ...] = (1,), **arguments) -> dict[str, float]:
     metric = MissMatchingRate(CLASSES[: max(slots) + 1], slots, **arguments)
     values = updated(metric, batch).compute()
-    return {name: value.item() for name, value in values.items()}
+    return {name: value.item() for name, value in values.items() if value.ndim == 0}
 
 
 def shared(a: list[float], b: list[float]) -> float:
@@ -189,3 +189,13 @@ def test_pairs_outside_of_a_subset_are_overlooked() -> None:
 def test_unknown_subsets() -> None:
     with pytest.raises(ValueError, match="subsets must be one of crowdhuman, citypersons, got 'x'"):
         MissMatchingRate(("body", "head"), (1,), subsets="x")
+
+
+def test_curves_go_with_the_averages() -> None:
+    batch = [scored([0, 200], [0, 50], [0.9, 0.8], 0), scored([0, 200], [0], [0.7, 0.6], 1)]
+    values = updated(MissMatchingRate(CLASSES[:2], (1,)), batch).compute()
+    fppi, curves = values["fppi"], values["head_miss_matching_rate"]
+    assert curves.shape == (4, len(fppi))
+    expected = torch.where(fppi < 0.5, 2 / 3, 1 / 3)
+    torch.testing.assert_close(curves[:2], expected.expand(2, -1))
+    assert curves[2:].isnan().all()

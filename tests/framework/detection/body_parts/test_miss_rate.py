@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from framework.detection.body_parts import log_average_miss_rate, miss_rate_curve
+from framework.detection.body_parts.miss_rate import FPPI_GRID, miss_rate_up_to
+from framework.detection.body_parts.miss_rate_figure import miss_rate_over_fppi
+from framework.figures.style import save_png
 
 
 def rate_of(correct: str, positives: int, images: int, reading: str = "up_to") -> float:
@@ -46,3 +49,20 @@ def test_from_takes_the_first_that_reaches_a_reference() -> None:
 def test_unknown_reading() -> None:
     with pytest.raises(ValueError, match="reading must be one of from, up_to, got 'at'"):
         rate_of("+", 1, 1, "at")
+
+
+@pytest.mark.pictures
+def test_the_figure_leaves_out_what_has_no_objects(tmp_path) -> None:
+    correct = torch.rand(400, generator=torch.Generator().manual_seed(0)) < 0.6
+    body = miss_rate_up_to(FPPI_GRID, *miss_rate_curve(correct, 260, 30))
+    lines = {"body": body, "face": body * math.nan, "head": (body * 1.3).clamp(max=1)}
+    lines["perfect"] = 0 * body
+    averages = {"body": 0.4, "face": math.nan, "head": 0.52, "perfect": 0.0}
+    figure = miss_rate_over_fppi(FPPI_GRID, lines, averages)
+    (axes,) = figure.axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["body: 40.0%", "head: 52.0%", "perfect: 0.0%"]
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    save_png(figure, tmp_path / "miss_rate.png")
+    nothing = miss_rate_over_fppi(FPPI_GRID, {"face": body * math.nan}, {"face": math.nan})
+    assert nothing.axes[0].get_legend() is None
