@@ -25,6 +25,7 @@ from .oriented_augmentation import RandomQuarterTurn as RandomQuarterTurn
 from .oriented_augmentation import RandomTranslation as RandomTranslation
 from .pixel_augmentation import PixelTransform as PixelTransform
 from .pixel_augmentation import RandomHSV as RandomHSV
+from .rendered_crowds import RenderedCrowds as RenderedCrowds
 from .rendered_scenes import RenderedScenes as RenderedScenes
 from .rotated_digits import RotatedDigits as RotatedDigits
 from .tabular import Tabular as Tabular

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from datamodules.drawing import SUPERSAMPLING, cluttered_ground, enlarged, fill_polygon
 from framework.detection.objects import Objects
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ CONTRAST = 40.0
 FAINT = (10.0, 25.0)
 """Range of that difference for a difficult object."""
 SHARE_OF_DIFFICULT = 0.05
-SUPERSAMPLING = 2
 
 
 class Shape(NamedTuple):
@@ -117,13 +117,11 @@ def render_scene(
         >>> picture.shape, 2 <= len(found) <= 6
         ((120, 160, 3), True)
     """
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
     rng = np.random.Generator(np.random.PCG64(seed))
-    ground = _ground(rng, width, height)
-    picture = Image.fromarray(ground).resize(
-        (SUPERSAMPLING * width, SUPERSAMPLING * height), Image.Resampling.NEAREST
-    )
+    ground = cluttered_ground(rng, width, height)
+    picture = enlarged(ground)
     pen = ImageDraw.Draw(picture)
     if rng.random() < 0.3:
         _draw_distractors(pen, rng, width, height)
@@ -133,24 +131,15 @@ def render_scene(
         color = _color(rng, _gray_below(ground, item.corners(RECTANGLE)), faint)
         shape = SHAPES[CLASS_NAMES[item.label]]
         for points in shape.parts:
-            _fill(pen, item.corners(points), color)
+            fill_polygon(pen, item.corners(points), color)
         for points in shape.details:
-            _fill(pen, item.corners(points), 0.6 * color)
+            fill_polygon(pen, item.corners(points), 0.6 * color)
     quads = [item.corners(SHAPES[CLASS_NAMES[item.label]].quad) for item in placed]
     return np.array(picture.reduce(SUPERSAMPLING)), Objects(
         torch.from_numpy(np.array(quads, dtype=np.float32).reshape(-1, 4, 2)),
         torch.tensor([item.label for item in placed], dtype=torch.int64),
         torch.from_numpy(difficult).byte(),
     )
-
-
-def _ground(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    from PIL import Image
-
-    coarse = Image.fromarray(rng.integers(0, 256, (10, 10, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
-    noise = rng.standard_normal((height, width, 3), dtype=np.float32)
-    return np.clip(0.5 * smooth + 40 + 12 * noise, 0, 255).astype(np.uint8)
 
 
 def _place(
@@ -215,13 +204,7 @@ def _draw_distractors(pen: Pen, rng: np.random.Generator, width: int, height: in
     for _ in range(int(rng.integers(1, 4))):
         start, end = rng.uniform((0, 0), (width, height), (2, 2))
         color = rng.uniform(0, 255, 3)
-        _fill(pen, np.stack([start, end, end + 1, start + 1]), color)
+        fill_polygon(pen, np.stack([start, end, end + 1, start + 1]), color)
     for _ in range(int(rng.integers(0, 3))):
         corner = rng.uniform((0, 0), (width, height))
-        _fill(pen, corner + rng.uniform(-12, 12, (3, 2)), rng.uniform(0, 255, 3))
-
-
-def _fill(pen: Pen, corners: np.ndarray, color: np.ndarray) -> None:
-    # a pixel is filled if its center lies inside
-    points = [(float(x), float(y)) for x, y in SUPERSAMPLING * corners - 0.5]
-    pen.polygon(points, fill=tuple(int(value) for value in color))
+        fill_polygon(pen, corner + rng.uniform(-12, 12, (3, 2)), rng.uniform(0, 255, 3))

@@ -52,8 +52,7 @@ def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]
         >>> drawn.dtype, bool(drawn[:, 1, 3].any())
         (torch.uint8, True)
     """
-    if image.dtype != torch.uint8:
-        image = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    image = as_bytes(image)
     if not len(found["scores"]):
         return image
     from torchvision.utils import draw_bounding_boxes
@@ -61,10 +60,7 @@ def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]
     labels = found["labels"].tolist()
     texts = None
     if len(labels) <= MOST_NAMED:
-        texts = [
-            f"{class_names[label]} {score:.2f}"
-            for label, score in zip(labels, found["scores"].tolist(), strict=True)
-        ]
+        texts = texts_of(found["labels"], found["scores"], class_names)
     return draw_bounding_boxes(
         image,
         found["boxes"].flatten(1).round(),
@@ -72,6 +68,21 @@ def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]
         [class_color(label) for label in labels],
         width=2 if min(image.shape[1:]) >= 400 else 1,
     )
+
+
+def as_bytes(image: Tensor) -> Tensor:
+    """Return an image, uint8 or float in [0, 1], as uint8."""
+    if image.dtype == torch.uint8:
+        return image
+    return (image * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def texts_of(labels: Tensor, scores: Tensor, class_names: Sequence[str]) -> list[str]:
+    """Return class and score of each detection as a text beside its box."""
+    return [
+        f"{class_names[label]} {score:.2f}"
+        for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
+    ]
 
 
 def write_picture(image: Tensor, path: Path) -> None:
