@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Unpack
-from xml.etree import ElementTree
-from xml.parsers import expat
 
 import torch
 
 from datamodules.dota.tile_set import Tile, TileSet, Tiling
 from datamodules.oriented_data import OrientedData, OrientedOptions, check_objects
+from framework.data.folders import existing_file
 from framework.data.image_files import image_size
 from framework.detection.objects import Objects
 from framework.detection.rotated import cxcywhr_to_quad
 from framework.utilities.files import path_below
-from framework.utilities.limits import check_size, memory_foreseen, open_file, read_text
+from framework.utilities.limits import read_text
+from framework.utilities.xml_files import read_xml
 
 _BYTES_PER_CHARACTER = 64
-"""Bytes that a character of XML becomes at most, as elements of four."""
+"""Bytes that a character of a list becomes at most, as names of one."""
 _FARTHEST = 1e9
 """Pixels that a box is away at most; a number of single precision may have 38 digits."""
 _BOX = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
@@ -92,10 +91,10 @@ class HRSC2016(OrientedData):
             self.image_names = [Path(path).stem for path in part.paths.tolist()]
 
     def _part(self, part: str, ship: int, training: bool = False) -> TileSet:
-        listed = _existing(self.root / "ImageSets" / f"{part}.txt")
+        listed = existing_file(self.root / "ImageSets" / f"{part}.txt")
         images, labels = (self.root / "FullDataSet" / f for f in ("AllImages", "Annotations"))
         names = read_text(listed, _BYTES_PER_CHARACTER, "its names").split()
-        paths = [_existing(path_below(images, f"{name}.bmp", listed)) for name in names]
+        paths = [existing_file(path_below(images, f"{name}.bmp", listed)) for name in names]
         objects = [read_hrsc(path_below(labels, f"{name}.xml", listed)) for name in names]
         for of_image in objects:
             of_image.label.fill_(ship)
@@ -124,7 +123,7 @@ def read_hrsc(path: Path) -> Objects:
         >>> read_hrsc(path).quads.tolist()
         [[[40.0, 35.0], [60.0, 35.0], [60.0, 45.0], [40.0, 45.0]]]
     """
-    items = list(_read_xml(_existing(path)).iter("HRSC_Object"))
+    items = list(read_xml(existing_file(path)).iter("HRSC_Object"))
     boxes = []
     for number, item in enumerate(items, start=1):
         try:
@@ -140,36 +139,3 @@ def read_hrsc(path: Path) -> Objects:
         torch.zeros(len(boxes), dtype=torch.int64),
         torch.tensor(difficult, dtype=torch.uint8),
     )
-
-
-def _read_xml(path: Path) -> ElementTree.Element:
-    """Return the root of an XML file that declares no entities, which could be anything."""
-    builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = _refuse_declarations
-    with open_file(path) as file, memory_foreseen(path):
-        check_size(path, _BYTES_PER_CHARACTER * os.fstat(file.fileno()).st_size, "its elements")
-        try:
-            parser.Parse(file.read(), True)
-        except (expat.ExpatError, LookupError, ValueError) as error:
-            raise ValueError(f"{path} is no XML: {error}.") from None
-    return builder.close()
-
-
-def _refuse_declarations(name: str, *place: str | bool | None) -> None:
-    *_, has_declarations = place  # others would lie in a file elsewhere, which is not read
-    if has_declarations:
-        raise ValueError(f"its document type, {name[:40]!r}, declares entities or attributes")
-
-
-def _existing(path: Path) -> Path:
-    try:
-        found = path.is_file()
-    except OSError:  # a name of too many characters
-        found = False
-    if not found:
-        raise FileNotFoundError(f"{str(path)[:300]} does not exist.")
-    return path

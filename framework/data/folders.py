@@ -134,3 +134,18 @@ def sorted_names(names: Iterable[str]) -> list[str]:
 def _natural(name: str) -> list[str | int]:
     """Return a sort key: text and numbers in turn."""
     return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def existing_file(path: Path) -> Path:
+    """Return a path at which there is a file.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):  # a name of too many characters, or of none that a file can have
+        found = False
+    if not found:
+        raise FileNotFoundError(f"{str(path)[:300]} does not exist.")
+    return path

@@ -188,7 +188,7 @@ HRSC = "<HRSC_Image><HRSC_Objects>{}</HRSC_Objects></HRSC_Image>".format(
 @reader(
     "hrsc",
     lambda: {"1.xml": b"<?xml version='1.0' encoding='UTF-8'?>\n" + HRSC},
-    ["datamodules.hrsc2016:_read_xml"],
+    ["datamodules.hrsc2016:read_hrsc", "framework.utilities.xml_files:read_xml"],
     (*[change_xml] * 4, *TEXTS),
 )
 def _(folder: Path) -> Any:
@@ -204,7 +204,7 @@ def _(folder: Path) -> Any:
         "FullDataSet/AllImages/1.bmp": image("BMP"),
         "FullDataSet/Annotations/1.xml": HRSC,
     },
-    ["datamodules.hrsc2016:HRSC2016._part", "datamodules.hrsc2016:_read_xml"],
+    ["datamodules.hrsc2016:HRSC2016._part", "datamodules.hrsc2016:read_hrsc"],
     (change_xml, *TEXTS),
 )
 def _(folder: Path) -> Any:

@@ -46,6 +46,7 @@ OURS = {
     "read_json",
     "parse_json",
     "read_yaml",
+    "read_xml",
     "yaml_text",
     "load_yaml",
     "check_yaml",
