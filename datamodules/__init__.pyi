@@ -23,6 +23,8 @@ from .oriented_augmentation import RandomCrop as RandomCrop
 from .oriented_augmentation import RandomFlip as RandomFlip
 from .oriented_augmentation import RandomQuarterTurn as RandomQuarterTurn
 from .oriented_augmentation import RandomTranslation as RandomTranslation
+from .people_augmentation import MosaicAffine as MosaicAffine
+from .people_augmentation import PeopleFlip as PeopleFlip
 from .pixel_augmentation import PixelTransform as PixelTransform
 from .pixel_augmentation import RandomHSV as RandomHSV
 from .rendered_crowds import RenderedCrowds as RenderedCrowds
