@@ -43,6 +43,15 @@ READS: dict[str, dict[str, str]] = {
         "model": "a language model in a package, a folder or on the Hugging Face hub, without code",
         "text": "a file of text, or a folder of such files",
     },
+    "BodyParts": {
+        "root": "images and label files in a folder",
+        "train": "annotation files in it, by name",
+        "val": "annotation files in it, by name",
+        "test": "annotation files in it, by name",
+        "train_images": "the folders of images in it, by name",
+        "val_images": "the folders of images in it, by name",
+        "test_images": "the folders of images in it, by name",
+    },
     "CIFAR": {"root": "the folder of CIFAR's batches, by a restricted reader"},
     "Classifier": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "CoTeaching": {

@@ -215,6 +215,111 @@ def _(folder: Path) -> Any:
     return data.test_set[0]
 
 
+# ---- people --------------------------------------------------------------------------------------
+
+BODY = {"bbox": [1, 2, 12, 14], "id": 3, "image_id": 1, "iscrowd": 0, "category_id": 1}
+
+
+def _coco(**fields: Any) -> bytes:
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 24, "height": 20}],
+        "annotations": [BODY | fields, {**BODY, "id": 4, "iscrowd": 1}],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    return json.dumps(content).encode()
+
+
+def _people(name: str, function: str, content: bytes) -> None:
+    @reader(
+        name,
+        lambda: {"1.json": content},
+        [
+            "datamodules.body_parts.coco:read_coco",
+            "framework.utilities.json_files:read_json",
+            "framework.utilities.json_files:parse_json",
+        ],
+        JSON,
+    )
+    def _(folder: Path) -> Any:
+        from datamodules.body_parts import coco
+
+        return getattr(coco, function)(folder / "1.json")
+
+
+_people("coco-humanparts", "read_coco_humanparts", _coco(hier=[1, 2, 5, 6, 1] * 6))
+_people(
+    "coco-wholebody",
+    "read_coco_wholebody",
+    _coco(face_box=[2, 3, 4, 5], face_valid=True, lefthand_box=[0] * 4, lefthand_valid=False),
+)
+_people(
+    "visible-bodies",
+    "read_visible_bodies",
+    _coco(vbox=[1, 2, 6, 7], h_bbox=[2, 2, 5, 5], f_bbox=[2, 2, 1, 1], vis_ratio=0.5, ignore=0),
+)
+
+
+@reader(
+    "crowdhuman",
+    lambda: {
+        "annotation_val.odgt": json.dumps(
+            {
+                "ID": "1,a",
+                "gtboxes": [
+                    {
+                        "tag": "person",
+                        "fbox": [-2, 3, 12, 14],
+                        "vbox": [0, 3, 10, 8],
+                        "hbox": [2, 3, 4, 4],
+                        "head_attr": {"ignore": 0},
+                        "extra": {"box_id": 0},
+                    },
+                    {"tag": "mask", "fbox": [1, 2, 3, 4], "extra": {"ignore": 1}},
+                ],
+            }
+        ).encode(),
+        "Images/1,a.jpg": image("JPEG"),
+    },
+    [
+        "datamodules.body_parts.crowdhuman:_lines",
+        "datamodules.body_parts.crowdhuman:read_crowdhuman",
+        "framework.utilities.json_files:parse_json",
+    ],
+    JSON,
+)
+def _(folder: Path) -> Any:
+    from datamodules import BodyParts
+
+    data = BodyParts(str(folder), "crowdhuman", image_size=32, train=None)
+    data.setup("validate")
+    return data.val_set[0]
+
+
+BODYHANDS = "<annotation>{}</annotation>".format(
+    "".join(
+        f"<object><name>{name}</name><difficult>0</difficult><body_id>1</body_id><bndbox>"
+        "<xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>12</ymax></bndbox></object>"
+        for name in ("body", "hand")
+    )
+).encode()
+
+
+@reader(
+    "bodyhands",
+    lambda: {"ImageSets/Main/test.txt": b"1\n", "Annotations/1.xml": BODYHANDS},
+    [
+        "datamodules.body_parts.bodyhands:read_bodyhands",
+        "datamodules.body_parts.bodyhands:_image",
+        "framework.utilities.xml_files:read_xml",
+    ],
+    (*[change_xml] * 4, *TEXTS),
+)
+def _(folder: Path) -> Any:
+    from datamodules.body_parts import read_bodyhands
+
+    return read_bodyhands(folder / "ImageSets" / "Main" / "test.txt", folder / "Annotations")
+
+
 @reader(
     "dota-results",
     lambda: {"Task1_ship.txt": b"P1 0.75 0 0 8 0 8 4 0 4\nP1 0.5 0 0 8 0 8 4 0 4\n"},

@@ -79,6 +79,7 @@ NO_PATHS = [
     "text_field",
     "tokenizer",
     "weights",
+    "BodyParts.parts",
     "MatFeatures.labels",
 ]
 PATHLIKE = re.compile(r"(^|_)(root|dir|dirpath|path|file|filename|folder|directory|location|uri)$")
