@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 
 from datamodules.body_parts import BodyParts
+from datamodules.body_parts.annotations import clipped, share_seen
 from datamodules.body_parts.letterbox import letterbox
 from datamodules.people_augmentation import MosaicAffine
 from datamodules.pixel_augmentation import RandomHSV
+from datamodules.rendered_crowds import RenderedCrowds
 from framework.detection.body_parts.people import people_of
 from framework.detection.tiles import to_whole_image
 from framework.objectives.errors import IncompatibleError
@@ -200,3 +202,42 @@ def test_real_images_without_labels():
     (batch,) = data.predict_dataloader()
     assert batch["image"].shape == (13, 3, 64, 64)
     assert data.image_names[0] == "BodyHands/test_4507_1.jpg"
+
+
+def returned(tmp_path, form, **arguments):
+    """Drawn crowds and the same crowds from their files, as two lists of people."""
+    crowds = RenderedCrowds(num_train=1, num_val=6, num_test=0, image_size=128)
+    crowds.setup("validate")
+    (crowds.write_odgt if form == "crowdhuman" else crowds.write_coco)(tmp_path)
+    data = ready(tmp_path, "validate", format=form, image_size=128, train=None, **arguments)
+    pairs = [(crowds.val_set.people[row], data.val_set.people[row]) for row in range(6)]
+    assert sum(len(drawn) for drawn, _ in pairs) > 10
+    for row in range(6):
+        pixels = data.val_set[row]["image"] - crowds.val_set[row]["image"]
+        assert pixels.abs().mean() < 0.05, "the same picture, its noise smoothed by JPEG"
+    return pairs
+
+
+def test_drawn_crowds_return_from_the_form_of_crowdhuman(tmp_path):
+    for drawn, read in returned(tmp_path, "crowdhuman"):
+        for row in range(len(drawn)):
+            whole = tuple(drawn.bodies[row].tolist())
+            body = clipped(whole, (128, 128))
+            assert read.bodies[row].tolist() == pytest.approx(body, abs=1e-4)
+            # no box of the image can say that more of a body is seen than lies inside
+            most = share_seen(whole, whole, (128, 128))
+            share = min(float(drawn.visible_ratio[row]), most)
+            assert float(read.visible_ratio[row]) == pytest.approx(share, abs=1e-4)
+        assert torch.equal(read.visible[:, 0], drawn.visible[:, 0])
+        seen = drawn.visible[:, 0]
+        inside = (drawn.parts[:, 0] >= 0).all(-1) & (drawn.parts[:, 0] <= 128).all(-1) & seen
+        assert torch.allclose(read.parts[inside, 0], drawn.parts[inside, 0], atol=1e-4)
+
+
+def test_drawn_crowds_return_from_the_form_of_coco(tmp_path):
+    parts = ["head", "right_hand", "left_hand"]
+    for drawn, read in returned(tmp_path, "cocohumanparts", parts=parts):
+        assert torch.equal(read.visible, drawn.visible)
+        assert torch.allclose(read.bodies, drawn.bodies, atol=1e-4)
+        shown = drawn.visible
+        assert torch.allclose(read.parts[shown], drawn.parts[shown], atol=1e-4)
