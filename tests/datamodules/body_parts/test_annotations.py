@@ -253,3 +253,6 @@ def test_real_annotations():
     visible = torch.cat([image.people.visible for image in images])
     assert len(visible) == 14
     assert visible.sum(0).tolist() == [4, 5, 5]
+    crowds = read_coco_wholebody(DATA / "crowdpose_sample" / "test_crowdpose.json")
+    assert [len(image.people) for image in crowds] == [3, 2]
+    assert not any(image.people.visible.any() for image in crowds), "bodies alone"
