@@ -14,6 +14,7 @@ from torch import Tensor
 from framework.command.report import relative
 from framework.data.datasets import Batch
 from framework.detection.detections import Detections, names_of_classes, on_cpu
+from framework.detection.gathering import gather_detections, gather_pictures
 from framework.detection.pictures import draw_detections, read_picture, write_picture
 from framework.detection.result_files import write_results
 from framework.detection.tiles import merge_tiles
@@ -24,6 +25,13 @@ from framework.utilities.console import PlainConsole
 from framework.utilities.files import file_name
 from framework.utilities.lightning_internals import datamodule_of
 from framework.utilities.packed_copy import copy_packed
+
+NOTHING = {
+    "boxes": torch.zeros(0, 4, 2),
+    "scores": torch.zeros(0),
+    "labels": torch.zeros(0, dtype=torch.int64),
+}
+"""Detections of an image on which nothing was found."""
 
 
 @runtime_checkable
@@ -118,7 +126,7 @@ class DetectionWriter(Callback):
             return
         device = trainer.strategy.root_device
         places, found = self._of_all_ranks(device)
-        pictures = self._pictures_of_all_ranks(device)
+        pictures = gather_pictures(self._images, device)
         if not trainer.is_global_zero:
             return
         image_id = places[:, 1].long()
@@ -158,39 +166,10 @@ class DetectionWriter(Callback):
         A place is index, image, left, top and scale.
         """
         places = torch.cat(self._places) if self._places else torch.zeros(0, 5).double()
-        counts = torch.tensor([len(one["scores"]) for one in self._found], dtype=torch.int64)
-        empty = {"boxes": torch.zeros(0, 4, 2), "scores": torch.zeros(0), "labels": torch.zeros(0)}
-        rows = torch.cat(
-            [
-                torch.cat(
-                    [one["boxes"].flatten(1), one["scores"][:, None], one["labels"][:, None]], 1
-                )
-                for one in (empty, *self._found)
-            ]
-        )
-        places, counts, rows = (gather(part.to(device)).cpu() for part in (places, counts, rows))
-        parts = rows.split(counts.tolist())
+        places = gather(places.to(device)).cpu()
+        found = gather_detections(self._found, NOTHING, device)
         order = np.unique(places[:, 0].numpy(), return_index=True)[1].tolist()
-        return places[order], [
-            {
-                "boxes": parts[k][:, :8].view(-1, 4, 2),
-                "scores": parts[k][:, 8],
-                "labels": parts[k][:, 9].long(),
-            }
-            for k in order
-        ]
-
-    def _pictures_of_all_ranks(self, device: torch.device) -> dict[int, Tensor]:
-        """Return the first images of a set that has no files, by number."""
-        numbers = sorted(self._images)
-        shape = (3, 0, 0) if not numbers else self._images[numbers[0]].shape
-        sizes = gather(torch.tensor([shape], device=device)).amax(0).tolist()
-        images = torch.zeros(0, *sizes)
-        if numbers:
-            images = torch.stack([self._images[n] for n in numbers])
-        index = gather(torch.tensor(numbers, dtype=torch.int64, device=device)).tolist()
-        gathered = gather(images.to(device)).cpu()
-        return dict(zip(index, gathered, strict=True))
+        return places[order], [found[k] for k in order]
 
     def _draw(
         self,

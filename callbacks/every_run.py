@@ -7,6 +7,7 @@ from lightning.pytorch import Callback
 from callbacks.detection_writer import DetectionWriter
 from callbacks.figure_logger import FigureLogger
 from callbacks.metrics_summary import MetricsSummary
+from callbacks.people_writer import PeopleWriter
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.report_writer import ReportWriter
 from callbacks.run_header import RunHeader
@@ -21,6 +22,7 @@ def for_every_run() -> list[Callback]:
         FigureLogger(),
         PredictionWriter(),
         DetectionWriter(),
+        PeopleWriter(),
         # the figures and tables of the others are in it
         ReportWriter(),
         MetricsSummary(),

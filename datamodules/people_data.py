@@ -153,6 +153,28 @@ class PeopleData(DataModule):
         counts.index_add_(0, torch.tensor(self.slot_classes), people.visible.sum(0))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
+    def object_sizes(self) -> Tensor:
+        """Return width and height of all bodies and parts that are learned, (n, 2), for anchors.
+
+        They are in pixels of the images as a network sees them, before augmentation.
+
+        Raises:
+            RuntimeError: there is no training set.
+        """
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
+        table: PeopleTable = self.train_set.people  # type: ignore[attr-defined]
+        people = table.rows
+        boxes = torch.cat([people.bodies[:, None], people.parts], 1)
+        scale = self.train_scales().repeat_interleave(table.ends.diff())
+        learned = torch.cat([torch.ones(len(people), 1, dtype=torch.bool), people.visible], 1)
+        learned &= ~people.ignored[:, None]
+        return ((boxes[..., 2:] - boxes[..., :2]) * scale[:, None, None])[learned]
+
+    def train_scales(self) -> Tensor:
+        """Return the factor by which each training image is resized, (N,)."""
+        return torch.ones(len(self.train_set))  # type: ignore[arg-type]
+
     def augment_from(self, train_set: Dataset[Sample]) -> None:
         """Let training samples be augmented, with partners from ``train_set``."""
         for transform in self.transforms:

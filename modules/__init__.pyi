@@ -1,3 +1,4 @@
+from .bpjdet import BPJDet as BPJDet
 from .classifier import Classifier as Classifier
 from .coteaching import CoTeaching as CoTeaching
 from .depict import DEPICT as DEPICT

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -210,6 +211,12 @@ class BodyParts(PeopleData):
             self.predict_set = self.test_set
             if isinstance(self.predict_set, LetterboxedImages):
                 self._name_predicted(self.predict_set.paths.tolist(), self._images_of(tested))
+
+    def train_scales(self) -> Tensor:
+        """Return the factor by which each training image is resized, (N,)."""
+        assert isinstance(self.train_set, LetterboxedImages)
+        longer = [max(image_size(Path(path))) for path in self.train_set.paths]
+        return self.input_shape[1] / torch.tensor(longer, dtype=torch.float32)
 
     def _has_labels(self, part: str) -> bool:
         return (

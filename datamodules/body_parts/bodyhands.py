@@ -92,4 +92,5 @@ def _box(item: ElementTree.Element, place: str) -> Box:
         raise ValueError(f"{place}: no box of finite {', '.join(_CORNERS)}.")
     if x1 <= x0 or y1 <= y0:
         raise ValueError(f"{place}: a box without an area, {x1 - x0:g} x {y1 - y0:g}.")
-    return x0, y0, x1, y1
+    # the corners are pixels, numbered from 1 and inside of the box
+    return x0 - 1, y0 - 1, x1, y1

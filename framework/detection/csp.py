@@ -99,6 +99,18 @@ def coarsest_stage(in_channels: int, out_channels: int, repeats: int = 1) -> nn.
     )
 
 
+class SpaceToDepth(nn.Module):
+    """Moves each 2 x 2 pixels into channels, as ``PixelUnshuffle``, which refuses empty batches.
+
+    Shapes: (B, C, 2 H, 2 W) to (B, 4 C, H, W).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the smaller map."""
+        pixels = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+        return pixels.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
 class CSPBackbone(nn.Module):
     """YOLOv5's backbone, from the stem at stride 2 to the coarsest map at stride 32 or 64.
 
@@ -128,7 +140,7 @@ class CSPBackbone(nn.Module):
                 "widths needs the channels at strides 2, 4, 8 and so on, and repeats one number "
                 f"fewer, got {tuple(widths)} and {tuple(repeats)}."
             )
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), silu_block(12, widths[0], 3))
+        self.stem = nn.Sequential(SpaceToDepth(), silu_block(12, widths[0], 3))
         self.stages = nn.ModuleList(
             nn.Sequential(silu_block(before, after, 3, 2), CSPBlock(after, after, count))
             for before, after, count in zip(widths[:-2], widths[1:-1], repeats[:-1], strict=True)

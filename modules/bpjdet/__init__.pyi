@@ -10,4 +10,5 @@ from .decoding import contact_states as contact_states
 from .decoding import decode as decode
 from .decoding import detect as detect
 from .loss import ExtendedObjectLoss as ExtendedObjectLoss
+from .module import BPJDet as BPJDet
 from .network import BPJDetNetwork as BPJDetNetwork

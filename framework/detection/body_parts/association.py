@@ -88,6 +88,29 @@ def associate(
     return {**found, "body": body, "slot": slot}
 
 
+def above_score(found: dict[str, Tensor], least: float) -> dict[str, Tensor]:
+    """Return the detections of at least a score; parts of a body that is left out have none.
+
+    Args:
+        found: Associated detections of one image.
+        least: Lowest score that stays.
+
+    Example:
+        >>> import torch
+        >>> scores, body = torch.tensor([0.9, 0.8, 0.2, 0.7]), torch.tensor([-1, 2, -1, 0])
+        >>> above_score({"scores": scores, "body": body}, 0.5)["body"]
+        tensor([-1, -1,  0])
+    """
+    kept = found["scores"] >= least
+    chosen = {name: value[kept] for name, value in found.items()}
+    if not len(kept):
+        return chosen
+    row = kept.cumsum(0) - 1
+    body = chosen["body"]
+    has_body = (body >= 0) & kept[body.clamp(min=0)]
+    return {**chosen, "body": row[body.clamp(min=0)].where(has_body, body.new_tensor(-1))}
+
+
 class BodyPartAssociator(nn.Module):
     """Gives detected parts to detected bodies, see ``associate``; has no parameters.
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from framework.detection.body_parts.association import above_score
 from framework.detection.body_parts.people_samples import KeptPeople
 from framework.detection.body_parts.pictures import LONE_COLOR, person_colors
 from framework.detection.panels import (
@@ -63,15 +64,12 @@ def people_panels(kept: KeptPeople, class_names: Sequence[str]) -> Figure:
 
 
 def _draw_found(axes: Axes, found: dict[str, Tensor]) -> None:
-    shown = found["scores"] >= SHOWN_SCORE
-    body = found["body"].clamp(min=0)
-    joined = (found["body"] >= 0) & shown[body] if len(body) else shown
-    is_part = found["labels"] > 0
-    body = found["body"].where(joined, found["body"].new_tensor(-1))
+    found = above_score(found, SHOWN_SCORE)
+    body, is_part = found["body"], found["labels"] > 0
+    joined = body >= 0
     colors = person_colors(found["labels"], body)
     centers = (found["boxes"][:, :2] + found["boxes"][:, 2:]) / 2 - 0.5
-    for row in shown.nonzero().flatten().tolist():
-        box, color = found["boxes"][row], colors[row]
+    for row, (box, color) in enumerate(zip(found["boxes"], colors, strict=True)):
         outline(axes, _corners(box), color, "--" if is_part[row] and not joined[row] else "-")
         if not is_part[row]:
             write_score(axes, box[:2], found["scores"][row], color)

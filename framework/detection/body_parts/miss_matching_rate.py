@@ -79,7 +79,7 @@ class MissMatchingRate(BodyPartMetric):
     ``head_mmr_reasonable`` and so on; ``head_mmr``, the mean over the subsets; and ``mmr``, the
     mean over the part classes. 0 is perfect, 1 is nothing found, and a subset without pairs is NaN
     and does not count in a mean. ``head_miss_matching_rate`` (S, R) holds the curves of the S
-    subsets at the R false positives per image ``fppi``, for a figure.
+    subsets at the R false positives per image ``mmr_fppi``, for a figure.
 
     Paper: Wan et al., Body-Face Joint Detection via Embedding and Head Hook, ICCV 2021. Where the
     first pair is wrong already and lifts the false positives per image above a reference, as on
@@ -179,7 +179,7 @@ class MissMatchingRate(BodyPartMetric):
         """Return the metrics by name, float32."""
         counts, _, rows = self.gathered()
         positives = iter(counts.sum(0).tolist())
-        values = {"fppi": FPPI_GRID.float()}
+        values = {"mmr_fppi": FPPI_GRID.float()}
         means = []
         for label, name in enumerate(self.class_names[1:], start=1):
             mine = rows[rows[:, 0] == label]

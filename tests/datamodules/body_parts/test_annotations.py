@@ -144,14 +144,14 @@ def hands(folder, *objects):
 def test_bodyhands(tmp_path):
     (image,), left_out = hands(
         tmp_path,
-        ("hand", 1, (60, 10, 70, 20), 0),
-        ("body", 1, (0, 0, 80, 90), 0),
-        ("hand", 1, (5, 10, 25, 20), 0),
+        ("hand", 1, (61, 10, 70, 20), 0),
+        ("body", 1, (1, 1, 80, 90), 0),
+        ("hand", 1, (6, 10, 25, 20), 0),
         ("hand", 1, (30, 10, 33, 12), 0),
-        ("body", 2, (90, 0, 120, 90), 0),
+        ("body", 2, (91, 1, 120, 90), 0),
         ("hand", 2, (95, 10, 99, 20), 1),
         ("hand", 7, (95, 10, 99, 20), 0),
-        ("body", 1, (1, 1, 8, 9), 0),
+        ("body", 1, (2, 1, 8, 9), 0),
     )
     assert (image.name, image.size) == ("a.jpg", None)
     people = image.people

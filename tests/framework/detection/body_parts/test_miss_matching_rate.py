@@ -194,7 +194,7 @@ def test_unknown_subsets() -> None:
 def test_curves_go_with_the_averages() -> None:
     batch = [scored([0, 200], [0, 50], [0.9, 0.8], 0), scored([0, 200], [0], [0.7, 0.6], 1)]
     values = updated(MissMatchingRate(CLASSES[:2], (1,)), batch).compute()
-    fppi, curves = values["fppi"], values["head_miss_matching_rate"]
+    fppi, curves = values["mmr_fppi"], values["head_miss_matching_rate"]
     assert curves.shape == (4, len(fppi))
     expected = torch.where(fppi < 0.5, 2 / 3, 1 / 3)
     torch.testing.assert_close(curves[:2], expected.expand(2, -1))
