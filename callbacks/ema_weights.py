@@ -131,6 +131,10 @@ class EMAWeights(Callback):
         if self.weights is not None:
             self.weights.apply()
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do so also where a fit had no step left."""
+        self.on_train_end(trainer, pl_module)
+
     # ---- checkpoints --------------------------------------------------------------------------
 
     def _averaged(self, state: dict[str, Any]) -> dict[str, Any]:

@@ -192,6 +192,16 @@ def test_an_evaluation_of_a_checkpoint_is_that_of_the_fit(tmp_path):
     assert values == pytest.approx(fitted, rel=1e-12)
 
 
+def test_a_fit_without_a_step_left_ends_with_it(tmp_path):
+    trainer, watch, _ = tiny_fit(tmp_path, EMAWeights(decay=0.6, ramp=0))
+    trainer.save_checkpoint(tmp_path / "ema.ckpt")
+    ema, module = EMAWeights(decay=0.6, ramp=0), Module()
+    trainer = tiny_trainer(tmp_path, [ema], False, max_epochs=2, precision="64-true")
+    trainer.fit(module, TinyData(), ckpt_path=tmp_path / "ema.ckpt")
+    assert same(snapshot(module), ema.weights.average)
+    assert same(ema.weights.latest, watch.steps[-1][1])
+
+
 def test_a_fit_that_goes_on_without_an_average_starts_one(tmp_path):
     trainer, *_ = tiny_fit(tmp_path, max_epochs=1)
     trainer.save_checkpoint(tmp_path / "plain.ckpt")
