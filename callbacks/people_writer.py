@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import chain, count
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -110,7 +112,7 @@ class PeopleWriter(Callback):
         pictures = gather_pictures(self._images, device)
         if not trainer.is_global_zero:
             return
-        of_image = dict(sorted(zip(index, found, strict=True)))
+        of_image = dict(sorted(zip(index, found, strict=True), key=itemgetter(0)))
         data: Any = datamodule_of(trainer)
         known = getattr(data, "image_names", None)
         names = {n: known[n] if known is not None else f"{n:06d}" for n in of_image}
@@ -142,15 +144,25 @@ class PeopleWriter(Callback):
         classes: Sequence[str],
     ) -> None:
         paths = getattr(data, "image_paths", None)
-        for number in list(found)[: self.pictures]:
-            if paths is None and number not in pictures:
-                continue
-            stem = Path(names[number]).with_suffix("").as_posix().replace("/", "_")
+        numbers = [n for n in list(found)[: self.pictures] if paths is not None or n in pictures]
+        files = _file_names([names[number] for number in numbers])
+        for number, file in zip(numbers, files, strict=True):
             with may_fail(f"the detections on {names[number]}"):
                 image = read_picture(paths[number]) if paths is not None else pictures[number]
                 shown = above_score(found[number], self.picture_score)
                 drawn = draw_people(image, shown, classes)
-                write_picture(drawn, folder / f"{file_name(stem, 'An image')}.png")
+                write_picture(drawn, folder / f"{file_name(file, 'An image')}.png")
+
+
+def _file_names(images: Sequence[str]) -> list[str]:
+    """Return a file name for each image, without its ending where no other one has it then."""
+    flat = [image.replace("/", "_") for image in images]
+    names: list[str] = []
+    for name in flat:
+        stem = Path(name).stem
+        candidates = chain((stem, name), (f"{name}_{turn}" for turn in count(2)))
+        names.append(next(one for one in candidates if one not in names))
+    return names
 
 
 def _nothing(num_slots: int, has_states: bool) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from callbacks.people_writer import PeopleWriter
 from framework.data.datamodule import DataModule
@@ -62,9 +63,20 @@ class Pictures(DataModule):
         self.predict_set = ArrayDataset(image=image)
 
 
-def predict(folder: Path, settings=None, **kwargs) -> Path:
+class Twice(Pictures):
+    """Gives every batch twice, as a sampler does that fills up the ranks."""
+
+    def predict_dataloader(self):
+        return DataLoader([*super().predict_dataloader()] * 2, batch_size=None)
+
+
+class Named(Pictures):
+    image_names = ("a/x.jpg", "b/x.jpg", "a_x.jpg", "a/x.png", "a_x.jpg")
+
+
+def predict(folder: Path, settings=None, data=Pictures, **kwargs) -> Path:
     trainer = tiny_trainer(folder, [PeopleWriter(**kwargs)], False, **(settings or {}))
-    trainer.predict(Detector(), Pictures(2), return_predictions=False)
+    trainer.predict(Detector(), data(2), return_predictions=False)
     return folder / "detections"
 
 
@@ -98,6 +110,21 @@ def test_results_are_coco_s(tmp_path, capsys):
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("detections:")]
     assert line.startswith("detections: 6 on 5 images in")
     assert line.endswith(", those of 0.45 and more drawn")
+
+
+def test_an_image_that_comes_twice_counts_once(tmp_path):
+    check(predict(tmp_path, data=Twice))
+
+
+def test_images_of_one_name_have_a_picture_each(tmp_path):
+    folder = predict(tmp_path, data=Named)
+    assert {path.name for path in folder.glob("*.png")} == {
+        "a_x.png",
+        "b_x.png",
+        "a_x.jpg.png",
+        "a_x.png.png",
+        "a_x.jpg_2.png",
+    }
 
 
 def test_pycocotools_reads_them(tmp_path):
