@@ -75,6 +75,8 @@ class PeopleData(DataModule):
     """Label of the part in each slot of a person."""
     input_shape: tuple[int, int, int]
     """(3, H, W) of an image."""
+    is_letterboxed = False
+    """Whether images were resized and filled up, so that batches have the letterbox's fields."""
     image_names: Sequence[str] | None = None
     """Names of the predicted images, by ``index``; known after ``setup``."""
     image_paths: Sequence[str] | None = None

@@ -149,6 +149,8 @@ class BodyParts(PeopleData):
         (['a street.png'], torch.Size([1, 3, 32, 32]), [[0.0, -4.0]])
     """
 
+    is_letterboxed = True
+
     def __init__(
         self,
         root: str,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from framework.data.datasets import Batch
 from framework.detection.average_precision import Interpolation
+from framework.detection.coordinates import check_coordinates
 from framework.detection.detection_samples import DetectionSamples
 from framework.detection.detections import Detections, names_of_classes, objects_of, on_cpu
 from framework.detection.rotated_average_precision import RotatedMeanAveragePrecision
@@ -46,8 +47,6 @@ TILES_READ = (
     "image_difficult",
 )
 OBJECT_FIELDS = {"image", "quads", "label", "object_weight"}
-WHOLE_PIXELS = {"bf16-true": 256, "16-true": 2048}
-"""Largest coordinate up to which every whole number is exact, by precision."""
 
 
 class GGHL(TrainingModule):
@@ -190,8 +189,11 @@ class GGHL(TrainingModule):
 
     def setup(self, stage: str) -> None:
         """Check that the data has no more than the model's classes, and coordinates are exact."""
-        check_fact(self.datamodule, "num_classes", self.num_classes, at_most=True)
-        _check_coordinates(str(self.trainer.precision), self.datamodule)
+        data = self.datamodule
+        check_fact(data, "num_classes", self.num_classes, at_most=True)
+        shape = getattr(data, "input_shape", None)
+        is_tiled = getattr(data, "is_tiled", False)
+        check_coordinates(str(self.trainer.precision), shape, is_moved=is_tiled)
         super().setup(stage)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -382,17 +384,6 @@ class GGHL(TrainingModule):
     def _names(self) -> Sequence[str]:
         known = self.class_names or getattr(self.datamodule, "class_names", None)
         return names_of_classes(known, self.num_classes)
-
-
-def _check_coordinates(precision: str, data: Any) -> None:
-    """Refuse a precision to which Lightning would round the corners of boxes with the images."""
-    largest = WHOLE_PIXELS.get(precision)
-    size = max((getattr(data, "input_shape", None) or (0, 0, 0))[1:])
-    if largest is not None and (size > largest or getattr(data, "is_tiled", False)):
-        raise IncompatibleError(
-            f"trainer.precision {precision} rounds places beyond {largest} pixels, and with them "
-            f"the boxes of these images: use {precision.removesuffix('true')}mixed."
-        )
 
 
 def _check_criterion(criterion: nn.Module) -> None:
