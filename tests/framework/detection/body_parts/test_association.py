@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import permutations
 
 import pytest
 import torch
@@ -196,14 +197,32 @@ def test_the_hungarian_gives_the_second_nearest_what_the_nearest_cannot_have():
 
 def test_the_hungarian_has_the_least_sum():
     for seed in range(20):
-        found = distinct(seed, (1,))
+        found = {name: value[:12] for name, value in distinct(seed, (1,)).items()}
+        found = {name: value[found["labels"] < 2] for name, value in found.items()}
         found["points"] = found["points"][:, :1]
-        greedy = associate(found, (1,), mode="mutual")["body"]
-        best = associate(found, (1,), mode="mutual", hungarian=True)["body"]
-        assert (best >= 0).sum() >= (greedy >= 0).sum()
-        for body in (greedy, best):
-            taken = body[body >= 0]
-            assert len(taken.unique()) == len(taken)
+        bodies, parts = ((found["labels"] == label).nonzero().flatten() for label in (0, 1))
+        allowed, cost = reach(found, bodies, parts)
+        best = (0, 0.0)
+        for order in permutations(range(len(bodies))):
+            chosen = [(p, m) for p, m in enumerate(order) if allowed[p, m]]
+            best = min(best, (-len(chosen), float(sum(cost[pair] for pair in chosen))))
+        body = associate(found, (1,), mode="mutual", hungarian=True)["body"][parts]
+        taken = [(p, int((bodies == m).nonzero())) for p, m in enumerate(body) if m >= 0]
+        assert len({m for _, m in taken}) == len(taken) == -best[0] > 0
+        assert float(sum(cost[pair] for pair in taken)) == pytest.approx(best[1], rel=1e-12)
+
+
+def reach(found, bodies, parts):
+    """Return whether each part lies in each body, and their distance to and fro."""
+    boxes, points = found["boxes"], found["points"][:, 0]
+    low = torch.maximum(boxes[parts, None, :2], boxes[bodies, :2])
+    high = torch.minimum(boxes[parts, None, 2:], boxes[bodies, 2:])
+    area = (boxes[parts, 2:] - boxes[parts, :2]).prod(-1)
+    share = (high - low).clamp(min=0).prod(-1) / area[:, None]
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    there = (center[parts, None] - points[bodies]).norm(dim=-1)
+    back = (points[parts, None] - center[bodies]).norm(dim=-1)
+    return share > 0.6, there + back
 
 
 @pytest.mark.parametrize("hungarian", [False, True])
