@@ -127,7 +127,7 @@ class AnchorAssigner:
         check_anchors(anchors, strides)
         check_interval("(1, inf)", ratio=ratio)
         check_interval("[0, 0.5]", offset=offset)
-        self.anchors = anchors.detach().cpu()
+        self.anchors = anchors.detach().cpu().clone()
         self.strides = tuple(strides)
         self.ratio = ratio
         self.offset = offset

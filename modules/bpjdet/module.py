@@ -13,10 +13,11 @@ from framework.data.datasets import Batch
 from framework.detection.body_parts.association import BodyPartAssociator
 from framework.detection.body_parts.crowdhuman_average_precision import CrowdHumanAveragePrecision
 from framework.detection.body_parts.joint_average_precision import JointAveragePrecision
-from framework.detection.body_parts.miss_matching_rate import MissMatchingRate
+from framework.detection.body_parts.miss_matching_rate import SUBSETS, MissMatchingRate
 from framework.detection.body_parts.parts_average_precision import PartsAveragePrecision
 from framework.detection.body_parts.people import NAMES, people_of
 from framework.detection.body_parts.people_samples import PeopleSamples
+from framework.detection.coordinates import check_coordinates
 from framework.detection.detections import names_of_classes, on_cpu
 from framework.detection.tiles import to_whole_image
 from framework.objectives.errors import IncompatibleError
@@ -87,7 +88,8 @@ class BPJDet(TrainingModule):
         part_iou: Overlap above which the worse of two parts of a class goes.
         max_detections: Most bodies, and most parts, of an image.
         protocols: Benchmarks whose metrics are reported, of ``'crowdhuman'``, ``'citypersons'``,
-            ``'bodyhands'`` and ``'cocohumanparts'``.
+            ``'bodyhands'`` and ``'cocohumanparts'``; of the first two, whose metrics have the same
+            names, one.
         optimizer: Optimizer of the parameters.
         **options: Arguments of ``TrainingModule``.
 
@@ -154,6 +156,11 @@ class BPJDet(TrainingModule):
         check_at_least(1, max_detections=max_detections)
         for protocol in protocols:
             check_one_of(PROTOCOLS, protocols=protocol)
+        if {"crowdhuman", "citypersons"} <= {*protocols}:
+            raise ValueError(
+                "protocols can have crowdhuman or citypersons, whose metrics have the same names, "
+                f"got {list(protocols)}."
+            )
         image_size = USUAL_SIZE if input_shape is None else max(input_shape[1:])
         self.num_classes = num_classes
         self.slot_classes = tuple(slot_classes)
@@ -198,10 +205,14 @@ class BPJDet(TrainingModule):
                 f"The slots of the data have the classes {list(slots)}, and those of the model "
                 f"{list(self.slot_classes)}: leave model.slot_classes out, or set it to the former."
             )
+        shape = getattr(data, "input_shape", None)
+        is_letterboxed = getattr(data, "is_letterboxed", False)
+        check_coordinates(str(self.trainer.precision), shape, is_moved=is_letterboxed)
         super().setup(stage)
         # a checkpoint's anchors are restored later
         if stage == "fit" and self.auto_anchor and hasattr(data, "object_sizes"):
             self.anchors.copy_(fit_anchors(data.object_sizes(), self.anchors))
+            self._assigner = None
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the predictions, (B, N, 5 + C + 2 K + S)."""
@@ -348,7 +359,7 @@ class BPJDet(TrainingModule):
         return made
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Return images with bodies and their parts, and miss rates over false positives."""
+        """Return images with bodies and their parts, and both miss rates over false positives."""
         from framework.detection.body_parts.figures import people_panels
         from framework.detection.body_parts.miss_rate_figure import miss_rate_over_fppi
 
@@ -358,6 +369,18 @@ class BPJDet(TrainingModule):
             rates = {name: values[f"{name}_miss_rate"] for name in names}
             averages = {name: float(values[f"{name}_mr"]) for name in names}
             figures["miss_rate"] = miss_rate_over_fppi(values["fppi"], rates, averages)
+        if "mmr_fppi" in values:
+            rates, averages = {}, {}
+            subsets = SUBSETS["citypersons" if "citypersons" in self.protocols else "crowdhuman"]
+            for part in names[1:]:
+                curves = values[f"{part}_miss_matching_rate"]
+                for subset, curve in zip(subsets, curves, strict=True):
+                    rates[f"{part}, {subset}"] = curve
+                    averages[f"{part}, {subset}"] = float(values[f"{part}_mmr_{subset}"])
+            title = "Miss matching rate over false pairs per image"
+            figures["miss_matching_rate"] = miss_rate_over_fppi(
+                values["mmr_fppi"], rates, averages, title
+            )
         if "samples" in values:
             figures["people"] = people_panels(values["samples"], names)
         return figures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,12 +14,14 @@ from framework.detection.body_parts.association import BodyPartAssociator
 from framework.detection.body_parts.people import People, pad_people
 from framework.objectives.errors import IncompatibleError
 from modules.bpjdet.anchor_grid import AnchorGrid
+from modules.bpjdet.assignment import AnchorAssigner
 from modules.bpjdet.decoding import BOX_CHANNELS, OBJECTNESS
 from modules.bpjdet.loss import ExtendedObjectLoss
 from modules.bpjdet.module import BPJDet
 from tests.helpers.configs import arguments
-from tests.helpers.runs import QUIET
+from tests.helpers.runs import QUIET, ROOT
 from tests.helpers.tiny import tiny_trainer
+from tests.pretended_gpu.device import pretended_gpu
 
 SMALL = {"size": "tiny", "strides": (8, 16, 32)}
 CROWD = {"num_classes": 3, "slot_classes": (1, 2, 2), **SMALL}
@@ -87,6 +90,19 @@ def test_people_are_assigned_before_the_batch_leaves_the_cpu(batch):
         assert torch.equal(value, net.objectives(prepared).per_sample[name])
 
 
+def test_a_step_waits_for_nothing(batch):
+    net = attached(BPJDet(**CROWD))
+    batch = net.prepare_on_cpu(batch)
+    with pretended_gpu(ROOT) as gpu:
+        net.cuda()
+        batch = net.transfer_batch_to_device(batch, torch.device("cuda", 0), 0)
+        net.objectives(batch)  # makes the constants
+        waits = gpu.log.count("wait")
+        objectives = net.objectives(batch)
+        sum(value.sum() for value in objectives.per_sample.values()).backward()
+        assert gpu.log.count("wait") == waits
+
+
 def test_anchors_are_fitted_to_small_people_and_restored(tmp_path):
     args = ["fit", *arguments("bpjdet"), *QUIET, f"--run_folder={tmp_path}"]
     args += ["--trainer.max_epochs=1", "--trainer.limit_val_batches=0", "--checkpoint.monitor=null"]
@@ -99,7 +115,37 @@ def test_anchors_are_fitted_to_small_people_and_restored(tmp_path):
     assert torch.equal(areas, areas.sort().values)
 
 
-def planted(net, image_size, person, place, anchor_size):
+def test_people_are_assigned_to_anchors_that_a_later_fit_finds(data, batch):
+    net = attached(BPJDet.for_data(data, **SMALL))
+    net.prepare_on_cpu(batch)
+    net.trainer.datamodule = data
+    net.setup("fit")
+    assert float(net.anchors.max()) < float(BPJDet(**CROWD).anchors.max())
+    found = net.prepare_on_cpu(batch)["assignment"]
+    expected = AnchorAssigner(net.anchors, net.strides)(batch, net.slot_classes, (96, 96))
+    assert found.prediction.tolist() == expected.prediction.tolist()
+
+
+@pytest.mark.parametrize(("letterboxed", "refused"), [(False, False), (True, True)])
+def test_a_precision_that_moves_boxes_is_refused(letterboxed, refused, data, monkeypatch):
+    monkeypatch.setattr(data, "is_letterboxed", letterboxed)
+    net = BPJDet(**CROWD)
+    net.trainer = tiny_trainer("unused", [], False, precision="bf16-true")
+    net.trainer.datamodule = data
+    with pytest.raises(IncompatibleError, match="use bf16-mixed") if refused else nullcontext():
+        net.setup("predict")
+
+
+@pytest.mark.pictures
+def test_a_run_has_its_figures(tmp_path):
+    args = [*arguments("bpjdet"), f"--run_folder={tmp_path}", *QUIET]
+    trimtab.main(["fit", *args, "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1"])
+    figures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    expected = {"val_people", "val_miss_rate", "val_miss_matching_rate"}
+    assert figures == {"learning_curves", *expected}
+
+
+def planted(net, image_size, person):
     """Return raw output that finds a body of a person, and its head, for certain."""
     grid = AnchorGrid.of(image_size, net.anchors, net.strides)
     raw = torch.full((1, len(grid), BOX_CHANNELS + net.num_classes + 2), -12.0)
@@ -133,7 +179,7 @@ def test_results_are_in_pixels_of_the_original_image(monkeypatch):
     }
     body, head = inside["bodies"][0], inside["parts"][0, 0]
     person = [(0, body, (head[:2] + head[2:]) / 2), (1, head, (body[:2] + body[2:]) / 2)]
-    raw = planted(net, (64, 64), person, None, None)
+    raw = planted(net, (64, 64), person)
     monkeypatch.setattr(net, "forward", lambda image: raw)
     people = People(
         **inside,
@@ -177,6 +223,7 @@ def test_states_need_a_loss_that_has_them():
         ({"slot_classes": ()}, r"slot_classes must be classes from 1 to 2"),
         ({"num_states": 3}, r"num_states must be 0, or 4 for each of 3 slots"),
         ({"protocols": ["coco"]}, r"protocols.*'coco'"),
+        ({"protocols": ["crowdhuman", "citypersons"]}, r"crowdhuman or citypersons"),
         ({"body_score": 1.5}, r"body_score"),
         ({"num_classes": None}, r"set model.num_classes"),
     ],
