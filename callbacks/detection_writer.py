@@ -89,7 +89,7 @@ class DetectionWriter(Callback):
         """
         self._found, self._places, self._images, self._tiled = [], [], {}, False
         if isinstance(pl_module, Detector):
-            for name in self._class_names(trainer, pl_module):
+            for name in names_of_classes(pl_module, datamodule_of(trainer)):
                 file_name(name, "A class")
 
     def on_predict_batch_end(
@@ -140,7 +140,7 @@ class DetectionWriter(Callback):
         numbers = sorted(merged)
         known = getattr(data, "image_names", None)
         names = [known[n] if known is not None else f"{n:06d}" for n in numbers]
-        classes = self._class_names(trainer, pl_module)
+        classes = names_of_classes(pl_module, data)
         folder = Path(self.folder or Path(trainer.default_root_dir) / "detections")
         write_results(folder, [merged[n] for n in numbers], names, classes)
         self._draw(folder, names, [merged[n] for n in numbers], numbers, pictures, data, classes)
@@ -153,12 +153,6 @@ class DetectionWriter(Callback):
             f"{pl_module.score_threshold} written{drawn}{note}",
             soft_wrap=True,
         )
-
-    def _class_names(self, trainer: Trainer, module: Any) -> list[str]:
-        """Return the names of the labels: those of the run, whatever classes the data have."""
-        known = getattr(module, "class_names", None)
-        known = known or getattr(datamodule_of(trainer), "class_names", None)
-        return names_of_classes(known, module.num_classes)
 
     def _of_all_ranks(self, device: torch.device) -> tuple[Tensor, list[Detections]]:
         """Return places (T, 5) and detections of every tile, each once, in the order of ``index``.

@@ -116,7 +116,7 @@ class PeopleWriter(Callback):
         data: Any = datamodule_of(trainer)
         known = getattr(data, "image_names", None)
         names = {n: known[n] if known is not None else f"{n:06d}" for n in of_image}
-        classes = self._class_names(trainer, pl_module)
+        classes = names_of_classes(pl_module, data)
         folder = Path(self.folder or Path(trainer.default_root_dir) / "detections")
         make_folder(folder)
         results = coco_results(of_image, names, classes)
@@ -128,11 +128,6 @@ class PeopleWriter(Callback):
             f"{relative(folder)}{drawn}",
             soft_wrap=True,
         )
-
-    def _class_names(self, trainer: Trainer, module: Any) -> list[str]:
-        known = getattr(module, "class_names", None)
-        known = known or getattr(datamodule_of(trainer), "class_names", None)
-        return names_of_classes(known, module.num_classes)
 
     def _draw(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -54,12 +55,20 @@ def on_cpu(images: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     return [{name: copied[f"{number} {name}"] for name in one} for number, one in enumerate(images)]
 
 
-def names_of_classes(known: Sequence[str] | None, number: int) -> list[str]:
-    """Return as many names as there are classes: those that are known, then ``class3`` and so on.
+def names_of_classes(module: Any, data: Any) -> list[str]:
+    """Return a name for each class of a detector: from its training or its data, or ``class3``.
+
+    Args:
+        module: Detector with ``num_classes``, and the ``class_names`` of its training if it had
+            one.
+        data: Its data, which may have ``class_names``.
 
     Example:
-        >>> names_of_classes(("ship", "plane"), 3)
+        >>> from types import SimpleNamespace
+        >>> data = SimpleNamespace(class_names=("ship", "plane"))
+        >>> names_of_classes(SimpleNamespace(num_classes=3), data)
         ['ship', 'plane', 'class2']
     """
-    names = list(known or ())[:number]
-    return [*names, *(f"class{label}" for label in range(len(names), number))]
+    known = getattr(module, "class_names", None) or getattr(data, "class_names", None)
+    names = list(known or ())[: module.num_classes]
+    return [*names, *(f"class{label}" for label in range(len(names), module.num_classes))]

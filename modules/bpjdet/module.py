@@ -29,7 +29,7 @@ from framework.training.module import TrainingModule, TrainingOptions
 from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from framework.utilities.lightning_internals import trainer_of
 from framework.utilities.packed_copy import copy_packed
-from modules.bpjdet.anchor_grid import AnchorGrid
+from modules.bpjdet.anchor_grid import AnchorGrid, check_anchors
 from modules.bpjdet.anchors import P6_ANCHORS, fit_anchors
 from modules.bpjdet.assignment import AnchorAssigner, Assignment, unreachable_share
 from modules.bpjdet.decoding import BOX_CHANNELS, OBJECTNESS, contact_states, detect
@@ -168,6 +168,7 @@ class BPJDet(TrainingModule):
         self.num_states = num_states
         known = P6_ANCHORS[: len(self.strides)] if anchors is None else anchors
         self.register_buffer("anchors", torch.tensor(known, dtype=torch.float32))
+        check_anchors(self.anchors, self.strides)
         self.auto_anchor = auto_anchor
         self.network = BPJDetNetwork(
             num_classes=num_classes,
@@ -391,8 +392,7 @@ class BPJDet(TrainingModule):
         return super().load_state_dict(*args, **kwargs)
 
     def _names(self) -> list[str]:
-        known = self.class_names or getattr(self.datamodule, "class_names", None)
-        return names_of_classes(known, self.num_classes)
+        return names_of_classes(self, self.datamodule)
 
 
 def _in_original(

@@ -382,8 +382,7 @@ class GGHL(TrainingModule):
         return {"average_precision": Table(caption, ("class", "AP50"), rows)}
 
     def _names(self) -> Sequence[str]:
-        known = self.class_names or getattr(self.datamodule, "class_names", None)
-        return names_of_classes(known, self.num_classes)
+        return names_of_classes(self, self.datamodule)
 
 
 def _check_criterion(criterion: nn.Module) -> None:

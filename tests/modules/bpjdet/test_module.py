@@ -224,6 +224,7 @@ def test_states_need_a_loss_that_has_them():
         ({"num_states": 3}, r"num_states must be 0, or 4 for each of 3 slots"),
         ({"protocols": ["coco"]}, r"protocols.*'coco'"),
         ({"protocols": ["crowdhuman", "citypersons"]}, r"crowdhuman or citypersons"),
+        ({"anchors": [[[10.0, 20.0]]]}, r"anchors must be \(3, A, 2\) for the strides"),
         ({"body_score": 1.5}, r"body_score"),
         ({"num_classes": None}, r"set model.num_classes"),
     ],
