@@ -126,6 +126,12 @@ class EMAWeights(Callback):
         if trainer.state.fn == "fit" and self.weights is not None:
             self.weights.restore()
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give a module whose validation was cut short the weights of the training back."""
+        self.on_validation_end(trainer, pl_module)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the module, for exports and evaluations."""
         if self.weights is not None:

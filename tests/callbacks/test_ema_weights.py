@@ -192,6 +192,20 @@ def test_an_evaluation_of_a_checkpoint_is_that_of_the_fit(tmp_path):
     assert values == pytest.approx(fitted, rel=1e-12)
 
 
+class Fail(Callback):
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if not trainer.sanity_checking:
+            raise OSError("a disk is full")
+
+
+def test_a_validation_that_fails_leaves_the_weights_of_the_training(tmp_path):
+    ema, watch, module = EMAWeights(decay=0.6, ramp=0), Watch(), Module()
+    trainer = tiny_trainer(tmp_path, [ema, watch, Fail()], False, precision="64-true")
+    with pytest.raises(OSError, match="disk"):
+        trainer.fit(module, TinyData())
+    assert same(snapshot(module), watch.steps[-1][1])
+
+
 def test_a_fit_without_a_step_left_ends_with_it(tmp_path):
     trainer, watch, _ = tiny_fit(tmp_path, EMAWeights(decay=0.6, ramp=0))
     trainer.save_checkpoint(tmp_path / "ema.ckpt")
