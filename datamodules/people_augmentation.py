@@ -110,7 +110,8 @@ class PeopleFlip(_SlotTransform):
     """Mirrors left and right of an image, and of the parts of its people.
 
     Slots whose classes are called ``left_`` and ``right_`` of the same part exchange their parts.
-    Slots of one class have theirs ordered anew, the visible ones first, from left to right.
+    Slots of one class have theirs ordered anew, the visible ones first, from left to right. It
+    belongs after ``MosaicAffine``, which would show the gray borders of flipped letterboxes.
 
     Args:
         p: Probability of a flip. The authors of BPJDet (arXiv:2304.10765) use none.
