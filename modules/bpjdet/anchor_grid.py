@@ -10,6 +10,11 @@ from math import prod
 import torch
 from torch import Tensor
 
+BOX_CHANNELS = 5
+"""Center, size and objectness of a prediction; classes, points and states follow."""
+OBJECTNESS = 4
+"""Channel of the objectness."""
+
 
 @dataclass(frozen=True)
 class AnchorGrid:
@@ -81,6 +86,15 @@ def check_anchors(anchors: Tensor, strides: Sequence[int]) -> None:
         raise ValueError(
             f"anchors must be ({len(strides)}, A, 2) for the strides {tuple(strides)}, got "
             f"{tuple(anchors.shape)}."
+        )
+
+
+def check_raw(raw: Tensor, grid: AnchorGrid, channels: int) -> None:
+    """Raise ``ValueError`` unless ``raw`` is (B, N, channels) for these N predictions."""
+    if raw.ndim != 3 or raw.shape[1:] != (len(grid), channels):
+        raise ValueError(
+            f"The head's output must be (B, {len(grid)}, {channels}) for an image of "
+            f"{grid.image_size}, got {tuple(raw.shape)}."
         )
 
 

@@ -10,12 +10,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from framework.utilities.precision import at_least_float32
-from modules.bpjdet.anchor_grid import AnchorGrid
+from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid, check_raw
 from modules.bpjdet.assignment import STATES_PER_SLOT
 
-BOX_CHANNELS = 5
-"""Center, size and objectness; classes, points and states follow."""
-OBJECTNESS = 4
 BODY = 0
 """The class of bodies."""
 
@@ -37,15 +34,6 @@ class Decoded(NamedTuple):
     scores: Tensor
     labels: Tensor
     states: Tensor
-
-
-def check_raw(raw: Tensor, grid: AnchorGrid, channels: int) -> None:
-    """Raise ``ValueError`` unless ``raw`` is (B, N, channels) for these N predictions."""
-    if raw.ndim != 3 or raw.shape[1:] != (len(grid), channels):
-        raise ValueError(
-            f"The head's output must be (B, {len(grid)}, {channels}) for an image of "
-            f"{grid.image_size}, got {tuple(raw.shape)}."
-        )
 
 
 def decode(
@@ -135,7 +123,7 @@ def detect(
 
     Example:
         >>> import torch
-        >>> from modules.bpjdet.anchor_grid import AnchorGrid
+        >>> from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid, check_raw
         >>> from modules.bpjdet.decoding import detect
         >>> grid = AnchorGrid.of((32, 32), torch.full((1, 1, 2), 20.0), strides=(16,))
         >>> raw = torch.full((1, 4, 9), -9.0)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from framework.distributed.collectives import all_reduce_sum
 from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from framework.utilities.precision import at_least_float32
-from modules.bpjdet.anchor_grid import AnchorGrid
+from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid, check_raw
 from modules.bpjdet.assignment import UNSURE, Assignment
-from modules.bpjdet.decoding import BOX_CHANNELS, OBJECTNESS, check_raw
 
 BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 """Weights of the objectness of each level, from fine to coarse, by the number of levels."""
@@ -65,7 +64,7 @@ class ExtendedObjectLoss(nn.Module):
 
     Example:
         >>> import torch
-        >>> from modules.bpjdet.anchor_grid import AnchorGrid
+        >>> from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid, check_raw
         >>> from modules.bpjdet.assignment import AnchorAssigner
         >>> from modules.bpjdet.loss import ExtendedObjectLoss
         >>> people = {

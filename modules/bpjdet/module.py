@@ -29,10 +29,10 @@ from framework.training.module import TrainingModule, TrainingOptions
 from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from framework.utilities.lightning_internals import trainer_of
 from framework.utilities.packed_copy import copy_packed
-from modules.bpjdet.anchor_grid import AnchorGrid, check_anchors
+from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid, check_anchors
 from modules.bpjdet.anchors import P6_ANCHORS, fit_anchors
 from modules.bpjdet.assignment import AnchorAssigner, Assignment, unreachable_share
-from modules.bpjdet.decoding import BOX_CHANNELS, OBJECTNESS, contact_states, detect
+from modules.bpjdet.decoding import contact_states, detect
 from modules.bpjdet.loss import ExtendedObjectLoss
 from modules.bpjdet.network import STRIDES, BPJDetNetwork, Size
 

@@ -13,6 +13,7 @@ from framework.detection.csp import CSPBackbone, coarsest_stage
 from framework.detection.path_aggregation_neck import PathAggregationNeck
 from framework.layers.timm_backbone import TimmBackbone
 from framework.utilities.checks import check_at_least, check_one_of
+from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS
 
 STRIDES = (8, 16, 32, 64)
 WIDTHS = (64, 128, 256, 512, 768, 1024)
@@ -20,8 +21,6 @@ WIDTHS = (64, 128, 256, 512, 768, 1024)
 BACKBONE_REPEATS = (3, 9, 9, 3, 3)
 """Bottlenecks of size ``l`` at strides 4 to 64."""
 NECK_REPEATS = 3
-BOX_CHANNELS = 5
-"""Box and objectness."""
 
 Size = Literal["tiny", "nano", "s", "m", "l"]
 
@@ -191,6 +190,6 @@ def _head(
     assert head.bias is not None
     with torch.no_grad():
         bias = head.bias.view(num_anchors, num_outputs)
-        bias[:, BOX_CHANNELS - 1] += math.log(8 * cell**2)
+        bias[:, OBJECTNESS] += math.log(8 * cell**2)
         bias[:, BOX_CHANNELS : BOX_CHANNELS + num_classes] += math.log(0.6 / (num_classes - 0.99))
     return head

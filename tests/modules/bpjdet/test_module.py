@@ -13,9 +13,8 @@ from datamodules import Digits, RenderedCrowds
 from framework.detection.body_parts.association import BodyPartAssociator
 from framework.detection.body_parts.people import People, pad_people
 from framework.objectives.errors import IncompatibleError
-from modules.bpjdet.anchor_grid import AnchorGrid
+from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid
 from modules.bpjdet.assignment import AnchorAssigner
-from modules.bpjdet.decoding import BOX_CHANNELS, OBJECTNESS
 from modules.bpjdet.loss import ExtendedObjectLoss
 from modules.bpjdet.module import BPJDet
 from tests.helpers.configs import arguments
