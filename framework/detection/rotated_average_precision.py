@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from framework.detection.average_precision import (
     Interpolation,
@@ -21,13 +19,14 @@ from framework.detection.detections import on_cpu
 from framework.detection.rotated import rotated_nms
 from framework.detection.rotated.iou import iou_of_pairs
 from framework.detection.rotated.overlap_candidates import overlapping_pairs
+from framework.detection.row_metric import RowMetric
 from framework.utilities.checks import check_at_least, check_interval
 
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _CURVE_POINTS = 101
 
 
-class RotatedMeanAveragePrecision(Metric):
+class RotatedMeanAveragePrecision(RowMetric):
     """Average precision of detected quadrilaterals, per class and in the mean over classes.
 
     A detection takes the object of its class and image with the largest IoU, found already or not.
@@ -75,8 +74,6 @@ class RotatedMeanAveragePrecision(Metric):
         (tensor(0.5000), tensor([1., 0., nan]))
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = True
 
     def __init__(
@@ -87,7 +84,17 @@ class RotatedMeanAveragePrecision(Metric):
         merge_iou: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        empty = {
+            "boxes": torch.zeros(0, 4, 2),
+            "scores": torch.zeros(0),
+            "labels": torch.zeros(0, dtype=torch.int64),
+            "image": torch.zeros(0, dtype=torch.int64),
+            "target_boxes": torch.zeros(0, 4, 2),
+            "target_labels": torch.zeros(0, dtype=torch.int64),
+            "target_difficult": torch.zeros(0, dtype=torch.bool),
+            "target_image": torch.zeros(0, dtype=torch.int64),
+        }
+        super().__init__(empty, **kwargs)
         check_at_least(1, num_classes=num_classes)
         if not iou_thresholds or not all(0 < t < 1 for t in iou_thresholds):
             raise ValueError(f"iou_thresholds must be in (0, 1), got {list(iou_thresholds)}.")
@@ -98,18 +105,6 @@ class RotatedMeanAveragePrecision(Metric):
         self.iou_thresholds = tuple(iou_thresholds)
         self.interpolation = interpolation
         self.merge_iou = merge_iou
-        self._empty = {
-            "boxes": torch.zeros(0, 4, 2),
-            "scores": torch.zeros(0),
-            "labels": torch.zeros(0, dtype=torch.int64),
-            "image": torch.zeros(0, dtype=torch.int64),
-            "target_boxes": torch.zeros(0, 4, 2),
-            "target_labels": torch.zeros(0, dtype=torch.int64),
-            "target_difficult": torch.zeros(0, dtype=torch.bool),
-            "target_image": torch.zeros(0, dtype=torch.int64),
-        }
-        for name in self._empty:
-            self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -158,29 +153,9 @@ class RotatedMeanAveragePrecision(Metric):
             state = getattr(self, prefix + name)
             state.append(column.detach().to(self._empty[prefix + name].dtype))
 
-    def sync(
-        self,
-        dist_sync_fn: Callable | None = None,
-        process_group: Any | None = None,
-        should_sync: bool = True,
-        distributed_available: Callable | None = None,
-    ) -> None:
-        """Gather the states of all ranks, of which some may have seen no image."""
-        for name, empty in self._empty.items():
-            state = getattr(self, name)
-            # what torchmetrics would send from an empty list has another type and shape
-            if isinstance(state, list) and not state:
-                state.append(empty)
-        gather = dist_sync_fn or gather_all_tensors
-
-        def gather_on_device(state: Tensor, group: Any | None = None) -> list[Tensor]:
-            return gather(state.to(self.device), group)
-
-        super().sync(gather_on_device, process_group, should_sync, distributed_available)
-
     def compute(self) -> dict[str, Tensor]:
         """Return the metrics by name, float32."""
-        columns = {name: self._column(name) for name in self._empty}
+        columns = {name: self.joined(name) for name in self._empty}
         ranking = _ranking(columns)
         found = {name: column[ranking] for name, column in _take(columns, "").items()}
         if self.merge_iou is not None:
@@ -216,11 +191,6 @@ class RotatedMeanAveragePrecision(Metric):
             "recall_50": grid.repeat(self.num_classes, 1),
         }
         return {name: value.float() for name, value in values.items()}
-
-    def _column(self, name: str) -> Tensor:
-        state = getattr(self, name)
-        parts = [state] if isinstance(state, Tensor) else state
-        return torch.cat([self._empty[name], *(part.cpu() for part in parts)])
 
     def _nearest_objects(
         self, found: dict[str, Tensor], objects: dict[str, Tensor]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from framework.detection.body_parts.matching import Array, Mask
 from framework.detection.detections import on_cpu
+from framework.detection.row_metric import RowMetric
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -29,7 +28,7 @@ TRUTH_FIELDS = (
 )
 
 
-class BodyPartMetric(Metric):
+class BodyPartMetric(RowMetric):
     """Base of metrics that compare images one by one and then rank the detections of all of them.
 
     What remains of an image is a few rows of numbers, made when it is seen. An image that comes
@@ -47,8 +46,6 @@ class BodyPartMetric(Metric):
         ValueError: No part class, two classes of one name, or a slot of no part class.
     """
 
-    full_state_update = False
-    is_differentiable = False
     found_fields: ClassVar[tuple[str, ...]] = ("boxes", "scores", "labels", "body")
 
     def __init__(
@@ -60,7 +57,11 @@ class BodyPartMetric(Metric):
         columns: int,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        empty = {
+            "images": torch.zeros(0, 2 + counts, dtype=torch.int64),
+            "rows": torch.zeros(0, columns, dtype=torch.float64),
+        }
+        super().__init__(empty, **kwargs)
         if len(class_names) < 2 or len({*class_names}) < len(class_names):
             raise ValueError(
                 "class_names must be distinct, that of the body and at least one part, got "
@@ -72,12 +73,6 @@ class BodyPartMetric(Metric):
             )
         self.class_names = tuple(class_names)
         self.slot_classes = np.array(slot_classes, dtype=np.int64)
-        self._empty = {
-            "images": torch.zeros(0, 2 + counts, dtype=torch.int64),
-            "rows": torch.zeros(0, columns, dtype=torch.float64),
-        }
-        for name in self._empty:
-            self.add_state(name, [], dist_reduce_fx="cat")
 
     @abstractmethod
     def _evaluate(self, found: Arrays, truth: Arrays) -> tuple[Sequence[int], Array]:
@@ -134,26 +129,6 @@ class BodyPartMetric(Metric):
                 f"body must be in -1..{n - 1}, got {int(body.min())}..{int(body.max())}."
             )
 
-    def sync(
-        self,
-        dist_sync_fn: Callable | None = None,
-        process_group: Any | None = None,
-        should_sync: bool = True,
-        distributed_available: Callable | None = None,
-    ) -> None:
-        """Gather the states of all ranks, of which some may have seen no image."""
-        for name, empty in self._empty.items():
-            state = getattr(self, name)
-            # what torchmetrics would send from an empty list has another type and shape
-            if isinstance(state, list) and not state:
-                state.append(empty)
-        gather = dist_sync_fn or gather_all_tensors
-
-        def gather_on_device(state: Tensor, group: Any | None = None) -> list[Tensor]:
-            return gather(state.to(self.device), group)
-
-        super().sync(gather_on_device, process_group, should_sync, distributed_available)
-
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the numbers of all images, ordered by the number of the image.
 
@@ -161,7 +136,7 @@ class BodyPartMetric(Metric):
             Counts of each image (N, counts) int64, and of each row the place of its image in them
             (R,) int64 and its columns (R, columns) float64.
         """
-        images, rows = (self._joined(name) for name in ("images", "rows"))
+        images, rows = (self.joined(name) for name in ("images", "rows"))
         first = torch.from_numpy(np.unique(images[:, 0].numpy(), return_index=True)[1])
         place = torch.full((len(images),), -1)
         place[first] = torch.arange(len(first))
@@ -169,11 +144,6 @@ class BodyPartMetric(Metric):
         kept = place >= 0
         place, order = place[kept].sort(stable=True)
         return images[first, 2:], place, rows[kept][order]
-
-    def _joined(self, name: str) -> Tensor:
-        state = getattr(self, name)
-        parts = [state] if isinstance(state, Tensor) else state
-        return torch.cat([self._empty[name], *(part.cpu() for part in parts)])
 
     def slots_of(self, label: int) -> Mask:
         """Return which slots hold parts of a class, (K,)."""
