@@ -44,7 +44,8 @@ def test_every_command_runs(system, tmp_path, data_folder):
     run("validate", args, tmp_path, f"--ckpt_path={best}", "--trainer.limit_val_batches=2")
     run("test", args, tmp_path, f"--ckpt_path={best}", "--trainer.limit_test_batches=2")
     run("predict", args, tmp_path, f"--ckpt_path={best}", "--trainer.limit_predict_batches=2")
-    detections = list((tmp_path / "detections").glob("Task1_*.txt"))
+    folder = tmp_path / "detections"
+    detections = [*folder.glob("Task1_*.txt"), *folder.glob("detections.json")]
     assert (tmp_path / "predictions.csv").is_file() != bool(detections)
     names = {path.name for path in tmp_path.glob("config*.yaml")}
     commands = ("", "_validate", "_test", "_predict")

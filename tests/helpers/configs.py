@@ -141,20 +141,19 @@ def arguments(system: str, *overlays: str, data: Path | None = None) -> list[str
     args = [f"--config={file}" for file in files if file.is_file()]
     text = (CONFIGS / f"{system}.yaml").read_text()
     if data is not None:
-        config = yaml.safe_load(text).get("data", {}).get("init_args", {})
+        config = {"data": yaml.safe_load(text).get("data", {})}
         small = SHRINK / f"{system}.yaml"
         shrunk = yaml.safe_load(small.read_text()) if small.is_file() else None
-        shrunk = (shrunk or {}).get("data", {}).get("init_args", {})
-        args += [f"--{place}={data}" for place in _roots("data", config, shrunk)]
+        args += [f"--{place}={data}" for place in _roots(config, shrunk or {})]
     return args
 
 
-def _roots(place: str, arguments: dict, shrunk: dict) -> Iterator[str]:
-    """Yield where in a datamodule's arguments a root folder stands, but of what is replaced."""
+def _roots(arguments: dict, shrunk: dict, within: str = "") -> Iterator[str]:
+    """Yield where in arguments a root folder stands, but of an object that is replaced."""
     for name, value in arguments.items():
         new = shrunk.get(name) or {}
         if name == "root":
-            yield f"{place}.root"
+            yield f"{within}root"
         elif isinstance(value, dict) and "class_path" not in new:
             inner, smaller = value.get("init_args", {}), new.get("init_args", {})
-            yield from _roots(f"{place}.{name}", inner, smaller)
+            yield from _roots(inner, smaller, f"{within}{name}.")
