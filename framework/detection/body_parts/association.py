@@ -6,12 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from framework.detection.body_parts.matching import Array
 from framework.utilities.checks import check_interval, check_one_of
 
 AssociationMode = Literal["body_to_part", "part_to_body", "mutual", "overlap"]
+Rows = NDArray[np.int64]
 
 
 def associate(
@@ -77,15 +81,16 @@ def associate(
             f"points must be (n, {len(slot_classes)}, 2) for the slots of classes "
             f"{tuple(slot_classes)}, got {tuple(found['points'].shape)}."
         )
-    scene = _Scene(found, mode, round_bodies)
-    body = torch.full_like(found["labels"], -1)
-    slot = body.clone()
-    if len(scene.bodies) and len(scene.parts) and slot_classes:
-        pair = _solved if hungarian else _nearest
-        place, taken = pair(scene, slot_classes, inside)
-        body[scene.parts] = torch.where(place < 0, -1, scene.bodies[place])
-        slot[scene.parts] = taken
-    return {**found, "body": body, "slot": slot}
+    scene = _Scene(found, slot_classes, mode, round_bodies)
+    if len(scene.bodies):
+        for of_class in scene.slots_of_classes.values():
+            (_solve if hungarian else _take_nearest)(scene, of_class, inside)
+    device = found["labels"].device
+    return {
+        **found,
+        "body": torch.from_numpy(scene.body).to(device),
+        "slot": torch.from_numpy(scene.slot).to(device),
+    }
 
 
 def above_score(found: dict[str, Tensor], least: float) -> dict[str, Tensor]:
@@ -170,124 +175,122 @@ class BodyPartAssociator(nn.Module):
 
 
 class _Scene:
-    """The m bodies and the p parts of an image, parts best first."""
+    """The bodies and parts of an image, in NumPy: an image has few of either.
 
-    def __init__(self, found: dict[str, Tensor], mode: AssociationMode, round_bodies: bool) -> None:
-        order = found["scores"].argsort(descending=True, stable=True)
-        labels = found["labels"]
+    All is in float64, and what is computed is what a loop over bodies and parts does, ties too.
+    """
+
+    def __init__(
+        self,
+        found: dict[str, Tensor],
+        slot_classes: Sequence[int],
+        mode: AssociationMode,
+        round_bodies: bool,
+    ) -> None:
+        self.boxes, self.points, scores = (
+            found[name].double().numpy(force=True) for name in ("boxes", "points", "scores")
+        )
+        self.labels: Rows = found["labels"].numpy(force=True)
+        self.order: Rows = (-scores).argsort(kind="stable")
         self.mode = mode
-        self.bodies = (labels == 0).nonzero().squeeze(1)
-        self.parts = order[(labels[order] > 0).nonzero().squeeze(1)]
-        self.labels = labels[self.parts]
-        # exactly what a loop over bodies and parts finds, ties too
-        boxes, points = found["boxes"].double(), found["points"].double()
-        self.body_boxes = boxes[self.bodies].round() if round_bodies else boxes[self.bodies]
-        self.part_boxes, self.part_points = boxes[self.parts], points[self.parts]
-        # x and y apart, (2, K, m): a last axis of two would be slow
-        self.body_points = points[self.bodies].permute(2, 1, 0).contiguous()
+        self.bodies: Rows = (self.labels == 0).nonzero()[0]
+        self.body_boxes: Array = self.boxes[self.bodies]
+        if round_bodies:
+            self.body_boxes = self.body_boxes.round()
+        self.body = np.full(len(self.labels), -1)
+        self.slot = self.body.copy()
+        self.slots_of_classes: dict[int, list[int]] = defaultdict(list)
+        for slot, label in enumerate(slot_classes):
+            self.slots_of_classes[label].append(slot)
+        self.slot_classes = slot_classes
 
-    def distances(self, slot: Tensor) -> Tensor:
-        """Return how far each part is from each body, (p, m), for the slots (p,) of the parts.
+    def free_parts(self, slot: int) -> Rows:
+        """Return the rows of the parts of a slot's class that have no body, best first."""
+        free = (self.labels == self.slot_classes[slot]) & (self.body < 0)
+        return self.order[free[self.order]]
+
+    def distances(self, parts: Rows, slot: int) -> Array:
+        """Return how far each part is from each body, (p, m), for a slot of theirs.
 
         Only their order counts, so that where there is but one distance it is squared.
         """
-        part_center = _center(self.part_boxes)[:, :, None]
+        part_center = _center(self.boxes[parts])
         if self.mode == "overlap":
-            x0, y0, x1, _ = self.body_boxes.unbind(dim=1)
-            share = self.shares()
-            most = share == share.amax(dim=1, keepdim=True)
-            return _squared(part_center, ((x0 + x1) / 2, y0)).masked_fill(~most, torch.inf)
-        body_center, pointed = _center(self.body_boxes), self.part_points[:, 0].T[:, :, None]
-        if self.mode == "part_to_body":
-            return _squared(pointed, body_center)
-        x, y = self.body_points
-        to_part = _squared(part_center, (x[slot], y[slot]))
+            x0, y0, x1, _ = self.body_boxes.T
+            share = self.shares(parts)
+            apart = _apart(part_center, np.stack([(x0 + x1) / 2, y0], axis=1))
+            apart[share != share.max(axis=1, keepdims=True)] = np.inf
+            return apart
+        points = self.points[self.bodies, slot]
         if self.mode == "body_to_part":
-            return to_part
-        return to_part.sqrt_() + _squared(pointed, body_center).sqrt_()
+            return _apart(part_center, points)
+        pointed, body_center = self.points[parts, 0], _center(self.body_boxes)
+        if self.mode == "part_to_body":
+            return _apart(pointed, body_center)
+        return np.sqrt(_apart(part_center, points)) + np.sqrt(_apart(pointed, body_center))
 
-    def shares(self) -> Tensor:
+    def shares(self, parts: Rows) -> Array:
         """Return which share of each part's area lies in each body, (p, m)."""
-        return _share_inside(self.part_boxes[:, None], self.body_boxes)
+        return _share_inside(self.boxes[parts, None], self.body_boxes)
 
 
-def _nearest(scene: _Scene, slot_classes: Sequence[int], inside: float) -> tuple[Tensor, Tensor]:
-    """Return the body and the slot of each part, -1 for none: slot by slot, the best part first."""
-    slots, count, device = len(slot_classes), len(scene.parts), scene.parts.device
-    number = torch.arange(count, device=device)
-    body = torch.full_like(number, -1)
-    taken = body.clone()
-    for of_class in _slots_of_classes(slot_classes):
-        known = torch.tensor(of_class, device=device)
-        tried = known[scene.labels.clamp(max=len(of_class) - 1)]
-        slot = tried.clamp(min=0)
-        nearest = scene.distances(slot).argmin(dim=1)
-        fits = _share_inside(scene.part_boxes, scene.body_boxes[nearest]) > inside
-        fits &= (tried >= 0) & (body < 0)
-        key = nearest * slots + slot
-        first = torch.full((len(scene.bodies) * slots,), count, device=device)
-        first = first.scatter_reduce_(0, key, number.masked_fill(~fits, count), "amin")
-        fits &= first[key] == number
-        body, taken = torch.where(fits, nearest, body), torch.where(fits, slot, taken)
-    return body, taken
+def _take_nearest(scene: _Scene, slots: Sequence[int], inside: float) -> None:
+    """Give the parts of a class their bodies: slot by slot, the best part first."""
+    for slot in slots:
+        parts = scene.free_parts(slot)
+        if not len(parts):
+            return
+        nearest = scene.distances(parts, slot).argmin(axis=1)
+        fits = _share_inside(scene.boxes[parts], scene.body_boxes[nearest]) > inside
+        best = np.full(len(scene.bodies), -1)
+        # of several parts of one body the last that is written stays
+        best[nearest[fits][::-1]] = parts[fits][::-1]
+        has_part = best >= 0
+        taken = best[has_part]
+        scene.body[taken] = scene.bodies[has_part]
+        scene.slot[taken] = slot
 
 
-def _solved(scene: _Scene, slot_classes: Sequence[int], inside: float) -> tuple[Tensor, Tensor]:
-    """Return the body and the slot of each part, -1 for none: of a class, all at once."""
+def _solve(scene: _Scene, slots: Sequence[int], inside: float) -> None:
+    """Give the parts of a class their bodies: all at once."""
     from scipy.optimize import linear_sum_assignment
 
-    body = torch.full_like(scene.parts, -1)
-    taken = body.clone()
-    free = scene.shares() > inside
-    every = torch.stack(
-        [scene.distances(torch.full_like(scene.parts, slot)) for slot in range(len(slot_classes))]
-    )
-    for label in sorted(set(slot_classes)):
-        slots = torch.tensor([k for k, c in enumerate(slot_classes) if c == label]).to(body.device)
-        mine = (scene.labels == label).nonzero().squeeze(1)
-        allowed = free[mine].repeat(1, len(slots))
-        costs = every[slots][:, mine].movedim(0, 1).flatten(1)
-        # dearer than any number of allowed pairs
-        refused = 1 + costs.masked_fill(~allowed, 0).sum()
-        places, columns = linear_sum_assignment(torch.where(allowed, costs, refused).cpu())
-        rows = torch.from_numpy(places).to(body.device)
-        chosen = torch.from_numpy(columns).to(body.device)
-        kept = allowed[rows, chosen].nonzero().squeeze(1)
-        rows, chosen = mine[rows[kept]], chosen[kept]
-        body[rows] = chosen % len(scene.bodies)
-        taken[rows] = slots[chosen // len(scene.bodies)]
-    return body, taken
+    parts = scene.free_parts(slots[0])
+    allowed = np.tile(scene.shares(parts) > inside, len(slots))
+    costs = np.concatenate([scene.distances(parts, slot) for slot in slots], axis=1)
+    # dearer than any number of allowed pairs
+    refused = 1 + costs[allowed].sum()
+    rows, columns = linear_sum_assignment(np.where(allowed, costs, refused))
+    kept = allowed[rows, columns]
+    slot, body = np.divmod(columns[kept], len(scene.bodies))
+    scene.body[parts[rows[kept]]] = scene.bodies[body]
+    scene.slot[parts[rows[kept]]] = np.array(slots)[slot]
 
 
-def _slots_of_classes(slot_classes: Sequence[int]) -> list[list[int]]:
-    """Return the first, second, ... slot of each class, -1 for none, and of any further class."""
-    slots: dict[int, list[int]] = defaultdict(list)
-    for slot, label in enumerate(slot_classes):
-        slots[label].append(slot)
-    rounds = max(map(len, slots.values()))
-    labels = range(max(slots) + 2)
-    return [[dict(enumerate(slots[c])).get(turn, -1) for c in labels] for turn in range(rounds)]
+def _center(boxes: Array) -> Array:
+    """Return x and y of the centers, (n, 2)."""
+    center: Array = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return center
 
 
-def _center(boxes: Tensor) -> Tensor:
-    """Return x and y of the centers, (2, n)."""
-    return ((boxes[:, :2] + boxes[:, 2:]) / 2).T
+def _apart(a: Array, b: Array) -> Array:
+    """Return the squared distances (p, m) of points (p, 2) and (m, 2)."""
+    from scipy.spatial.distance import cdist
+
+    # torch's matrix product would round
+    apart: Array = cdist(a, b, "sqeuclidean")
+    return apart
 
 
-def _squared(a: Tensor | Sequence[Tensor], b: Tensor | Sequence[Tensor]) -> Tensor:
-    """Return squared distances of points by x and y."""
-    # cdist's matrix product would round
-    x, y = a[0] - b[0], a[1] - b[1]
-    return x.mul_(x).add_(y.mul_(y))
-
-
-def _share_inside(parts: Tensor, bodies: Tensor) -> Tensor:
+def _share_inside(parts: Array, bodies: Array) -> Array:
     """Return which share of a part's area lies in a body, of boxes (..., 4)."""
-    x0, y0, x1, y1 = parts.unbind(dim=-1)
-    left, top, right, bottom = bodies.unbind(dim=-1)
-    width = (torch.minimum(x1, right) - torch.maximum(x0, left)).clamp(min=0)
-    height = (torch.minimum(y1, bottom) - torch.maximum(y0, top)).clamp(min=0)
-    return width * height / ((x1 - x0) * (y1 - y0))
+    x0, y0, x1, y1 = (parts[..., side] for side in range(4))
+    left, top, right, bottom = (bodies[..., side] for side in range(4))
+    width = np.maximum(np.minimum(x1, right) - np.maximum(x0, left), 0)
+    height = np.maximum(np.minimum(y1, bottom) - np.maximum(y0, top), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share: Array = width * height / ((x1 - x0) * (y1 - y0))
+    return share
 
 
 def _check(inside: float, mode: AssociationMode, hungarian: bool) -> None:
