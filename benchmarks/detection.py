@@ -26,6 +26,13 @@ pairs are the same.
 
 Anchors: assignment of 16 images of 640 pixels with 40 people and their heads to anchors on four
 levels, against a loop over objects, levels, anchors and cells in Python.
+
+Post-processing: decoding, suppression and association of an image of 640 pixels on which about 200
+bodies and heads are found, against the forward pass of networks of two sizes. Goal: at most 0.1.
+
+People loader: an epoch of rendered crowds with mosaics and colors, read and collated in this
+process, against the training steps of the default network on them. Goal: at most 1, so that one
+worker is enough.
 """
 
 from __future__ import annotations
@@ -455,6 +462,87 @@ def print_anchors(device: str, rounds: int) -> None:
     print(f"  positive: {len(assigner(people, (1,), (size, size)).image)}; loop: {count}")
 
 
+def crowd_output(grid: Any, device: str) -> Any:
+    """Return an output of a network in which about 200 bodies and heads are found."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(1, len(grid), 9, generator=generator)
+    raw[..., 4] -= 9
+    # each by three cells in a row
+    first = torch.randint(len(grid) - 2, (130,), generator=generator)
+    raw[0, first, 4] += 9
+    for shift in (1, 2):
+        raw[0, first + shift] = raw[0, first]
+    return raw.to(device)
+
+
+def print_postprocessing(device: str, rounds: int) -> None:
+    """Print the time from the output of a network to associated people, against its forward."""
+    import torch
+
+    from framework.detection.body_parts import associate
+    from framework.detection.detections import on_cpu
+    from modules.bpjdet import P6_ANCHORS, BPJDetNetwork
+    from modules.bpjdet.anchor_grid import AnchorGrid
+    from modules.bpjdet.decoding import detect
+
+    strides = (8, 16, 32, 64)
+    anchors = torch.tensor(P6_ANCHORS, dtype=torch.float32, device=device)
+    grid = AnchorGrid.of((640, 640), anchors, strides)
+    raw = crowd_output(grid, device)
+    image = torch.rand(1, 3, 640, 640, device=device)
+
+    def people() -> dict[str, Any]:
+        found = on_cpu(detect(raw, grid, num_classes=2, num_slots=1))
+        return associate(found[0], (1,))
+
+    found = people()
+    for size in ("tiny", "s"):
+        network = BPJDetNetwork(2, 1, size=size, strides=strides).to(device).eval()
+        with torch.inference_mode():
+            arms: dict[str, Callable[[], object]] = {
+                "network": lambda network=network: network(image),  # type: ignore[misc]
+                "post-processing": people,
+            }
+            medians = interleaved_medians(arms, rounds)
+        title = f"Post-processing after size {size}, 640 pixels, median of {rounds} rounds"
+        print_ratios(title, medians, "network", {"post-processing": 0.1})
+    bodies = int((found["labels"] == 0).sum())
+    print(f"  found: {bodies} bodies, {len(found['labels']) - bodies} heads")
+
+
+def print_people_loader(device: str, rounds: int) -> None:
+    """Print the time to load an epoch of crowds against that to train on it."""
+    import torch
+
+    from datamodules import MosaicAffine, RandomHSV, RenderedCrowds
+    from modules.bpjdet import BPJDet
+
+    data = RenderedCrowds(32, 0, 0, augment=[MosaicAffine(), RandomHSV()])
+    data.setup("fit")
+    model = BPJDet.for_data(data, size="tiny", strides=(8, 16, 32)).to(device)
+    batches = [
+        {name: value.to(device) for name, value in batch.items()}
+        for batch in map(model.prepare_on_cpu, data.train_dataloader())
+    ]
+
+    def train() -> None:
+        for batch in batches:
+            terms = model.objectives(batch).per_sample
+            torch.stack([term.mean() for term in terms.values()]).sum().backward()
+
+    def load() -> None:
+        for _ in data.train_dataloader():
+            pass
+
+    medians = interleaved_medians({"training": train, "loading": load}, rounds)
+    title = f"32 rendered crowds of 256 pixels, median of {rounds} rounds"
+    print_ratios(title, medians, "training", {"loading": 1.0})
+    for name, seconds in medians.items():
+        print(f"  {name}: {32 / seconds:,.0f} images per second")
+
+
 # ---- all of it -----------------------------------------------------------------------------------
 
 SECTIONS: dict[str, Callable[[str, int], None]] = {
@@ -464,6 +552,8 @@ SECTIONS: dict[str, Callable[[str, int], None]] = {
     "loader": print_loader,
     "association": print_association,
     "anchors": print_anchors,
+    "postprocessing": print_postprocessing,
+    "people_loader": print_people_loader,
 }
 
 
