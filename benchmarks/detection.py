@@ -29,10 +29,6 @@ levels, against a loop over objects, levels, anchors and cells in Python.
 
 Post-processing: decoding, suppression and association of an image of 640 pixels on which about 200
 bodies and heads are found, against the forward pass of networks of two sizes. Goal: at most 0.1.
-
-People loader: an epoch of rendered crowds with mosaics and colors, read and collated in this
-process, against the training steps of the default network on them. Goal: at most 1, so that one
-worker is enough.
 """
 
 from __future__ import annotations
@@ -40,6 +36,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.timing import interleaved_medians, machine, pin_allocator, print_ratios
@@ -502,7 +499,7 @@ def print_postprocessing(device: str, rounds: int) -> None:
         network = BPJDetNetwork(2, 1, size=size, strides=strides).to(device).eval()
         with torch.inference_mode():
             arms: dict[str, Callable[[], object]] = {
-                "network": lambda network=network: network(image),  # type: ignore[misc]
+                "network": partial(network, image),
                 "post-processing": people,
             }
             medians = interleaved_medians(arms, rounds)
@@ -510,37 +507,6 @@ def print_postprocessing(device: str, rounds: int) -> None:
         print_ratios(title, medians, "network", {"post-processing": 0.1})
     bodies = int((found["labels"] == 0).sum())
     print(f"  found: {bodies} bodies, {len(found['labels']) - bodies} heads")
-
-
-def print_people_loader(device: str, rounds: int) -> None:
-    """Print the time to load an epoch of crowds against that to train on it."""
-    import torch
-
-    from datamodules import MosaicAffine, RandomHSV, RenderedCrowds
-    from modules.bpjdet import BPJDet
-
-    data = RenderedCrowds(32, 0, 0, augment=[MosaicAffine(), RandomHSV()])
-    data.setup("fit")
-    model = BPJDet.for_data(data, size="tiny", strides=(8, 16, 32)).to(device)
-    batches = [
-        {name: value.to(device) for name, value in batch.items()}
-        for batch in map(model.prepare_on_cpu, data.train_dataloader())
-    ]
-
-    def train() -> None:
-        for batch in batches:
-            terms = model.objectives(batch).per_sample
-            torch.stack([term.mean() for term in terms.values()]).sum().backward()
-
-    def load() -> None:
-        for _ in data.train_dataloader():
-            pass
-
-    medians = interleaved_medians({"training": train, "loading": load}, rounds)
-    title = f"32 rendered crowds of 256 pixels, median of {rounds} rounds"
-    print_ratios(title, medians, "training", {"loading": 1.0})
-    for name, seconds in medians.items():
-        print(f"  {name}: {32 / seconds:,.0f} images per second")
 
 
 # ---- all of it -----------------------------------------------------------------------------------
@@ -553,7 +519,6 @@ SECTIONS: dict[str, Callable[[str, int], None]] = {
     "association": print_association,
     "anchors": print_anchors,
     "postprocessing": print_postprocessing,
-    "people_loader": print_people_loader,
 }
 
 

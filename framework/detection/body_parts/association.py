@@ -207,7 +207,8 @@ class _Scene:
     def free_parts(self, slot: int) -> Rows:
         """Return the rows of the parts of a slot's class that have no body, best first."""
         free = (self.labels == self.slot_classes[slot]) & (self.body < 0)
-        return self.order[free[self.order]]
+        rows: Rows = self.order[free[self.order]]
+        return rows
 
     def distances(self, parts: Rows, slot: int) -> Array:
         """Return how far each part is from each body, (p, m), for a slot of theirs.
@@ -227,7 +228,8 @@ class _Scene:
         pointed, body_center = self.points[parts, 0], _center(self.body_boxes)
         if self.mode == "part_to_body":
             return _apart(pointed, body_center)
-        return np.sqrt(_apart(part_center, points)) + np.sqrt(_apart(pointed, body_center))
+        both: Array = np.sqrt(_apart(part_center, points)) + np.sqrt(_apart(pointed, body_center))
+        return both
 
     def shares(self, parts: Rows) -> Array:
         """Return which share of each part's area lies in each body, (p, m)."""
