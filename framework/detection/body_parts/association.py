@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from framework.detection.body_parts.field_checks import check_fields, check_present
 from framework.detection.body_parts.matching import Array
 from framework.utilities.checks import check_interval, check_one_of
 
@@ -46,8 +47,9 @@ def associate(
 
     Args:
         found: Detections of one image: ``boxes`` (n, 4), left, top, right and bottom in pixels;
-            ``scores`` (n,); ``labels`` (n,) int64, 0 for bodies; and ``points`` (n, K, 2), for a
-            body the centers of its parts, for a part in the first place that of its body.
+            ``scores`` (n,); ``labels`` (n,) int64, 0 for bodies; and, but for ``overlap``,
+            ``points`` (n, K, 2), for a body the centers of its parts, for a part in the first place
+            that of its body.
         slot_classes: Class of the parts in each of the K slots.
         inside: Share of a part's area that must be exceeded in its body.
         mode: Distance between bodies and parts: ``body_to_part``, ``part_to_body``, ``mutual`` or
@@ -61,7 +63,8 @@ def associate(
         its slot there; -1 for none and for bodies.
 
     Raises:
-        ValueError: An argument is out of its range, or there are other than K points.
+        ValueError: An argument is out of its range, a field is missing or has another shape or
+            type, or there are other than K points.
 
     Example:
         >>> import torch
@@ -76,11 +79,7 @@ def associate(
         tensor([-1, -1,  0])
     """
     _check(inside, mode, hungarian)
-    if found["points"].shape[1:] != (len(slot_classes), 2):
-        raise ValueError(
-            f"points must be (n, {len(slot_classes)}, 2) for the slots of classes "
-            f"{tuple(slot_classes)}, got {tuple(found['points'].shape)}."
-        )
+    _check_found(found, slot_classes, needs_points=mode != "overlap")
     scene = _Scene(found, slot_classes, mode, round_bodies)
     if len(scene.bodies):
         for of_class in scene.slots_of_classes.values():
@@ -187,9 +186,9 @@ class _Scene:
         mode: AssociationMode,
         round_bodies: bool,
     ) -> None:
-        self.boxes, self.points, scores = (
-            found[name].double().numpy(force=True) for name in ("boxes", "points", "scores")
-        )
+        self.boxes, scores = (found[n].double().numpy(force=True) for n in ("boxes", "scores"))
+        if mode != "overlap":
+            self.points: Array = found["points"].double().numpy(force=True)
         self.labels: Rows = found["labels"].numpy(force=True)
         self.order: Rows = (-scores).argsort(kind="stable")
         self.mode = mode
@@ -293,6 +292,20 @@ def _share_inside(parts: Array, bodies: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         share: Array = width * height / ((x1 - x0) * (y1 - y0))
     return share
+
+
+def _check_found(found: dict[str, Tensor], slot_classes: Sequence[int], needs_points: bool) -> None:
+    points = ("points",) if needs_points else ()
+    check_present(found, ("boxes", "scores", "labels", *points))
+    if needs_points and found["points"].shape[1:] != (len(slot_classes), 2):
+        raise ValueError(
+            f"points must be (n, {len(slot_classes)}, 2) for the slots of classes "
+            f"{tuple(slot_classes)}, got {tuple(found['points'].shape)}."
+        )
+    number = len(found["boxes"])
+    shapes = {"boxes": (number, 4), "scores": (number,), "labels": (number,)}
+    shapes |= {name: (number, len(slot_classes), 2) for name in points}
+    check_fields(found, shapes)
 
 
 def _check(inside: float, mode: AssociationMode, hungarian: bool) -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from framework.detection.body_parts.field_checks import check_fields, check_present
 from framework.detection.body_parts.matching import Array, Mask
 from framework.detection.detections import on_cpu
 from framework.detection.row_metric import RowMetric
@@ -82,7 +83,7 @@ class BodyPartMetric(RowMetric):
         self,
         found: Sequence[dict[str, Tensor]],
         truth: Sequence[dict[str, Tensor]],
-        image_id: Tensor,
+        image_id: Tensor | Sequence[int],
     ) -> None:
         """Add a batch of B images, in pixels of the images as they were before any resizing.
 
@@ -93,41 +94,43 @@ class BodyPartMetric(RowMetric):
             image_id: (B,) int64 number of the image, over all ranks.
 
         Raises:
-            ValueError: They are not equally many, a field is missing, or has another shape.
+            ValueError: They are not equally many, a field is missing, or has another shape or type.
         """
         if not len(found) == len(truth) == len(image_id):
             raise ValueError(
                 "found, truth and image_id must be as many, got "
                 f"{len(found)}, {len(truth)} and {len(image_id)}."
             )
-        found, truth = _chosen(found, self.found_fields), _chosen(truth, TRUTH_FIELDS)
-        for detections, people, image in zip(found, truth, image_id.tolist(), strict=True):
+        for detections, people in zip(found, truth, strict=True):
             self._check(detections, people)
+        found, truth = _chosen(found, self.found_fields), _chosen(truth, TRUTH_FIELDS)
+        for detections in found:
+            _check_bodies(detections)
+        numbers = torch.as_tensor(image_id).tolist()
+        for detections, people, image in zip(found, truth, numbers, strict=True):
             counts, rows = self._evaluate(_arrays(detections), _arrays(people))
             self.images.append(torch.tensor([[image, len(rows), *counts]]))  # type: ignore[operator, union-attr]
             self.rows.append(torch.from_numpy(rows))  # type: ignore[operator, union-attr]
 
     def _check(self, found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
+        check_present(found, self.found_fields)
+        check_present(truth, TRUTH_FIELDS)
         n, m, slots = len(found["boxes"]), len(truth["bodies"]), len(self.slot_classes)
-        expected = {
-            "boxes": (n, 4),
-            "bodies": (m, 4),
-            "parts": (m, slots, 4),
-            "visible": (m, slots),
-            "part_ignored": (m, slots),
-            "visible_ratio": (m,),
-            "ignored": (m,),
-            "image_size": (2,),
-        }
-        for name, value in (found | truth).items():
-            shape = expected.get(name, (n,))
-            if tuple(value.shape) != shape:
-                raise ValueError(f"{name} must be {shape}, got {tuple(value.shape)}.")
-        body = found.get("body")
-        if body is not None and bool(((body < -1) | (body >= n)).any()):
-            raise ValueError(
-                f"body must be in -1..{n - 1}, got {int(body.min())}..{int(body.max())}."
-            )
+        check_fields(
+            found, {name: (n, 4) if name == "boxes" else (n,) for name in self.found_fields}
+        )
+        check_fields(
+            truth,
+            {
+                "bodies": (m, 4),
+                "parts": (m, slots, 4),
+                "visible": (m, slots),
+                "part_ignored": (m, slots),
+                "visible_ratio": (m,),
+                "ignored": (m,),
+                "image_size": (2,),
+            },
+        )
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the numbers of all images, ordered by the number of the image.
@@ -162,11 +165,15 @@ def by_score(rows: Tensor, scores: Tensor) -> Tensor:
 
 
 def _chosen(images: Sequence[dict[str, Tensor]], names: Sequence[str]) -> list[dict[str, Tensor]]:
-    for one in images:
-        missing = [name for name in names if name not in one]
-        if missing:
-            raise ValueError(f"An image lacks {', '.join(missing)}; it has {', '.join(one)}.")
     return on_cpu([{name: one[name] for name in names} for one in images])
+
+
+def _check_bodies(found: dict[str, Tensor]) -> None:
+    body, number = found.get("body"), len(found["boxes"])
+    if body is not None and bool(((body < -1) | (body >= number)).any()):
+        raise ValueError(
+            f"body must be in -1..{number - 1}, got {int(body.min())}..{int(body.max())}."
+        )
 
 
 def _arrays(tensors: dict[str, Tensor]) -> Arrays:

@@ -261,3 +261,44 @@ def test_what_does_not_fit_is_refused():
         BodyPartAssociator(mode="overlap", hungarian=True)
     with pytest.raises(ValueError, match="inside must lie in"):
         BodyPartAssociator(inside=60)
+
+
+def detections():
+    """Detections as those of torchvision, and points of one slot."""
+    return {
+        "boxes": torch.tensor([[0.0, 0, 100, 200], [40, 5, 60, 35]]),
+        "scores": torch.tensor([0.9, 0.7]),
+        "labels": torch.tensor([0, 1]),
+        "points": torch.tensor([[[50.0, 20]], [[50, 100]]]),
+    }
+
+
+def test_overlap_needs_no_points():
+    found = detections()
+    del found["points"]
+    assert associate(found, (1,), mode="overlap")["body"].tolist() == [-1, 0]
+    with pytest.raises(ValueError, match="An image lacks points; it has boxes, scores, labels"):
+        associate(found, (1,))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boxes": torch.zeros(2, 5)}, r"boxes must be \(2, 4\), got \(2, 5\)"),
+        ({"scores": torch.ones(3)}, r"scores must be \(2,\), got \(3,\)"),
+        ({"labels": torch.zeros(2)}, r"labels must be whole numbers, got torch.float32"),
+        ({"points": torch.zeros(3, 1, 2)}, r"points must be \(2, 1, 2\), got \(3, 1, 2\)"),
+        ({"boxes": [[0, 0, 1, 1]] * 2}, r"boxes must be a tensor, got list"),
+        ({"scores": torch.ones(2, device="meta")}, r"must lie on one device, got points on cpu"),
+    ],
+)
+def test_what_others_detected_is_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        associate({**detections(), **change}, (1,))
+
+
+def test_numbers_of_any_precision_are_taken():
+    found = detections()
+    found["labels"] = found["labels"].int()
+    found["boxes"] = found["boxes"].half().requires_grad_()
+    assert associate(found, (1,), mode="mutual")["body"].tolist() == [-1, 0]

@@ -217,6 +217,16 @@ def test_bad_input_is_refused(metric_class: Callable) -> None:
     if "body" in metric_class.found_fields:
         with pytest.raises(ValueError, match=r"body must be in -1\.\.\d+, got 99\.\.99"):
             metric.update([found | {"body": found["body"].clone().fill_(99)}], [truth], image)
+    number_like = {"visible": truth["visible"].long()}
+    with pytest.raises(ValueError, match=r"visible must be bool, got torch\.int64"):
+        metric.update([found], [truth | number_like], image)
+    with pytest.raises(ValueError, match=r"labels must be whole numbers, got torch\.float32"):
+        metric.update([found | {"labels": found["labels"].float()}], [truth], image)
+    with pytest.raises(ValueError, match="bodies must be a tensor, got list"):
+        metric.update([found], [truth | {"bodies": truth["bodies"].tolist()}], image)
+    with pytest.raises(ValueError, match="must lie on one device, got "):
+        metric.update([found | {"labels": found["labels"].to("meta")}], [truth], image)
+    assert not metric.images, "nothing of a batch that is refused is kept"
     with pytest.raises(ValueError, match=r"slot_classes must be in 1\.\.2, got \[0, 1\]"):
         metric_class(CLASSES, (0, 1))
     for names in (("body",), ("body", "head", "head")):
