@@ -24,7 +24,8 @@ class ONNXExport(Callback):
     The number of images is free, their size is that of the data, also where training resizes them;
     what is predicted is as it comes out of the network, before any activation or selection. The
     latest weights are written, in evaluation mode, from rank 0. The file's metadata name the module
-    and, as JSON, what the data has of classes, targets, and mean and std of the images.
+    and, as JSON, what the data has of classes, targets, and mean and std of the images, and what
+    the module names in ``decoding_facts``, such as anchors.
 
     Args:
         opset: Version of ONNX's operators; default the exporter's.
@@ -102,6 +103,8 @@ class ONNXExport(Callback):
 def _metadata(module: TrainingModule) -> dict[str, str]:
     """Return what a person needs to use the network, as texts."""
     facts = module.data_facts
-    found = {name: facts[name] for name in ("class_names", "target_names") if name in facts}
-    found |= facts.get("normalize", {})
+    found: dict[str, Any] = {
+        name: facts[name] for name in ("class_names", "target_names") if name in facts
+    }
+    found |= {**facts.get("normalize", {}), **module.decoding_facts}
     return {"name": type(module).__name__, **{k: json.dumps(v) for k, v in found.items()}}

@@ -36,6 +36,8 @@ class EvaluationModule(QuickHooksModule):
     """The run's config, of a module that ``trimtab.load`` returned."""
     make_datamodule: Callable[[], Any] | None = None
     """Returns the datamodule of the run that the module was loaded from."""
+    decoding_facts: Mapping[str, Any] = {}
+    """What a reader of the network's output must know beside the data's facts; plain values."""
 
     arguments_from_data: Mapping[str, str] = {}
     """Fact of the data that an argument follows from where nobody gives it, see ``for_data``."""

@@ -196,6 +196,15 @@ class BPJDet(TrainingModule):
         self.protocols = tuple(protocols)
         self._assigner: AnchorAssigner | None = None
 
+    @property
+    def decoding_facts(self) -> dict[str, Any]:  # type: ignore[override]
+        """Classes of the slots, strides, and anchors, which may be fitted, for ``decode``."""
+        return {
+            "slot_classes": list(self.slot_classes),
+            "strides": list(self.strides),
+            "anchors": self.anchors.tolist(),
+        }
+
     def setup(self, stage: str) -> None:
         """Check that the data has the model's classes and slots, and fit anchors to it."""
         data = self.datamodule

@@ -70,6 +70,7 @@ def test_the_file_names_classes_and_normalization(tmp_path):
     onnx = pytest.importorskip("onnx")
     data = Digits(batch_size=64, mean=[0.5], std=[0.25])
     module = Classifier.for_data(data, widths=(4,))
+    module.decoding_facts = {"strides": [8, 16]}
     trainer = tiny_trainer(
         tmp_path, [ONNXExport()], False, limit_train_batches=1, limit_val_batches=1, max_epochs=1
     )
@@ -79,6 +80,7 @@ def test_the_file_names_classes_and_normalization(tmp_path):
     }
     assert found["name"] == "Classifier"
     assert json.loads(found["class_names"]) == list("0123456789")
+    assert json.loads(found["strides"]) == [8, 16]
     assert (json.loads(found["mean"]), json.loads(found["std"])) == ([0.5], [0.25])
 
 
