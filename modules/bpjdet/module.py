@@ -218,6 +218,12 @@ class BPJDet(TrainingModule):
         shape = getattr(data, "input_shape", None)
         is_letterboxed = getattr(data, "is_letterboxed", False)
         check_coordinates(str(self.trainer.precision), shape, is_moved=is_letterboxed)
+        stride = self.strides[-1]
+        if shape is not None and any(side % stride for side in shape[1:]):
+            raise IncompatibleError(
+                f"The images of the data have {shape[1]} x {shape[2]} pixels, and BPJDet takes "
+                f"multiples of {stride}: set data.image_size to {_multiple(shape[1], stride)}."
+            )
         super().setup(stage)
         # a checkpoint's anchors are restored later
         if stage == "fit" and self.auto_anchor and hasattr(data, "object_sizes"):
@@ -428,6 +434,11 @@ def _sizes(image: Tensor, batch: Batch) -> Tensor:
     height, width = image.shape[-2:]
     size = torch.tensor([width, height], dtype=torch.float32)
     return batch.get("image_size", size.expand(len(image), 2))
+
+
+def _multiple(side: int, stride: int) -> int:
+    """Return the multiple of a stride that is nearest to a side, at least one stride."""
+    return max(1, round(side / stride)) * stride
 
 
 def _check_slots(slot_classes: Sequence[int], num_classes: int) -> None:

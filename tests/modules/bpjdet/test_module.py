@@ -13,6 +13,7 @@ from datamodules import Digits, RenderedCrowds
 from framework.detection.body_parts.association import BodyPartAssociator
 from framework.detection.body_parts.people import People, pad_people
 from framework.objectives.errors import IncompatibleError
+from framework.utilities import packages
 from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid
 from modules.bpjdet.assignment import AnchorAssigner
 from modules.bpjdet.loss import ExtendedObjectLoss
@@ -246,6 +247,28 @@ def test_other_slots_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         trimtab.main([*args, "--model.num_classes=3", "--model.slot_classes=[1,2]"])
     assert "slots of the data have the classes [1, 2, 2]" in capsys.readouterr().err
+
+
+def test_sides_of_images_must_be_whole_cells():
+    net = BPJDet(**CROWD)
+    net.trainer = tiny_trainer("unused", [], False)
+    net.trainer.datamodule = RenderedCrowds(num_train=1, image_size=100)
+    message = "have 100 x 100 pixels, and BPJDet takes multiples of 32: set data.image_size to 96"
+    with pytest.raises(IncompatibleError, match=message):
+        net.setup("fit")
+
+
+def test_metrics_of_coco_need_a_package(monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    assert "joint" in BPJDet(**CROWD, protocols=["bodyhands"]).make_metrics()
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'trimtab\[detection\]'"):
+        BPJDet(**CROWD, protocols=["cocohumanparts"]).make_metrics()
+
+
+def test_an_export_says_how_it_is_decoded():
+    facts = BPJDet(**CROWD).decoding_facts
+    assert facts["slot_classes"] == [1, 2, 2]
+    assert torch.tensor(facts["anchors"]).shape == (len(facts["strides"]), 3, 2)
 
 
 def test_a_trained_model_predicts_json_and_pictures(tmp_path):
