@@ -84,7 +84,7 @@ class OrientedData(DataModule):
 
     def as_batch(self, inputs: Any) -> Batch:
         """Return images as a batch, in their own pixels; see ``as_images`` for what they may be."""
-        return {"image": as_images(inputs)}
+        return {"image": as_images(inputs, channels=3)}
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples to a batch, their objects padded."""

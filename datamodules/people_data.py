@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from datamodules.body_parts.letterbox import letterbox
 from datamodules.object_augmentation import ObjectAugmentation, PeopleTransform
 from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, Sample
 from framework.data.facts import match_classes
+from framework.data.image_files import decode_image
 from framework.data.raw_inputs import as_images
 from framework.detection.body_parts.people import PeopleTable, pad_people
 from framework.objectives.errors import IncompatibleError
@@ -93,8 +96,24 @@ class PeopleData(DataModule):
         self.mixes_samples = any(transform.mixes_samples for transform in self.transforms)
 
     def as_batch(self, inputs: Any) -> Batch:
-        """Return images as a batch, in their own pixels; see ``as_images`` for what they may be."""
-        return {"image": as_images(inputs)}
+        """Return images as a batch; pictures and paths as squares, with the letterbox's fields.
+
+        Args:
+            inputs: Tensor or array (N, 3, H, W), which stays as it is, or one picture or path, or a
+                sequence of them.
+
+        Raises:
+            ValueError: No image, or see ``as_images``.
+        """
+        if isinstance(inputs, (Tensor, np.ndarray)):
+            return {"image": as_images(inputs, channels=3)}
+        is_one = isinstance(inputs, str) or not isinstance(inputs, Sequence)
+        pictures = [inputs] if is_one else inputs
+        if not pictures:
+            raise ValueError("There is no image to predict: give at least one.")
+        size = self.input_shape[1]
+        batch: Batch = default_collate([letterbox(decode_image(one), size) for one in pictures])
+        return batch
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples to a batch, their people padded."""
@@ -197,7 +216,6 @@ def check_people(people: PeopleTable | None, source: object) -> None:
     """
     if people is None or not len(people.rows) or bool(people.rows.ignored.all()):
         raise ValueError(
-            f"{source} has no person on any of its {0 if people is None else len(people)} images, "
-            "so that there is nothing to learn or to be scored on: check its labels, or leave this "
-            "part out."
+            f"{source} has no person on any of its images, so that there is nothing to learn or to "
+            "be scored on: check its labels, or leave this part out."
         )

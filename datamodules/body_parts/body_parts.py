@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Literal, NamedTuple, Unpack
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from datamodules.body_parts.annotations import AnnotatedImage
 from datamodules.body_parts.bodyhands import read_bodyhands
@@ -22,16 +20,18 @@ from datamodules.body_parts.coco import (
     read_visible_bodies,
 )
 from datamodules.body_parts.crowdhuman import read_crowdhuman
-from datamodules.body_parts.letterbox import LetterboxedImages, letterbox
+from datamodules.body_parts.letterbox import LetterboxedImages
 from datamodules.people_data import PeopleData, PeopleOptions, check_people
-from framework.data.datasets import Batch
+from framework.data.facts import Facts
 from framework.data.folders import existing_file
-from framework.data.image_files import decode_image, image_size, intact_images
+from framework.data.image_files import image_size, intact_images
 from framework.data.image_folders import find_images
 from framework.detection.body_parts.people import PeopleTable
 from framework.utilities.checks import check_at_least
 from framework.utilities.files import path_below
 
+USUAL_SIZE = 640
+"""Width and height of an image that nobody asks to have another one."""
 PUBLISHED = "published"
 """Stands for the file or folder that a data set is published with."""
 
@@ -122,7 +122,8 @@ class BodyParts(PeopleData):
         root: Folder of the data set.
         format: Form of the labels; None for images without labels.
         parts: Part of each slot of a person; by default all that the format has, see above.
-        image_size: Width and height S of an image, in pixels.
+        image_size: Width and height S of an image, in pixels; None for those that the model was
+            trained on, and 640 where it is trained.
         train: Annotation file to train on, in the folder, or None.
         val: Annotation file to validate on, in the folder, or None.
         test: Annotation file to test on, in the folder, or None.
@@ -159,7 +160,7 @@ class BodyParts(PeopleData):
         ]
         | None = None,
         parts: list[str] | None = None,
-        image_size: int = 640,
+        image_size: int | None = None,
         train: str | None = PUBLISHED,
         val: str | None = PUBLISHED,
         test: str | None = None,
@@ -170,26 +171,25 @@ class BodyParts(PeopleData):
         **options: Unpack[PeopleOptions],
     ) -> None:
         super().__init__(**options)
-        check_at_least(32, image_size=image_size)
+        self.image_size = image_size
+        size = USUAL_SIZE if image_size is None else image_size
+        check_at_least(32, image_size=size)
         self.root = Path(root)
         self.format = format
         self.files = {"train": train, "val": val, "test": test}
         self.folders = {"train": train_images, "val": val_images, "test": test_images}
         self.strict = strict
-        self.input_shape = (3, image_size, image_size)
+        self.input_shape = (3, size, size)
         self.own_parts = () if format is None else _chosen(format, parts)
         if format is None and parts is not None:
             raise ValueError(f"parts={parts} need a format, which says how they are labeled.")
 
-    def as_batch(self, inputs: Any) -> Batch:
-        """Return images as a batch; pictures and paths as squares, with the letterbox's fields."""
-        if isinstance(inputs, (Tensor, np.ndarray)):
-            return super().as_batch(inputs)
-        is_one = isinstance(inputs, str) or not isinstance(inputs, Sequence)
-        pictures = [inputs] if is_one else inputs
-        size = self.input_shape[1]
-        batch: Batch = default_collate([letterbox(decode_image(one), size) for one in pictures])
-        return batch
+    def use_facts(self, facts: Facts) -> None:
+        """Take over the size of the images in training, where no other was asked for."""
+        super().use_facts(facts)
+        if self.image_size is None and "input_shape" in facts:
+            size = int(facts["input_shape"][1])
+            self.input_shape = (3, size, size)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the labels of the parts that the stage needs, once."""

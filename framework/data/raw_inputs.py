@@ -37,7 +37,12 @@ def as_rows(rows: Any, size: int | None = None) -> Tensor:
     return values
 
 
-def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | None = None) -> Tensor:
+def as_images(
+    images: Any,
+    shape: Sequence[int] | None = None,
+    resize: int | None = None,
+    channels: int | None = None,
+) -> Tensor:
     """Return images as float32 (N, C, H, W) in [0, 1].
 
     Args:
@@ -48,6 +53,7 @@ def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | Non
             their shape that covers H and W, then the center is cropped. Default: RGB in their own
             size, which must be the same.
         resize: What the shorter side is resized to instead, at least H and W.
+        channels: C of a tensor or array, where it is known and ``shape`` is not.
 
     Raises:
         ValueError: Another shape or type of numbers, or a file that cannot be decoded, by name.
@@ -66,6 +72,8 @@ def as_images(images: Any, shape: Sequence[int] | None = None, resize: int | Non
         if shape is not None and tuple(values.shape[1:]) != tuple(shape):
             wanted = ", ".join(map(str, shape))
             raise ValueError(f"Images must be (N, {wanted}), got {tuple(values.shape)}.")
+        if channels is not None and values.shape[1] != channels:
+            raise ValueError(f"Images must be (N, {channels}, H, W), got {tuple(values.shape)}.")
         inside = (values >= 0) & (values <= 1)
         if values.is_floating_point() and not inside.all():
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 from datamodules.object_augmentation import PeopleTransform
 from datamodules.people_data import PeopleData, PeopleImages, check_people
@@ -25,6 +26,7 @@ def two(ignored: bool = False) -> People:
 
 class Crowd(PeopleData):
     class_names, slot_classes, num_classes = ("body", "head", "hand"), (1, 2, 2), 3
+    input_shape = (3, 64, 64)
 
     def setup(self, stage: str | None = None) -> None:
         people = PeopleTable([two(), People.none(3), two(ignored=True)], num_slots=3)
@@ -71,3 +73,22 @@ def test_images_without_people_are_refused():
         with pytest.raises(ValueError, match="'a' has no person on any of its"):
             check_people(people, repr("a"))
     check_people(PeopleTable([two()], 3), "a")
+
+
+def test_pictures_of_any_size_become_squares(tmp_path):
+    path = tmp_path / "street.png"
+    Image.new("L", (33, 128)).save(path)
+    batch = Crowd().as_batch([path, Image.new("RGBA", (1, 1))])
+    assert batch["image"].shape == (2, 3, 64, 64)
+    assert batch["image_size"].tolist() == [[33, 128], [1, 1]]
+    assert batch["letterbox_scale"].tolist() == [0.5, 64]
+    for one in (path, str(path), Image.open(path)):
+        assert torch.equal(Crowd().as_batch(one)["image"][0], batch["image"][0])
+    assert Crowd().as_batch(torch.rand(2, 3, 32, 96)).keys() == {"image"}
+
+
+def test_what_is_no_image_is_refused():
+    with pytest.raises(ValueError, match="There is no image to predict"):
+        Crowd().as_batch([])
+    with pytest.raises(ValueError, match=r"Images must be \(N, 3, H, W\), got \(1, 1, 64, 64\)"):
+        Crowd().as_batch(torch.rand(1, 1, 64, 64))

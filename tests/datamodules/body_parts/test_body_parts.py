@@ -74,21 +74,22 @@ def test_people_are_in_pixels_of_the_square_and_return(tmp_path):
 def test_training_batches_hold_augmented_people_alone(tmp_path):
     root = crowdhuman(tmp_path)
     batches = []
-    for size in (3, 1):
+    for size, workers in ((3, 0), (1, 0), (2, 2)):
         data = ready(
             root,
             "fit",
             format="crowdhuman",
             augment=[MosaicAffine(), RandomHSV()],
             batch_size=size,
+            num_workers=workers,
         )
         assert data.mixes_samples
         batches.append({int(i): p for b in data.train_dataloader() for i, p in by_index(b)})
     assert batches[0].keys() == {0, 1, 2}
     for index, sample in batches[0].items():
         assert "letterbox_scale" not in sample
-        other = batches[1][index]
-        assert all(torch.equal(sample[name], other[name]) for name in sample)
+        for others in batches[1:]:
+            assert all(torch.equal(sample[name], others[index][name]) for name in sample)
 
 
 def by_index(batch):
@@ -109,6 +110,18 @@ def test_a_plain_folder_is_predicted(tmp_path):
     batch = data.as_batch([str(tmp_path / "c.jpg"), Image.new("RGB", (10, 10))])
     assert batch["image"].shape == (2, 3, 64, 64)
     assert data.as_batch(torch.zeros(2, 3, 64, 64)).keys() == {"image"}
+
+
+@pytest.mark.parametrize(("asked", "size"), [(None, 96), (64, 64)])
+def test_images_are_as_large_as_in_training(tmp_path, asked, size):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    data = BodyParts(str(tmp_path), image_size=asked)
+    data.use_facts(
+        {"class_names": ["body", "head"], "slot_classes": [1], "input_shape": [3, 96, 96]}
+    )
+    data.setup("predict")
+    assert next(iter(data.predict_dataloader()))["image"].shape == (1, 3, size, size)
+    assert BodyParts(str(tmp_path)).input_shape == (3, 640, 640)
 
 
 def test_what_is_tested_is_named(tmp_path):
@@ -168,7 +181,7 @@ def test_images_are_checked_before_training(tmp_path):
     content["annotations"][0]["iscrowd"] = 1
     content["images"][0] |= {"width": 80, "height": 40}
     (root / "a.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"a.json has no person on any of its 1 images"):
+    with pytest.raises(ValueError, match=r"a.json has no person on any of its images"):
         ready(root, "fit", format="coco_wholebody", train="a.json", train_images="Images")
 
 
