@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, default_collate
 from datamodules.body_parts.letterbox import letterbox
 from datamodules.object_augmentation import ObjectAugmentation, PeopleTransform
 from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
-from framework.data.datasets import Batch, Sample
+from framework.data.datasets import Batch, Sample, root_and_rows
 from framework.data.facts import match_classes
 from framework.data.image_files import decode_image
 from framework.data.raw_inputs import as_images
@@ -166,9 +166,7 @@ class PeopleData(DataModule):
         Raises:
             RuntimeError: there is no training set.
         """
-        if self.train_set is None:
-            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
-        people = self.train_set.people.rows  # type: ignore[attr-defined]
+        people = self._trained_images().people.rows
         counts = torch.zeros(self.num_classes, dtype=torch.int64)
         counts[0] = (~people.ignored).sum()
         counts.index_add_(0, torch.tensor(self.slot_classes), people.visible.sum(0))
@@ -182,9 +180,7 @@ class PeopleData(DataModule):
         Raises:
             RuntimeError: there is no training set.
         """
-        if self.train_set is None:
-            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
-        table: PeopleTable = self.train_set.people  # type: ignore[attr-defined]
+        table: PeopleTable = self._trained_images().people
         people = table.rows
         boxes = torch.cat([people.bodies[:, None], people.parts], 1)
         scale = self.train_scales().repeat_interleave(table.ends.diff())
@@ -194,7 +190,13 @@ class PeopleData(DataModule):
 
     def train_scales(self) -> Tensor:
         """Return the factor by which each training image is resized, (N,)."""
-        return torch.ones(len(self.train_set))  # type: ignore[arg-type]
+        return torch.ones(len(self._trained_images()))
+
+    def _trained_images(self) -> Any:
+        """Return the training images, those that are held out among them."""
+        if self.train_set is None:
+            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
+        return root_and_rows(self.train_set, [])[0]
 
     def augment_from(self, train_set: Dataset[Sample]) -> None:
         """Let training samples be augmented, with partners from ``train_set``."""

@@ -36,7 +36,7 @@ ROW_BY_ROW = {
     "sae": ["--data.batch_size=64", "--model.denominator=fixed"],
 }
 # what FullyShardedStrategy refuses
-WHOLE = {"depict", "paretoda", "paretoda_mnist_usps", "sae", "sae_feature", "sae_mutual"}
+WHOLE = {"bpjdet", "depict", "paretoda", "paretoda_mnist_usps", "sae", "sae_feature", "sae_mutual"}
 STATES = ("state_dict", "optimizer_states")
 
 

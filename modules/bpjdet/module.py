@@ -286,9 +286,10 @@ class BPJDet(TrainingModule):
             predictions=self.predictions_of(raw),
             index=batch.get("index"),
         )
-        positives = assignment.positives.sum().float() / max(1, len(image))
-        objectives.logs["positives"] = positives
-        objectives.logs["unreachable"] = unreachable_share(assignment)
+        images = max(1, len(image))
+        objectives.logs["positives"] = assignment.positives.sum().float() / images
+        unreachable = unreachable_share(assignment) * assignment.visible.sum()
+        objectives.logs["unreachable"] = unreachable / images
         return objectives, raw
 
     def evaluate(self, batch: Batch) -> Objectives:

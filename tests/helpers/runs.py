@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -148,10 +149,14 @@ def differences(a: Any, b: Any) -> list[str]:
     paths = sorted(set(left) ^ set(right))
     for path in sorted(set(left) & set(right)):
         x, y = left[path], right[path]
-        same = torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+        same = torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y or _are_nan(x, y)
         if not same:
             paths.append(path)
     return paths
+
+
+def _are_nan(a: Any, b: Any) -> bool:
+    return isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
 
 
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

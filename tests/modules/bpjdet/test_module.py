@@ -57,7 +57,7 @@ def test_terms_are_those_of_the_loss_per_image(batch):
     assert set(objectives.per_sample) == {"box", "objectness", "class", "part"}
     assert objectives.weights == net.loss.weights
     assert all(value.shape == (4,) for value in objectives.per_sample.values())
-    assert 0 <= float(objectives.logs["unreachable"]) <= 1
+    assert float(objectives.logs["unreachable"]) >= 0
     assert float(objectives.logs["positives"]) > 0
 
 
