@@ -208,15 +208,15 @@ class AnchorAssigner:
         return torch.cat([own, before, after], dim=1)
 
 
-def unreachable_share(assignment: Assignment) -> Tensor:
-    """Return the share of points that lie beyond their anchor's reach, a scalar; 0 without points.
+def unreachable_points(assignment: Assignment) -> Tensor:
+    """Return the number of points that lie beyond their anchor's reach, a scalar.
 
     A predicted point is less than 2 anchors away from its cell's corner, so that of a large body on
     a small anchor the far parts saturate the sigmoid and teach nothing.
 
     Example:
         >>> import torch
-        >>> from modules.bpjdet.assignment import AnchorAssigner, unreachable_share
+        >>> from modules.bpjdet.assignment import AnchorAssigner, unreachable_points
         >>> people = {
         ...     "bodies": torch.tensor([[[4.0, 2, 28, 62]]]),
         ...     "parts": torch.tensor([[[[10.0, 2, 22, 12]]]]),
@@ -226,12 +226,12 @@ def unreachable_share(assignment: Assignment) -> Tensor:
         ...     "num_people": torch.tensor([1]),
         ... }
         >>> assigner = AnchorAssigner(torch.tensor([[[8.0, 16]]]), strides=(8,))
-        >>> unreachable_share(assigner(people, (1,), (64, 64)))
-        tensor(0.3333)
+        >>> unreachable_points(assigner(people, (1,), (64, 64)))
+        tensor(2)
     """
     reach = 2 * assignment.anchor_size[:, None]
     beyond = (assignment.points.abs() >= reach).any(dim=2) & assignment.mask
-    return beyond.sum() / assignment.mask.sum().clamp(min=1)
+    return beyond.sum()
 
 
 def _objects_of(people: Mapping[str, Tensor], slot_classes: Sequence[int]) -> _Objects:

@@ -31,7 +31,7 @@ from framework.utilities.lightning_internals import trainer_of
 from framework.utilities.packed_copy import copy_packed
 from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid, check_anchors
 from modules.bpjdet.anchors import P6_ANCHORS, fit_anchors
-from modules.bpjdet.assignment import AnchorAssigner, Assignment, unreachable_share
+from modules.bpjdet.assignment import AnchorAssigner, Assignment, unreachable_points
 from modules.bpjdet.decoding import contact_states, detect
 from modules.bpjdet.loss import ExtendedObjectLoss
 from modules.bpjdet.network import STRIDES, BPJDetNetwork, Size
@@ -287,9 +287,9 @@ class BPJDet(TrainingModule):
             index=batch.get("index"),
         )
         images = max(1, len(image))
-        objectives.logs["positives"] = assignment.positives.sum().float() / images
-        unreachable = unreachable_share(assignment) * assignment.visible.sum()
-        objectives.logs["unreachable"] = unreachable / images
+        exact = torch.promote_types(raw.dtype, torch.float32)
+        objectives.logs["positives"] = assignment.positives.sum().to(exact) / images
+        objectives.logs["unreachable"] = unreachable_points(assignment).to(exact) / images
         return objectives, raw
 
     def evaluate(self, batch: Batch) -> Objectives:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modules.bpjdet.anchor_grid import AnchorGrid
-from modules.bpjdet.assignment import AnchorAssigner, Assignment, unreachable_share
+from modules.bpjdet.assignment import AnchorAssigner, Assignment, unreachable_points
 from tests.modules.bpjdet.crowds import ANCHORS, STRIDES, WORKED, crowd, people, worked_example
 
 NAMES = [field.name for field in fields(Assignment)]
@@ -159,7 +159,7 @@ def test_no_people_give_no_positives():
     found = AnchorAssigner(ANCHORS, STRIDES)(batch, (1,), (256, 256))
     assert len(found.image) == 0
     assert found.positives.tolist() == [[0, 0, 0]] * 2
-    assert unreachable_share(found) == 0
+    assert unreachable_points(found) == 0
 
 
 def test_it_moves_by_one_copy_and_tells_lightning_its_size():
@@ -187,7 +187,7 @@ def test_unreachable_points_are_those_beyond_two_anchors():
             seen += 1
             far += bool((point.abs() >= 2 * size).any())
     assert 0 < far < seen
-    assert unreachable_share(found) == pytest.approx(far / seen)
+    assert unreachable_points(found) == far
 
 
 def test_what_does_not_fit_is_refused():
