@@ -32,6 +32,7 @@ _PACKAGES = (
     "framework.objectives",
     "framework.distributed",
     "framework.detection",
+    "framework.detection.body_parts",
     "framework.sparse_coding",
     "framework.clustering",
     "framework.adaptation",
@@ -41,6 +42,7 @@ _PACKAGES = (
     "framework.runs",
     "framework.training",
     "modules",
+    "modules.bpjdet",
     "modules.classifier",
     "modules.coteaching",
     "modules.depict",
@@ -50,6 +52,7 @@ _PACKAGES = (
     "modules.regressor",
     "modules.sae",
     "datamodules",
+    "datamodules.body_parts",
     "callbacks",
 )
 """Packages whose public names are names of ``trimtab``."""

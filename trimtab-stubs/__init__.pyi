@@ -4,11 +4,13 @@ from pathlib import Path
 
 from callbacks import *
 from datamodules import *
+from datamodules.body_parts import *
 from framework.adaptation import *
 from framework.attacks import *
 from framework.clustering import *
 from framework.data import *
 from framework.detection import *
+from framework.detection.body_parts import *
 from framework.distributed import *
 from framework.gradients import *
 from framework.language import *
@@ -24,6 +26,7 @@ from framework.solvers import *
 from framework.sparse_coding import *
 from framework.training import *
 from modules import *
+from modules.bpjdet import *
 from modules.classifier import *
 from modules.coteaching import *
 from modules.depict import *

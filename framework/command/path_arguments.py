@@ -53,6 +53,8 @@ READS: dict[str, dict[str, str]] = {
         "test_images": "the folders of images in it, by name",
     },
     "CIFAR": {"root": "the folder of CIFAR's batches, by a restricted reader"},
+    "BPJDet": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "BPJDetNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "Classifier": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "CoTeaching": {
         "backbone": "weights of timm, where `pretrained` asks for them",

@@ -3,12 +3,8 @@ from .anchors import P6_ANCHORS as P6_ANCHORS
 from .anchors import best_possible_recall as best_possible_recall
 from .anchors import fit_anchors as fit_anchors
 from .assignment import AnchorAssigner as AnchorAssigner
-from .assignment import Assignment as Assignment
 from .assignment import unreachable_points as unreachable_points
-from .decoding import Decoded as Decoded
 from .decoding import contact_states as contact_states
-from .decoding import decode as decode
-from .decoding import detect as detect
 from .loss import ExtendedObjectLoss as ExtendedObjectLoss
 from .module import BPJDet as BPJDet
 from .network import BPJDetNetwork as BPJDetNetwork

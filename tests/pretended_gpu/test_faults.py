@@ -46,6 +46,14 @@ def _lightnings_warnings():
         yield
 
 
+@pytest.fixture
+def algorithms_of_before(monkeypatch):
+    """Undo what Lightning sets for good where it is asked for deterministic algorithms."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_more_waits_are_pinned_than_a_step_needs(name):
     assert pinned()[name]["waits"] <= NEEDED.get(name, 0)
@@ -148,7 +156,9 @@ def test_metrics_keep_their_precision_in_bf16(name, tmp_path, data_folder):
 
 
 @pytest.mark.parametrize("name", [one_of_many(n, quick=n == "aggregate") for n in NAMES])
-def test_every_config_repeats_its_bits_or_says_what_does_not(name, tmp_path, data_folder):
+def test_every_config_repeats_its_bits_or_says_what_does_not(
+    name, tmp_path, data_folder, algorithms_of_before
+):
     extra = ["--trainer.deterministic=true"]
     found = measured(name, data_folder, tmp_path, extra, commands=["fit"])["fit"]
     assert found.error is None
