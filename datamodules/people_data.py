@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.body_parts.letterbox import letterbox
+from datamodules.letterbox import letterbox
 from datamodules.object_augmentation import ObjectAugmentation, PeopleTransform
 from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
 from framework.data.datasets import Batch, Sample, root_and_rows

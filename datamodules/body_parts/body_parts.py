@@ -20,7 +20,7 @@ from datamodules.body_parts.coco import (
     read_visible_bodies,
 )
 from datamodules.body_parts.crowdhuman import read_crowdhuman
-from datamodules.body_parts.letterbox import LetterboxedImages
+from datamodules.letterbox import LetterboxedImages
 from datamodules.people_data import PeopleData, PeopleOptions, check_people
 from framework.data.facts import Facts
 from framework.data.folders import existing_file

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules.body_parts import BodyParts
 from datamodules.body_parts.annotations import clipped, share_seen
-from datamodules.body_parts.letterbox import letterbox
+from datamodules.letterbox import letterbox
 from datamodules.people_augmentation import MosaicAffine
 from datamodules.pixel_augmentation import RandomHSV
 from datamodules.rendered_crowds import RenderedCrowds
