@@ -29,6 +29,9 @@ levels, against a loop over objects, levels, anchors and cells in Python.
 
 Post-processing: decoding, suppression and association of an image of 640 pixels on which about 200
 bodies and heads are found, against the forward pass of networks of two sizes. Goal: at most 0.1.
+
+People loader: 64 rendered crowds of 256 pixels with mosaics and other colors, read and collated in
+this process, against the training steps of a network of size ``tiny`` on as many.
 """
 
 from __future__ import annotations
@@ -509,6 +512,34 @@ def print_postprocessing(device: str, rounds: int) -> None:
     print(f"  found: {bodies} bodies, {len(found['labels']) - bodies} heads")
 
 
+def print_people_loader(device: str, rounds: int) -> None:
+    """Print the time to load augmented crowds against that to train on them."""
+    from datamodules import MosaicAffine, RandomHSV, RenderedCrowds
+    from modules import BPJDet
+
+    data = RenderedCrowds(64, 0, 0, augment=[MosaicAffine(), RandomHSV()])
+    data.setup("fit")
+    model = BPJDet.for_data(data, size="tiny", strides=(8, 16, 32)).to(device)
+    batch = next(iter(data.train_dataloader()))
+    batch = {name: value.to(device) for name, value in batch.items()}
+    batches = len(data.train_dataloader())
+
+    def train() -> None:
+        for _ in range(batches):
+            objectives = model.objectives(batch)
+            sum(value.mean() for value in objectives.per_sample.values()).backward()
+
+    def load() -> None:
+        for _ in data.train_dataloader():
+            pass
+
+    medians = interleaved_medians({"training": train, "loading": load}, rounds)
+    title = f"64 rendered crowds of 256 pixels, median of {rounds} rounds"
+    print_ratios(title, medians, "training")
+    for name, seconds in medians.items():
+        print(f"  {name}: {64 / seconds:,.0f} images per second")
+
+
 # ---- all of it -----------------------------------------------------------------------------------
 
 SECTIONS: dict[str, Callable[[str, int], None]] = {
@@ -519,6 +550,7 @@ SECTIONS: dict[str, Callable[[str, int], None]] = {
     "association": print_association,
     "anchors": print_anchors,
     "postprocessing": print_postprocessing,
+    "people_loader": print_people_loader,
 }
 
 
