@@ -33,7 +33,8 @@ def why_too_coarse(tensors: Iterable[Tensor], decay: float) -> str | None:
 def move_average(averaged: Iterable[Tensor], latest: Iterable[Tensor], decay: float) -> None:
     """Set averages to ``decay * average + (1 - decay) * latest``, in place.
 
-    Integers, such as counters, have no average and are copied. Nothing waits for a GPU.
+    Integers, such as counters, have no average and are copied; with a decay of 0 all are, so that
+    infinities stay. Nothing waits for a GPU.
 
     Args:
         averaged: Averages.
@@ -49,7 +50,8 @@ def move_average(averaged: Iterable[Tensor], latest: Iterable[Tensor], decay: fl
     averages: tuple[list[Tensor], list[Tensor]] = [], []
     copies: tuple[list[Tensor], list[Tensor]] = [], []
     for mine, theirs in zip(averaged, latest, strict=True):
-        own, new = averages if mine.is_floating_point() or mine.is_complex() else copies
+        has_average = decay > 0 and (mine.is_floating_point() or mine.is_complex())
+        own, new = averages if has_average else copies
         own.append(mine)
         new.append(theirs)
     # not torch's AveragedModel, whose counter makes a GPU wait at every step

@@ -41,6 +41,16 @@ def test_the_average_follows_the_weights():
         torch.testing.assert_close(mine, 0.6 * first + 0.4 * latest)
 
 
+def test_buffers_that_are_not_averaged_are_copied():
+    model = network()
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    loss = AveragedModelLoss(model, decay=0.6, buffers="copy")
+    model[1].running_mean += 2
+    loss.update(model)
+    for mine, latest in zip(loss.average.buffers(), model.buffers(), strict=True):
+        assert torch.equal(mine, latest)
+
+
 def test_the_warm_up_starts_at_two_elevenths():
     model = network()
     loss = AveragedModelLoss(model)
