@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -31,13 +31,17 @@ from framework.utilities.lightning_internals import trainer_of
 from framework.utilities.packed_copy import copy_packed
 from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid, check_anchors
 from modules.bpjdet.anchors import P6_ANCHORS, fit_anchors
-from modules.bpjdet.assignment import AnchorAssigner, Assignment, unreachable_points
+from modules.bpjdet.assignment import (
+    STATES_PER_SLOT,
+    AnchorAssigner,
+    Assignment,
+    unreachable_points,
+)
 from modules.bpjdet.decoding import contact_states, detect
 from modules.bpjdet.loss import ExtendedObjectLoss
 from modules.bpjdet.network import STRIDES, BPJDetNetwork, Size
 
 Protocol = Literal["crowdhuman", "citypersons", "bodyhands", "cocohumanparts"]
-PROTOCOLS: tuple[Protocol, ...] = ("crowdhuman", "citypersons", "bodyhands", "cocohumanparts")
 PLACES = ("image_size", "letterbox_offset", "letterbox_scale")
 USUAL_SIZE = 640
 
@@ -155,7 +159,7 @@ class BPJDet(TrainingModule):
         check_interval("[0, 1]", part_score=part_score, part_iou=part_iou)
         check_at_least(1, max_detections=max_detections)
         for protocol in protocols:
-            check_one_of(PROTOCOLS, protocols=protocol)
+            check_one_of(get_args(Protocol), protocols=protocol)
         if {"crowdhuman", "citypersons"} <= {*protocols}:
             raise ValueError(
                 "protocols can have crowdhuman or citypersons, whose metrics have the same names, "
@@ -451,7 +455,8 @@ def _check_slots(slot_classes: Sequence[int], num_classes: int) -> None:
 
 
 def _check_states(num_states: int, num_slots: int) -> None:
-    if num_states not in (0, 4 * num_slots):
+    if num_states not in (0, STATES_PER_SLOT * num_slots):
         raise ValueError(
-            f"num_states must be 0, or 4 for each of {num_slots} slots, got {num_states}."
+            f"num_states must be 0, or {STATES_PER_SLOT} for each of {num_slots} slots, got "
+            f"{num_states}."
         )
