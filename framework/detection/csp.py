@@ -100,7 +100,7 @@ def coarsest_stage(in_channels: int, out_channels: int, repeats: int = 1) -> nn.
 
 
 class SpaceToDepth(nn.Module):
-    """Moves each 2 x 2 pixels into channels, as ``PixelUnshuffle``, which refuses empty batches.
+    """Moves each 2 x 2 pixels into channels, as ``PixelUnshuffle``, which skips empty batches.
 
     Shapes: (B, C, 2 H, 2 W) to (B, 4 C, H, W).
     """

@@ -17,7 +17,8 @@ def copy_packed(tensors: Mapping[str, Tensor], device: torch.device | str) -> di
     is there already stays as it is.
 
     Args:
-        tensors: Tensors of any shapes and types; those of several devices are copied one by one.
+        tensors: Tensors of any shapes and types; those of several devices are copied one by one,
+            and not detached.
         device: Device of the result.
 
     Example:

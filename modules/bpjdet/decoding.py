@@ -123,7 +123,7 @@ def detect(
 
     Example:
         >>> import torch
-        >>> from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid, check_raw
+        >>> from modules.bpjdet.anchor_grid import AnchorGrid
         >>> from modules.bpjdet.decoding import detect
         >>> grid = AnchorGrid.of((32, 32), torch.full((1, 1, 2), 20.0), strides=(16,))
         >>> raw = torch.full((1, 4, 9), -9.0)

@@ -64,7 +64,7 @@ class ExtendedObjectLoss(nn.Module):
 
     Example:
         >>> import torch
-        >>> from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid, check_raw
+        >>> from modules.bpjdet.anchor_grid import AnchorGrid
         >>> from modules.bpjdet.assignment import AnchorAssigner
         >>> from modules.bpjdet.loss import ExtendedObjectLoss
         >>> people = {

@@ -104,8 +104,8 @@ class BPJDetNetwork(nn.Module):
         pretrained: Whether to load timm's weights.
         strides: Strides of the levels, (8, 16, 32, 64) or (8, 16, 32).
         num_states: Number S of states of a contact; 8 for the hands of ContactHands.
-        image_size: Side of a usual image in pixels, on which the untrained network expects 8
-            objects per level.
+        image_size: Side of a usual image in pixels, on which the untrained network expects about 8
+            objects per level and anchor.
 
     Raises:
         ValueError: The backbone is unknown, or an argument is out of its range.
@@ -184,7 +184,8 @@ def _head(
 ) -> nn.Conv2d:
     """Return a level's convolution; ``cell`` is the stride as a share of the image's side.
 
-    Its biases expect 8 objects in an image, each of one class in 0.6 of the cases.
+    Its biases expect about 8 objects in an image for every anchor, and of each class the odds
+    0.6 / (C - 0.99).
     """
     head = nn.Conv2d(width, num_anchors * num_outputs, 1)
     assert head.bias is not None
