@@ -32,7 +32,6 @@ class Assignment:
         image: Images, (P,) int64.
         prediction: Places in ``AnchorGrid``, (P,) int64.
         level: Levels, (P,) int64.
-        anchor: Numbers of the anchors on their level, (P,) int64.
         anchor_size: Widths and heights of the anchors, (P, 2).
         label: Classes, (P,) int64.
         box: Center x and y, width and height, (P, 4).
@@ -47,7 +46,6 @@ class Assignment:
     image: Tensor
     prediction: Tensor
     level: Tensor
-    anchor: Tensor
     anchor_size: Tensor
     label: Tensor
     box: Tensor
@@ -187,7 +185,6 @@ class AnchorAssigner:
             image=image,
             prediction=place,
             level=level,
-            anchor=anchor,
             anchor_size=anchors[level, anchor] / stride,
             label=objects.label[row],
             box=torch.cat([center[pair] - cell, objects.size[row] / stride], dim=1),

@@ -31,10 +31,10 @@ def people(
     }
 
 
-def worked_example(dtype: torch.dtype = torch.float64, **fields: Tensor) -> dict[str, Tensor]:
-    body = torch.tensor([[[255, 200, 345, 360]]], dtype=dtype)
-    head = torch.tensor([[[[290, 197, 320, 233]]]], dtype=dtype)
-    return people(body, head, **fields)
+def worked_example() -> dict[str, Tensor]:
+    body = torch.tensor([[[255, 200, 345, 360]]], dtype=torch.float64)
+    head = torch.tensor([[[[290, 197, 320, 233]]]], dtype=torch.float64)
+    return people(body, head)
 
 
 def crowd(

@@ -24,7 +24,7 @@ def test_an_object_is_found_where_both_sides_differ_by_less_than_four():
     assert ratios[0].tolist() == pytest.approx([1.578947, 1.466667, 2.611111], abs=1e-6)
     assert best_possible_recall(box, on_p4[:1]) == 1
     assert best_possible_recall(head, on_p4[1:]) == 0
-    assert best_possible_recall(torch.tensor([[4.0, 1], [4.1, 1]]), torch.ones(1, 2) * 1.0) == 0
+    assert best_possible_recall(torch.tensor([[4.0, 1], [4.1, 1]]), torch.ones(1, 2)) == 0
     assert best_possible_recall(torch.zeros(0, 2), PUBLISHED) == 1
 
 

@@ -14,7 +14,7 @@ NAMES = [field.name for field in fields(Assignment)]
 
 
 def loop(batch, slot_classes, size, anchors, strides, ratio=4.0, offset=0.5):
-    """Return image, level, anchor, row, column, class, box, points and mask of each positive."""
+    """Return image, level, anchor's size, row, column, class, box, points, mask of positives."""
     found = []
     for b, number in enumerate(batch["num_people"].tolist()):
         for m in range(number):
@@ -37,7 +37,7 @@ def loop(batch, slot_classes, size, anchors, strides, ratio=4.0, offset=0.5):
                 for level, s in enumerate(strides):
                     rows, columns = math.ceil(size[0] / s), math.ceil(size[1] / s)
                     x, y = (value / s for value in center(box))
-                    for a, (aw, ah) in enumerate(anchors[level].tolist()):
+                    for aw, ah in anchors[level].tolist():
                         if not max(w / aw, aw / w, h / ah, ah / h) < ratio:
                             continue
                         cells = [(math.floor(x), math.floor(y))]
@@ -58,7 +58,7 @@ def loop(batch, slot_classes, size, anchors, strides, ratio=4.0, offset=0.5):
                                 for (px, py), known in zip(points, mask, strict=True)
                             ]
                             box_target = [x - i, y - j, w / s, h / s]
-                            row = (b, level, a, j, i, label, box_target, shifted, mask)
+                            row = (b, level, [aw, ah], j, i, label, box_target, shifted, mask)
                             found.append(row)
     return sorted(found)
 
@@ -67,7 +67,8 @@ def rows(found, size, anchors, strides):
     """Return an assignment in the form of ``loop``."""
     grid = AnchorGrid.of(size, anchors, strides)
     i, j = grid.cell[found.prediction].long().unbind(1)
-    columns = (found.image, found.level, found.anchor, j, i, found.label, found.box, found.points)
+    anchor = grid.anchor[found.prediction]
+    columns = (found.image, found.level, anchor, j, i, found.label, found.box, found.points)
     return sorted(zip(*(c.tolist() for c in (*columns, found.mask)), strict=True))
 
 
@@ -84,18 +85,19 @@ def test_the_worked_example():
     beside = (cells[:, 0] == 19).nonzero().squeeze(1)
     assert found.points[body][beside].tolist() == [[[0.0625, -3.5625]]] * 3
     assert found.anchor_size[:2].tolist() == [[6.0, 4.25]] * 2
-    assert torch.equal(grid.anchor[found.prediction], WORKED[0][found.anchor])
+    assert grid.anchor[found.prediction[body]][own].tolist() == WORKED[0].tolist()
+    assert torch.equal(found.anchor_size, grid.anchor[found.prediction].double() / 16)
 
 
 def test_the_head_of_the_worked_example_matches_small_anchors_and_points_at_its_body():
     found = AnchorAssigner(WORKED, strides=(16,))(worked_example(), (1,), (640, 640))
     head = found.label == 1
-    assert set(found.anchor[head].tolist()) == {0}
+    assert found.anchor_size[head].unique(dim=0).tolist() == [[6.0, 4.25]]
     own = found.box[head][:, :2] == torch.tensor([0.0625, 0.4375])
     # the body's center (18.75, 17.5) from the cell (19, 13)
     assert found.points[head][own.all(1)].tolist() == [[[-0.25, 4.5]]]
     on_p3 = AnchorAssigner(ANCHORS[:1], strides=(8,))(worked_example(), (1,), (640, 640))
-    assert set(on_p3.anchor[on_p3.label == 1].tolist()) == {0, 1, 2}
+    assert len(on_p3.anchor_size[on_p3.label == 1].unique(dim=0)) == 3
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -118,8 +120,12 @@ def test_every_center_is_within_reach_and_every_object_has_at_most_three_cells()
     found = AnchorAssigner(ANCHORS, STRIDES)(batch, (1, 1), (256, 256))
     assert (found.box[:, :2] >= -0.5).all()
     assert (found.box[:, :2] <= 1.5).all()
-    key = torch.cat([found.box[:, 2:], found.points.flatten(1)], 1)
-    assert len(key) > 100
+    grid = AnchorGrid.of((256, 256), ANCHORS, STRIDES)
+    center = found.box[:, :2] + grid.cell[found.prediction]
+    # no two objects have the same place and size
+    key = torch.cat([found.image[:, None], found.anchor_size, center, found.box[:, 2:]], 1)
+    counts = key.unique(dim=0, return_counts=True)[1]
+    assert set(counts.tolist()) == {1, 2, 3}
     only = people(torch.tensor([[[80.0, 80, 176, 176]]]), torch.zeros(1, 1, 0, 4))
     at_corner = AnchorAssigner(torch.tensor([[[90.0, 90]]]), (8,))(only, (), (256, 256))
     grid = AnchorGrid.of((256, 256), torch.tensor([[[90.0, 90]]]), (8,))

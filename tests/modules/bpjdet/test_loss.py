@@ -26,15 +26,10 @@ def outputs(images, channels, seed=0):
     return torch.randn(images, len(GRID), channels, dtype=DOUBLE, generator=generator)
 
 
-def whole(loss, terms):
-    return sum(loss.weights[name] * term.mean() for name, term in terms.items())
-
-
 def test_the_worked_example():
-    visible = torch.ones(1, 1, 1, dtype=torch.bool)
-    found = assign(worked_example(visible=visible), (1,), WORKED, (16,), (640, 640))
+    found = assign(worked_example(), (1,), WORKED, (16,), (640, 640))
     body = found.label == 0
-    rows = ("image", "prediction", "level", "anchor", "anchor_size", "label", "box", "points")
+    rows = ("image", "prediction", "level", "anchor_size", "label", "box", "points")
     kept = {name: getattr(found, name)[body] for name in (*rows, "mask", "states")}
     six = torch.tensor([[6]])
     found = replace(found, **kept, positives=six, visible=six)
