@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.detection.pictures import as_bytes
 from framework.utilities.checks import check_at_least
 from framework.utilities.packed_copy import copy_packed
 
@@ -81,8 +82,7 @@ class ImageSamples(Metric):
             "objects": torch.stack([self.rows_of(found[row], truth[row]) for row in chosen]),
         }
         added = copy_packed(added, self.index.device)
-        pixels = torch.stack([image[row] for row in chosen])
-        pixels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+        pixels = as_bytes(torch.stack([image[row] for row in chosen]))
         joined = (
             torch.cat([self.image, pixels]),
             torch.cat([self.index, added["index"]]),

@@ -71,7 +71,7 @@ def draw_detections(image: Tensor, found: Detections, class_names: Sequence[str]
 
 
 def as_bytes(image: Tensor) -> Tensor:
-    """Return an image, uint8 or float in [0, 1], as uint8."""
+    """Return images, uint8 or float in [0, 1], as uint8."""
     if image.dtype == torch.uint8:
         return image
     return (image * 255).round().clamp(0, 255).to(torch.uint8)
