@@ -8,9 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.result_writer import ResultWriter, names_of_images
 from framework.command.report import relative
 from framework.data.datasets import Batch
 from framework.detection.detections import Detections, names_of_classes, on_cpu
@@ -20,7 +21,6 @@ from framework.detection.result_files import write_results
 from framework.detection.tiles import merge_tiles
 from framework.distributed.collectives import gather
 from framework.figures.style import may_fail
-from framework.utilities.checks import check_at_least, check_interval
 from framework.utilities.console import PlainConsole
 from framework.utilities.files import file_name
 from framework.utilities.lightning_internals import datamodule_of
@@ -46,7 +46,7 @@ class Detector(Protocol):
         """Return the detections of every image."""
 
 
-class DetectionWriter(Callback):
+class DetectionWriter(ResultWriter):
     """Writes the predictions of a detector as ``Task1_<class>.txt`` and as pictures with boxes.
 
     Detections of tiles are merged on whole images: of those of one class that overlap by more than
@@ -71,15 +71,9 @@ class DetectionWriter(Callback):
     def __init__(
         self, folder: str | None = None, pictures: int = 20, picture_score: float = 0.3
     ) -> None:
-        check_at_least(0, pictures=pictures)
-        check_interval("[0, 1]", picture_score=picture_score)
-        self.folder = folder
-        self.pictures = pictures
-        self.picture_score = picture_score
-        self._found: list[Detections] = []
+        super().__init__(folder, pictures, picture_score)
         self._places: list[Tensor] = []
         self._tiled = False
-        self._images: dict[int, Tensor] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier prediction, and refuse names of classes that no file can have.
@@ -87,7 +81,8 @@ class DetectionWriter(Callback):
         Raises:
             ValueError: There is such a name, in the checkpoint or the data.
         """
-        self._found, self._places, self._images, self._tiled = [], [], {}, False
+        super().on_predict_start(trainer, pl_module)
+        self._places, self._tiled = [], False
         if isinstance(pl_module, Detector):
             for name in names_of_classes(pl_module, datamodule_of(trainer)):
                 file_name(name, "A class")
@@ -113,9 +108,7 @@ class DetectionWriter(Callback):
             self._tiled = True
             offset, scale = known["tile_offset"], known["tile_scale"]
         else:
-            shown = (index < self.pictures).nonzero().flatten().tolist()
-            images = copy_packed({str(row): batch["image"][row] for row in shown}, "cpu")
-            self._images |= {int(index[int(row)]): image for row, image in images.items()}
+            self.keep_images(trainer, batch, index)
         numbers = [index, image_id, *offset.T, scale]
         self._places.append(torch.stack([number.double() for number in numbers], 1))
         self._found += on_cpu(outputs)
@@ -138,10 +131,9 @@ class DetectionWriter(Callback):
             merged = dict(zip(image_id.tolist(), found, strict=True))
         data: Any = datamodule_of(trainer)
         numbers = sorted(merged)
-        known = getattr(data, "image_names", None)
-        names = [known[n] if known is not None else f"{n:06d}" for n in numbers]
+        names = names_of_images(data, numbers)
         classes = names_of_classes(pl_module, data)
-        folder = Path(self.folder or Path(trainer.default_root_dir) / "detections")
+        folder = self.folder_of(trainer)
         write_results(folder, [merged[n] for n in numbers], names, classes)
         self._draw(folder, names, [merged[n] for n in numbers], numbers, pictures, data, classes)
         count = sum(len(one["scores"]) for one in merged.values())

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.result_writer import ResultWriter, names_of_images
 from framework.command.report import relative
 from framework.data.datasets import Batch
 from framework.detection.body_parts.association import above_score
@@ -23,11 +24,9 @@ from framework.detection.gathering import gather_detections, gather_pictures
 from framework.detection.pictures import read_picture, write_picture
 from framework.distributed.collectives import gather
 from framework.figures.style import may_fail
-from framework.utilities.checks import check_at_least, check_interval
 from framework.utilities.console import PlainConsole
 from framework.utilities.files import file_name, make_folder, write_text
 from framework.utilities.lightning_internals import datamodule_of
-from framework.utilities.packed_copy import copy_packed
 
 RESULTS = "detections.json"
 
@@ -44,7 +43,7 @@ class PeopleDetector(Protocol):
         """Return the detections of every image with their association."""
 
 
-class PeopleWriter(Callback):
+class PeopleWriter(ResultWriter):
     """Writes the predicted bodies and parts in COCO's form of results, and pictures of them.
 
     ``detections.json`` is a list with an entry for each detection, see ``coco_results``. Pictures
@@ -67,18 +66,13 @@ class PeopleWriter(Callback):
     def __init__(
         self, folder: str | None = None, pictures: int = 20, picture_score: float = 0.45
     ) -> None:
-        check_at_least(0, pictures=pictures)
-        check_interval("[0, 1]", picture_score=picture_score)
-        self.folder = folder
-        self.pictures = pictures
-        self.picture_score = picture_score
-        self._found: list[dict[str, Tensor]] = []
+        super().__init__(folder, pictures, picture_score)
         self._index: list[Tensor] = []
-        self._images: dict[int, Tensor] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier prediction."""
-        self._found, self._index, self._images = [], [], {}
+        super().on_predict_start(trainer, pl_module)
+        self._index = []
 
     def on_predict_batch_end(
         self,
@@ -95,10 +89,7 @@ class PeopleWriter(Callback):
         index = batch["index"].cpu()
         self._index.append(index)
         self._found += on_cpu(outputs)
-        if getattr(datamodule_of(trainer), "image_paths", None) is None:
-            shown = (index < self.pictures).nonzero().flatten().tolist()
-            images = copy_packed({str(row): batch["image"][row] for row in shown}, "cpu")
-            self._images |= {int(index[int(row)]): image for row, image in images.items()}
+        self.keep_images(trainer, batch, index)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the detections of all ranks, and pictures of the first images."""
@@ -114,10 +105,9 @@ class PeopleWriter(Callback):
             return
         of_image = dict(sorted(zip(index, found, strict=True), key=itemgetter(0)))
         data: Any = datamodule_of(trainer)
-        known = getattr(data, "image_names", None)
-        names = {n: known[n] if known is not None else f"{n:06d}" for n in of_image}
+        names = dict(zip(of_image, names_of_images(data, of_image), strict=True))
         classes = names_of_classes(pl_module, data)
-        folder = Path(self.folder or Path(trainer.default_root_dir) / "detections")
+        folder = self.folder_of(trainer)
         make_folder(folder)
         results = coco_results(of_image, names, classes)
         write_text(folder / RESULTS, json.dumps(results, indent=0) + "\n")
