@@ -9,6 +9,7 @@ from .loss_recovered_evaluation import LossRecoveredEvaluation as LossRecoveredE
 from .mesa import MESA as MESA
 from .metrics_summary import MetricsSummary as MetricsSummary
 from .onnx_export import ONNXExport as ONNXExport
+from .people_writer import PeopleWriter as PeopleWriter
 from .prediction_writer import PredictionWriter as PredictionWriter
 from .report_writer import ReportWriter as ReportWriter
 from .robust_accuracy import RobustAccuracy as RobustAccuracy

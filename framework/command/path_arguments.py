@@ -112,6 +112,7 @@ FOLDERS: dict[str, dict[str, str]] = {
     },
     "ModelCheckpoint": {"dirpath": "checkpoints"},
     "OnExceptionCheckpoint": {"dirpath": "a checkpoint"},
+    "PeopleWriter": {"folder": "detections"},
     "PredictionWriter": {"path": "predictions"},
     "Profiler": {"dirpath": "measured times"},
     "RunLogger": {"folder": "`metrics.csv`"},
