@@ -8,8 +8,9 @@ from typing import Any, Unpack
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.object_augmentation import ObjectAugmentation, ObjectTransform
-from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
+from datamodules.detection_data import DetectionData
+from datamodules.object_augmentation import ObjectTransform
+from framework.data.datamodule import BatchOptions, LoaderOptions
 from framework.data.datasets import Batch, Sample
 from framework.data.facts import match_classes
 from framework.data.raw_inputs import as_images
@@ -46,7 +47,7 @@ class OrientedOptions(BatchOptions, total=False):
     augment: list[ObjectTransform] | None
 
 
-class OrientedData(DataModule):
+class OrientedData(DetectionData):
     """Base of the datamodules of oriented objects.
 
     Batches hold ``image`` (B, 3, H, W) float32 in [0, 1] and ``index`` (B,) int64, and of the
@@ -61,16 +62,8 @@ class OrientedData(DataModule):
         augment: Transforms of a training image and its objects, in this order.
     """
 
-    num_classes: int
-    class_names: Sequence[str]
-    input_shape: tuple[int, int, int]
-    """(3, H, W) of an image."""
     is_tiled = False
     """True if images outside training are parts of larger ones, named by ``image_id``."""
-    image_names: Sequence[str] | None = None
-    """Names of the predicted whole images, by ``image_id``; known after ``setup``."""
-    image_paths: Sequence[str] | None = None
-    """Paths of the predicted whole images, by ``image_id``."""
 
     def __init__(
         self,
@@ -78,9 +71,7 @@ class OrientedData(DataModule):
         augment: list[ObjectTransform] | None = None,
         **options: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(batch_size=batch_size, **options)
-        self.transforms = augment or []
-        self.mixes_samples = any(transform.mixes_samples for transform in self.transforms)
+        super().__init__(batch_size=batch_size, augment=augment, **options)
 
     def as_batch(self, inputs: Any) -> Batch:
         """Return images as a batch, in their own pixels; see ``as_images`` for what they may be."""
@@ -117,16 +108,9 @@ class OrientedData(DataModule):
         Raises:
             RuntimeError: there is no training set.
         """
-        if self.train_set is None:
-            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
-        label = self.train_set.objects.rows.label  # type: ignore[attr-defined]
+        label = self.trained_images().objects.rows.label
         count = label.bincount(minlength=self.num_classes).tolist()
         return dict(zip(self.class_names, count, strict=True))
-
-    def augment_from(self, train_set: Dataset[Sample]) -> None:
-        """Let training samples be augmented, with partners from ``train_set``."""
-        if self.transforms:
-            self.augment = ObjectAugmentation(self.transforms, train_set)
 
 
 def check_objects(objects: ObjectTable | None, source: object) -> None:

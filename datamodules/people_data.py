@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from datamodules.detection_data import DetectionData
 from datamodules.letterbox import letterbox
-from datamodules.object_augmentation import ObjectAugmentation, PeopleTransform
-from framework.data.datamodule import BatchOptions, DataModule, LoaderOptions
-from framework.data.datasets import Batch, Sample, root_and_rows
+from datamodules.object_augmentation import PeopleTransform
+from framework.data.datamodule import BatchOptions, LoaderOptions
+from framework.data.datasets import Batch, Sample
 from framework.data.facts import match_classes
 from framework.data.image_files import decode_image
 from framework.data.raw_inputs import as_images
@@ -51,7 +52,7 @@ class PeopleOptions(BatchOptions, total=False):
     augment: list[PeopleTransform] | None
 
 
-class PeopleData(DataModule):
+class PeopleData(DetectionData):
     """Base of the datamodules of people and the parts of their bodies.
 
     Label 0 is the body, every other label a class of parts; a person has a slot for each part, and
@@ -71,19 +72,11 @@ class PeopleData(DataModule):
         augment: Transforms of a training image and its people, in this order.
     """
 
-    num_classes: int
-    class_names: Sequence[str]
-    """Names by label, the body's first."""
+    transforms: Sequence[PeopleTransform]
     slot_classes: Sequence[int]
     """Label of the part in each slot of a person."""
-    input_shape: tuple[int, int, int]
-    """(3, H, W) of an image."""
     is_letterboxed = False
     """Whether images were resized and filled up, so that batches have the letterbox's fields."""
-    image_names: Sequence[str] | None = None
-    """Names of the predicted images, by ``index``; known after ``setup``."""
-    image_paths: Sequence[str] | None = None
-    """Paths of the predicted images, by ``index``."""
 
     def __init__(
         self,
@@ -91,9 +84,7 @@ class PeopleData(DataModule):
         augment: list[PeopleTransform] | None = None,
         **options: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(batch_size=batch_size, **options)
-        self.transforms = augment or []
-        self.mixes_samples = any(transform.mixes_samples for transform in self.transforms)
+        super().__init__(batch_size=batch_size, augment=augment, **options)
 
     def as_batch(self, inputs: Any) -> Batch:
         """Return images as a batch; pictures and paths as squares, with the letterbox's fields.
@@ -166,7 +157,7 @@ class PeopleData(DataModule):
         Raises:
             RuntimeError: there is no training set.
         """
-        people = self._trained_images().people.rows
+        people = self.trained_images().people.rows
         counts = torch.zeros(self.num_classes, dtype=torch.int64)
         counts[0] = (~people.ignored).sum()
         counts.index_add_(0, torch.tensor(self.slot_classes), people.visible.sum(0))
@@ -180,7 +171,7 @@ class PeopleData(DataModule):
         Raises:
             RuntimeError: there is no training set.
         """
-        table: PeopleTable = self._trained_images().people
+        table: PeopleTable = self.trained_images().people
         people = table.rows
         boxes = torch.cat([people.bodies[:, None], people.parts], 1)
         scale = self.train_scales().repeat_interleave(table.ends.diff())
@@ -190,20 +181,13 @@ class PeopleData(DataModule):
 
     def train_scales(self) -> Tensor:
         """Return the factor by which each training image is resized, (N,)."""
-        return torch.ones(len(self._trained_images()))
-
-    def _trained_images(self) -> Any:
-        """Return the training images, those that are held out among them."""
-        if self.train_set is None:
-            raise RuntimeError(f"{type(self).__name__} has no training set; call setup('fit').")
-        return root_and_rows(self.train_set, [])[0]
+        return torch.ones(len(self.trained_images()))
 
     def augment_from(self, train_set: Dataset[Sample]) -> None:
         """Let training samples be augmented, with partners from ``train_set``."""
         for transform in self.transforms:
             transform.use_slots(self.part_names)
-        if self.transforms:
-            self.augment = ObjectAugmentation(self.transforms, train_set)
+        super().augment_from(train_set)
 
 
 def check_people(people: PeopleTable | None, source: object) -> None:

@@ -216,7 +216,7 @@ class BodyParts(PeopleData):
 
     def train_scales(self) -> Tensor:
         """Return the factor by which each training image is resized, (N,)."""
-        longer = [max(image_size(Path(path))) for path in self._trained_images().paths]
+        longer = [max(image_size(Path(path))) for path in self.trained_images().paths]
         return self.input_shape[1] / torch.tensor(longer, dtype=torch.float32)
 
     def _has_labels(self, part: str) -> bool:
