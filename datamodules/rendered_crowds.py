@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Unpack
 
-import torch
-
 from datamodules.crowd_files import write_coco, write_odgt
 from datamodules.crowd_rendering import CLASS_NAMES, SLOT_CLASSES, render_crowd
 from datamodules.people_data import PeopleData, PeopleImages, PeopleOptions, check_people
+from datamodules.rendered_parts import RenderedParts
 from framework.detection.body_parts.people import PeopleTable
-from framework.utilities.checks import check_at_least
-from framework.utilities.randomness import stable_seed
 
 HEIGHTS = (50 / 256, 180 / 256)
 """Range of the persons' height in heights of the picture."""
 
 
-class RenderedCrowds(PeopleData):
+class RenderedCrowds(RenderedParts, PeopleData):
     """Drawn crowds of overlapping persons with a head and two hands.
 
     What a crowd shows is described at ``render_crowd``. A crowd depends on (``scene_seed``, part,
@@ -62,45 +59,31 @@ class RenderedCrowds(PeopleData):
         **options: Unpack[PeopleOptions],
     ) -> None:
         super().__init__(**options)
-        check_at_least(1, num_train=num_train)
-        check_at_least(0, num_val=num_val, num_test=num_test)
-        check_at_least(64, image_size=image_size)
+        self.set_parts(num_train, num_val, num_test, image_size, scene_seed)
         if not 1 <= people[0] <= people[1]:
             raise ValueError(f"people must be a least and a largest number, got {people}.")
-        self.sizes = {"train": num_train, "val": num_val, "test": num_test}
         self.people = (people[0], people[1])
-        self.scene_seed = scene_seed
         self.places = list(range(len(SLOT_CLASSES)))
-        self.input_shape = (3, image_size, image_size)
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the parts that the stage needs, once."""
         self.places = self.number_slots(CLASS_NAMES, SLOT_CLASSES)
-        if stage in (None, "fit") and self.train_set is None:
-            train_set = self.draw("train")
-            check_people(train_set.people, "RenderedCrowds")
-            self.train_set = train_set
-            self.augment_from(train_set)
-        if stage in (None, "fit", "validate") and self.val_set is None and self.sizes["val"]:
-            self.val_set = self.draw("val")
-        if stage in (None, "test", "predict") and self.test_set is None and self.sizes["test"]:
-            self.test_set = self.predict_set = self.draw("test")
+        super().setup(stage)
 
     def draw(self, part: str) -> PeopleImages:
         """Return the crowds of a part: ``'train'``, ``'val'`` or ``'test'``."""
         size, slots = self.input_shape[1], len(self.slot_classes)
-        image = torch.empty(self.sizes[part], 3, size, size, dtype=torch.uint8)
-        people = []
-        for number in range(self.sizes[part]):
-            picture, found = render_crowd(
-                stable_seed(self.scene_seed, "crowd", part, number),
-                size,
-                self.people,
-                (HEIGHTS[0] * size, HEIGHTS[1] * size),
-            )
-            image[number] = torch.from_numpy(picture).permute(2, 0, 1)
-            people.append(found.in_slots(self.places, slots))
-        return PeopleImages(image, PeopleTable(people, slots))
+        heights = (HEIGHTS[0] * size, HEIGHTS[1] * size)
+        image, people = self.pictures(
+            part, "crowd", lambda seed: render_crowd(seed, size, self.people, heights)
+        )
+        return PeopleImages(
+            image, PeopleTable([found.in_slots(self.places, slots) for found in people], slots)
+        )
+
+    def check_drawn(self, train_set: PeopleImages) -> None:
+        """Refuse crowds without any person."""
+        check_people(train_set.people, "RenderedCrowds")
 
     def write_odgt(self, root: str | Path) -> None:
         """Write all parts in the form of CrowdHuman, see ``crowd_files.write_odgt``.

@@ -15,15 +15,14 @@ from datamodules.oriented_data import (
     OrientedOptions,
     check_objects,
 )
+from datamodules.rendered_parts import RenderedParts
 from datamodules.scene_rendering import CLASS_NAMES, render_scene
 from framework.detection.objects import ObjectTable
 from framework.detection.pictures import write_picture
-from framework.utilities.checks import check_at_least
 from framework.utilities.files import make_folder
-from framework.utilities.randomness import stable_seed
 
 
-class RenderedScenes(OrientedData):
+class RenderedScenes(RenderedParts, OrientedData):
     """Drawn scenes with ships (rectangles), planes (trapezoids) and vehicles (rectangles).
 
     What a scene shows is described at ``render_scene``. A scene
@@ -67,46 +66,33 @@ class RenderedScenes(OrientedData):
         **options: Unpack[OrientedOptions],
     ) -> None:
         super().__init__(**options)
-        check_at_least(1, num_train=num_train)
-        check_at_least(0, num_val=num_val, num_test=num_test)
-        check_at_least(64, image_size=image_size)
+        self.set_parts(num_train, num_val, num_test, image_size, scene_seed)
         if not 0 <= objects[0] <= objects[1]:
             raise ValueError(f"objects must be a least and a largest number, got {objects}.")
-        self.sizes = {"train": num_train, "val": num_val, "test": num_test}
         self.objects = (objects[0], objects[1])
-        self.scene_seed = scene_seed
         self.label_numbers = list(range(len(CLASS_NAMES)))
-        self.input_shape = (3, image_size, image_size)
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the parts that the stage needs, once."""
         self.label_numbers = self.number_classes(CLASS_NAMES)
-        if stage in (None, "fit") and self.train_set is None:
-            self.train_set = self.draw("train")
-            check_objects(self.train_set.objects, "RenderedScenes")
-            self.augment_from(self.train_set)
-        if stage in (None, "fit", "validate") and self.val_set is None and self.sizes["val"]:
-            self.val_set = self.draw("val")
-        if stage in (None, "test", "predict") and self.test_set is None and self.sizes["test"]:
-            self.test_set = self.predict_set = self.draw("test")
+        super().setup(stage)
 
     def draw(self, part: str) -> ObjectImages:
         """Return the scenes of a part: ``'train'``, ``'val'`` or ``'test'``."""
         size = self.input_shape[1]
         scale = size / 160
-        image = torch.empty(self.sizes[part], 3, size, size, dtype=torch.uint8)
-        objects, numbers = [], torch.tensor(self.label_numbers)
-        for number in range(self.sizes[part]):
-            picture, found = render_scene(
-                stable_seed(self.scene_seed, "scene", part, number),
-                size,
-                size,
-                self.objects,
-                (22 * scale, 70 * scale),
-            )
-            image[number] = torch.from_numpy(picture).permute(2, 0, 1)
-            objects.append(replace(found, label=numbers[found.label]))
-        return ObjectImages(image, ObjectTable(objects))
+        sides = (22 * scale, 70 * scale)
+        image, objects = self.pictures(
+            part, "scene", lambda seed: render_scene(seed, size, size, self.objects, sides)
+        )
+        numbers = torch.tensor(self.label_numbers)
+        return ObjectImages(
+            image, ObjectTable([replace(found, label=numbers[found.label]) for found in objects])
+        )
+
+    def check_drawn(self, train_set: ObjectImages) -> None:
+        """Refuse scenes without any object."""
+        check_objects(train_set.objects, "RenderedScenes")
 
     def write_dota(self, root: str | Path) -> None:
         """Write all parts as a data set that ``DOTA`` reads.
