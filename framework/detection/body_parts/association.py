@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from framework.detection.body_parts.field_checks import check_fields, check_present
-from framework.detection.body_parts.matching import Array
+from framework.detection.body_parts.matching import Array, area_of, first_of_each, shared_area
 from framework.utilities.checks import check_interval, check_one_of
 
 AssociationMode = Literal["body_to_part", "part_to_body", "mutual", "overlap"]
@@ -80,10 +79,11 @@ def associate(
     """
     _check(inside, mode, hungarian)
     _check_found(found, slot_classes, needs_points=mode != "overlap")
-    scene = _Scene(found, slot_classes, mode, round_bodies)
+    scene = _Scene(found, mode, round_bodies)
     if len(scene.bodies):
-        for of_class in scene.slots_of_classes.values():
-            (_solve if hungarian else _take_nearest)(scene, of_class, inside)
+        for label in sorted({*slot_classes}):
+            slots = [slot for slot, of_class in enumerate(slot_classes) if of_class == label]
+            (_solve if hungarian else _take_nearest)(scene, label, slots, inside)
     device = found["labels"].device
     return {
         **found,
@@ -107,8 +107,6 @@ def above_score(found: dict[str, Tensor], least: float) -> dict[str, Tensor]:
     """
     kept = found["scores"] >= least
     chosen = {name: value[kept] for name, value in found.items()}
-    if not len(kept):
-        return chosen
     row = kept.cumsum(0) - 1
     body = chosen["body"]
     has_body = (body >= 0) & kept[body.clamp(min=0)]
@@ -182,7 +180,6 @@ class _Scene:
     def __init__(
         self,
         found: dict[str, Tensor],
-        slot_classes: Sequence[int],
         mode: AssociationMode,
         round_bodies: bool,
     ) -> None:
@@ -198,14 +195,10 @@ class _Scene:
             self.body_boxes = self.body_boxes.round()
         self.body = np.full(len(self.labels), -1)
         self.slot = self.body.copy()
-        self.slots_of_classes: dict[int, list[int]] = defaultdict(list)
-        for slot, label in enumerate(slot_classes):
-            self.slots_of_classes[label].append(slot)
-        self.slot_classes = slot_classes
 
-    def free_parts(self, slot: int) -> Rows:
-        """Return the rows of the parts of a slot's class that have no body, best first."""
-        free = (self.labels == self.slot_classes[slot]) & (self.body < 0)
+    def free_parts(self, label: int) -> Rows:
+        """Return the rows of the parts of a class that have no body, best first."""
+        free = (self.labels == label) & (self.body < 0)
         rows: Rows = self.order[free[self.order]]
         return rows
 
@@ -235,28 +228,24 @@ class _Scene:
         return _share_inside(self.boxes[parts, None], self.body_boxes)
 
 
-def _take_nearest(scene: _Scene, slots: Sequence[int], inside: float) -> None:
+def _take_nearest(scene: _Scene, label: int, slots: Sequence[int], inside: float) -> None:
     """Give the parts of a class their bodies: slot by slot, the best part first."""
     for slot in slots:
-        parts = scene.free_parts(slot)
+        parts = scene.free_parts(label)
         if not len(parts):
             return
         nearest = scene.distances(parts, slot).argmin(axis=1)
         fits = _share_inside(scene.boxes[parts], scene.body_boxes[nearest]) > inside
-        best = np.full(len(scene.bodies), -1)
-        # of several parts of one body the last that is written stays
-        best[nearest[fits][::-1]] = parts[fits][::-1]
-        has_part = best >= 0
-        taken = best[has_part]
-        scene.body[taken] = scene.bodies[has_part]
-        scene.slot[taken] = slot
+        taken = first_of_each(nearest, fits)
+        scene.body[parts[taken]] = scene.bodies[nearest[taken]]
+        scene.slot[parts[taken]] = slot
 
 
-def _solve(scene: _Scene, slots: Sequence[int], inside: float) -> None:
+def _solve(scene: _Scene, label: int, slots: Sequence[int], inside: float) -> None:
     """Give the parts of a class their bodies: all at once."""
     from scipy.optimize import linear_sum_assignment
 
-    parts = scene.free_parts(slots[0])
+    parts = scene.free_parts(label)
     allowed = np.tile(scene.shares(parts) > inside, len(slots))
     costs = np.concatenate([scene.distances(parts, slot) for slot in slots], axis=1)
     # dearer than any number of allowed pairs
@@ -285,12 +274,8 @@ def _apart(a: Array, b: Array) -> Array:
 
 def _share_inside(parts: Array, bodies: Array) -> Array:
     """Return which share of a part's area lies in a body, of boxes (..., 4)."""
-    x0, y0, x1, y1 = (parts[..., side] for side in range(4))
-    left, top, right, bottom = (bodies[..., side] for side in range(4))
-    width = np.maximum(np.minimum(x1, right) - np.maximum(x0, left), 0)
-    height = np.maximum(np.minimum(y1, bottom) - np.maximum(y0, top), 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share: Array = width * height / ((x1 - x0) * (y1 - y0))
+        share: Array = shared_area(parts, bodies) / area_of(parts)
     return share
 
 

@@ -33,18 +33,29 @@ def overlaps(boxes: Array, others: Array) -> tuple[Array, Array]:
         >>> overlaps(np.array([[0.0, 0, 2, 2]]), np.array([[0.0, 1, 2, 4]]))
         (array([[0.25]]), array([[0.5]]))
     """
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (high - low).clip(0).prod(2)
-    area, other_area = (_area(a)[:, None] for a in (boxes, others))
+    boxes = boxes[:, None]
+    shared, area = shared_area(boxes, others), area_of(boxes)
     with np.errstate(divide="ignore", invalid="ignore"):
-        iou = np.where(shared > 0, shared / (area + other_area.T - shared), 0.0)
+        iou = np.where(shared > 0, shared / (area + area_of(others) - shared), 0.0)
         share = np.where(shared > 0, shared / area, 0.0)
     return iou, share
 
 
-def _area(boxes: Array) -> Array:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
+def shared_area(boxes: Array, others: Array) -> Array:
+    """Return the area that boxes (..., 4) and others, with which they broadcast, have in common."""
+    width, height = (
+        np.minimum(boxes[..., side + 2], others[..., side + 2])
+        - np.maximum(boxes[..., side], others[..., side])
+        for side in (0, 1)
+    )
+    shared: Array = width.clip(0) * height.clip(0)
+    return shared
+
+
+def area_of(boxes: Array) -> Array:
+    """Return the area of boxes (..., 4)."""
+    area: Array = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    return area
 
 
 def match_greedily(
