@@ -265,11 +265,12 @@ def _center(boxes: Array) -> Array:
 
 def _apart(a: Array, b: Array) -> Array:
     """Return the squared distances (p, m) of points (p, 2) and (m, 2)."""
-    from scipy.spatial.distance import cdist
-
-    # torch's matrix product would round
-    apart: Array = cdist(a, b, "sqeuclidean")
-    return apart
+    x, y = (a[:, None, side] - b[:, side] for side in (0, 1))
+    # one operation at a time rounds as the loop does on every processor; in place, for the cache
+    x *= x
+    y *= y
+    x += y
+    return x
 
 
 def _share_inside(parts: Array, bodies: Array) -> Array:
