@@ -127,7 +127,7 @@ def test_parts_without_a_body_are_not_looked_at() -> None:
 
 
 def test_difficult_parts_neither_count_nor_cost() -> None:
-    found, truth, number = row_of(3, [0, 1, 2, 2], [0.9, 0.8, 0.7, 0.6])
+    found, truth, number = row_of(3, [2, 2, 0, 1], [0.9, 0.8, 0.7, 0.6])
     truth["ignored"][2] = True
     assert metric_of([(found, truth, number)])["joint_ap"] == 1
     truth["ignored"][2] = False

@@ -167,23 +167,29 @@ def test_the_part_of_another_body_is_no_match() -> None:
 
 
 def test_pairs_outside_of_a_subset_are_overlooked() -> None:
-    # heights of 60 and 40; the second body is detected at 45, within a quarter of 50
-    truth = truth_of([[0.0, 0, 20, 60], [50.0, 0, 70, 40]])
+    # heights of 60, 40 and 60, of which the last is missed and the second best scored
+    truth = truth_of([[0.0, 0, 20, 60], [50.0, 0, 70, 40], [300.0, 0, 320, 60]])
     truth["parts"][1, 0, 3] = 12
-    found = as_found(truth, (1,))
+    found = as_found(truth_of(truth["bodies"][:2], truth["parts"][:2]), (1,))
     found["scores"] = torch.tensor([0.5, 0.9, 0.5, 0.9])
-    found["boxes"][1, 3] = 45
-    assert metric_of([(found, truth, 0)])["head_mmr_reasonable"] == 0
-    # at 39 it is not even looked at, elsewhere it is wrong
-    found["boxes"][1] = torch.tensor([200.0, 0, 220, 39])
-    assert metric_of([(found, truth, 0)])["head_mmr_reasonable"] == 0
-    found["boxes"][1] = torch.tensor([200.0, 0, 220, 40])
-    assert metric_of([(found, truth, 0)])["head_mmr_reasonable"] == pytest.approx(0.0, abs=0)
-    found["boxes"] = torch.cat([found["boxes"], torch.tensor([[300.0, 0, 320, 60]])])
-    found["scores"] = torch.tensor([0.5, 0.9, 0.5, 0.9, 0.9])
-    found["labels"] = torch.cat([found["labels"], torch.tensor([0])])
-    found["body"] = torch.tensor([-1, -1, 0, 4, -1])
-    assert metric_of([(found, truth, 0)])["head_mmr_reasonable"] == 0.0
+    overlooked, wrong = pytest.approx(0.5), pytest.approx(0.5 ** (1 / 9))
+
+    def rate(body: list[float], part: list[float]) -> float:
+        boxes = found["boxes"].clone()
+        boxes[1], boxes[3] = torch.tensor(body), torch.tensor(part)
+        return metric_of([(found | {"boxes": boxes}, truth, 0)])["head_mmr_reasonable"]
+
+    # detected at 45, within a quarter of 50, as a pair that does not belong to the subset
+    body, part = [50.0, 0, 70, 45], [50.0, 0, 70, 12]
+    assert rate(body, part) == overlooked
+    # the body need only hold half of what is detected, but the part is that part
+    assert rate([50.0, 0, 90, 40], part) == overlooked
+    assert rate([50.0, 0, 91, 40], part) == wrong
+    assert rate(body, [50.0, 20, 70, 32]) == wrong
+    # elsewhere it is wrong, unless one of the two is not even looked at
+    assert rate([200.0, 0, 220, 40], part) == wrong
+    assert rate([200.0, 0, 220, 39], part) == overlooked
+    assert rate([200.0, 0, 220, 40], [200.0, 0, 220, 9]) == overlooked
 
 
 def test_unknown_subsets() -> None:
