@@ -13,20 +13,13 @@ from torch import Tensor
 
 from framework.detection.body_parts.field_checks import check_fields, check_present
 from framework.detection.body_parts.matching import Array, Mask
+from framework.detection.body_parts.people import NAMES
 from framework.detection.detections import on_cpu
 from framework.detection.row_metric import RowMetric
 
 Arrays = dict[str, NDArray[Any]]
 
-TRUTH_FIELDS = (
-    "bodies",
-    "parts",
-    "visible",
-    "part_ignored",
-    "visible_ratio",
-    "ignored",
-    "image_size",
-)
+TRUTH_FIELDS = (*NAMES, "image_size")
 
 
 class BodyPartMetric(RowMetric):
