@@ -51,10 +51,10 @@ class ExtendedObjectLoss(nn.Module):
         num_slots: Number K of slots; without any there is no term ``part``, and this is YOLOv5's.
         num_levels: Number L of levels.
         image_size: Length S in pixels of the longer side of the training images.
+        num_states: Number S of contact states, 4 for each slot; 0 for none.
         weights: Weights of terms, in place of those above.
         balance: Weights of the objectness of each level; default YOLOv5's for 3 or 4 levels.
         smoothing: Label smoothing δ; the label of a class is 1 - δ/2 where present, else δ/2.
-        num_states: Number S of contact states, 4 for each slot; 0 for none.
         sync_normalizer: Whether positives and points are counted over all ranks, so that several
             ranks have the loss of one process, by a collective call; otherwise each rank takes its
             own means, as the paper's code.
@@ -89,10 +89,10 @@ class ExtendedObjectLoss(nn.Module):
         num_slots: int,
         num_levels: int = 4,
         image_size: int = 640,
+        num_states: int = 0,
         weights: Mapping[str, float] | None = None,
         balance: Sequence[float] | None = None,
         smoothing: float = 0.0,
-        num_states: int = 0,
         sync_normalizer: bool = True,
     ) -> None:
         super().__init__()

@@ -84,7 +84,8 @@ class BPJDet(TrainingModule):
         auto_anchor: Whether the anchors are fitted to the training set where less than 0.98 of its
             objects could be found with them.
         num_states: Number of contact states, 4 for each of K slots; 0 for none.
-        loss: Loss, made from the numbers of classes, slots and levels and the size of the images.
+        loss: Loss, made from the numbers of classes, slots and levels, the size of the images and
+            the number of contact states.
         associator: Association of parts with bodies; None for the paper's.
         body_score: Score that a body exceeds.
         body_iou: Overlap above which the worse of two bodies goes.
@@ -136,7 +137,7 @@ class BPJDet(TrainingModule):
         anchors: Sequence[Sequence[Sequence[float]]] | None = None,
         auto_anchor: bool = True,
         num_states: int = 0,
-        loss: Callable[[int, int, int, int], ExtendedObjectLoss] = ExtendedObjectLoss,
+        loss: Callable[[int, int, int, int, int], ExtendedObjectLoss] = ExtendedObjectLoss,
         associator: BodyPartAssociator | None = None,
         body_score: float = 0.05,
         body_iou: float = 0.6,
@@ -185,12 +186,9 @@ class BPJDet(TrainingModule):
             num_states=num_states,
             image_size=image_size,
         )
-        self.loss = loss(num_classes, len(self.slot_classes), len(self.strides), image_size)
-        if self.loss.num_states != num_states:
-            raise ValueError(
-                f"num_states is {num_states}, and that of the loss {self.loss.num_states}: set "
-                "model.loss.init_args.num_states to the same."
-            )
+        self.loss = loss(
+            num_classes, len(self.slot_classes), len(self.strides), image_size, num_states
+        )
         self.associator = BodyPartAssociator() if associator is None else associator
         self.body_score = body_score
         self.body_iou = body_iou

@@ -16,7 +16,7 @@ from framework.objectives.errors import IncompatibleError
 from framework.utilities import packages
 from modules.bpjdet.anchor_grid import BOX_CHANNELS, OBJECTNESS, AnchorGrid
 from modules.bpjdet.anchors import P6_ANCHORS, fit_anchors
-from modules.bpjdet.assignment import AnchorAssigner
+from modules.bpjdet.assignment import UNSURE, AnchorAssigner
 from modules.bpjdet.loss import ExtendedObjectLoss
 from modules.bpjdet.module import BPJDet
 from tests.helpers.configs import arguments
@@ -214,9 +214,14 @@ def test_results_are_in_pixels_of_the_original_image(monkeypatch):
     assert float(values["matching"]["mmr"]) == 0
 
 
-def test_states_need_a_loss_that_has_them():
-    with pytest.raises(ValueError, match=r"num_states is 4, and that of the loss 0"):
-        BPJDet(num_classes=2, slot_classes=(1,), num_states=4, **SMALL)
+def test_contact_states_have_a_term_of_their_own(batch):
+    net = attached(BPJDet(**CROWD, num_states=12), training=False)
+    states = torch.full((*batch["visible"].shape, 4), UNSURE)
+    unsure = net.objectives({**batch, "states": states})
+    assert unsure.weights["state"] == pytest.approx(0.01)
+    assert float(unsure.per_sample["state"].detach().abs().sum()) == 0
+    known = net.objectives({**batch, "states": torch.zeros_like(states)})
+    assert float(known.per_sample["state"].detach().min()) > 0
 
 
 @pytest.mark.parametrize(
