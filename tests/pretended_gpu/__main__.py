@@ -20,13 +20,12 @@ from unittest import mock
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tests.conftest import write_blank, write_small_data
-from tests.helpers.configs import PAPERS, SYSTEMS
 from tests.helpers.ranks import TwoRanks
 from tests.pretended_gpu import bounds, table
 from tests.pretended_gpu.configs import (
     COMMANDS,
+    ON_ONE_PROCESS,
     ON_TWO_RANKS_ALONE,
-    OVER_THEIR_BASE,
     measured,
     measured_on_two_ranks,
 )
@@ -43,7 +42,7 @@ def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args[:split])
     names = [" ".join(options.names)]
     if options.pin:
-        names = options.names or [*SYSTEMS, *PAPERS, *OVER_THEIR_BASE, *ON_TWO_RANKS_ALONE]
+        names = options.names or [*ON_ONE_PROCESS, *ON_TWO_RANKS_ALONE]
     with tempfile.TemporaryDirectory(prefix="pretended-gpu-") as folder:
         data = Path(folder) / "data"
         write_small_data(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.helpers.configs import OVERLAYS, arguments, base_of
+from tests.helpers.configs import OVERLAYS, PAPERS, SYSTEMS, arguments, base_of
 from tests.helpers.ranks import TwoRanks
 from tests.pretended_gpu.measure import (
     DDP,
@@ -22,10 +22,12 @@ FEW_STEPS = ["--trainer.max_steps=12"]
 """Of the published settings, which train for as long as the papers say."""
 OF_SEVERAL_PROCESSES = ("with/ddp", "with/fsdp2")
 COMMANDS = ("fit", "validate", "test", "predict")
-OVER_THEIR_BASE = [
-    f"{base_of(overlay)} {overlay}" for overlay in OVERLAYS if overlay not in OF_SEVERAL_PROCESSES
+ON_ONE_PROCESS = [
+    *SYSTEMS,
+    *PAPERS,
+    *(f"{base_of(name)} {name}" for name in OVERLAYS if name not in OF_SEVERAL_PROCESSES),
 ]
-"""Names of overlays that run on one process, each over the config that it is for."""
+"""Names of what runs on one process, overlays over the config that each is for."""
 ON_TWO_RANKS_ALONE = [f"{base_of(overlay)} {overlay}" for overlay in OF_SEVERAL_PROCESSES]
 """Names of overlays with a strategy of their own."""
 

@@ -5,33 +5,25 @@ After a change that makes a count lower, ``python -m tests.pretended_gpu --pin N
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 
-from tests.helpers.configs import PAPERS, SYSTEMS, one_of_many
+from tests.helpers.configs import one_of_many
 from tests.pretended_gpu.bounds import exceeded, of_one_process, of_two_ranks, pinned
 from tests.pretended_gpu.configs import (
     COMMANDS,
+    ON_ONE_PROCESS,
     ON_TWO_RANKS_ALONE,
-    OVER_THEIR_BASE,
     measured,
     measured_on_two_ranks,
 )
 
-NAMES = [*SYSTEMS, *PAPERS, *OVER_THEIR_BASE]
 QUICK = ("classifier", "gghl", "sae_mutual")
 QUICK_ON_TWO_RANKS = ("sae_mutual",)
 
 
-@pytest.fixture(autouse=True)
-def _lightnings_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@pytest.mark.parametrize("name", [one_of_many(name, quick=name in QUICK) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", [one_of_many(name, quick=name in QUICK) for name in ON_ONE_PROCESS]
+)
 def test_one_process(name, tmp_path, data_folder):
     found = measured(name, data_folder, tmp_path)
     assert [measurement.error for measurement in found.values()] == [None] * len(COMMANDS)
@@ -45,7 +37,10 @@ def test_one_process(name, tmp_path, data_folder):
 
 @pytest.mark.parametrize(
     "name",
-    [one_of_many(name, quick=name in QUICK_ON_TWO_RANKS) for name in (*NAMES, *ON_TWO_RANKS_ALONE)],
+    [
+        one_of_many(name, quick=name in QUICK_ON_TWO_RANKS)
+        for name in (*ON_ONE_PROCESS, *ON_TWO_RANKS_ALONE)
+    ],
 )
 def test_two_ranks(name, tmp_path, data_folder, two_ranks):
     ranks = measured_on_two_ranks(name, data_folder, tmp_path, two_ranks)
@@ -55,4 +50,4 @@ def test_two_ranks(name, tmp_path, data_folder, two_ranks):
 
 
 def test_the_table_has_a_row_for_every_config_and_overlay():
-    assert set(pinned()) == {*NAMES, *ON_TWO_RANKS_ALONE}
+    assert set(pinned()) == {*ON_ONE_PROCESS, *ON_TWO_RANKS_ALONE}

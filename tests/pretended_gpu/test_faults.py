@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,14 @@ import torch
 from lightning.pytorch import Callback
 from torchmetrics import Metric
 
-from tests.helpers.configs import PAPERS, SYSTEMS, arguments, one_of_many
+from tests.helpers.configs import arguments, one_of_many
 from tests.helpers.runs import QUIET, ROOT, differences
 from tests.pretended_gpu.autocast import cuda_autocast
 from tests.pretended_gpu.bounds import pinned
-from tests.pretended_gpu.configs import OVER_THEIR_BASE, measured
+from tests.pretended_gpu.configs import ON_ONE_PROCESS, measured
 from tests.pretended_gpu.device import pretended_gpu
 from tests.pretended_gpu.measure import ONE_GPU, run
 
-NAMES = [*SYSTEMS, *PAPERS, *OVER_THEIR_BASE]
 NEEDED = {
     "gghl with/preference": 2,  # the terms' gradients are compared on the CPU
     "paretoda": 2,
@@ -39,13 +37,6 @@ NEEDED = {
 NEEDED_ON_TWO_RANKS = {"classifier": 0, "nested": 0, "gghl": 0, "coteaching": 2, "sae_mutual": 3}
 
 
-@pytest.fixture(autouse=True)
-def _lightnings_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 @pytest.fixture
 def algorithms_of_before(monkeypatch):
     """Undo what Lightning sets for good where it is asked for deterministic algorithms."""
@@ -54,7 +45,7 @@ def algorithms_of_before(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ON_ONE_PROCESS)
 def test_no_more_waits_are_pinned_than_a_step_needs(name):
     assert pinned()[name]["waits"] <= NEEDED.get(name, 0)
 
@@ -155,10 +146,8 @@ def test_metrics_keep_their_precision_in_bf16(name, tmp_path, data_folder):
     assert types.found <= {torch.float32, torch.float64}
 
 
-@pytest.mark.parametrize("name", [one_of_many(n, quick=n == "aggregate") for n in NAMES])
-def test_every_config_repeats_its_bits_or_says_what_does_not(
-    name, tmp_path, data_folder, algorithms_of_before
-):
+@pytest.mark.parametrize("name", [one_of_many(n, quick=n == "aggregate") for n in ON_ONE_PROCESS])
+def test_every_config_adds_in_a_fixed_order(name, tmp_path, data_folder, algorithms_of_before):
     extra = ["--trainer.deterministic=true"]
     found = measured(name, data_folder, tmp_path, extra, commands=["fit"])["fit"]
     assert found.error is None
