@@ -18,6 +18,7 @@ from framework.detection.detections import on_cpu
 from framework.detection.row_metric import RowMetric
 
 Arrays = dict[str, NDArray[Any]]
+Rows = NDArray[np.int64]
 
 TRUTH_FIELDS = (*NAMES, "image_size")
 
@@ -145,8 +146,14 @@ class BodyPartMetric(RowMetric):
         """Return which slots hold parts of a class, (K,)."""
         return self.slot_classes == label
 
+    def true_pairs(self, truth: Arrays, label: int) -> tuple[Rows, Array, Mask]:
+        """Return person, box and whether it need not be found of each annotated part of a class."""
+        annotated = (truth["visible"] | truth["part_ignored"]) & self.slots_of(label)
+        ignored = truth["ignored"][:, None] | truth["part_ignored"]
+        return annotated.nonzero()[0], truth["parts"][annotated], ignored[annotated]
 
-def ranked(scores: Array, chosen: Mask) -> NDArray[np.int64]:
+
+def ranked(scores: Array, chosen: Mask) -> Rows:
     """Return the chosen rows by descending score, and by place where scores are equal."""
     rows = chosen.nonzero()[0]
     return rows[np.argsort(-scores[rows], kind="stable")]

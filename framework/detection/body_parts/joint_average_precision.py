@@ -115,11 +115,10 @@ class JointAveragePrecision(BodyPartMetric):
         for label in range(1, len(self.class_names)):
             mine = ranked(found["scores"], (found["labels"] == label) & (found["body"] >= 0))
             parts, bodies = found["boxes"][mine], found["boxes"][found["body"][mine]]
-            annotated = (truth["visible"] | truth["part_ignored"]) & self.slots_of(label)
-            difficult = (truth["ignored"][:, None] | truth["part_ignored"])[annotated]
+            owner, true_parts, difficult = self.true_pairs(truth, label)
             counts.append(int((~difficult).sum()))
-            part_iou, _ = overlaps(parts, truth["parts"][annotated])
-            body_iou, _ = overlaps(bodies, truth["bodies"][annotated.nonzero()[0]])
+            part_iou, _ = overlaps(parts, true_parts)
+            body_iou, _ = overlaps(bodies, truth["bodies"][owner])
             columns = [np.full(len(mine), label), found["scores"][mine]]
             if len(difficult):
                 nearest = part_iou.argmax(1)

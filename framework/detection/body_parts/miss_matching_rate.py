@@ -140,10 +140,8 @@ class MissMatchingRate(BodyPartMetric):
         for label in range(1, len(self.class_names)):
             mine = ranked(scores, (found["labels"] == label) & (found["body"] >= 0))
             parts, bodies = found["boxes"][mine], found["boxes"][found["body"][mine]]
-            annotated = (truth["visible"] | truth["part_ignored"]) & self.slots_of(label)
-            owner = annotated.nonzero()[0]
-            flagged = (truth["ignored"][:, None] | truth["part_ignored"])[annotated]
-            true_parts, true_bodies = truth["parts"][annotated], truth["bodies"][owner]
+            owner, true_parts, flagged = self.true_pairs(truth, label)
+            true_bodies = truth["bodies"][owner]
             part_iou, _ = overlaps(parts, true_parts)
             body_iou, body_share = overlaps(bodies, true_bodies)
             columns = [np.full(len(mine), label), scores[mine]]
