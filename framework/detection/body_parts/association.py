@@ -168,7 +168,10 @@ class BodyPartAssociator(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments."""
-        return f"inside={self.inside}, mode={self.mode!r}, hungarian={self.hungarian}"
+        return (
+            f"inside={self.inside}, mode={self.mode!r}, hungarian={self.hungarian}, "
+            f"round_bodies={self.round_bodies}"
+        )
 
 
 class _Scene:

@@ -248,7 +248,8 @@ def test_the_class_does_what_the_function_does():
         found, (1, 2, 2), inside=0.3, mode="mutual", hungarian=True, round_bodies=True
     )
     assert torch.equal(result["body"], expected["body"])
-    assert repr(associator) == "BodyPartAssociator(inside=0.3, mode='mutual', hungarian=True)"
+    arguments = "inside=0.3, mode='mutual', hungarian=True, round_bodies=True"
+    assert repr(associator) == f"BodyPartAssociator({arguments})"
 
 
 def test_what_does_not_fit_is_refused():
