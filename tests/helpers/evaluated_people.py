@@ -126,19 +126,20 @@ def noisy(truth: People, seed: int, tied: bool) -> People:
     return {"boxes": boxes, "scores": scores, "labels": labels, "body": body}
 
 
-def images(seed: int, count: int = 6, tied: bool = True) -> Images:
-    """Return images with numbers out of order; the last but one is empty, the last has nobody.
+def images(seed: int, tied: bool = True) -> Images:
+    """Return six images with numbers out of order.
+
+    On the fifth nothing is found, on the last there is nobody.
 
     Args:
         seed: Seed of all that is drawn.
-        count: Number of images.
         tied: Whether scores may be equal.
     """
     result: Images = []
-    for k in range(count):
-        truth = crowd(100 * seed + k, people=0 if k == count - 1 else 9, spread=0.6)
-        found = noisy(crowd(7, 2) if k == count - 1 else truth, 100 * seed + k, tied)
-        if k == count - 2:
+    for k in range(6):
+        truth = crowd(100 * seed + k, people=0 if k == 5 else 9, spread=0.6)
+        found = noisy(crowd(7, 2) if k == 5 else truth, 100 * seed + k, tied)
+        if k == 4:
             found = {name: value[:0] for name, value in found.items()}
         result.append((found, truth, 37 * (k + 3) % 101))
     return result

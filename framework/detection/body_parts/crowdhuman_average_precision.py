@@ -46,7 +46,6 @@ class CrowdHumanAveragePrecision(BodyPartMetric):
       the first one on. Nothing is interpolated, so N objects found without error give (N - 1) / N;
     * ``body_mr``: the miss rate averaged over 0.01 to 1 false positives per image (MR^-2), where
       images with ignored persons only do not count;
-
     * ``body_miss_rate`` (R,) at the R false positives per image ``fppi``, for a figure.
 
     A class without objects is NaN.
@@ -99,7 +98,7 @@ class CrowdHumanAveragePrecision(BodyPartMetric):
     def _evaluate(self, found: Arrays, truth: Arrays) -> tuple[Sequence[int], Array]:
         size = truth["image_size"]
         boxes = _cut_off(found["boxes"], size)
-        # a box that is not finite stays, and is wrong
+        # a box that was empty before, or is not finite, stays, and is wrong
         inside = ~_is_empty(boxes) | _is_empty(found["boxes"])
         counts, rows = [int(not truth["ignored"].all())], []
         for label in range(len(self.class_names)):

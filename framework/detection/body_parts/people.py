@@ -109,7 +109,7 @@ class People:
         """
         # stable sorts, the first criterion last
         order = self.parts[..., 0].argsort(dim=1, stable=True)
-        state = 2 * (~self.visible).int() - (~self.visible & self.part_ignored).int()
+        state = torch.where(self.visible, 0, torch.where(self.part_ignored, 1, 2))
         labels = torch.tensor(slot_classes)
         for key in (state, labels.expand_as(state)):
             order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
