@@ -180,12 +180,7 @@ class _Scene:
     All is in float64, and what is computed is what a loop over bodies and parts does, ties too.
     """
 
-    def __init__(
-        self,
-        found: dict[str, Tensor],
-        mode: AssociationMode,
-        round_bodies: bool,
-    ) -> None:
+    def __init__(self, found: dict[str, Tensor], mode: AssociationMode, round_bodies: bool) -> None:
         self.boxes, scores = (found[n].double().numpy(force=True) for n in ("boxes", "scores"))
         if mode != "overlap":
             self.points: Array = found["points"].double().numpy(force=True)

@@ -11,16 +11,6 @@ from torch import Tensor
 from framework.data.datasets import Batch, Sample
 from framework.detection.ragged import RowTable, pad_rows
 
-PADDING = {
-    "bodies": 0,
-    "parts": 0,
-    "visible": False,
-    "part_ignored": False,
-    "visible_ratio": 0,
-    "ignored": False,
-}
-"""What fills up each field of an image with fewer people than another one of the batch."""
-
 
 @dataclass(frozen=True)
 class People:
@@ -163,7 +153,7 @@ def pad_people(samples: Sequence[Sample]) -> Batch:
         >>> batch["parts"].shape, batch["num_people"]
         (torch.Size([1, 1, 2, 4]), tensor([0]))
     """
-    batch = pad_rows(samples, PADDING)
+    batch = pad_rows(samples, dict.fromkeys(NAMES, 0))
     if "bodies" in batch:
         batch["num_people"] = torch.tensor([len(sample["bodies"]) for sample in samples])
     return batch

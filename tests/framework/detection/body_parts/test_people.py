@@ -6,7 +6,6 @@ import torch
 
 from framework.detection.body_parts.people import (
     NAMES,
-    PADDING,
     People,
     PeopleTable,
     pad_people,
@@ -31,7 +30,6 @@ def same(one: People, other: People) -> bool:
 
 
 def test_padding_is_nobody():
-    assert tuple(PADDING) == NAMES
     images = [some(1, 5), People.none(2), some(3, 7)]
     batch = pad_people([{"image": torch.zeros(3, 2, 2), **one.fields()} for one in images])
     assert batch["image"].shape == (3, 3, 2, 2)
