@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from framework.detection.body_parts.people import People
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
-_FARTHEST = 1e9
+FARTHEST = 1e9
 """Pixels that a box is away at most; a number of single precision may have 38 digits."""
 
 
@@ -144,7 +143,7 @@ def numbers(value: Any, count: int, place: str) -> list[float]:
     if len(value) != count:
         raise ValueError(f"{place}: {len(value)} values stand where {count} numbers should.")
     for one in value:
-        if isinstance(one, bool) or not isinstance(one, (int, float)) or not abs(one) <= _FARTHEST:
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not abs(one) <= FARTHEST:
             raise ValueError(f"{place}: {_said(one)} stands where a finite number should.")
     return [float(one) for one in value]
 
@@ -200,9 +199,9 @@ def share_seen(seen: Box, body: Box, size: tuple[int, int] | None) -> float:
         >>> share_seen((-4, 0, 4, 8), (-4, 0, 4, 16), (32, 32))
         0.25
     """
-    width, height = size or (math.inf, math.inf)
     x0, y0, x1, y1 = seen
     if size is not None:
+        width, height = size
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     return min(area((x0, y0, x1, y1)) / max(area(body), 1e-9), 1.0)
 

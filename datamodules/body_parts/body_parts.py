@@ -223,27 +223,27 @@ class BodyParts(PeopleData):
         return (
             self.format is not None
             and self.files[part] is not None
-            and (self._annotations_of(part).is_file())
+            and self._annotations_of(part).is_file()
         )
 
     def _annotations_of(self, part: str) -> Path:
-        return self.root / self._layout(part)[0]
+        file = self.files[part]
+        published = LAYOUTS[str(self.format)].annotations[part]
+        return self.root / (published if file == PUBLISHED else str(file))
 
     def _images_of(self, part: str) -> Path:
-        return self.root / self._layout(part)[1]
+        folder = self.folders[part]
+        published = LAYOUTS[str(self.format)].images[part]
+        return self.root / (published if folder == PUBLISHED else folder)
 
-    def _layout(self, part: str) -> tuple[str, str]:
-        layout = LAYOUTS[str(self.format)]
-        file, folder = self.files[part], self.folders[part]
-        return (
-            layout.annotations[part] if file in (PUBLISHED, None) else str(file),
-            layout.images[part] if folder == PUBLISHED else folder,
-        )
+    def _number_own_slots(self) -> list[int]:
+        """Return the slot in training of each part that the labels have."""
+        names = ("body", *dict.fromkeys(self.own_parts))
+        return self.number_slots(names, [names.index(name) for name in self.own_parts])
 
     def _part(self, part: str) -> LetterboxedImages:
         labels, folder = self._annotations_of(part), self._images_of(part)
-        names = ("body", *dict.fromkeys(self.own_parts))
-        places = self.number_slots(names, [names.index(name) for name in self.own_parts])
+        places = self._number_own_slots()
         number = len(self.slot_classes)
         images = [image for image in self._read(labels, folder) if len(image.people)]
         paths = [existing_file(path_below(folder, image.name, labels)) for image in images]
@@ -284,8 +284,7 @@ class BodyParts(PeopleData):
             )
             self.num_classes = len(self.class_names)
         elif self.format is not None:
-            names = ("body", *dict.fromkeys(self.own_parts))
-            self.number_slots(names, [names.index(name) for name in self.own_parts])
+            self._number_own_slots()
         if self.predict_set is None:
             paths = intact_images(find_images(self.root), self.root, self.strict)
             self.predict_set = LetterboxedImages(paths, self.input_shape[1])

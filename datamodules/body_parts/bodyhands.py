@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from datamodules.body_parts.annotations import AnnotatedImage, Box, Person, area, people_from
+from datamodules.body_parts.annotations import (
+    FARTHEST,
+    AnnotatedImage,
+    Box,
+    Person,
+    area,
+    people_from,
+)
 from framework.data.folders import existing_file
 from framework.utilities.files import path_below
 from framework.utilities.limits import read_text
@@ -16,7 +22,6 @@ from framework.utilities.xml_files import read_xml
 _BYTES_PER_CHARACTER = 64
 """Bytes that a character of a list becomes at most, as lines of one."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_FARTHEST = 1e9
 MORE_HANDS = "hands beyond the two largest of a body"
 NO_BODY = "hands without a body"
 
@@ -88,7 +93,7 @@ def _box(item: ElementTree.Element, place: str) -> Box:
         x0, y0, x1, y1 = (float(item.findtext(f"bndbox/{name}", "")) for name in _CORNERS)
     except ValueError:
         raise ValueError(f"{place}: no box of numbers {', '.join(_CORNERS)}.") from None
-    if not max(map(abs, (x0, y0, x1, y1))) <= _FARTHEST or math.isnan(x0 + y0 + x1 + y1):
+    if not all(abs(side) <= FARTHEST for side in (x0, y0, x1, y1)):
         raise ValueError(f"{place}: no box of finite {', '.join(_CORNERS)}.")
     if x1 <= x0 or y1 <= y0:
         raise ValueError(f"{place}: a box without an area, {x1 - x0:g} x {y1 - y0:g}.")
