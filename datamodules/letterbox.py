@@ -18,8 +18,8 @@ from framework.detection.body_parts.people import PeopleTable
 if TYPE_CHECKING:
     from PIL import Image
 
-GRAY = (114, 114, 114)
-"""Color beside an image."""
+GRAY_LEVEL = 114
+"""Gray level, of 0 to 255, beside an image."""
 
 
 def letterbox(picture: Image.Image, size: int) -> Sample:
@@ -44,9 +44,9 @@ def letterbox(picture: Image.Image, size: int) -> Sample:
     from torchvision.transforms.v2 import functional as transforms
 
     scale = torch.tensor(size / max(picture.size))
-    width, height = (max(1, round(side * float(scale))) for side in picture.size)
+    width, height = resized(picture.size, float(scale))
     left, top = (size - width) // 2, (size - height) // 2
-    canvas = Image.new("RGB", (size, size), GRAY)
+    canvas = Image.new("RGB", (size, size), (GRAY_LEVEL,) * 3)
     canvas.paste(picture.resize((width, height), Image.Resampling.BILINEAR), (left, top))
     return {
         "image": transforms.pil_to_tensor(canvas).float().div_(255),
@@ -54,6 +54,12 @@ def letterbox(picture: Image.Image, size: int) -> Sample:
         "letterbox_scale": scale,
         "image_size": torch.tensor(picture.size, dtype=torch.float32),
     }
+
+
+def resized(size: Sequence[float], scale: float) -> tuple[int, int]:
+    """Return the width and height that a picture of a width and height has in its letterbox."""
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height
 
 
 class LetterboxedImages(Dataset[Sample]):

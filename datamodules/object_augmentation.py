@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -103,6 +104,34 @@ def warp_image(image: Tensor, matrix: Tensor, size: tuple[int, int], gray: float
     )
     # the difference to gray is 0 outside
     return F.grid_sample((image - gray)[None], grid[None].float(), align_corners=False)[0] + gray
+
+
+def turn_and_scale(
+    degrees: float, factor: float, middle: tuple[float, float], target: tuple[float, float]
+) -> Tensor:
+    """Return the map (3, 3) float64 that turns and scales around a point and moves it to another.
+
+    Args:
+        degrees: Angle from +x towards +y, clockwise on screen.
+        factor: Factor of all lengths.
+        middle: Point (x, y) in the image.
+        target: Place (x, y) of this point in the result.
+
+    Example:
+        >>> turn_and_scale(0, 2, (3, 1), (4, 4)).tolist()
+        [[2.0, -0.0, -2.0], [0.0, 2.0, 2.0], [0.0, 0.0, 1.0]]
+    """
+    angle = math.radians(degrees)
+    cos, sin = factor * math.cos(angle), factor * math.sin(angle)
+    (x, y), (to_x, to_y) = middle, target
+    return torch.tensor(
+        [
+            [cos, -sin, to_x - cos * x + sin * y],
+            [sin, cos, to_y - sin * x - cos * y],
+            [0, 0, 1],
+        ],
+        dtype=torch.float64,
+    )
 
 
 def chance(p: float) -> bool:

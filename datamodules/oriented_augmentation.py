@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from datamodules.object_augmentation import Draw, ObjectTransform, between, chance, warp_image
+from datamodules.object_augmentation import (
+    Draw,
+    ObjectTransform,
+    between,
+    chance,
+    turn_and_scale,
+    warp_image,
+)
 from framework.data.datasets import Sample
 from framework.detection.objects import PADDING
 from framework.detection.rotated import rotated_iou
@@ -112,21 +119,12 @@ class RandomAffine(ObjectTransform):
         if not chance(self.p):
             return sample
         height, width = sample["image"].shape[1:]
-        angle = math.radians(between(-self.degrees, self.degrees))
+        degrees = between(-self.degrees, self.degrees)
         factor = math.exp(between(math.log(self.scale[0]), math.log(self.scale[1])))
         shift_x = between(-self.translate, self.translate) * width
         shift_y = between(-self.translate, self.translate) * height
-        cos, sin = factor * math.cos(angle), factor * math.sin(angle)
         x, y = width / 2, height / 2
-        matrix = torch.tensor(
-            [
-                [cos, -sin, x + shift_x - cos * x + sin * y],
-                [sin, cos, y + shift_y - sin * x - cos * y],
-                [0, 0, 1],
-            ],
-            dtype=torch.float64,
-        )
-        return warp(sample, matrix)
+        return warp(sample, turn_and_scale(degrees, factor, (x, y), (x + shift_x, y + shift_y)))
 
 
 class RandomTranslation(ObjectTransform):

@@ -8,12 +8,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from datamodules.object_augmentation import Draw, PeopleTransform, between, chance, warp_image
+from datamodules.letterbox import GRAY_LEVEL, resized
+from datamodules.object_augmentation import (
+    Draw,
+    PeopleTransform,
+    between,
+    chance,
+    turn_and_scale,
+    warp_image,
+)
 from framework.data.datasets import Sample
 from framework.detection.body_parts.people import NAMES, People
 from framework.utilities.checks import check_at_least, check_interval
 
-GRAY = 114 / 255
+GRAY = GRAY_LEVEL / 255
 """Gray value of an image where there was nothing."""
 LETTERBOX = ("letterbox_offset", "letterbox_scale", "image_size")
 """Fields by which a sample returns to its original, which an augmented one does not."""
@@ -90,19 +98,11 @@ class MosaicAffine(_SlotTransform):
         else:
             sample = _shown(sample, (0, 0, width, height))
         canvas_height, canvas_width = sample["image"].shape[1:]
-        angle = math.radians(between(-self.degrees, self.degrees))
+        degrees = between(-self.degrees, self.degrees)
         factor = between(1 - self.scale, 1 + self.scale)
         x, y = ((0.5 + between(-self.translate, self.translate)) * s for s in (width, height))
-        cos, sin = factor * math.cos(angle), factor * math.sin(angle)
-        mid_x, mid_y = canvas_width / 2, canvas_height / 2
-        matrix = torch.tensor(
-            [
-                [cos, -sin, x - cos * mid_x + sin * mid_y],
-                [sin, cos, y - sin * mid_x - cos * mid_y],
-                [0, 0, 1],
-            ],
-            dtype=torch.float64,
-        )
+        center = (canvas_width / 2, canvas_height / 2)
+        matrix = turn_and_scale(degrees, factor, center, (x, y))
         return _ordered(warp_people(sample, matrix, (height, width)), self.slot_names)
 
 
@@ -248,8 +248,7 @@ def _content(sample: Sample) -> tuple[int, int, int, int]:
         return 0, 0, width, height
     left, top = (-int(offset) for offset in sample["letterbox_offset"].tolist())
     scale = float(sample["letterbox_scale"])
-    width, height = (max(1, round(side * scale)) for side in sample["image_size"].tolist())
-    return left, top, width, height
+    return left, top, *resized(sample["image_size"].tolist(), scale)
 
 
 def _mapped(boxes: Tensor, matrix: Tensor) -> Tensor:
