@@ -190,7 +190,7 @@ class PeopleData(DetectionData):
         super().augment_from(train_set)
 
 
-def check_people(people: PeopleTable | None, source: object) -> None:
+def check_people(people: PeopleTable, source: object) -> None:
     """Refuse images without any person, of which nothing is learned or scored.
 
     Args:
@@ -200,7 +200,7 @@ def check_people(people: PeopleTable | None, source: object) -> None:
     Raises:
         ValueError: There is none, or all are to be ignored.
     """
-    if people is None or not len(people.rows) or bool(people.rows.ignored.all()):
+    if bool(people.rows.ignored.all()):  # which also holds for none
         raise ValueError(
             f"{source} has no person on any of its images, so that there is nothing to learn or to "
             "be scored on: check its labels, or leave this part out."

@@ -69,7 +69,7 @@ def test_slots_are_those_of_training():
 
 def test_images_without_people_are_refused():
     ignored = two(ignored=True)[1:]
-    for people in (None, PeopleTable([People.none(3)], 3), PeopleTable([ignored], 3)):
+    for people in (PeopleTable([People.none(3)], 3), PeopleTable([ignored], 3)):
         with pytest.raises(ValueError, match="'a' has no person on any of its"):
             check_people(people, repr("a"))
     check_people(PeopleTable([two()], 3), "a")
