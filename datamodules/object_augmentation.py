@@ -43,12 +43,16 @@ class ObjectTransform(SampleTransform):
 class PeopleTransform(SampleTransform):
     """Base of what changes a training image together with its people and their parts."""
 
+    slot_names: Sequence[str] = ()
+    """Name of the class of each slot's part."""
+
     def use_slots(self, slot_names: Sequence[str]) -> None:
         """Learn what the data's slots of parts are; the datamodule calls it before training.
 
         Args:
             slot_names: Name of the class of each slot's part.
         """
+        self.slot_names = slot_names
 
 
 class ObjectAugmentation:
@@ -132,6 +136,38 @@ def turn_and_scale(
         ],
         dtype=torch.float64,
     )
+
+
+def paste_four(
+    canvas: Tensor, images: Sequence[Tensor], x: int, y: int
+) -> list[tuple[tuple[int, int], tuple[int, int, int, int]]]:
+    """Paste four images that meet in a point, each with the corner nearest to its neighbors.
+
+    Args:
+        canvas: Image (C, H, W) that is written.
+        images: Those at the upper left, upper right, lower left and lower right.
+        x: Column at which they meet.
+        y: Row at which they meet.
+
+    Returns:
+        Of each image the place (x, y) of its origin on the canvas, and left, top, right and bottom
+        of what is shown of it.
+
+    Example:
+        >>> canvas = torch.zeros(1, 2, 2)
+        >>> places = paste_four(canvas, [torch.full((1, 2, 2), float(k)) for k in range(4)], 1, 1)
+        >>> canvas.tolist(), places[0]
+        ([[[0.0, 1.0], [2.0, 3.0]]], ((-1, -1), (0, 0, 1, 1)))
+    """
+    places = []
+    for place, image in enumerate(images):
+        height, width = image.shape[1:]
+        x0, y0 = (x - width if place % 2 == 0 else x), (y - height if place < 2 else y)
+        left, right = max(x0, 0), min(x0 + width, canvas.shape[2])
+        top, bottom = max(y0, 0), min(y0 + height, canvas.shape[1])
+        canvas[:, top:bottom, left:right] = image[:, top - y0 : bottom - y0, left - x0 : right - x0]
+        places.append(((x0, y0), (left, top, right, bottom)))
+    return places
 
 
 def chance(p: float) -> bool:

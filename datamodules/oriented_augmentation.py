@@ -12,6 +12,7 @@ from datamodules.object_augmentation import (
     ObjectTransform,
     between,
     chance,
+    paste_four,
     turn_and_scale,
     warp_image,
 )
@@ -219,16 +220,10 @@ class Mosaic(ObjectTransform):
         x, y = int(torch.randint(width + 1, ())), int(torch.randint(height + 1, ()))
         image = torch.empty_like(sample["image"])
         parts = []
-        for place, one in enumerate(four):
-            left, right = (0, x) if place % 2 == 0 else (x, width)
-            top, bottom = (0, y) if place < 2 else (y, height)
-            # the origin of the image, in pixels of the mosaic
-            x0, y0 = (x - width if place % 2 == 0 else x), (y - height if place < 2 else y)
-            image[:, top:bottom, left:right] = one["image"][
-                :, top - y0 : bottom - y0, left - x0 : right - x0
-            ]
-            moved = {**one, "quads": one["quads"] + one["quads"].new_tensor([x0, y0])}
-            parts.append(_keep(moved, _shown(moved["quads"], left, top, right, bottom)))
+        places = paste_four(image, [one["image"] for one in four], x, y)
+        for one, (origin, window) in zip(four, places, strict=True):
+            moved = {**one, "quads": one["quads"] + one["quads"].new_tensor(origin)}
+            parts.append(_keep(moved, _shown(moved["quads"], *window)))
         return {**_joined(sample, parts), "image": image}
 
 

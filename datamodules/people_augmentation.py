@@ -14,6 +14,7 @@ from datamodules.object_augmentation import (
     PeopleTransform,
     between,
     chance,
+    paste_four,
     turn_and_scale,
     warp_image,
 )
@@ -28,17 +29,7 @@ LETTERBOX = ("letterbox_offset", "letterbox_scale", "image_size")
 LEAST_SIDE, LEAST_SHARE, LARGEST_ASPECT = 2, 0.1, 20
 
 
-class _SlotTransform(PeopleTransform):
-    """Base of the transforms that may change which part a slot has."""
-
-    slot_names: Sequence[str] = ()
-
-    def use_slots(self, slot_names: Sequence[str]) -> None:
-        """Learn the name of the class of each slot's part."""
-        self.slot_names = slot_names
-
-
-class MosaicAffine(_SlotTransform):
+class MosaicAffine(PeopleTransform):
     """Shows four images around a random place, or one, scaled and shifted at random.
 
     The canvas of a mosaic is twice as wide and high as an image, and gray. Its images meet in a
@@ -106,7 +97,7 @@ class MosaicAffine(_SlotTransform):
         return _ordered(warp_people(sample, matrix, (height, width)), self.slot_names)
 
 
-class PeopleFlip(_SlotTransform):
+class PeopleFlip(PeopleTransform):
     """Mirrors left and right of an image, and of the parts of its people.
 
     Slots whose classes are called ``left_`` and ``right_`` of the same part exchange their parts.
@@ -171,25 +162,22 @@ def join_four(samples: Sequence[Sample], x: int, y: int) -> Sample:
     """
     size = samples[0]["image"].shape[1]
     canvas = torch.full((3, 2 * size, 2 * size), GRAY)
+    contents = [_content(sample) for sample in samples]
+    images = [
+        sample["image"][:, top : top + height, left : left + width]
+        for sample, (left, top, width, height) in zip(samples, contents, strict=True)
+    ]
     joined = []
-    for place, sample in enumerate(samples):
-        from_left, from_top, width, height = _content(sample)
-        # the origin of the content, in pixels of the canvas
-        x0, y0 = (x - width if place % 2 == 0 else x), (y - height if place < 2 else y)
-        left, right = max(x0, 0), min(x0 + width, 2 * size)
-        top, bottom = max(y0, 0), min(y0 + height, 2 * size)
-        shift_x, shift_y = x0 - from_left, y0 - from_top
-        canvas[:, top:bottom, left:right] = sample["image"][
-            :, top - shift_y : bottom - shift_y, left - shift_x : right - shift_x
-        ]
-        shift = torch.tensor([shift_x, shift_y] * 2, dtype=torch.float32)
+    places = paste_four(canvas, images, x, y)
+    for sample, (left, top, *_), ((x0, y0), window) in zip(samples, contents, places, strict=True):
+        shift = torch.tensor([x0 - left, y0 - top] * 2, dtype=torch.float32)
         there = sample["visible"] | sample["part_ignored"]
         moved = {
             **sample,
             "bodies": sample["bodies"] + shift,
             "parts": _present(sample["parts"] + shift, there),
         }
-        joined.append(_shown(moved, (left, top, right, bottom)))
+        joined.append(_shown(moved, window))
     fields = {name: torch.cat([one[name] for one in joined]) for name in NAMES}
     return {**joined[0], **fields, "image": canvas}
 
