@@ -17,7 +17,7 @@ from framework.data.datamodule import BatchOptions, LoaderOptions
 from framework.data.datasets import Batch, Sample
 from framework.data.facts import match_classes
 from framework.data.image_files import decode_image
-from framework.data.raw_inputs import as_images
+from framework.data.raw_inputs import as_images, as_pictures
 from framework.detection.body_parts.people import PeopleTable, pad_people
 from framework.objectives.errors import IncompatibleError
 
@@ -98,8 +98,7 @@ class PeopleData(DetectionData):
         """
         if isinstance(inputs, (Tensor, np.ndarray)):
             return {"image": as_images(inputs, channels=3)}
-        is_one = isinstance(inputs, str) or not isinstance(inputs, Sequence)
-        pictures = [inputs] if is_one else inputs
+        pictures = as_pictures(inputs)
         if not pictures:
             raise ValueError("There is no image to predict: give at least one.")
         size = self.input_shape[1]

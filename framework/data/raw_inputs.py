@@ -81,13 +81,25 @@ def as_images(
                 f"[{values.min():.4g}, {values.max():.4g}]; give others as uint8, or as a batch."
             )
         return values.float().div_(255) if values.dtype == torch.uint8 else values.float()
-    is_one = isinstance(images, (str, Member)) or not isinstance(images, Sequence)
-    pictures = [images] if is_one else images
-    found = [_as_image(picture, shape, resize) for picture in pictures]
+    found = [_as_image(picture, shape, resize) for picture in as_pictures(images)]
     if len({image.shape for image in found}) != 1:
         shapes = sorted({tuple(image.shape) for image in found})
         raise ValueError(f"Images of one call must have one shape, got {shapes}.")
     return found[0][None] if len(found) == 1 else torch.stack(found)
+
+
+def as_pictures(pictures: Any) -> Sequence[Any]:
+    """Return one picture, or a sequence of them, as a sequence.
+
+    Args:
+        pictures: Pictures as ``as_images`` takes them, one or a sequence of them.
+
+    Example:
+        >>> as_pictures("a.png"), as_pictures(["a.png", "b.png"])
+        (['a.png'], ['a.png', 'b.png'])
+    """
+    is_one = isinstance(pictures, (str, Member)) or not isinstance(pictures, Sequence)
+    return [pictures] if is_one else pictures
 
 
 def _as_image(picture: Any, shape: Sequence[int] | None, resize: int | None) -> Tensor:
