@@ -11,6 +11,10 @@ from framework.clustering import *
 from framework.data import *
 from framework.detection import *
 from framework.detection.body_parts import *
+from framework.embedding import *
+from framework.embedding.backbones import *
+from framework.embedding.heads import *
+from framework.embedding.metrics import *
 from framework.distributed import *
 from framework.gradients import *
 from framework.language import *
@@ -31,6 +35,7 @@ from modules.classifier import *
 from modules.coteaching import *
 from modules.depict import *
 from modules.domain_adaptation import *
+from modules.embedding import *
 from modules.gghl import *
 from modules.nested import *
 from modules.regressor import *

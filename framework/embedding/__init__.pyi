@@ -1,0 +1,1 @@
+from .pairs import Pairs as Pairs
