@@ -11,11 +11,11 @@ from framework.clustering import *
 from framework.data import *
 from framework.detection import *
 from framework.detection.body_parts import *
+from framework.distributed import *
 from framework.embedding import *
 from framework.embedding.backbones import *
 from framework.embedding.heads import *
 from framework.embedding.metrics import *
-from framework.distributed import *
 from framework.gradients import *
 from framework.language import *
 from framework.layers import *

@@ -15,7 +15,7 @@ from framework.losses.trajectory import (
     trajectory_divergence,
 )
 from framework.objectives.errors import IncompatibleError
-from framework.ops.moving_average import move_average, why_too_coarse
+from framework.ops.moving_average import infinite_ones, move_average, why_too_coarse
 from framework.utilities.checks import check_interval, check_one_of
 from framework.utilities.module_copy import copy_module
 from framework.utilities.precision import at_least_float32
@@ -95,6 +95,7 @@ class AveragedModelLoss(nn.Module):
         self.logits_of = logits_of
         self.average = copy_module(model).eval().requires_grad_(False)
         """Network with averaged weights."""
+        self._copied = infinite_ones(self.average.buffers())
         self.updates = 0
         """Number of optimizer steps that the average has followed."""
 
@@ -159,7 +160,8 @@ class AveragedModelLoss(nn.Module):
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
         for part, own, new in parts:
             keeps = part == "parameters" or self.averages_buffers
-            move_average(own, new, decay if keeps else 0.0)
+            copied = self._copied if part == "buffers" else ()
+            move_average(own, new, decay if keeps else 0.0, copied)
 
     def get_extra_state(self) -> dict[str, int]:
         """Return the number of updates, for ``state_dict``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -29,17 +29,38 @@ def why_too_coarse(tensors: Iterable[Tensor], decay: float) -> str | None:
     return None
 
 
+def infinite_ones(tensors: Iterable[Tensor]) -> frozenset[int]:
+    """Return which tensors hold an infinity, such as a mask of attention: none has an average.
+
+    Looks at values, which makes a GPU wait: call it once, at the start.
+
+    Args:
+        tensors: Tensors to be averaged.
+
+    Example:
+        >>> infinite_ones([torch.zeros(2), torch.tensor([0.0, -torch.inf])])
+        frozenset({1})
+    """
+    return frozenset(n for n, tensor in enumerate(tensors) if bool(tensor.isinf().any()))
+
+
 @torch.no_grad()
-def move_average(averaged: Iterable[Tensor], latest: Iterable[Tensor], decay: float) -> None:
+def move_average(
+    averaged: Iterable[Tensor],
+    latest: Iterable[Tensor],
+    decay: float,
+    copied: Collection[int] = (),
+) -> None:
     """Set averages to ``decay * average + (1 - decay) * latest``, in place.
 
-    Integers, such as counters, have no average and are copied; with a decay of 0 all are, so that
-    infinities stay. Nothing waits for a GPU.
+    Integers, such as counters, have no average and are copied; with a decay of 0 all are. Nothing
+    waits for a GPU.
 
     Args:
         averaged: Averages.
         latest: As many tensors of the same shapes.
         decay: Share of the average that is kept, in [0, 1].
+        copied: Places of further tensors without an average, see ``infinite_ones``.
 
     Example:
         >>> average = [torch.tensor([1.0]), torch.tensor(3)]
@@ -49,9 +70,9 @@ def move_average(averaged: Iterable[Tensor], latest: Iterable[Tensor], decay: fl
     """
     averages: tuple[list[Tensor], list[Tensor]] = [], []
     copies: tuple[list[Tensor], list[Tensor]] = [], []
-    for mine, theirs in zip(averaged, latest, strict=True):
-        has_average = decay > 0 and (mine.is_floating_point() or mine.is_complex())
-        own, new = averages if has_average else copies
+    for place, (mine, theirs) in enumerate(zip(averaged, latest, strict=True)):
+        is_number = mine.is_floating_point() or mine.is_complex()
+        own, new = averages if decay > 0 and is_number and place not in copied else copies
         own.append(mine)
         new.append(theirs)
     # not torch's AveragedModel, whose counter makes a GPU wait at every step

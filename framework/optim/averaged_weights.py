@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.objectives.errors import IncompatibleError
-from framework.ops.moving_average import move_average, why_too_coarse
+from framework.ops.moving_average import infinite_ones, move_average, why_too_coarse
 from framework.utilities.checks import check_at_least, check_interval
 
 
@@ -22,8 +22,8 @@ class AveragedWeights:
     ``update()`` moves it after every optimizer step; within ``applied()`` the module computes with
     it. It starts as a copy, and the u-th update, from 1, keeps ``decay * (1 - exp(-u / ramp))`` of
     it, so that it forgets its start. Buffers of numbers with a fraction, such as batch norm's
-    statistics, are averaged too, and integers copied. It is no copy of the module: it follows
-    whatever has the same names, and holds neither metrics nor data.
+    statistics, are averaged too; integers, and buffers that hold an infinity, are copied. It is no
+    copy of the module: it follows whatever has the same names, and holds neither metrics nor data.
 
     Paper: Morales-Brotons et al., *Exponential Moving Average of Weights in Deep Learning*,
     TMLR 2024, arXiv:2411.18704; the ramp is that of YOLOv5.
@@ -62,6 +62,7 @@ class AveragedWeights:
             raise IncompatibleError(reason)
         self.average = {name: value.detach().clone() for name, value in latest.items()}
         """Averages by name."""
+        self._copied = infinite_ones(self.average.values())
         self._kept: dict[str, Tensor] | None = None
 
     @property
@@ -85,7 +86,8 @@ class AveragedWeights:
         live = self._live()
         self.updates += 1
         decay = self.decay * (1 - math.exp(-self.updates / self.ramp)) if self.ramp else self.decay
-        move_average(self.average.values(), [live[name] for name in self.average], decay)
+        latest = [live[name] for name in self.average]
+        move_average(self.average.values(), latest, decay, self._copied)
 
     def apply(self) -> None:
         """Let the module compute with the average until ``restore``; once more does nothing."""

@@ -132,3 +132,13 @@ def test_an_epoch_that_is_no_integer_is_refused():
     term = AveragedModelLoss(nn.Linear(4, 3), start_epoch=-1)
     with pytest.raises(ValueError, match="epoch must be an integer of at least 0"):
         term(torch.zeros(2, 4), torch.zeros(2, 3), epoch=0.5)
+
+
+def test_a_buffer_that_holds_an_infinity_is_copied_where_others_are_averaged():
+    model = network()
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    loss = AveragedModelLoss(model, decay=0.6, warmup=False)
+    model[1].running_mean += 2
+    loss.update(model)
+    assert loss.average.mask.tolist() == [0.0, -torch.inf]
+    torch.testing.assert_close(loss.average[1].running_mean, model[1].running_mean - 0.6 * 2)

@@ -156,3 +156,14 @@ def test_no_decay_copies_to_the_bit() -> None:
     move_average([average], [latest], 0.0)
     assert torch.equal(average, latest)
     move_average([], [], 0.5)
+
+
+def test_what_holds_an_infinity_is_copied_and_a_constant_stays_exact() -> None:
+    module = nn.Linear(2, 1)
+    module.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    module.register_buffer("constant", torch.tensor([0.1, 0.7]))
+    average = AveragedWeights(module, decay=0.9, ramp=0)
+    for _ in range(3):
+        average.update()
+    assert average.average["mask"].tolist() == [0.0, -torch.inf]
+    assert torch.equal(average.average["constant"], module.constant)
