@@ -1,0 +1,189 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.embedding.unpg import UNPG
+
+X = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], dtype=torch.float64)
+Y = torch.tensor([0, 0, 1, 1])
+WEIGHT = torch.tensor([[1.0, 0.2], [-0.2, 1.0], [0.6, -0.8]], dtype=torch.float64)
+MARGINS: dict[str, Callable[[Tensor], Tensor]] = {
+    "normface": lambda cosine: cosine,
+    "cosface": lambda cosine: cosine - 0.35,
+    "arcface": lambda cosine: (cosine.acos() + 0.5).cos(),
+}
+
+
+def rows_of_head(
+    x: Tensor, y: Tensor, weight: Tensor, a: Tensor | None, kind: str = "cosface", scale: float = 10
+) -> Tensor:
+    """Return the loss of every row of a margin softmax with further negatives."""
+    cosines = F.normalize(x) @ F.normalize(weight).T
+    own = F.one_hot(y, len(weight)).bool()
+    logits = scale * torch.where(own, MARGINS[kind](cosines), cosines)
+    total = logits.logsumexp(1)
+    total = total if a is None else torch.logaddexp(total, a)
+    return total - logits.gather(1, y[:, None])[:, 0]
+
+
+def batch(rows: int, classes: int = 4, dim: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = (torch.randn(n, dim, generator=generator).double() for n in (rows, classes))
+    return x, torch.randint(classes, (rows,), generator=generator), weight
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain", "with_pairs"),
+    [
+        ("normface", 0.007878, 0.042612),
+        ("cosface", 0.207443, 0.876426),
+        ("arcface", 0.093587, 0.535833),
+    ],
+)
+def test_values_of_the_worked_example(kind: str, plain: float, with_pairs: float) -> None:
+    a, logs = UNPG()(X, Y, 10.0)
+    assert rows_of_head(X, Y, WEIGHT, None, kind).mean().item() == pytest.approx(plain, abs=6e-7)
+    assert rows_of_head(X, Y, WEIGHT, a, kind).mean().item() == pytest.approx(with_pairs, abs=6e-7)
+    assert logs["unpg_negatives"] == 4
+    assert logs["unpg_kept"] == 1
+    assert logs["unpg_mean"].item() == pytest.approx(0, abs=1e-15)
+    assert logs["unpg_max"].item() == pytest.approx(0.6)
+
+
+def test_negatives_of_own_pairs_alone_would_be_another_loss() -> None:
+    cosines = X @ X.T
+    own = torch.where(Y[:, None] != Y, 10 * cosines, -torch.inf).logsumexp(1)
+    assert rows_of_head(X, Y, WEIGHT, own).mean().item() == pytest.approx(0.547367, abs=6e-7)
+
+
+def test_gradient_of_kept_similarities_is_scale_times_mean_probability() -> None:
+    similarities = torch.tensor([-0.6, 0.0, 0.0, 0.6], dtype=torch.float64, requires_grad=True)
+    a = (10 * similarities).logsumexp(0)
+    rows = rows_of_head(X, Y, WEIGHT, a)
+    (gradient,) = torch.autograd.grad(rows.mean(), similarities)
+    expected = [2.89507e-5, 0.01167955, 0.01167955, 4.71186516]
+    assert gradient.tolist() == pytest.approx(expected, rel=2e-6)
+    assert a.item() == pytest.approx(UNPG()(X, Y, 10.0)[0].item(), abs=1e-14)
+
+
+@pytest.mark.parametrize("whisker", [None, 0.5, 1.5])
+def test_equals_the_concatenation_of_all_negatives(whisker: float | None) -> None:
+    x, y, weight = batch(12)
+    x.requires_grad_()
+    unit = F.normalize(x)
+    first, second = torch.triu_indices(12, 12, 1)
+    different = y[first] != y[second]
+    v = (unit[first] * unit[second]).sum(1)[different]
+    if whisker is not None:
+        ascending = v.detach().sort().values
+        q1, q3 = ascending[int(0.25 * len(v))], ascending[int(0.75 * len(v))]
+        v = v[(v >= q1 - whisker * (q3 - q1)) & (v <= q3 + whisker * (q3 - q1))]
+    cosines = unit @ F.normalize(weight).T
+    logits = torch.cat([16 * (cosines - 0.35 * F.one_hot(y, 4).double()), 16 * v.expand(12, -1)], 1)
+    slow = F.cross_entropy(logits, y)
+    a, logs = UNPG(whisker=whisker)(x, y, 16.0)
+    quick = rows_of_head(x, y, weight, a, scale=16).mean()
+    torch.testing.assert_close(quick, slow, rtol=0, atol=1e-13)
+    gradients = [torch.autograd.grad(loss, x)[0] for loss in (quick, slow)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-13)
+    assert logs["unpg_negatives"] == len(v)
+    assert logs["unpg_max"].item() == pytest.approx(v.max().item())
+    assert logs["unpg_mean"].item() == pytest.approx(v.mean().item())
+
+
+def test_whiskers_leave_outliers_out() -> None:
+    x, y, _ = batch(40, dim=16)
+    x[y == 1] = torch.cat([x[y == 0][:1], x[y == 1][1:]])  # one person under two names
+    everything, all_logs = UNPG(whisker=None)(x, y, 16.0)
+    rest, logs = UNPG()(x, y, 16.0)
+    assert rest < everything
+    assert 0.98 < logs["unpg_kept"] < all_logs["unpg_kept"] == 1
+    assert logs["unpg_max"] < 0.99 < all_logs["unpg_max"]
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("y", [[2, 2, 2, 2], [2], []])
+def test_without_a_negative_pair_the_head_is_alone(y: list[int]) -> None:
+    labels = torch.tensor(y, dtype=torch.int64)
+    x, weight = X[: len(y)].clone().requires_grad_(), WEIGHT
+    with torch.autograd.detect_anomaly():
+        a, logs = UNPG()(x, labels, 10.0)
+        assert a == -torch.inf
+        rows = rows_of_head(x, labels, weight, a)
+        (gradient,) = torch.autograd.grad(rows.sum(), x)
+    alone = rows_of_head(x, labels, weight, None)
+    assert torch.equal(rows, alone)
+    assert torch.equal(gradient, torch.autograd.grad(alone.sum(), x)[0])
+    facts = {name: value.item() for name, value in logs.items()}
+    assert facts == {"unpg_negatives": 0, "unpg_kept": 1, "unpg_mean": 0, "unpg_max": 0}
+
+
+def test_loss_is_at_least_that_of_the_head() -> None:
+    x, y, weight = batch(12)
+    with_pairs = rows_of_head(x, y, weight, UNPG()(x, y, 10.0)[0])
+    assert (with_pairs > rows_of_head(x, y, weight, None)).all()
+
+
+def test_order_and_rotation_of_embeddings_do_not_matter() -> None:
+    x, y, _ = batch(12)
+    order = torch.randperm(12)
+    rotation = torch.linalg.qr(torch.randn(6, 6).double()).Q
+    expected = UNPG()(x, y, 10.0)[0]
+    torch.testing.assert_close(UNPG()(x[order], y[order], 10.0)[0], expected)
+    torch.testing.assert_close(UNPG()(x @ rotation, y, 10.0)[0], expected)
+    torch.testing.assert_close(UNPG()(3 * x, y, 10.0)[0], expected)
+
+
+def test_own_scale_comes_before_that_of_the_call() -> None:
+    expected = UNPG()(X, Y, 10.0)[0]
+    assert UNPG(scale=10.0)(X, Y, 3.0)[0] == UNPG(scale=10.0)(X, Y)[0] == expected
+    assert UNPG()(X, Y, torch.tensor(10.0, dtype=torch.float64))[0] == expected
+    with pytest.raises(ValueError, match="UNPG has no scale"):
+        UNPG()(X, Y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    x = X.to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        a, _ = UNPG()(x, Y, 64.0)
+    assert a.dtype == torch.float32
+    assert math.isfinite(a)
+    torch.testing.assert_close(a, UNPG()(x.float(), Y, 64.0)[0])
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="scale must be positive"):
+        UNPG(scale=0.0)
+    with pytest.raises(ValueError, match="whisker must be at least 0"):
+        UNPG(whisker=-1.0)
+
+
+def step(first: int) -> dict[str, Tensor]:
+    """Return value and gradients of this rank; rank 0 holds the ``first`` rows of 11."""
+    alone = not dist.is_initialized()
+    rows = slice(11) if alone else slice(first) if dist.get_rank() == 0 else slice(first, 11)
+    x, y, weight = batch(11)
+    network = torch.eye(6, dtype=torch.float64).requires_grad_()
+    weight.requires_grad_()
+    x = (x @ network)[rows]
+    a, _ = UNPG()(x, y[rows], 10.0)
+    ranks = 1 if alone else 2
+    loss = ranks * rows_of_head(x, y[rows], weight, a).sum() / 11
+    gradients = torch.autograd.grad(loss, (network, weight))
+    return {"a": a.detach(), "loss": loss.detach(), "network": gradients[0], "weight": gradients[1]}
+
+
+@pytest.mark.parametrize("first", [6, 11])
+def test_two_ranks_equal_one_process(first: int, two_ranks: Callable) -> None:
+    one, ranks = step(first), two_ranks(step, first)
+    for name, expected in one.items():  # averaged as DDP does
+        average = (ranks[0][name] + ranks[1][name]) / 2
+        torch.testing.assert_close(average, expected, rtol=0, atol=1e-12)
+    assert one["network"].abs().max() > 1e-3
+    assert torch.equal(ranks[0]["a"], ranks[1]["a"])
