@@ -7,7 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datamodules.drawing import SUPERSAMPLING, cluttered_ground, enlarged, fill_polygon
+from datamodules.drawing import (
+    SUPERSAMPLING,
+    capsule,
+    cluttered_ground,
+    ellipse,
+    enlarged,
+    fill_polygon,
+)
 from framework.detection.body_parts.people import People
 
 CLASS_NAMES = ("body", "head", "hand")
@@ -204,17 +211,17 @@ def _polygons(rng: np.random.Generator, x: float, feet: float, height: float) ->
     head = np.array([rng.uniform(-0.03, 0.03), 0.09])
     legs = [
         Polygon(
-            _capsule([side * 0.055, 0.55], [side * rng.uniform(0.04, 0.13), 0.96], 0.04),
+            capsule([side * 0.055, 0.55], [side * rng.uniform(0.04, 0.13), 0.96], 0.04),
             trousers,
             NO_PART,
         )
         for side in (-1, 1)
     ]
     trunk = [
-        Polygon(_capsule([0, 0.2], [head[0], 0.13], 0.03), _skin(rng), NO_PART),
-        Polygon(_ellipse([0, 0.38], 0.115, 0.21), shirt, NO_PART),
-        Polygon(_ellipse(head, 0.075, 0.09), _skin(rng), 1),
-        Polygon(_ellipse(head, 0.075, 0.09, upper_half=True), hair, 1),
+        Polygon(capsule([0, 0.2], [head[0], 0.13], 0.03), _skin(rng), NO_PART),
+        Polygon(ellipse([0, 0.38], 0.115, 0.21), shirt, NO_PART),
+        Polygon(ellipse(head, 0.075, 0.09), _skin(rng), 1),
+        Polygon(ellipse(head, 0.075, 0.09, upper_half=True), hair, 1),
     ]
     behind: list[Polygon] = []
     front: list[Polygon] = []
@@ -236,29 +243,12 @@ def _arm(rng: np.random.Generator, side: int, part: int, sleeve: np.ndarray) -> 
     elbow = shoulder + 0.17 * np.array([side * np.sin(upper), np.cos(upper)])
     hand = elbow + 0.17 * np.array([side * np.sin(lower), np.cos(lower)])
     return [
-        Polygon(_capsule(shoulder, elbow, 0.033), sleeve, NO_PART),
-        Polygon(_capsule(elbow, hand, 0.028), sleeve, NO_PART),
-        Polygon(_ellipse(hand, 0.048, 0.048), _skin(rng), part),
+        Polygon(capsule(shoulder, elbow, 0.033), sleeve, NO_PART),
+        Polygon(capsule(elbow, hand, 0.028), sleeve, NO_PART),
+        Polygon(ellipse(hand, 0.048, 0.048), _skin(rng), part),
     ]
 
 
 def _skin(rng: np.random.Generator) -> np.ndarray:
     light, dark = np.array([255.0, 220, 185]), np.array([120.0, 75, 50])
     return np.clip(light + rng.random() * (dark - light) + rng.uniform(-10, 10, 3), 0, 255)
-
-
-def _capsule(start: object, end: object, radius: float) -> np.ndarray:
-    """Return the outline of a thick line with round ends."""
-    a, b = (np.asarray(point, dtype=np.float64) for point in (start, end))
-    direction = np.arctan2(*(b - a)[::-1])
-    turn = direction + np.linspace(-np.pi / 2, np.pi / 2, 7)
-    cap = radius * np.stack([np.cos(turn), np.sin(turn)], 1)
-    return np.concatenate([b + cap, a - cap])
-
-
-def _ellipse(center: object, width: float, height: float, upper_half: bool = False) -> np.ndarray:
-    """Return the outline of an ellipse, given half its width and height."""
-    first = np.pi if upper_half else 0.0
-    turn = np.linspace(first, 2 * np.pi, 13 if upper_half else 25)
-    outline = np.stack([width * np.cos(turn), height * np.sin(turn)], 1)
-    return np.asarray(center, dtype=np.float64) + outline

@@ -44,3 +44,20 @@ def fill_polygon(pen: Pen, corners: np.ndarray, color: np.ndarray | int) -> None
     # a pixel is filled if its center lies inside
     points = (SUPERSAMPLING * corners - 0.5).ravel().tolist()
     pen.polygon(points, fill=color if isinstance(color, int) else tuple(int(v) for v in color))
+
+
+def capsule(start: object, end: object, radius: float) -> np.ndarray:
+    """Return the outline of a thick line with round ends."""
+    a, b = (np.asarray(point, dtype=np.float64) for point in (start, end))
+    direction = np.arctan2(*(b - a)[::-1])
+    turn = direction + np.linspace(-np.pi / 2, np.pi / 2, 7)
+    cap = radius * np.stack([np.cos(turn), np.sin(turn)], 1)
+    return np.concatenate([b + cap, a - cap])
+
+
+def ellipse(center: object, width: float, height: float, upper_half: bool = False) -> np.ndarray:
+    """Return the outline of an ellipse, given half its width and height."""
+    first = np.pi if upper_half else 0.0
+    turn = np.linspace(first, 2 * np.pi, 13 if upper_half else 25)
+    outline = np.stack([width * np.cos(turn), height * np.sin(turn)], 1)
+    return np.asarray(center, dtype=np.float64) + outline
