@@ -29,6 +29,7 @@ from .people_augmentation import PeopleFlip as PeopleFlip
 from .pixel_augmentation import PixelTransform as PixelTransform
 from .pixel_augmentation import RandomHSV as RandomHSV
 from .rendered_crowds import RenderedCrowds as RenderedCrowds
+from .rendered_faces import RenderedFaces as RenderedFaces
 from .rendered_scenes import RenderedScenes as RenderedScenes
 from .rotated_digits import RotatedDigits as RotatedDigits
 from .tabular import Tabular as Tabular
