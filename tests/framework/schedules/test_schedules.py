@@ -14,7 +14,12 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from framework.schedules import InverseDecay, WarmupCosine, WarmupStableDecay
+from framework.schedules import (
+    InverseDecay,
+    WarmupCosine,
+    WarmupPolynomial,
+    WarmupStableDecay,
+)
 from framework.schedules.steps import resolve_total_steps, total_steps_from
 from tests.helpers.tiny import TinyData, tiny_trainer
 
@@ -153,3 +158,26 @@ def test_an_inverse_decay_out_of_range_is_refused(name: str, value: float) -> No
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(ValueError, match=f"{name} must be (finite and )?at least 0"):
         InverseDecay(optimizer, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"total_steps": 4}, [2.0, 1.5, 1.0, 0.5, 0.0, 0.0]),
+        ({"total_steps": 4, "power": 2}, [2.0, 1.125, 0.5, 0.125, 0.0, 0.0]),
+        # w = 2: the base at t = w, and 0 at t = T
+        ({"total_steps": 6, "warmup_fraction": 0.3}, [1.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0]),
+        ({"total_steps": 1, "warmup_fraction": 0.5}, [2.0, 0.0]),
+    ],
+)
+def test_a_warm_up_and_a_polynomial(arguments: dict[str, Any], expected: list[float]) -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = WarmupPolynomial(optimizer, **arguments)
+    assert rates(schedule, len(expected)) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("arguments", [{"power": 0}, {"warmup_fraction": 1.0}, {"total_steps": 0}])
+def test_a_polynomial_that_cannot_be(arguments: dict[str, Any]) -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        WarmupPolynomial(optimizer, **{"total_steps": 4, **arguments})
