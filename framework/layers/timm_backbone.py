@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from framework.layers.halved_strides import STEM_HALVINGS, halve_first_strides
 from framework.utilities.nearest_names import nearest
 
 
@@ -26,7 +29,11 @@ def check_timm_name(name: str, others: Sequence[str] = ()) -> None:
 
 
 def timm_features(
-    name: str, input_shape: Sequence[int], pretrained: bool = False, others: Sequence[str] = ()
+    name: str,
+    input_shape: Sequence[int],
+    pretrained: bool = False,
+    others: Sequence[str] = (),
+    small_images: bool = False,
 ) -> tuple[nn.Module, int]:
     """Return a timm model without its head, from (B, C, H, W) to (B, D), and D.
 
@@ -35,36 +42,73 @@ def timm_features(
         input_shape: Shape (C, H, W) of an image.
         pretrained: Whether to load timm's weights.
         others: Further names that the caller knows.
+        small_images: Whether the model is to have about as many positions on these images as on
+            those that it was made for: transformers get smaller patches, and stems of
+            convolutional networks smaller strides and no pooling, as far as the model allows.
 
     Raises:
         ValueError: timm has no such model, or it takes no images of this size or returns no vector.
     """
-    import timm
-
     check_timm_name(name, others)
     channels, height, width = input_shape
-    settings = {"pretrained": pretrained, "in_chans": channels, "num_classes": 0}
-    try:
+    halvings = _halvings(name, height, width) if small_images else 0
+    for times in range(halvings, -1, -1):
         try:
-            body = timm.create_model(name, img_size=(height, width), **settings)
-        except TypeError:  # a network of convolutions, which asks for no size
-            body = timm.create_model(name, **settings)
-        was_training = body.training
-        with torch.no_grad():
-            # timm's num_features is not what every pooling returns, so ask the network itself
-            features = body.eval()(torch.zeros(1, channels, height, width))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        if pretrained and not isinstance(error, AssertionError):
-            raise  # of the download
-        usual = timm_sizes(name)
-        reason = f" ({str(error).splitlines()[0][:120]})" if str(error) else ""
-        raise ValueError(
-            f"The backbone {name!r} takes no images of {height} x {width}{reason}; it is made for "
-            f"{usual[0]} x {usual[1]}."
-        ) from None
+            body = _create(name, input_shape, pretrained, times)
+            was_training = body.training
+            with torch.no_grad():
+                # timm's num_features is not what every pooling returns, so ask the network itself
+                features = body.eval()(torch.zeros(1, channels, height, width))
+            break
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if times:
+                continue
+            if pretrained and not isinstance(error, AssertionError):
+                raise  # of the download
+            usual = timm_sizes(name)
+            reason = f" ({str(error).splitlines()[0][:120]})" if str(error) else ""
+            raise ValueError(
+                f"The backbone {name!r} takes no images of {height} x {width}{reason}; it is made "
+                f"for {usual[0]} x {usual[1]}."
+            ) from None
     if features.ndim != 2:
         raise ValueError(f"The backbone {name!r} returns no feature vector; choose another.")
     return body.train(was_training), features.shape[1]
+
+
+def _halvings(name: str, height: int, width: int) -> int:
+    """Return how often the usual size is halved until it is about that of an image."""
+    ratio = max(timm_sizes(name)) / max(height, width)
+    return min(STEM_HALVINGS, max(0, round(math.log2(ratio))))
+
+
+def _create(name: str, input_shape: Sequence[int], pretrained: bool, halvings: int) -> nn.Module:
+    """Return a model whose first strides are halved."""
+    import timm
+
+    channels, *size = input_shape
+    settings: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
+    if halvings:
+        patch = _patch_size(name)
+        if patch is None:
+            size = [length * 2**halvings for length in size]
+        else:
+            settings["patch_size"] = max(1, patch // 2**halvings)
+    try:
+        body = timm.create_model(name, img_size=tuple(size), pretrained=pretrained, **settings)
+    except TypeError:  # a network of convolutions, which asks for no size
+        body = timm.create_model(name, pretrained=pretrained, **settings)
+    if "patch_size" not in settings:
+        halve_first_strides(body, halvings)
+    return body
+
+
+def _patch_size(name: str) -> int | None:
+    """Return the side of a transformer's patches, None for other models."""
+    import timm
+
+    embedding = getattr(timm.create_model(name, num_classes=0), "patch_embed", None)
+    return None if embedding is None else max(embedding.patch_size)
 
 
 def timm_sizes(name: str) -> tuple[int, int]:
