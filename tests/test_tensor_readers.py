@@ -23,6 +23,7 @@ from datamodules.activations.file import read_activations
 from datamodules.labels import read_labels
 from framework.data.facts import KEY, read_facts
 from framework.distributed.sample_state import SampleState
+from framework.embedding.backbones import IResNet, load_insightface
 from framework.runs.checkpoint_io import AtomicCheckpointIO, use_atomic_checkpoints
 from framework.utilities.tensor_archive import load_archive, load_safetensors
 from modules.coteaching.stage_one import load_stage_one
@@ -88,6 +89,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "activations": ("a.pt", read_activations),
     "autoencoder": ("ae.pt", lambda path: load_autoencoder(path.parent)),
     "labels": ("a.pt", lambda path: read_labels(path, "label")),
+    "insightface": ("a.pt", lambda path: load_insightface(IResNet.__new__(IResNet), path)),
 }
 
 

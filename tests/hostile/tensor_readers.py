@@ -219,6 +219,24 @@ def _(folder: Path) -> Any:
     return load_autoencoder(folder)
 
 
+def _tiny_iresnet() -> Any:
+    from framework.embedding.backbones import IResNet
+
+    return IResNet((1, 1, 1, 1), (2, 2, 2, 2), 3, (1, 8, 8))
+
+
+@reader(
+    "insightface",
+    lambda: {"backbone.pth": saved(_tiny_iresnet().state_dict())},
+    ["framework.embedding.backbones.load_insightface:load_insightface"],
+    TENSORS,
+)
+def _(folder: Path) -> Any:
+    from framework.embedding.backbones import load_insightface
+
+    load_insightface(_tiny_iresnet(), folder / "backbone.pth")
+
+
 # ---- pickles -------------------------------------------------------------------------------------
 
 
