@@ -146,6 +146,19 @@ def all_reduce_sum_with_grad(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _AllReduceSum.apply(x)
 
 
+def all_reduce_max(x: Tensor) -> Tensor:
+    """Return the elementwise maximum of ``x`` over ranks, without gradient.
+
+    Args:
+        x: Tensor of any shape, the same on every rank; it is not changed.
+    """
+    if world_size() == 1:
+        return x.detach()
+    largest = x.detach().to(_channel(x.device), copy=True).contiguous()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.to(x.device)
+
+
 def global_mean(per_sample: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return ``W * sum(w * l) / all_reduce(sum(w))``; on one process the weighted mean.
 

@@ -1,0 +1,417 @@
+"""The base of every classification head that trains an embedding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypedDict, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from framework.distributed.collectives import gather, gather_with_grad, shared_generator
+from framework.embedding.sharding import ClassShard, log_sum_exp, split_target
+from framework.layers.random_layer import RandomLayer
+from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
+from framework.utilities.graph_operation import graph_operation
+from framework.utilities.precision import FullPrecision, at_least_float32
+
+INITIAL_STD = 0.01
+"""Standard deviation of the weights at the start, that of the published runs."""
+
+
+class HeadOptions(TypedDict, total=False):
+    """Arguments that every head takes.
+
+    Args:
+        filter_threshold: Cosine above which another class counts as a doubtful label, and its logit
+            is 0; None for no filter.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
+        sample_rate: Part of the classes that a training step compares with, in (0, 1].
+    """
+
+    filter_threshold: float | None
+    reduction: str
+    sample_rate: float
+
+
+class ScaleOptions(HeadOptions, total=False):
+    """Arguments that every head with a scale takes.
+
+    Args:
+        scale: Number that multiplies the cosines.
+        filter_threshold: Cosine above which another class counts as a doubtful label, and its logit
+            is 0; None for no filter.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
+        sample_rate: Part of the classes that a training step compares with, in (0, 1].
+    """
+
+    scale: float
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The classes of this part that a step compares with, and where the rows' own are."""
+
+    weight: Tensor
+    bias: Tensor | None
+    column: Tensor
+    here: Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a loss is made of: products of rows and classes, as ``products`` returns them.
+
+    ``own`` (B,) is the product with the own class and ``others`` (B, C_r) are those with the
+    others; ``cosine`` (B,) is that of the own class and ``norms`` (B,) are those of the embeddings.
+    """
+
+    own: Tensor
+    others: Tensor
+    cosine: Tensor
+    norms: Tensor
+
+    def rows(self, own: slice) -> Scores:
+        """Return some rows, without gradient."""
+        parts = (self.own, self.others, self.cosine, self.norms)
+        return Scores(*(part.detach()[own] for part in parts))
+
+
+class ClassificationHead(RandomLayer, FullPrecision):
+    r"""Base of heads that classify embeddings, in training only, and own a vector of each class.
+
+    Called as ``head(x, y)`` it returns the loss and numbers to log. With the logit :math:`t` of the
+    own class and :math:`o_j` of the others, a row's loss is
+    :math:`\log(e^t + \sum_j e^{o_j}) - t`. Everything is computed in float32 at least.
+
+    The classes lie whole on every rank, or, after ``shard``, in parts, of which each rank holds
+    one: then all ranks have to call the head together, each with rows of its own, and each gets
+    their loss. Both give the gradient of one process. With ``sample_rate`` r below 1 a training
+    step compares with floor(r C) classes only, as many as the global batch has rows at least, its
+    own classes among them; which others is a function of the run's seed and the number of training
+    forwards so far, equal on any number of ranks. The other classes' gradient is then 0, not
+    absent, so that weight decay and momentum move them, as in PartialFC. Evaluation compares with
+    all.
+
+    A subclass writes ``target_logit`` and what else differs.
+
+    Class attributes:
+        takes_negatives: Whether there is a denominator that further negatives can be added to.
+        excluded: Number that takes the place of the own class among the others.
+
+    Args:
+        embedding_dim: Size d of an embedding.
+        num_classes: Number C of classes, at least 2.
+        **options: Arguments of ``HeadOptions``.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Paper: An et al., Killing Two Birds with One Stone: Efficient and Robust Training of Face
+    Recognition CNNs by Partial FC. arXiv:2203.15565
+    """
+
+    bias: nn.Parameter | None
+    takes_negatives: ClassVar[bool] = True
+    excluded: ClassVar[float] = -math.inf
+    full_precision: ClassVar[tuple[str, ...] | None] = ()
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        centers: int = 1,
+        **options: Unpack[HeadOptions],
+    ) -> None:
+        super().__init__("classes")
+        check_at_least(1, embedding_dim=embedding_dim, centers=centers)
+        check_at_least(2, num_classes=num_classes)
+        self.filter_threshold = options.get("filter_threshold")
+        self.reduction = options.get("reduction", "mean")
+        self.sample_rate = options.get("sample_rate", 1.0)
+        check_interval("[-1, 1]", filter_threshold=self.filter_threshold)
+        check_one_of(("mean", "sum", "none"), reduction=self.reduction)
+        check_interval("(0, 1]", sample_rate=self.sample_rate)
+        self.embedding_dim = embedding_dim
+        self.num_classes = num_classes
+        self.centers = centers
+        self.part = ClassShard(num_classes)
+        self.weight = nn.Parameter(torch.empty(num_classes * centers, embedding_dim))
+        self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    # ---- what a head writes -------------------------------------------------------------------
+
+    def reset_parameters(self) -> None:
+        """Draw the class vectors anew."""
+        nn.init.normal_(self.weight, std=INITIAL_STD)
+
+    def products(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the logits without margin, (B, C_r), of embeddings and the classes of a part."""
+        raise NotImplementedError(f"{type(self).__name__} defines no products.")
+
+    def own_cosine(self, own: Tensor, norms: Tensor, candidates: Candidates) -> Tensor:
+        """Return the cosine of each row and its own class, (B,), from their product."""
+        return own / self.lengths(norms)
+
+    def lengths(self, norms: Tensor) -> Tensor | float:
+        """Return what a cosine is multiplied by to be a product: a number, or one for each row."""
+        raise NotImplementedError(f"{type(self).__name__} defines no lengths.")
+
+    def observe(self, scores: Scores) -> None:
+        """Update state from this rank's rows, without gradient; in training, before the loss."""
+
+    def target_logit(self, scores: Scores) -> Tensor:
+        """Return the logit of each row's own class, (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} defines no target_logit.")
+
+    def other_logits(self, scores: Scores) -> Tensor:
+        """Return the logits of the other classes, (B, C_r)."""
+        return scores.others
+
+    def losses(self, scores: Scores, negatives: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of every row, (B,), and numbers to log, (B,) or scalars."""
+        others = log_sum_exp(self.other_logits(scores), self.part)
+        if negatives is not None:
+            others = torch.logaddexp(others, at_least_float32(negatives))
+        # all digits of a small loss, which a difference of two logarithms would not have
+        return -F.logsigmoid(self.target_logit(scores) - others), {}
+
+    # ---- what all heads share -----------------------------------------------------------------
+
+    def forward(
+        self, x: Tensor, y: Tensor, negatives: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and numbers to log.
+
+        Args:
+            x: Embeddings, not normalized, (B, d) float; B may be 0.
+            y: Numbers of their classes, (B,) int64.
+            negatives: Logarithm of the sum of exponentials of further negatives, scaled as the
+                logits are, for the denominator of every row; a scalar.
+
+        Returns:
+            The loss, a scalar or with ``reduction='none'`` (B,), and means over this rank's rows by
+            name: ``target_cosine``, ``target_angle`` in degrees, ``embedding_norm`` and others.
+
+        Raises:
+            ValueError: the shapes do not fit, a label is out of range, or the head has no use for
+                further negatives.
+        """
+        self._check(x, y, negatives)
+        with torch.autocast(x.device.type, enabled=False):
+            x, labels, own = self.part.gather(at_least_float32(x), y)
+            scores = self._scores(x, self._candidates(labels))
+            if self.training:
+                with torch.no_grad():
+                    self.observe(scores.rows(own))
+                self._count += 1
+            values, further = self.losses(scores, negatives)
+            values = values[own]
+            logs = _logs(scores.rows(own))
+            for name, value in further.items():
+                value = value.detach()
+                logs[name] = mean_of(value[own]) if value.ndim else value.clone()
+        if self.reduction == "none":
+            return values, logs
+        # an empty batch gives a zero that still reaches every parameter
+        mean = self.reduction == "mean" and len(values)
+        return values.mean() if mean else values.sum(), logs
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits without margin, (B, C), scaled as in training.
+
+        Of a head in parts it is a collective call.
+
+        Args:
+            x: Embeddings, not normalized, (B, d) float.
+        """
+        self.part.check_ranks()
+        with torch.autocast(x.device.type, enabled=False):
+            labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+            x, _, own = self.part.gather(at_least_float32(x), labels)
+            products = self.products(x, *self._all_classes())
+            if not self.part.sharded:
+                return products
+            sizes = [self.part.of_rank(other).size for other in range(self.part.world_size)]
+            return gather_with_grad(products.T.contiguous(), sizes).T[own]
+
+    def shard(self, rank: int, world_size: int) -> None:
+        """Keep this rank's part of the classes only; before an optimizer is made.
+
+        Args:
+            rank: Number of this rank.
+            world_size: Number W of ranks.
+
+        Raises:
+            RuntimeError: the head is in parts already.
+        """
+        if self.part.sharded:
+            raise RuntimeError(f"The head is already in {self.part.world_size} parts.")
+        self.part = ClassShard(self.num_classes, rank, world_size)
+        for name, parameter in self._of_classes().items():
+            rows = parameter.detach()[self._rows_of(parameter)].clone()
+            setattr(self, name, nn.Parameter(rows, requires_grad=parameter.requires_grad))
+
+    def sharded_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters of which this rank holds a part, by name; none if all are whole."""
+        return self._of_classes() if self.part.sharded else {}
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"embedding_dim={self.embedding_dim}, num_classes={self.num_classes}"
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # a checkpoint holds all classes, whatever number of ranks it comes from
+        for name in self.sharded_parameters():
+            full = state_dict.get(f"{prefix}{name}")
+            if full is not None and len(full) % self.num_classes == 0:
+                rows = self.part.rows(len(full) // self.num_classes)
+                state_dict[f"{prefix}{name}"] = full[rows]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _of_classes(self) -> dict[str, nn.Parameter]:
+        parts = {"weight": self.weight, "bias": self.bias}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _rows_of(self, full: Tensor) -> slice:
+        return self.part.rows(len(full) // self.num_classes)
+
+    def _check(self, x: Tensor, y: Tensor, negatives: Tensor | None) -> None:
+        self.part.check_ranks()
+        if x.ndim != 2 or x.shape[1] != self.embedding_dim:
+            raise ValueError(
+                f"x must be embeddings of shape (B, {self.embedding_dim}), got {tuple(x.shape)}."
+            )
+        if y.shape != x.shape[:1] or y.dtype != torch.int64:
+            raise ValueError(
+                f"y must be int64 labels of shape ({len(x)},), got {y.dtype} of shape "
+                f"{tuple(y.shape)}."
+            )
+        # numbers on a GPU would have to be waited for
+        if y.device.type == "cpu" and len(y) and not torch.compiler.is_compiling():
+            low, high = int(y.min()), int(y.max())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"Labels must lie in 0 to {self.num_classes - 1}, got {low} to {high}."
+                )
+        if negatives is not None and not self.takes_negatives:
+            raise ValueError(
+                f"{type(self).__name__} has no denominator that further negatives could be added "
+                "to; leave out negatives, or take a softmax head, such as CosFaceHead."
+            )
+
+    def _all_classes(self) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of this part in float32 at least."""
+        weight = self.part.scaled_gradient(at_least_float32(self.weight))
+        if self.bias is None:
+            return weight, None
+        return weight, self.part.scaled_gradient(at_least_float32(self.bias))
+
+    def _candidates(self, labels: Tensor) -> Candidates:
+        weight, bias = self._all_classes()
+        column = labels - self.part.start
+        if self.training and self.sample_rate < 1:
+            present = labels if self.part.sharded else gather(labels)
+            size = max(int(self.sample_rate * self.num_classes), len(present), 2)
+            kept = _sample_classes(
+                self._count, self.seed, self.stream, present, self.num_classes, size
+            )
+            if self.part.sharded:
+                # how many are in this part has to be known here, and a GPU is waited for
+                kept = kept[(kept >= self.part.start) & (kept < self.part.start + self.part.size)]
+            rows = kept - self.part.start
+            weight = weight.unflatten(0, (-1, self.centers))[rows].flatten(0, 1)
+            bias = None if bias is None else bias[rows]
+            column = torch.searchsorted(kept, labels)
+            here = torch.isin(labels, kept)
+            return Candidates(weight, bias, torch.where(here, column, 0), here)
+        here = (column >= 0) & (column < self.part.size)
+        return Candidates(weight, bias, torch.where(here, column, 0), here)
+
+    def _scores(self, x: Tensor, candidates: Candidates) -> Scores:
+        products = self.products(x, candidates.weight, candidates.bias)
+        own, others = split_target(products, candidates.column, candidates.here, self.excluded)
+        own = self.part.sum(own)
+        norms = torch.linalg.vector_norm(x, dim=1).clamp(min=1e-12)
+        if self.filter_threshold is not None:
+            bound = self.filter_threshold * self.lengths(norms)
+            bound = bound[:, None] if isinstance(bound, Tensor) and bound.ndim else bound
+            others = others.masked_fill(others > bound, 0.0)
+        return Scores(own, others, self.own_cosine(own, norms, candidates), norms)
+
+
+class CosineHead(ClassificationHead):
+    """Base of heads whose logits are cosines of embeddings and class vectors times a scale.
+
+    Args:
+        embedding_dim: Size d of an embedding.
+        num_classes: Number C of classes, at least 2.
+        scale: Number that multiplies the cosines.
+        **options: Arguments of ``HeadOptions``.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        scale: float = 64.0,
+        centers: int = 1,
+        **options: Unpack[HeadOptions],
+    ) -> None:
+        super().__init__(embedding_dim, num_classes, centers=centers, **options)
+        check_positive(scale=scale)
+        self.scale = scale
+
+    def lengths(self, norms: Tensor) -> Tensor | float:
+        """Return the scale."""
+        return self.scale
+
+    def products(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the scaled cosines, (B, C_r)."""
+        # a scale of few rows, and not of a number for each pair
+        return F.linear(self.lengths(x) * F.normalize(x), self.unit_classes(weight))
+
+    def unit_classes(self, weight: Tensor) -> Tensor:
+        """Return the class vectors with norm 1."""
+        return F.normalize(weight)
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """Return the mean over rows, 0 where there is none."""
+    return values.sum() / max(len(values), 1)
+
+
+def _logs(scores: Scores) -> dict[str, Tensor]:
+    return {
+        "target_cosine": mean_of(scores.cosine),
+        "target_angle": mean_of(scores.cosine.clamp(-1, 1).acos().rad2deg()),
+        "embedding_norm": mean_of(scores.norms),
+    }
+
+
+def _as_many_classes(
+    count: Tensor, seed: int, stream: str, present: Tensor, num_classes: int, size: int
+) -> Tensor:
+    return present.new_empty(min(size, num_classes))
+
+
+@graph_operation(_as_many_classes)
+def _sample_classes(
+    count: Tensor, seed: int, stream: str, present: Tensor, num_classes: int, size: int
+) -> Tensor:
+    """Return the numbers of the classes that a step compares with, ascending."""
+    device = present.device
+    generator = shared_generator(seed, int(count), stream, device)
+    order = torch.rand(num_classes, generator=generator, dtype=torch.float32, device=device)
+    order[present] = 2.0
+    return order.topk(min(size, num_classes)).indices.sort().values
