@@ -20,6 +20,7 @@ from torch.nn.modules.loss import MultiMarginLoss, NLLLoss, _Loss
 from torch.optim import LBFGS, Optimizer
 from torch.utils.data import IterableDataset
 
+from framework.distributed.row_shards import row_shards
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import NEEDS, ClassificationLoss, Loss
 from framework.objectives.errors import IncompatibleError
@@ -196,25 +197,34 @@ def check_combiner(combiner: GradientCombiner, module: LightningModule, guided: 
 def check_sharding(module: LightningModule) -> None:
     """Raise ``IncompatibleError`` where a run needs whole parameters and its ranks hold parts."""
     trainer = module.trainer
-    if not isinstance(trainer.strategy, FullyShardedStrategy):
+    fully = isinstance(trainer.strategy, FullyShardedStrategy)
+    rows = [*row_shards(module)]
+    if not fully and not rows:
         return
+    if fully and rows:
+        raise IncompatibleError(
+            f"Each rank holds some rows of {rows[0]!r} already: use the strategy ddp."
+        )
+    reason = (
+        "FullyShardedStrategy gives each rank a part of them: use the strategy ddp"
+        if fully
+        else f"each rank holds some rows of {rows[0]!r}: set model.sharded to false"
+    )
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     for part in [*module.modules(), *callbacks]:
         if isinstance(part, _WHOLE_PARAMETERS) or getattr(part, "whole_parameters", False):
             raise IncompatibleError(
                 f"{type(part).__name__} reads or changes whole parameters between steps, and "
-                "FullyShardedStrategy gives each rank a part of them: use the strategy ddp."
+                f"{reason}."
             )
     combiner = getattr(module, "gradient_combiner", None)
     if combiner is not None:
         raise IncompatibleError(
-            f"{type(combiner).__name__} combines whole gradients, and FullyShardedStrategy gives "
-            "each rank a part of them: use the strategy ddp."
+            f"{type(combiner).__name__} combines whole gradients, and {reason}."
         )
     if str(trainer.precision) == "16-mixed":
-        raise IncompatibleError(
-            "FullyShardedStrategy has no gradient scaler for fp16: use bf16-mixed."
-        )
+        name = "FullyShardedStrategy" if fully else "A sharded head"
+        raise IncompatibleError(f"{name} has no gradient scaler for fp16: use bf16-mixed.")
 
 
 def check_compilation(module: LightningModule) -> None:

@@ -23,6 +23,7 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
 from framework.data.facts import KEY, facts_of
 from framework.distributed.consistency import check_equal_on_all_ranks
+from framework.distributed.row_shards import RowShard, row_shards
 from framework.distributed.sample_state import check_index
 from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
@@ -40,6 +41,7 @@ from framework.training.evaluation import EvaluationModule
 from framework.training.nonfinite import check_parameters
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.plateau import PlateauStep, plateau_config, step_plateau
+from framework.training.row_shards import clip_by_whole_norm, save_whole_rows, take_own_states
 from framework.training.term_log import TermLog
 from framework.training.terms import add_term, explained_labels
 from framework.training.trainable import TrainableParameters
@@ -200,6 +202,11 @@ class TrainingModule(EvaluationModule):
         return [m for m in self.modules() if isinstance(m, Loss)]
 
     @property
+    def row_shards(self) -> dict[str, RowShard]:
+        """Parameters of which this rank holds some rows and another the others, by name."""
+        return row_shards(self)
+
+    @property
     def objectives_callbacks(self) -> list[ObjectivesCallback]:
         """The callbacks that change training, in order; none without a Trainer."""
         callbacks = getattr(trainer_of(self), "callbacks", [])
@@ -238,6 +245,8 @@ class TrainingModule(EvaluationModule):
                 self.trainer.strategy.root_device,
                 several_backwards=self.gradient_combiner is not None,
             )
+        # DDP would make the rows of one rank those of all
+        self._ddp_params_and_buffers_to_ignore = list(self.row_shards)
         if stage != "fit":
             return
         data = self.datamodule
@@ -411,7 +420,13 @@ class TrainingModule(EvaluationModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip, in bf16 as in float32: nothing is scaled there, also for a fused optimizer."""
+        """Clip, in bf16 as in float32: nothing is scaled there, also for a fused optimizer.
+
+        The norm is that of the whole gradient, also where ranks hold rows of a parameter.
+        """
+        if gradient_clip_val and self.row_shards and gradient_clip_algorithm != "value":
+            clip_by_whole_norm(self, optimizer, gradient_clip_val)
+            return
         plugin = self.trainer.precision_plugin
         if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
@@ -481,6 +496,8 @@ class TrainingModule(EvaluationModule):
         if self._combined_step is not None:
             checkpoint["gradient_combiner"] = self._combined_step.state_dict()
         checkpoint["epoch_means"] = self._term_log.means.state_dict()
+        if self.row_shards:
+            save_whole_rows(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what ``on_save_checkpoint`` added, and prepare the data as those in training."""
@@ -493,6 +510,8 @@ class TrainingModule(EvaluationModule):
             # Lightning does so after the weights are restored, and float64 ones would lose bits
             trainer.precision_plugin.convert_module(self)
         self.phase, self._phase_start = checkpoint.get("phase", (0, 0))
+        if self.row_shards:
+            take_own_states(self, checkpoint)
         if self._combined_step is not None and "gradient_combiner" in checkpoint:
             self._combined_step.load_state_dict(checkpoint["gradient_combiner"])
         if "epoch_means" in checkpoint and trainer is not None and trainer.state.fn == "fit":

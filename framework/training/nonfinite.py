@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from framework.distributed.collectives import all_reduce_sum
+from framework.distributed.row_shards import row_shards
+
 
 class NonFiniteGuard:
     """Remembers which terms were NaN or infinite since it was last asked.
@@ -90,8 +93,11 @@ def check_parameters(module: nn.Module, steps: int) -> None:
         Traceback (most recent call last):
         FloatingPointError: The parameter 'bias' became NaN or infinite within 7 steps, ...
     """
+    shards = row_shards(module)
     for name, parameter in module.named_parameters():
         is_finite = parameter.detach().isfinite().all()
+        if name in shards:
+            is_finite = all_reduce_sum((~is_finite).int()) == 0
         if hasattr(is_finite, "full_tensor"):  # of a parameter that lies on several ranks
             is_finite = is_finite.full_tensor()
         if parameter.requires_grad and not is_finite:
