@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.distributed.collectives import gather, gather_with_grad, shared_generator
+from framework.distributed.row_shards import RowShard
 from framework.embedding.sharding import ClassShard, log_sum_exp, split_target
 from framework.layers.random_layer import RandomLayer
 from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
@@ -259,6 +260,16 @@ class ClassificationHead(RandomLayer, FullPrecision):
     def sharded_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters of which this rank holds a part, by name; none if all are whole."""
         return self._of_classes() if self.part.sharded else {}
+
+    @property
+    def own_row_shards(self) -> dict[str, RowShard]:
+        """Which rows of the whole parameters this rank holds, by name."""
+        shards = {}
+        for name in self.sharded_parameters():
+            each = self.centers if name == "weight" else 1
+            rows = self.part.rows(each)
+            shards[name] = RowShard(rows.start, rows.stop, self.num_classes * each)
+        return shards
 
     def extra_repr(self) -> str:
         """Return the sizes."""
