@@ -19,7 +19,7 @@ from framework.detection.detections import on_cpu
 from framework.detection.rotated import rotated_nms
 from framework.detection.rotated.iou import iou_of_pairs
 from framework.detection.rotated.overlap_candidates import overlapping_pairs
-from framework.detection.row_metric import RowMetric
+from framework.metrics.row_metric import RowMetric
 from framework.utilities.checks import check_at_least, check_interval
 
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)

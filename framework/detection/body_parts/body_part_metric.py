@@ -15,7 +15,7 @@ from framework.detection.body_parts.field_checks import check_fields, check_pres
 from framework.detection.body_parts.matching import Array, Mask
 from framework.detection.body_parts.people import NAMES
 from framework.detection.detections import on_cpu
-from framework.detection.row_metric import RowMetric
+from framework.metrics.row_metric import RowMetric
 
 Arrays = dict[str, NDArray[Any]]
 Rows = NDArray[np.int64]

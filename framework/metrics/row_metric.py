@@ -12,7 +12,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 class RowMetric(Metric):
-    """Base of metrics whose states are lists of rows, on the CPU, joined over batches and ranks.
+    """Base of metrics whose states are lists of rows, joined over batches and ranks.
 
     Args:
         empty: Each state without a row, (0, ...), for its shape and type.
@@ -35,7 +35,7 @@ class RowMetric(Metric):
         should_sync: bool = True,
         distributed_available: Callable | None = None,
     ) -> None:
-        """Gather the states of all ranks, of which some may have seen no image."""
+        """Gather the states of all ranks, of which some may have seen no row."""
         for name, empty in self._empty.items():
             state = getattr(self, name)
             # what torchmetrics would send from an empty list has another type and shape
@@ -48,8 +48,8 @@ class RowMetric(Metric):
 
         super().sync(gather_on_device, process_group, should_sync, distributed_available)
 
-    def joined(self, name: str) -> Tensor:
-        """Return all rows of a state, on the CPU."""
+    def joined(self, name: str, device: torch.device | str = "cpu") -> Tensor:
+        """Return all rows of a state, on a device."""
         state = getattr(self, name)
         parts = [state] if isinstance(state, Tensor) else state
-        return torch.cat([self._empty[name], *(part.cpu() for part in parts)])
+        return torch.cat([part.to(device) for part in (self._empty[name], *parts)])
