@@ -1,4 +1,13 @@
 from .box_whisker import box_whisker_bounds as box_whisker_bounds
+from .generic_pair_loss import GenericPairLoss as GenericPairLoss
+from .metrix import Metrix as Metrix
+from .metrix import MixedBatch as MixedBatch
 from .pair_lists import balanced_pairs as balanced_pairs
+from .pair_losses import BinomialDevianceLoss as BinomialDevianceLoss
+from .pair_losses import ContrastiveLoss as ContrastiveLoss
+from .pair_losses import LiftedStructureLoss as LiftedStructureLoss
+from .pair_losses import MultiSimilarityLoss as MultiSimilarityLoss
+from .pair_losses import NCALoss as NCALoss
 from .pairs import Pairs as Pairs
+from .proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from .unpg import UNPG as UNPG
