@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from framework.data.encoded_image import EncodedImage
 from framework.data.tar_files import Member, TarChangedError
 from framework.utilities.error_reason import reason_of
 from framework.utilities.limits import (
@@ -33,8 +34,8 @@ _LARGE = Lock()
 """Held while an image is checked that takes more than a thread's share of the limit."""
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 """Last bytes of whole files, by format."""
-ImagePath: TypeAlias = str | Path | Member
-"""Where an image is: a file, or a member of a tar file."""
+ImagePath: TypeAlias = str | Path | Member | EncodedImage
+"""Where an image is: a file, a member of a tar file, or content that was read."""
 _Path = TypeVar("_Path", bound=Path | Member)
 FORMATS = ("JPEG", "JPEG2000", "PNG", "GIF", "WEBP", "PPM", "BMP", "TIFF")
 """Formats that are read, whatever a file's ending is; others may start programs (EPS)."""
@@ -170,7 +171,7 @@ def _opened(picture: ImagePath | Image.Image) -> Iterator[Image.Image]:
 
 
 def _file(picture: ImagePath) -> RegularFile:
-    return picture.open() if isinstance(picture, Member) else open_file(picture)
+    return picture.open() if isinstance(picture, (Member, EncodedImage)) else open_file(picture)
 
 
 def _memory(image: Image.Image) -> int:

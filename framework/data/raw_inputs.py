@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from framework.data.encoded_image import EncodedImage
 from framework.data.image_files import open_image
 from framework.data.tar_files import Member
 from framework.utilities.limits import check_size
@@ -106,7 +107,7 @@ def _as_image(picture: Any, shape: Sequence[int] | None, resize: int | None) -> 
     from PIL import Image
     from torchvision.transforms.v2 import functional as transforms
 
-    if not isinstance(picture, (str, Path, Member, Image.Image)):
+    if not isinstance(picture, (str, Path, Member, EncodedImage, Image.Image)):
         raise ValueError(
             "Images must be a tensor or an array (N, C, H, W), paths or PIL images, got a "
             f"{type(picture).__name__}."
