@@ -11,6 +11,7 @@ from torch import nn
 from datamodules.augmentation import Augmentation, Normalize, check_keeps_shape
 from datamodules.image_data import ImageData, ImageOptions, Splits
 from datamodules.image_datasets import ImageSet
+from framework.data.datasets import BatchedDataset
 from framework.data.facts import Facts
 from framework.embedding.pairs import Pairs
 from framework.utilities.checks import check_one_of
@@ -65,6 +66,7 @@ class FaceData(ImageData):
             if self.normalize is not None:
                 raise ValueError(f"Give normalization={normalization} or mean and std, not both.")
             self.normalize = Normalize(*NORMALIZATIONS[normalization])
+        self._given_normalize = self.normalize
         self.transforms = _flip() if augment is None else augment
         self._pairs: dict[str, dict[str, Pairs]] = {}
 
@@ -95,7 +97,7 @@ class FaceData(ImageData):
             )
 
     def serve_evaluated(
-        self, stage: Literal["val", "test"], images: ImageSet, pairs: Mapping[str, Pairs]
+        self, stage: Literal["val", "test"], images: BatchedDataset, pairs: Mapping[str, Pairs]
     ) -> None:
         """Serve images as the validation or the test set, which is predicted, too."""
         self._pairs[stage] = dict(pairs)
@@ -107,6 +109,7 @@ class FaceData(ImageData):
             self.predict_set = images
 
     def _use_preparation(self) -> None:
+        self.normalize = self._given_normalize
         super()._use_preparation()
         if self.normalize is None and not self.trained:
             self.normalize = Normalize(*NORMALIZATIONS["symmetric"])
