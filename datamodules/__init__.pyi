@@ -8,6 +8,7 @@ from .digits import Digits as Digits
 from .domain_pair import DomainPair as DomainPair
 from .dota import DOTA as DOTA
 from .dota import ImageTiles as ImageTiles
+from .faces import Faces as Faces
 from .hrsc2016 import HRSC2016 as HRSC2016
 from .idx import IDXImages as IDXImages
 from .image_arrays import ImageArrays as ImageArrays

@@ -68,6 +68,10 @@ READS: dict[str, dict[str, str]] = {
         "test": "a part of it, by name",
     },
     "DomainAdaptation": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "Faces": {
+        "root": "images in a folder",
+        "verification": "a verification set (`.bin`), or a list of images in its folder",
+    },
     "GGHLNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "GGHL": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "HRSC2016": {

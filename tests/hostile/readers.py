@@ -2,6 +2,7 @@
 
 from tests.hostile import (  # noqa: F401
     array_readers,
+    face_readers,
     image_readers,
     run_readers,
     tensor_readers,

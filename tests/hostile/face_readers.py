@@ -1,0 +1,61 @@
+"""Readers of faces: identities to train on, and pairs to verify."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from tests.hostile.image_readers import image
+from tests.hostile.mutations import BYTES
+from tests.hostile.registry import PICKLE, TEXTS, reader
+
+
+@reader(
+    "faces-bin",
+    lambda: {"a.bin": pickle.dumps(([image("PNG"), image("JPEG")], [True]), protocol=2)},
+    ["datamodules.faces.bin_file:read_bin", "framework.data.image_files:_file"],
+    (*PICKLE, *BYTES),
+)
+def _(folder: Path) -> Any:
+    return _verified(folder / "a.bin")
+
+
+@reader(
+    "faces-lfw",
+    lambda: {
+        "pairs.txt": b"1\t1\nA\t1\t2\nA\t1\tB\t1\n",
+        "A/A_0001.jpg": image("JPEG"),
+        "A/A_0002.jpg": image("JPEG"),
+        "B/B_0001.jpg": image("JPEG"),
+    },
+    ["datamodules.faces.pair_files:_lines", "framework.utilities.limits:read_text"],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    return _verified(folder / "pairs.txt")
+
+
+@reader(
+    "faces-table",
+    lambda: {
+        "a.csv": b"file_x,file_y,Decision\n1.png,2.png,Yes\n1.png,3.png,No\n",
+        **{f"{number}.png": image("PNG") for number in (1, 2, 3)},
+    },
+    [
+        "datamodules.faces.pair_files:_lines",
+        "datamodules.faces.pair_files:read_pair_table",
+        "framework.utilities.limits:read_text",
+    ],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    return _verified(folder / "a.csv")
+
+
+def _verified(path: Path) -> Any:
+    from datamodules import Faces
+
+    data = Faces(verification=[str(path)], image_size=8)
+    data.setup("validate")
+    return data.val_set.batch(range(len(data.val_set))), data.pairs("val")
