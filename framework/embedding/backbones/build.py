@@ -8,6 +8,7 @@ from torch import nn
 
 from framework.embedding.backbones.convnet4 import ConvNet4
 from framework.embedding.backbones.iresnet import LAYERS, WIDTHS, IResNet
+from framework.embedding.backbones.mlp import MLPEmbedder
 from framework.embedding.backbones.mobilefacenet import MobileFaceNet
 from framework.embedding.backbones.timm_embedder import TimmEmbedder
 from framework.utilities.checks import check_interval
@@ -19,7 +20,7 @@ IRESNETS = {
 """Layers and widths by name; the first is for tests and laptops."""
 CONVNETS = {"conv4": 64, "conv4_32": 32}
 """Widths by name."""
-NAMES = (*IRESNETS, "mobilefacenet", *CONVNETS)
+NAMES = (*IRESNETS, "mobilefacenet", *CONVNETS, "mlp")
 
 
 def build_backbone(
@@ -38,7 +39,7 @@ def build_backbone(
     Args:
         name: Name ``'iresnet18'``, ``'iresnet34'``, ``'iresnet50'``, ``'iresnet100'``,
             ``'iresnet200'``, ``'iresnet_tiny'``, ``'mobilefacenet'``, ``'conv4'``,
-            ``'conv4_32'``, or any that ``timm.list_models()`` gives.
+            ``'conv4_32'``, ``'mlp'``, or any that ``timm.list_models()`` gives.
         input_shape: Shape (C, H, W) of an image.
         embedding_dim: Size d of an embedding; None, of ``conv4`` only, for that of its maps.
         dropout: Probability of dropout before the linear layer.
@@ -63,11 +64,11 @@ def build_backbone(
             f"The backbone {name!r} comes without weights: set pretrained to false, or choose a "
             "timm backbone."
         )
+    if checkpointing and (name in CONVNETS or name == "mlp"):
+        raise ValueError(
+            f"The backbone {name!r} recomputes no activations; set checkpointing to false."
+        )
     if name in CONVNETS:
-        if checkpointing:
-            raise ValueError(
-                f"The backbone {name!r} recomputes no activations; set checkpointing to false."
-            )
         return ConvNet4(embedding_dim, input_shape, CONVNETS[name], dropout)
     if embedding_dim is None:
         raise ValueError(f"The backbone {name!r} needs an embedding_dim; conv4 alone has its own.")
@@ -76,6 +77,8 @@ def build_backbone(
         return IResNet(
             layers, widths, embedding_dim, input_shape, dropout, checkpointing=checkpointing
         )
+    if name == "mlp":
+        return MLPEmbedder(embedding_dim, input_shape, dropout=dropout)
     if name == "mobilefacenet":
         return MobileFaceNet(embedding_dim, input_shape, dropout, checkpointing)
     return TimmEmbedder(

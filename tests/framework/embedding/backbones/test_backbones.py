@@ -195,6 +195,13 @@ def test_an_argument_that_cannot_be_is_named(name, options, message):
         build_backbone(name, **arguments)
 
 
+def test_a_perceptron_has_no_scale_at_its_end():
+    network = build_backbone("mlp", (1, 8, 8), 32)
+    assert parameters(network) == 64 * 128 + 2 * 128 + 128 * 32
+    embedding = network(torch.randn(50, 1, 8, 8))
+    assert embedding.std(0, correction=0).tolist() == pytest.approx([1.0] * 32, abs=1e-3)
+
+
 def test_stages_are_four():
     with pytest.raises(ValueError, match="4 stages; got 3 numbers of layers and 4 widths"):
         IResNet((1, 1, 1))
