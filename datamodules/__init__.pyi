@@ -18,6 +18,7 @@ from .image_list import ImageList as ImageList
 from .image_tars import ImageTars as ImageTars
 from .label_noise import LabelNoise as LabelNoise
 from .mat_features import MatFeatures as MatFeatures
+from .novel_classes import NovelClasses as NovelClasses
 from .oriented_augmentation import Mixup as Mixup
 from .oriented_augmentation import Mosaic as Mosaic
 from .oriented_augmentation import RandomAffine as RandomAffine
