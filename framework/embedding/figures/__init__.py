@@ -1,0 +1,1 @@
+"""Figures of embeddings: ROC curves, similarities of pairs, nearest neighbors."""
