@@ -7,25 +7,23 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from framework.distributed.collectives import gather
+from framework.embedding.heads import ArcFaceHead, CosFaceHead, NormFaceHead
+from framework.embedding.heads.head import CosineHead
 from framework.embedding.unpg import UNPG
+from tests.framework.embedding.heads.toys import random_batch, random_head, toy
 
 X = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], dtype=torch.float64)
 Y = torch.tensor([0, 0, 1, 1])
 WEIGHT = torch.tensor([[1.0, 0.2], [-0.2, 1.0], [0.6, -0.8]], dtype=torch.float64)
-MARGINS: dict[str, Callable[[Tensor], Tensor]] = {
-    "normface": lambda cosine: cosine,
-    "cosface": lambda cosine: cosine - 0.35,
-    "arcface": lambda cosine: (cosine.acos() + 0.5).cos(),
-}
 
 
 def rows_of_head(
-    x: Tensor, y: Tensor, weight: Tensor, a: Tensor | None, kind: str = "cosface", scale: float = 10
+    x: Tensor, y: Tensor, weight: Tensor, a: Tensor | None, scale: float = 10
 ) -> Tensor:
     """Return the loss of every row of a margin softmax with further negatives."""
     cosines = F.normalize(x) @ F.normalize(weight).T
-    own = F.one_hot(y, len(weight)).bool()
-    logits = scale * torch.where(own, MARGINS[kind](cosines), cosines)
+    logits = scale * (cosines - 0.35 * F.one_hot(y, len(weight)).to(x))
     total = logits.logsumexp(1)
     total = total if a is None else torch.logaddexp(total, a)
     return total - logits.gather(1, y[:, None])[:, 0]
@@ -38,17 +36,20 @@ def batch(rows: int, classes: int = 4, dim: int = 6) -> tuple[Tensor, Tensor, Te
 
 
 @pytest.mark.parametrize(
-    ("kind", "plain", "with_pairs"),
+    ("make", "options", "plain", "with_pairs"),
     [
-        ("normface", 0.007878, 0.042612),
-        ("cosface", 0.207443, 0.876426),
-        ("arcface", 0.093587, 0.535833),
+        (NormFaceHead, {}, 0.007878, 0.042612),
+        (CosFaceHead, {"margin": 0.35}, 0.207443, 0.876426),
+        (ArcFaceHead, {"margin": 0.5}, 0.093587, 0.535833),
     ],
 )
-def test_values_of_the_worked_example(kind: str, plain: float, with_pairs: float) -> None:
-    a, logs = UNPG()(X, Y, 10.0)
-    assert rows_of_head(X, Y, WEIGHT, None, kind).mean().item() == pytest.approx(plain, abs=6e-7)
-    assert rows_of_head(X, Y, WEIGHT, a, kind).mean().item() == pytest.approx(with_pairs, abs=6e-7)
+def test_values_of_the_worked_example(
+    make: type[CosineHead], options: dict[str, float], plain: float, with_pairs: float
+) -> None:
+    head, x, y = toy(make, scale=10.0, **options)
+    a, logs = UNPG()(x, y, head.scale)
+    assert head(x, y)[0].item() == pytest.approx(plain, abs=6e-7)
+    assert head(x, y, negatives=a)[0].item() == pytest.approx(with_pairs, abs=6e-7)
     assert logs["unpg_negatives"] == 4
     assert logs["unpg_kept"] == 1
     assert logs["unpg_mean"].item() == pytest.approx(0, abs=1e-15)
@@ -116,9 +117,12 @@ def test_without_a_negative_pair_the_head_is_alone(y: list[int]) -> None:
         assert a == -torch.inf
         rows = rows_of_head(x, labels, weight, a)
         (gradient,) = torch.autograd.grad(rows.sum(), x)
+        head = toy(CosFaceHead, reduction="none")[0]
+        of_head = head(x, labels, negatives=a)[0]
     alone = rows_of_head(x, labels, weight, None)
     assert torch.equal(rows, alone)
     assert torch.equal(gradient, torch.autograd.grad(alone.sum(), x)[0])
+    assert torch.equal(of_head, head(x, labels)[0])
     facts = {name: value.item() for name, value in logs.items()}
     assert facts == {"unpg_negatives": 0, "unpg_kept": 1, "unpg_mean": 0, "unpg_max": 0}
 
@@ -164,26 +168,30 @@ def test_wrong_arguments_are_refused() -> None:
         UNPG(whisker=-1.0)
 
 
-def step(first: int) -> dict[str, Tensor]:
-    """Return value and gradients of this rank; rank 0 holds the ``first`` rows of 11."""
-    alone = not dist.is_initialized()
-    rows = slice(11) if alone else slice(first) if dist.get_rank() == 0 else slice(first, 11)
-    x, y, weight = batch(11)
+def step(counts: list[int], options: dict[str, float], sharded: bool = False) -> list[Tensor]:
+    """Return the loss, the gradients and the negatives, over the ranks whose rows these are."""
+    ranks, rank = len(counts), dist.get_rank() if dist.is_initialized() else 0
+    head = random_head(CosFaceHead, scale=10.0, reduction="none", **options)
+    if sharded:
+        head.shard(rank, ranks)
+    x, y = (part.split(counts)[rank] for part in random_batch(11, 6, 7))
     network = torch.eye(6, dtype=torch.float64).requires_grad_()
-    weight.requires_grad_()
-    x = (x @ network)[rows]
-    a, _ = UNPG()(x, y[rows], 10.0)
-    ranks = 1 if alone else 2
-    loss = ranks * rows_of_head(x, y[rows], weight, a).sum() / 11
-    gradients = torch.autograd.grad(loss, (network, weight))
-    return {"a": a.detach(), "loss": loss.detach(), "network": gradients[0], "weight": gradients[1]}
+    embeddings = x @ network
+    a, _ = UNPG()(embeddings, y, head.scale)
+    loss = ranks * head(embeddings, y, negatives=a)[0].sum() / 11
+    of_network, of_head = torch.autograd.grad(loss, (network, head.weight))
+    values = [gather(value[None].detach()).mean(0) for value in (loss, of_network)]
+    of_head = gather(of_head) if sharded else gather(of_head[None]).mean(0)
+    return [*values, of_head, a.detach()]
 
 
-@pytest.mark.parametrize("first", [6, 11])
-def test_two_ranks_equal_one_process(first: int, two_ranks: Callable) -> None:
-    one, ranks = step(first), two_ranks(step, first)
-    for name, expected in one.items():  # averaged as DDP does
-        average = (ranks[0][name] + ranks[1][name]) / 2
-        torch.testing.assert_close(average, expected, rtol=0, atol=1e-12)
-    assert one["network"].abs().max() > 1e-3
-    assert torch.equal(ranks[0]["a"], ranks[1]["a"])
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("options", [{}, {"sample_rate": 0.6}], ids=["all", "sample"])
+@pytest.mark.parametrize("counts", [[6, 5], [11, 0]], ids=["uneven", "empty"])
+def test_two_ranks_equal_one_process(
+    counts: list[int], options: dict[str, float], sharded: bool, two_ranks: Callable
+) -> None:
+    one = step([11], options)
+    for values in two_ranks(step, counts, options, sharded):
+        torch.testing.assert_close(values, one, rtol=0, atol=1e-12)
+    assert one[1].abs().max() > 1e-3
