@@ -1,3 +1,5 @@
+from .alignment_uniformity import alignment as alignment
+from .alignment_uniformity import uniformity as uniformity
 from .embedding_evaluation import EmbeddingEvaluation as EmbeddingEvaluation
 from .embedding_evaluation import QueryNeighbors as QueryNeighbors
 from .pair_scores import ScoreCurves as ScoreCurves
@@ -14,6 +16,8 @@ from .roc import roc_curve as roc_curve
 from .roc import tar_at_far as tar_at_far
 from .score_blocks import ScoreSummary as ScoreSummary
 from .score_blocks import summarize_all_pairs as summarize_all_pairs
+from .utilization import Utilization as Utilization
+from .utilization import utilization as utilization
 from .verification import FoldAccuracy as FoldAccuracy
 from .verification import ValAtFar as ValAtFar
 from .verification import best_threshold_accuracy as best_threshold_accuracy
