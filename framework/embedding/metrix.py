@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,22 +20,6 @@ from framework.utilities.precision import at_least_float32
 MAX_PAIRS = 4096
 SHORTEST = 1e-3
 """Length below which a mixed embedding, such as that of opposite ones, is not stretched to 1."""
-
-
-class SplitNetwork(Protocol):
-    """A network from images to raw embeddings, in two parts under timm's names."""
-
-    def __call__(self, images: Tensor, /) -> Tensor:
-        """Return the embeddings (B, d)."""
-        ...
-
-    def forward_features(self, images: Tensor, /) -> Tensor:
-        """Return the last maps (B, C, H, W)."""
-        ...
-
-    def forward_head(self, maps: Tensor, /) -> Tensor:
-        """Return the embeddings (B, d) of such maps."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -156,7 +140,7 @@ class Metrix:
 
     def embed(
         self,
-        network: SplitNetwork,
+        network: Callable[[Tensor], Tensor],
         images: Tensor,
         labels: Tensor,
         generator: torch.Generator,
@@ -165,8 +149,8 @@ class Metrix:
         """Embed the images of a batch and mixtures of them.
 
         Args:
-            network: Network from images to embeddings; the mode ``'feature'`` takes one in two
-                parts, ``forward_features`` and ``forward_head``.
+            network: Network from images to embeddings (B, d); the mode ``'feature'`` takes one in
+                two parts, ``forward_features`` and ``forward_head``, as timm's are.
             images: Images of this rank (B_r, C, H, W).
             labels: Their classes (B_r,) int64.
             generator: Generator of the CPU in the same state on every rank, such as
@@ -180,8 +164,9 @@ class Metrix:
             both = network(torch.cat([images, pairs.mix(images)]))
             embeddings, mixed = both[: len(images)], both[len(images) :]
         else:
-            maps = network.forward_features(images)
-            embeddings, mixed = network.forward_head(maps), network.forward_head(pairs.mix(maps))
+            parts: Any = network
+            maps = parts.forward_features(images)
+            embeddings, mixed = parts.forward_head(maps), parts.forward_head(pairs.mix(maps))
         return MixedBatch(embeddings, mixed, pairs, labels, start=0)
 
     def mix(
@@ -255,18 +240,20 @@ class Metrix:
         n = len(labels)
         same = labels[:, None] == labels
         allowed = ~same
-        coin, seed = torch.randint(2**62, (2,), generator=generator).tolist()
+        coin, *seeds = torch.randint(2**62, (3,), generator=generator).tolist()
         anchors_mixed = self.pairs == "anchor_negative" or (self.pairs == "coin" and coin % 2 == 1)
         if not anchors_mixed:
             allowed &= (same.sum(1) > 1)[:, None]
         elif self.pairs == "coin":
             allowed &= (same.sum(1) == 1)[:, None]
         limit = self.max_pairs or (n if self.mode == "input" else MAX_PAIRS)
+        # drawn where they are used, as n^2 numbers would take long to get there
+        here = torch.Generator(labels.device).manual_seed(seeds[0])
+        order = torch.rand(n, n, generator=here, device=labels.device)
         # pairs that are not allowed come last
-        order = to_device(torch.rand(n, n, generator=generator), labels.device) + (~allowed).float()
-        best = order.flatten().topk(min(limit, n * n), largest=False)
+        best = (order + (~allowed).float()).flatten().topk(min(limit, n * n), largest=False)
         # torch's own beta distribution takes no generator
-        beta = np.random.default_rng(seed)
+        beta = np.random.default_rng(seeds[1])
         size = len(best.values) if self.per_pair else 1
         share = torch.from_numpy(beta.beta(self.alpha, self.alpha, size)).expand(len(best.values))
         return MixedPairs(

@@ -13,6 +13,8 @@ from framework.embedding.metrix import MixedPairs
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
 from tests.framework.embedding.test_pair_losses import BUILD, DIM, batch, every_loss
+from tests.helpers.checkout import ROOT
+from tests.pretended_gpu.device import pretended_gpu
 
 MODES = ["input", "feature", "embedding"]
 
@@ -279,3 +281,17 @@ def test_two_ranks_equal_one_process(
     for expected, *parts in zip(one, *ranks, strict=True):  # averaged as DDP does
         torch.testing.assert_close(sum(parts) / 2, expected, rtol=0, atol=1e-12)
         assert expected.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("mode", MODES)
+@every_loss
+def test_a_gpu_is_not_waited_for(name: str, mode: str) -> None:
+    with pretended_gpu(ROOT) as gpu:
+        network, (metrix, criterion) = Split().cuda(), build(name, mode)
+        criterion.cuda()
+        images, y = torch.rand(4, 1, 5, 5).double().cuda(), torch.tensor([0, 0, 1, 2]).cuda()
+        before = gpu.log.count("wait")
+        mixed = metrix.embed(network, images, y, generator())
+        loss = criterion(mixed.embeddings, y) + metrix.loss(criterion, mixed)[0].mean()
+        loss.backward()
+        assert gpu.log.count("wait") == before

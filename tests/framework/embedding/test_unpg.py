@@ -12,6 +12,8 @@ from framework.embedding.heads import ArcFaceHead, CosFaceHead, NormFaceHead
 from framework.embedding.heads.head import CosineHead
 from framework.embedding.unpg import UNPG
 from tests.framework.embedding.heads.toys import random_batch, random_head, toy
+from tests.helpers.checkout import ROOT
+from tests.pretended_gpu.device import pretended_gpu
 
 X = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], dtype=torch.float64)
 Y = torch.tensor([0, 0, 1, 1])
@@ -95,6 +97,19 @@ def test_equals_the_concatenation_of_all_negatives(whisker: float | None) -> Non
     assert logs["unpg_negatives"] == len(v)
     assert logs["unpg_max"].item() == pytest.approx(v.max().item())
     assert logs["unpg_mean"].item() == pytest.approx(v.mean().item())
+
+
+def test_nothing_larger_than_the_table_of_pairs_is_kept_for_the_gradient() -> None:
+    x, y, _ = batch(30)
+    sizes = []
+
+    def note(saved: Tensor) -> Tensor:
+        sizes.append(saved.numel())
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        UNPG()(x.requires_grad_(), y, 10.0)
+    assert max(sizes) == 30**2
 
 
 def test_whiskers_leave_outliers_out() -> None:
@@ -195,3 +210,12 @@ def test_two_ranks_equal_one_process(
     for values in two_ranks(step, counts, options, sharded):
         torch.testing.assert_close(values, one, rtol=0, atol=1e-12)
     assert one[1].abs().max() > 1e-3
+
+
+def test_a_gpu_is_not_waited_for() -> None:
+    with pretended_gpu(ROOT) as gpu:
+        x, y = X.cuda().requires_grad_(), Y.cuda()
+        before = gpu.log.count("wait")
+        a, _ = UNPG()(x, y, 10.0)
+        a.backward()
+        assert gpu.log.count("wait") == before
