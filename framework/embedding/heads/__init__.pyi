@@ -1,4 +1,13 @@
+from .adaface import AdaFaceHead as AdaFaceHead
 from .arcface import ArcFaceHead as ArcFaceHead
+from .combined_margin import CombinedMarginHead as CombinedMarginHead
 from .cosface import CosFaceHead as CosFaceHead
+from .curricularface import CurricularFaceHead as CurricularFaceHead
 from .head import ClassificationHead as ClassificationHead
+from .hyperspherical import HypersphericalHead as HypersphericalHead
+from .magface import MagFaceHead as MagFaceHead
 from .normface import NormFaceHead as NormFaceHead
+from .sface import SFaceHead as SFaceHead
+from .softmax import SoftmaxHead as SoftmaxHead
+from .sphereface import SphereFaceHead as SphereFaceHead
+from .subcenter_arcface import SubCenterArcFaceHead as SubCenterArcFaceHead

@@ -12,7 +12,8 @@ from framework.embedding.heads.angular_margin import (
     shifted_cosine,
     straight_through,
 )
-from framework.embedding.heads.head import CosineHead, ScaleOptions, Scores
+from framework.embedding.heads.cosine_head import CosineHead, ScaleOptions
+from framework.embedding.heads.head import Scores
 from framework.utilities.checks import check_interval, check_one_of
 
 

@@ -6,7 +6,8 @@ from typing import Unpack
 
 from torch import Tensor
 
-from framework.embedding.heads.head import CosineHead, ScaleOptions, Scores
+from framework.embedding.heads.cosine_head import CosineHead, ScaleOptions
+from framework.embedding.heads.head import Scores
 from framework.utilities.checks import check_at_least
 
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.distributed.collectives import gather, gather_with_grad, shared_generator
-from framework.distributed.row_shards import RowShard
+from framework.distributed.row_shards import RowShard, own_rows, whole_rows
 from framework.embedding.sharding import ClassShard, log_sum_exp, split_target
 from framework.layers.random_layer import RandomLayer
-from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
+from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from framework.utilities.graph_operation import graph_operation
 from framework.utilities.precision import FullPrecision, at_least_float32
 
@@ -26,6 +26,18 @@ class HeadOptions(TypedDict, total=False):
     """Arguments that every head takes.
 
     Args:
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
+        sample_rate: Part of the classes that a training step compares with, in (0, 1].
+    """
+
+    reduction: str
+    sample_rate: float
+
+
+class FilterOptions(HeadOptions, total=False):
+    """Arguments that every head takes whose logits are cosines times something.
+
+    Args:
         filter_threshold: Cosine above which another class counts as a doubtful label, and its logit
             is 0; None for no filter.
         reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
@@ -33,22 +45,6 @@ class HeadOptions(TypedDict, total=False):
     """
 
     filter_threshold: float | None
-    reduction: str
-    sample_rate: float
-
-
-class ScaleOptions(HeadOptions, total=False):
-    """Arguments that every head with a scale takes.
-
-    Args:
-        scale: Number that multiplies the cosines.
-        filter_threshold: Cosine above which another class counts as a doubtful label, and its logit
-            is 0; None for no filter.
-        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
-        sample_rate: Part of the classes that a training step compares with, in (0, 1].
-    """
-
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -102,10 +98,15 @@ class ClassificationHead(RandomLayer, FullPrecision):
         takes_negatives: Whether there is a denominator that further negatives can be added to.
         excluded: Number that takes the place of the own class among the others.
 
+    Attributes:
+        weight: The class vectors, (C, d), or those of this rank's part.
+        bias: A number of each class, (C,), or None.
+        centers: Number of vectors of a class.
+
     Args:
         embedding_dim: Size d of an embedding.
         num_classes: Number C of classes, at least 2.
-        **options: Arguments of ``HeadOptions``.
+        **options: Arguments of ``FilterOptions``.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -115,6 +116,7 @@ class ClassificationHead(RandomLayer, FullPrecision):
     """
 
     bias: nn.Parameter | None
+    centers: int = 1
     takes_negatives: ClassVar[bool] = True
     excluded: ClassVar[float] = -math.inf
     full_precision: ClassVar[tuple[str, ...] | None] = ()
@@ -123,12 +125,10 @@ class ClassificationHead(RandomLayer, FullPrecision):
         self,
         embedding_dim: int,
         num_classes: int,
-        *,
-        centers: int = 1,
-        **options: Unpack[HeadOptions],
+        **options: Unpack[FilterOptions],
     ) -> None:
         super().__init__("classes")
-        check_at_least(1, embedding_dim=embedding_dim, centers=centers)
+        check_at_least(1, embedding_dim=embedding_dim)
         check_at_least(2, num_classes=num_classes)
         self.filter_threshold = options.get("filter_threshold")
         self.reduction = options.get("reduction", "mean")
@@ -138,9 +138,8 @@ class ClassificationHead(RandomLayer, FullPrecision):
         check_interval("(0, 1]", sample_rate=self.sample_rate)
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
-        self.centers = centers
         self.part = ClassShard(num_classes)
-        self.weight = nn.Parameter(torch.empty(num_classes * centers, embedding_dim))
+        self.weight = nn.Parameter(torch.empty(num_classes, embedding_dim))
         self.register_parameter("bias", None)
         self.reset_parameters()
 
@@ -209,9 +208,10 @@ class ClassificationHead(RandomLayer, FullPrecision):
             if self.training:
                 with torch.no_grad():
                     self.observe(scores.rows(own))
-                self._count += 1
             values, further = self.losses(scores, negatives)
             values = values[own]
+            if self.training:
+                self._count += 1
             logs = _logs(scores.rows(own))
             for name, value in further.items():
                 value = value.detach()
@@ -249,12 +249,16 @@ class ClassificationHead(RandomLayer, FullPrecision):
 
         Raises:
             RuntimeError: the head is in parts already.
+            ValueError: there are fewer classes than ranks.
         """
+        if self.num_classes < world_size:
+            raise ValueError(f"{self.num_classes} classes make no {world_size} parts.")
         if self.part.sharded:
             raise RuntimeError(f"The head is already in {self.part.world_size} parts.")
         self.part = ClassShard(self.num_classes, rank, world_size)
-        for name, parameter in self._of_classes().items():
-            rows = parameter.detach()[self._rows_of(parameter)].clone()
+        for name, shard in self.own_row_shards.items():
+            parameter = getattr(self, name)
+            rows = own_rows(parameter.detach(), shard)
             setattr(self, name, nn.Parameter(rows, requires_grad=parameter.requires_grad))
 
     def sharded_parameters(self) -> dict[str, nn.Parameter]:
@@ -271,6 +275,19 @@ class ClassificationHead(RandomLayer, FullPrecision):
             shards[name] = RowShard(rows.start, rows.stop, self.num_classes * each)
         return shards
 
+    def full_state_dict(self) -> dict[str, Any]:
+        """Return the state of all classes on rank 0, on the CPU where it was in parts.
+
+        A collective call if the head is in parts; on other ranks these are left out.
+        ``load_state_dict`` takes the state of all classes on any number of ranks.
+        """
+        state = self.state_dict()
+        for name, shard in self.own_row_shards.items():
+            whole = whole_rows(state.pop(name), shard)
+            if whole is not None:
+                state[name] = whole
+        return state
+
     def extra_repr(self) -> str:
         """Return the sizes."""
         return f"embedding_dim={self.embedding_dim}, num_classes={self.num_classes}"
@@ -279,19 +296,14 @@ class ClassificationHead(RandomLayer, FullPrecision):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         # a checkpoint holds all classes, whatever number of ranks it comes from
-        for name in self.sharded_parameters():
-            full = state_dict.get(f"{prefix}{name}")
-            if full is not None and len(full) % self.num_classes == 0:
-                rows = self.part.rows(len(full) // self.num_classes)
-                state_dict[f"{prefix}{name}"] = full[rows]
+        for name, shard in self.own_row_shards.items():
+            if f"{prefix}{name}" in state_dict:
+                state_dict[f"{prefix}{name}"] = own_rows(state_dict[f"{prefix}{name}"], shard)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _of_classes(self) -> dict[str, nn.Parameter]:
         parts = {"weight": self.weight, "bias": self.bias}
         return {name: part for name, part in parts.items() if part is not None}
-
-    def _rows_of(self, full: Tensor) -> slice:
-        return self.part.rows(len(full) // self.num_classes)
 
     def _check(self, x: Tensor, y: Tensor, negatives: Tensor | None) -> None:
         self.part.check_ranks()
@@ -337,7 +349,7 @@ class ClassificationHead(RandomLayer, FullPrecision):
                 # how many are in this part has to be known here, and a GPU is waited for
                 kept = kept[(kept >= self.part.start) & (kept < self.part.start + self.part.size)]
             rows = kept - self.part.start
-            weight = weight.unflatten(0, (-1, self.centers))[rows].flatten(0, 1)
+            weight = weight.unflatten(0, (self.part.size, self.centers))[rows].flatten(0, 1)
             bias = None if bias is None else bias[rows]
             column = torch.searchsorted(kept, labels)
             here = torch.isin(labels, kept)
@@ -355,46 +367,6 @@ class ClassificationHead(RandomLayer, FullPrecision):
             bound = bound[:, None] if isinstance(bound, Tensor) and bound.ndim else bound
             others = others.masked_fill(others > bound, 0.0)
         return Scores(own, others, self.own_cosine(own, norms, candidates), norms)
-
-
-class CosineHead(ClassificationHead):
-    """Base of heads whose logits are cosines of embeddings and class vectors times a scale.
-
-    Args:
-        embedding_dim: Size d of an embedding.
-        num_classes: Number C of classes, at least 2.
-        scale: Number that multiplies the cosines.
-        **options: Arguments of ``HeadOptions``.
-
-    Raises:
-        ValueError: an argument is out of its range.
-    """
-
-    def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        *,
-        scale: float = 64.0,
-        centers: int = 1,
-        **options: Unpack[HeadOptions],
-    ) -> None:
-        super().__init__(embedding_dim, num_classes, centers=centers, **options)
-        check_positive(scale=scale)
-        self.scale = scale
-
-    def lengths(self, norms: Tensor) -> Tensor | float:
-        """Return the scale."""
-        return self.scale
-
-    def products(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the scaled cosines, (B, C_r)."""
-        # a scale of few rows, and not of a number for each pair
-        return F.linear(self.lengths(x) * F.normalize(x), self.unit_classes(weight))
-
-    def unit_classes(self, weight: Tensor) -> Tensor:
-        """Return the class vectors with norm 1."""
-        return F.normalize(weight)
 
 
 def mean_of(values: Tensor) -> Tensor:

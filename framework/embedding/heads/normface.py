@@ -8,7 +8,8 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from framework.embedding.heads.head import CosineHead, HeadOptions, Scores
+from framework.embedding.heads.cosine_head import CosineHead
+from framework.embedding.heads.head import FilterOptions, Scores
 
 
 class NormFaceHead(CosineHead):
@@ -22,7 +23,7 @@ class NormFaceHead(CosineHead):
         num_classes: Number C of classes, at least 2.
         scale: Number s that multiplies the cosines; the first one if it is learned.
         learnable_scale: Whether the scale is learned, as the exponential of a parameter.
-        **options: Arguments of ``HeadOptions``.
+        **options: Arguments of ``FilterOptions``.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -45,7 +46,7 @@ class NormFaceHead(CosineHead):
         *,
         scale: float = 16.0,
         learnable_scale: bool = False,
-        **options: Unpack[HeadOptions],
+        **options: Unpack[FilterOptions],
     ) -> None:
         super().__init__(embedding_dim, num_classes, scale=scale, **options)
         self.learnable_scale = learnable_scale

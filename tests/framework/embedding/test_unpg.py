@@ -9,7 +9,7 @@ from torch import Tensor
 
 from framework.distributed.collectives import gather
 from framework.embedding.heads import ArcFaceHead, CosFaceHead, NormFaceHead
-from framework.embedding.heads.head import CosineHead
+from framework.embedding.heads.cosine_head import CosineHead
 from framework.embedding.unpg import UNPG
 from tests.framework.embedding.heads.toys import random_batch, random_head, toy
 from tests.helpers.checkout import ROOT

@@ -4,15 +4,24 @@ import pytest
 import torch
 
 from framework.distributed.collectives import all_reduce_sum, gather, gather_with_grad, rank
-from framework.embedding.heads import ArcFaceHead, CosFaceHead, NormFaceHead
+from framework.embedding import heads
 from tests.framework.embedding.heads.toys import random_batch, random_head
 
 HEADS = {
-    "normface": (NormFaceHead, {"scale": 8.0, "learnable_scale": True}),
-    "cosface": (CosFaceHead, {"scale": 8.0, "filter_threshold": 0.4}),
-    "arcface": (ArcFaceHead, {"scale": 8.0}),
+    "softmax": (heads.SoftmaxHead, {}),
+    "normface": (heads.NormFaceHead, {"scale": 8.0, "learnable_scale": True}),
+    "sphereface": (heads.SphereFaceHead, {"filter_threshold": 0.4}),
+    "cosface": (heads.CosFaceHead, {"scale": 8.0, "filter_threshold": 0.4}),
+    "arcface": (heads.ArcFaceHead, {"scale": 8.0}),
+    "combined": (heads.CombinedMarginHead, {"scale": 8.0}),
+    "magface": (heads.MagFaceHead, {"scale": 8.0}),
+    "curricularface": (heads.CurricularFaceHead, {"scale": 8.0}),
+    "sface": (heads.SFaceHead, {"scale": 8.0, "slope": 3.0}),
+    "adaface": (heads.AdaFaceHead, {"scale": 8.0}),
+    "subcenter": (heads.SubCenterArcFaceHead, {"scale": 8.0, "centers": 2}),
+    "hyperspherical": (heads.HypersphericalHead, {"constraint": "project"}),
 }
-SLICES = [[3, 5], [0, 8], [8, 0]]
+EVERYWHERE = ("cosface", "curricularface", "sface", "adaface")
 PLACES = [(False, 1.0), (True, 1.0), (False, 0.6), (True, 0.6), (True, 0.01)]
 
 
@@ -49,13 +58,46 @@ def steps_of(make, options, sharded, counts, negatives, steps=2):
     return result
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize(("sharded", "sample_rate"), PLACES)
-def test_two_ranks_equal_one_process(two_ranks, name, sharded, sample_rate):
+def cases_of(name):
+    """Yield arguments of ``steps_of``: all for the heads with their own sums over ranks."""
     make, options = HEADS[name]
-    options = {**options, "sample_rate": sample_rate}
-    for counts in SLICES:
-        for negatives in {False, make.takes_negatives}:
-            one = steps_of(make, options, False, [8], negatives)
-            for two in two_ranks(steps_of, make, options, sharded, counts, negatives):
-                torch.testing.assert_close(two, one, rtol=1e-11, atol=1e-12)
+    whole = name in EVERYWHERE
+    for sharded, rate in PLACES if whole else [(False, 1.0), (True, 0.6)]:
+        for counts in ([3, 5], [0, 8], [8, 0]) if whole else ([3, 5],):
+            negatives = make.takes_negatives and (rate < 1 or not whole)
+            yield make, {**options, "sample_rate": rate}, sharded, counts, negatives
+
+
+def on_two_ranks(name):
+    return [steps_of(*case) for case in cases_of(name)]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_two_ranks_equal_one_process(two_ranks, name):
+    one = [
+        steps_of(make, options, False, [8], negatives)
+        for make, options, _, _, negatives in cases_of(name)
+    ]
+    for two in two_ranks(on_two_ranks, name):
+        torch.testing.assert_close(two, one, rtol=1e-11, atol=1e-12)
+
+
+def evaluate(counts, make, options):
+    """Return this rank's logits, losses of rows and the gradients of all embeddings."""
+    head = random_head(make, reduction="none", **options).eval()
+    if len(counts) > 1:
+        head.shard(rank(), 2)
+    x, y = (part.split(counts)[rank()] for part in random_batch(8, 6, 7))
+    x.requires_grad_()
+    logits = head.logits(x)
+    rows = head(x, y)[0]
+    (slopes,) = torch.autograd.grad(logits.square().sum() + rows.sum(), x)
+    return logits, rows, slopes
+
+
+@pytest.mark.parametrize("name", ["softmax", "sface", "subcenter"])
+def test_evaluation_in_parts(two_ranks, name):
+    one = evaluate([8], *HEADS[name])
+    first, second = two_ranks(evaluate, [3, 5], *HEADS[name])
+    for whole, *parts in zip(one, first, second, strict=True):
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-11, atol=1e-12)
