@@ -233,9 +233,9 @@ def change_zip(inner: Sequence[Mutation]) -> Mutation:
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
+            at = random.randrange(len(entries))
         except Exception:
             return flip_bits(content, random)
-        at = random.randrange(len(entries))
         kind = random.randrange(10)
         method = zipfile.ZIP_STORED
         name, value = entries[at]

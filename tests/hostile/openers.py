@@ -57,6 +57,7 @@ OURS = {
     "read_npy",
     "map_npy",
     "read_arrays",
+    "read_zip",
     "Unpacked",
 }
 """Our own functions that open what they are given: who calls them is a reader, too."""
