@@ -1,11 +1,13 @@
 from .bag_sampling import BagSampler as BagSampler
 from .bag_sampling import assign_bags as assign_bags
+from .class_sampling import ClassBatchSampler as ClassBatchSampler
 from .datamodule import DataModule as DataModule
 from .datasets import ArrayDataset as ArrayDataset
 from .datasets import Batch as Batch
 from .datasets import BatchedDataset as BatchedDataset
 from .datasets import IndexedDataset as IndexedDataset
 from .datasets import Sample as Sample
+from .episodes import EpisodeSet as EpisodeSet
 from .loader import ElasticDataLoader as ElasticDataLoader
 from .privacy import MeanRelease as MeanRelease
 from .privacy import Sensitivity as Sensitivity

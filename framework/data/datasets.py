@@ -23,6 +23,16 @@ class BatchedDataset(Dataset[Sample]):
         """Return the rows as one batch."""
         raise NotImplementedError(f"{type(self).__name__} reads no batches.")
 
+    def batch_of_epoch(self, rows: Sequence[int] | Tensor, epoch: int, seed: int) -> Batch:
+        """Return the rows as one batch; override where samples are drawn anew in each epoch.
+
+        Args:
+            rows: Positions in the data set.
+            epoch: Epoch of the training; 0 outside.
+            seed: Seed of the stream of batches.
+        """
+        return self.batch(rows)
+
     def __getitem__(self, row: int) -> Sample:
         return {name: value[0] for name, value in self.batch([row]).items()}
 
@@ -104,7 +114,8 @@ class IndexedDataset(Dataset[Any]):
         source, rows = root_and_rows(self.dataset, [row for _, row in keys])
         if self.augment is None and isinstance(source, BatchedDataset):
             index = torch.as_tensor(rows, dtype=torch.int64)
-            return {**source.batch(index), "index": index}
+            epoch = keys[0][0] if keys else 0
+            return {**source.batch_of_epoch(index, epoch, self.seed), "index": index}
         if not keys:
             return {name: value[:0] for name, value in self.__getitems__([(0, 0)]).items()}
         return self.collate([self[key] for key in keys])
