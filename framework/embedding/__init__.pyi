@@ -1,7 +1,10 @@
 from .box_whisker import box_whisker_bounds as box_whisker_bounds
 from .generic_pair_loss import GenericPairLoss as GenericPairLoss
-from .imprinting import ImprintedClassifier as ImprintedClassifier
+from .icnn import ICNN as ICNN
+from .icnn import icnn_score as icnn_score
+from .icnn import ICNNLoss as ICNNLoss
 from .imprinting import imprint as imprint
+from .imprinting import ImprintedClassifier as ImprintedClassifier
 from .metrix import Metrix as Metrix
 from .metrix import MixedBatch as MixedBatch
 from .pair_lists import balanced_pairs as balanced_pairs
@@ -11,5 +14,8 @@ from .pair_losses import LiftedStructureLoss as LiftedStructureLoss
 from .pair_losses import MultiSimilarityLoss as MultiSimilarityLoss
 from .pair_losses import NCALoss as NCALoss
 from .pairs import Pairs as Pairs
+from .proto_triplet import ProtoTripletLoss as ProtoTripletLoss
+from .prototypes import class_prototypes as class_prototypes
+from .prototypes import prototype_logits as prototype_logits
 from .proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from .unpg import UNPG as UNPG

@@ -2,6 +2,10 @@ from .alignment_uniformity import alignment as alignment
 from .alignment_uniformity import uniformity as uniformity
 from .embedding_evaluation import EmbeddingEvaluation as EmbeddingEvaluation
 from .embedding_evaluation import QueryNeighbors as QueryNeighbors
+from .few_shot import FewShotAccuracy as FewShotAccuracy
+from .few_shot import FewShotScore as FewShotScore
+from .few_shot import few_shot_score as few_shot_score
+from .icnn_score import ICNNScore as ICNNScore
 from .pair_scores import ScoreCurves as ScoreCurves
 from .pair_verification import PairVerification as PairVerification
 from .retrieval import RetrievalScores as RetrievalScores
