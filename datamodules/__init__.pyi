@@ -8,6 +8,7 @@ from .digits import Digits as Digits
 from .domain_pair import DomainPair as DomainPair
 from .dota import DOTA as DOTA
 from .dota import ImageTiles as ImageTiles
+from .episodes import Episodes as Episodes
 from .faces import Faces as Faces
 from .hrsc2016 import HRSC2016 as HRSC2016
 from .idx import IDXImages as IDXImages
@@ -19,6 +20,8 @@ from .image_tars import ImageTars as ImageTars
 from .label_noise import LabelNoise as LabelNoise
 from .mat_features import MatFeatures as MatFeatures
 from .novel_classes import NovelClasses as NovelClasses
+from .omniglot import Omniglot as Omniglot
+from .one_shot_runs import OneShotRuns as OneShotRuns
 from .oriented_augmentation import Mixup as Mixup
 from .oriented_augmentation import Mosaic as Mosaic
 from .oriented_augmentation import RandomAffine as RandomAffine
@@ -33,6 +36,9 @@ from .pixel_augmentation import RandomHSV as RandomHSV
 from .rendered_crowds import RenderedCrowds as RenderedCrowds
 from .rendered_faces import RenderedFaces as RenderedFaces
 from .rendered_scenes import RenderedScenes as RenderedScenes
+from .retrieval import Retrieval as Retrieval
+from .retrieval_lists import InShop as InShop
+from .retrieval_lists import OnlineProducts as OnlineProducts
 from .rotated_digits import RotatedDigits as RotatedDigits
 from .tabular import Tabular as Tabular
 from .usps import USPS as USPS

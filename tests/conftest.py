@@ -27,6 +27,7 @@ import torch  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from tests.helpers.omniglot import write_omniglot  # noqa: E402
 from tests.helpers.ranks import TwoRanks  # noqa: E402
 
 ENVIRONMENT = dict(os.environ)
@@ -102,7 +103,8 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the layout of MNIST: 153 training and 40 test images of 28 x 28 pixels.
 
     Class c is a bright square at a place of its own, on noise. Beside them lies a ``usps.h5`` with
-    the middle 16 x 16 pixels of each, and ``train`` and ``val`` in the layout of DOTA.
+    the middle 16 x 16 pixels of each, ``train`` and ``val`` in the layout of DOTA, and Omniglot's
+    ``images_background_small1.zip``.
     """
     folder = tmp_path_factory.mktemp("idx")
     write_small_data(folder)
@@ -129,6 +131,7 @@ def write_small_data(folder: Path) -> None:
             group["target"] = label.numpy()
     for part, pictures in (("train", 4), ("val", 2)):
         write_dota(folder / part, pictures, generator)
+    write_omniglot(folder)
 
 
 def write_dota(folder: Path, pictures: int, generator: torch.Generator) -> None:

@@ -3,6 +3,7 @@
 from tests.hostile import (  # noqa: F401
     array_readers,
     face_readers,
+    few_shot_readers,
     image_readers,
     run_readers,
     tensor_readers,
