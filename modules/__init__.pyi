@@ -3,6 +3,7 @@ from .classifier import Classifier as Classifier
 from .coteaching import CoTeaching as CoTeaching
 from .depict import DEPICT as DEPICT
 from .domain_adaptation import DomainAdaptation as DomainAdaptation
+from .embedding import PrototypicalNetwork as PrototypicalNetwork
 from .gghl import GGHL as GGHL
 from .nested import NestedClassifier as NestedClassifier
 from .regressor import Regressor as Regressor

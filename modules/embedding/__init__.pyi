@@ -1,0 +1,1 @@
+from .few_shot import PrototypicalNetwork as PrototypicalNetwork
