@@ -1,10 +1,10 @@
 from .box_whisker import box_whisker_bounds as box_whisker_bounds
 from .generic_pair_loss import GenericPairLoss as GenericPairLoss
 from .icnn import ICNN as ICNN
-from .icnn import icnn_score as icnn_score
 from .icnn import ICNNLoss as ICNNLoss
-from .imprinting import imprint as imprint
+from .icnn import icnn_score as icnn_score
 from .imprinting import ImprintedClassifier as ImprintedClassifier
+from .imprinting import imprint as imprint
 from .metrix import Metrix as Metrix
 from .metrix import MixedBatch as MixedBatch
 from .pair_lists import balanced_pairs as balanced_pairs
