@@ -2,6 +2,7 @@ from .constraint_monitor import ConstraintMonitor as ConstraintMonitor
 from .detection_writer import DetectionWriter as DetectionWriter
 from .dynamic_preference import DynamicPreference as DynamicPreference
 from .ema_weights import EMAWeights as EMAWeights
+from .embedding_writer import EmbeddingWriter as EmbeddingWriter
 from .every_run import for_every_run as for_every_run
 from .feature_dashboard import FeatureDashboard as FeatureDashboard
 from .figure_logger import FigureLogger as FigureLogger

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Callback
 
 from callbacks.detection_writer import DetectionWriter
+from callbacks.embedding_writer import EmbeddingWriter
 from callbacks.figure_logger import FigureLogger
 from callbacks.metrics_summary import MetricsSummary
 from callbacks.people_writer import PeopleWriter
@@ -21,6 +22,7 @@ def for_every_run() -> list[Callback]:
         RunProgressBar(),
         FigureLogger(),
         PredictionWriter(),
+        EmbeddingWriter(),
         DetectionWriter(),
         PeopleWriter(),
         # the figures and tables of the others are in it

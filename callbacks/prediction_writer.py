@@ -37,7 +37,8 @@ class PredictionWriter(Callback):
 
     A tensor (B,) becomes one column, (B, K) the columns ``name_0`` to ``name_{K-1}``. Where the
     module names them, by ``column_names``, names of classes and targets stand in the place of
-    numbers, and where the data set has ``names``, the column ``file`` says which sample it is.
+    numbers, and where the data set has ``names``, the column ``file`` says which sample it is. The
+    module's ``embedding_column`` is left to ``EmbeddingWriter``.
     Every rank appends its batches to a part file in the folder of the result, which all ranks must
     see; at the end rank 0 joins them, whatever their sizes, leaves out samples that were predicted
     twice, and puts the file in its place in one step. Only the position of each row is kept in
@@ -71,6 +72,7 @@ class PredictionWriter(Callback):
         self._place = Path()
         self._types: dict[str, np.dtype] = {}
         self._rows: tuple[str, Sequence[str]] | None = None
+        self._left_out: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse Parquet where it cannot be written, before anything is predicted."""
@@ -92,7 +94,8 @@ class PredictionWriter(Callback):
         self._place = part_of(target)
         self._part = open_new(self._place)
         self._types = {}
-        self._rows = _names_of_rows(trainer)
+        self._left_out = getattr(pl_module, "embedding_column", None)
+        self._rows = names_of_rows(trainer)
 
     def on_predict_batch_end(
         self,
@@ -108,6 +111,10 @@ class PredictionWriter(Callback):
             return
         if dataloader_idx > 0:
             raise ValueError("Predictions of several data loaders do not fit in one file.")
+        if self._left_out is not None and isinstance(outputs, Mapping):
+            outputs = {name: value for name, value in outputs.items() if name != self._left_out}
+            if outputs.keys() <= {"index"}:
+                return
         columns = _columns(outputs, getattr(pl_module, "column_names", {}))
         if self._rows is not None and "index" in columns:
             title, names = self._rows
@@ -150,7 +157,8 @@ class PredictionWriter(Callback):
                 stack.callback(remove_file, part)
             written = [part for part in parts if part.stat().st_size]
             if not written:
-                console.print("predictions: none, there were no samples")
+                if self._left_out is None:
+                    console.print("predictions: none, there were no samples")
                 return
             if len(written) > 1 and "index" not in self._types:
                 raise ValueError("Several ranks can only predict batches that have an `index`.")
@@ -172,7 +180,7 @@ class PredictionWriter(Callback):
         console.print(f"predictions: {rows:,} rows in {relative(target)}", soft_wrap=True)
 
 
-def _names_of_rows(trainer: Trainer) -> tuple[str, Sequence[str]] | None:
+def names_of_rows(trainer: Trainer) -> tuple[str, Sequence[str]] | None:
     """Return the title and the names of the rows of the predicted data set, where it has any."""
     loaders: Any = trainer.predict_dataloaders
     dataset = getattr(loaders, "dataset", None)

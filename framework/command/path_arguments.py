@@ -112,6 +112,7 @@ FOLDERS: dict[str, dict[str, str]] = {
     "DOTA": {"cache_dir": "the cache of tiles"},
     "DeepSpeedStrategy": {"nvme_path": "parameters that are swapped out"},
     "DetectionWriter": {"folder": "detections"},
+    "EmbeddingWriter": {"path": "embeddings"},
     "ImageTiles": {"cache_dir": "the cache of tiles"},
     "LitLogger": {"root_dir": "metrics"},
     "MLFlowLogger": {

@@ -47,6 +47,8 @@ class EvaluationModule(QuickHooksModule):
     """Names of the parts of a batch that is a tuple; without them a tuple is refused."""
     panels: tuple[Panel, ...] = ()
     """Charts of the domain on a dashboard, before those of every domain."""
+    embedding_column: str | None = None
+    """Predicted column (B, D) that ``EmbeddingWriter`` writes as an array, as it fits no table."""
     predicts_rows = True
     """False if ``predict_step`` returns something else than columns with a row per sample."""
 

@@ -144,6 +144,17 @@ def open_new(path: Path) -> TextIO:
         return path.open("x", newline="", encoding="utf-8")
 
 
+def open_new_binary(path: Path) -> BinaryIO:
+    """Return a file that this process makes and writes part by part.
+
+    Raises:
+        WriteError: It cannot be made, or is there already.
+    """
+    make_folder(path.parent)
+    with writing(path):
+        return path.open("xb")
+
+
 def open_in_place(path: Path) -> BinaryIO:
     """Return a file that is there, to be changed where it lies.
 
