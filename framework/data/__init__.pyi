@@ -14,6 +14,9 @@ from .privacy import Sensitivity as Sensitivity
 from .privacy import project_to_simplex as project_to_simplex
 from .privacy import proportion_sensitivity as proportion_sensitivity
 from .privacy import response_sensitivity as response_sensitivity
+from .record_io import Record as Record
+from .record_io import RecordFile as RecordFile
+from .record_writer import write_records as write_records
 from .samplers import GlobalBatchSampler as GlobalBatchSampler
 from .samplers import SampleKey as SampleKey
 from .samplers import WeightedBatchSampler as WeightedBatchSampler
