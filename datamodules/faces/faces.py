@@ -7,8 +7,10 @@ from typing import Literal, Unpack
 
 from datamodules.face_data import HELD_OUT, FaceData, FaceOptions
 from datamodules.faces.identities import Identities, read_identity_folder, split_identities
+from datamodules.faces.record_identities import RECORDS, read_identity_records
 from datamodules.faces.verification import VerificationSet, joined_images, read_verification
 from datamodules.image_data import ImageGeometry, Splits
+from datamodules.image_datasets import ImageFiles
 from framework.data.image_files import intact_images
 from framework.data.image_folders import find_images
 from framework.embedding.pair_lists import balanced_pairs
@@ -35,7 +37,8 @@ class Faces(FaceData):
     The remaining arguments and what batches hold are described at ``FaceData``.
 
     Args:
-        root: Folder with one folder of images per identity; None to evaluate only.
+        root: Folder with one folder of images per identity, or with ``train.rec`` and, where there
+            are, ``train.idx`` and ``property`` (RecordIO); None to evaluate only.
         verification: Files of the verification sets.
         image_size: Side of a square image, or its height and width (H, W); by default as in
             training, or 112.
@@ -109,8 +112,7 @@ class Faces(FaceData):
         """Find the images that the stage needs, once."""
         self._use_preparation()
         if stage == "predict" and self.is_elsewhere and self.root is not None:
-            paths = intact_images(find_images(self.root), self.root, self.strict)
-            self.predict_set = self._prepared(Splits(self.images_of(paths, None), None, None)).train
+            self.predict_set = self._prepared(Splits(self._all_images(), None, None)).train
             return
         if stage in (None, "fit") and self.train_set is None:
             self._serve_train()
@@ -128,6 +130,17 @@ class Faces(FaceData):
         super()._use_preparation()
         assert self.geometry is not None
         self.input_shape = self.geometry.shape({"input_shape": ALIGNED, **self.trained})
+
+    @property
+    def _has_records(self) -> bool:
+        return self.root is not None and (self.root / RECORDS).is_file()
+
+    def _all_images(self) -> ImageFiles:
+        assert self.root is not None
+        if self._has_records:
+            return read_identity_records(self.root, self.input_shape, self.resize).images
+        paths = intact_images(find_images(self.root), self.root, self.strict)
+        return self.images_of(paths, None)
 
     def _serve_train(self) -> None:
         if self.root is None:
@@ -157,7 +170,10 @@ class Faces(FaceData):
         if self._parts is not None:
             return self._parts
         assert self.root is not None
-        people = read_identity_folder(self.root, self.strict, self.images_of)
+        if self._has_records:
+            people = read_identity_records(self.root, self.input_shape, self.resize)
+        else:
+            people = read_identity_folder(self.root, self.strict, self.images_of)
         if self.min_images_per_identity > 1:
             people = people.chosen(people.with_images(self.min_images_per_identity))
         if self.verification:

@@ -69,7 +69,7 @@ READS: dict[str, dict[str, str]] = {
     },
     "DomainAdaptation": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "Faces": {
-        "root": "images in a folder",
+        "root": "images, or the records of some (`train.rec`), in a folder",
         "verification": "a verification set (`.bin`), or a list of images in its folder",
     },
     "GGHLNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},

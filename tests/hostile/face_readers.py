@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from tests.helpers import record_io
 from tests.hostile.image_readers import image
 from tests.hostile.mutations import BYTES
 from tests.hostile.registry import PICKLE, TEXTS, reader
@@ -51,6 +52,59 @@ def _(folder: Path) -> Any:
 )
 def _(folder: Path) -> Any:
     return _verified(folder / "a.csv")
+
+
+@reader(
+    "faces-records",
+    lambda: {**_records(), "property": b"2,20,24\n"},
+    [
+        "datamodules.faces.record_identities:_count",
+        "framework.data.record_io:RecordFile._file",
+        "framework.data.record_io:RecordFile._indexed",
+        "framework.data.image_files:_file",
+        "framework.utilities.limits:read_text",
+    ],
+    (*TEXTS, *BYTES),
+)
+def _(folder: Path) -> Any:
+    return _trained(folder)
+
+
+@reader(
+    "faces-records-without-index",
+    lambda: {"train.rec": _records()["train.rec"]},
+    ["framework.data.record_io:RecordFile._file"],
+    BYTES,
+)
+def _(folder: Path) -> Any:
+    return _trained(folder)
+
+
+@reader(
+    "faces-packed",
+    lambda: {"a/1.png": image("PNG"), "b/2.jpg": image("JPEG")},
+    ["datamodules.faces.record_packing:_records"],
+    BYTES,
+)
+def _(folder: Path) -> Any:
+    from datamodules.faces import pack_identities
+
+    pack_identities(folder, folder / "packed")
+    return _trained(folder / "packed")
+
+
+def _records() -> dict[str, bytes]:
+    parts = record_io.insightface((1, 1), lambda person, _: image(("PNG", "JPEG")[person]))
+    content, index = record_io.joined(parts)
+    return {"train.rec": content, "train.idx": index.encode()}
+
+
+def _trained(root: Path) -> Any:
+    from datamodules import Faces
+
+    data = Faces(str(root), image_size=8, val_identities=0, test_identities=0)
+    data.setup("fit")
+    return [data.train_set[row] for row in range(len(data.train_set))]
 
 
 def _verified(path: Path) -> Any:
