@@ -58,6 +58,7 @@ _PACKAGES = (
     "modules.sae",
     "datamodules",
     "datamodules.body_parts",
+    "datamodules.faces",
     "callbacks",
 )
 """Packages whose public names are names of ``trimtab``."""

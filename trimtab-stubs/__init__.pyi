@@ -5,6 +5,7 @@ from pathlib import Path
 from callbacks import *
 from datamodules import *
 from datamodules.body_parts import *
+from datamodules.faces import *
 from framework.adaptation import *
 from framework.attacks import *
 from framework.clustering import *

@@ -94,6 +94,7 @@ READS: dict[str, dict[str, str]] = {
     "OneShotRuns": {"root": "images in zip archives, or in folders"},
     "OnlineProducts": {"root": "images in a folder, and its list of them"},
     "PrototypicalNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "RecordFile": {"path": "a RecordIO file (`.rec`)"},
     "Tabular": {"source": "a table (`.csv`, `.txt`, `.parquet`), or a set of scikit-learn"},
     "USPS": {"root": "the files of USPS in a folder"},
     "YOLOOBB": {
