@@ -76,6 +76,10 @@ _CONFIGURABLE = (
     "framework.layers",
     "framework.attacks",
     "framework.sparse_coding",
+    "framework.embedding",
+    "framework.embedding.backbones",
+    "framework.embedding.heads",
+    "framework.embedding.metrics",
     "framework.runs",
 )
 """Packages whose classes a config may name without their package."""
