@@ -1,3 +1,6 @@
+from .alignment import FACE_TEMPLATE as FACE_TEMPLATE
+from .alignment import align_face as align_face
+from .alignment import similarity_transform as similarity_transform
 from .box_whisker import box_whisker_bounds as box_whisker_bounds
 from .generic_pair_loss import GenericPairLoss as GenericPairLoss
 from .icnn import ICNN as ICNN
