@@ -6,6 +6,13 @@ from .few_shot import FewShotAccuracy as FewShotAccuracy
 from .few_shot import FewShotScore as FewShotScore
 from .few_shot import few_shot_score as few_shot_score
 from .icnn_score import ICNNScore as ICNNScore
+from .identification import Identified as Identified
+from .identification import OpenSet as OpenSet
+from .identification import identify as identify
+from .identification import identify_among_distractors as identify_among_distractors
+from .identification import verify_against_distractors as verify_against_distractors
+from .identification_metric import Identification as Identification
+from .novel_class_accuracy import NovelClassAccuracy as NovelClassAccuracy
 from .pair_scores import ScoreCurves as ScoreCurves
 from .pair_verification import PairVerification as PairVerification
 from .retrieval import RetrievalScores as RetrievalScores
@@ -20,6 +27,10 @@ from .roc import roc_curve as roc_curve
 from .roc import tar_at_far as tar_at_far
 from .score_blocks import ScoreSummary as ScoreSummary
 from .score_blocks import summarize_all_pairs as summarize_all_pairs
+from .template_verification import TemplateVerification as TemplateVerification
+from .templates import Templates as Templates
+from .templates import pool_templates as pool_templates
+from .templates import template_scores as template_scores
 from .utilization import Utilization as Utilization
 from .utilization import utilization as utilization
 from .verification import FoldAccuracy as FoldAccuracy

@@ -52,16 +52,26 @@ def pair_values(
         folds = fold_accuracy(distances, same, num_folds)
         values |= {"acc": folds.mean, "acc_std": folds.std, "threshold": folds.threshold}
     values["best_threshold_acc"] = best_threshold_accuracy(distances, same)[0]
+    similarity = 1 - distances / 2 if similarity is None else similarity
+    return values | score_values(similarity, same, far)
+
+
+def score_values(similarity: Tensor, same: Tensor, far: Sequence[float]) -> dict[str, Any]:
+    """Return ``tar@far=1e-3`` at each rate that can be measured, and ``curves``; else nothing.
+
+    Args:
+        similarity: Cosines of pairs, (M,).
+        same: Whether each pair is of one class, (M,) bool.
+        far: False acceptance rates.
+    """
     positives = int(same.sum())
     negatives = len(same) - positives
-    if positives and negatives:
-        similarity = 1 - distances / 2 if similarity is None else similarity
-        rates = measurable(far, negatives, positives)
-        found = tar_at_far(similarity, same, rates).tar if rates else ()
-        values |= tar_values(rates, found)
-        roc = thinned(roc_curve(similarity, same))
-        values["curves"] = ScoreCurves(roc, histogram_of(similarity, same))
-    return values
+    if not positives or not negatives:
+        return {}
+    rates = measurable(far, negatives, positives)
+    found = tar_at_far(similarity, same, rates).tar if rates else ()
+    curves = ScoreCurves(thinned(roc_curve(similarity, same)), histogram_of(similarity, same))
+    return {**tar_values(rates, found), "curves": curves}
 
 
 def summary_values(summary: ScoreSummary, far: Sequence[float]) -> dict[str, Any]:
