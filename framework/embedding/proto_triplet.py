@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from framework.embedding.prototypes import distances
@@ -46,7 +47,7 @@ class ProtoTripletLoss(nn.Module):
                 f"A triplet needs two prototypes at least, got {prototypes.shape[-2]}."
             )
         found = distances(query, prototypes)
-        own = label[..., None]
-        positive = found.gather(-1, own)[..., 0]
-        negative = found.scatter(-1, own, float("inf")).amin(-1)
+        own = label[..., None] == torch.arange(prototypes.shape[-2], device=label.device)
+        positive = found.masked_fill(~own, 0.0).sum(-1)
+        negative = found.masked_fill(own, float("inf")).amin(-1)
         return (positive - negative + self.margin).clamp(min=0).mean(-1)

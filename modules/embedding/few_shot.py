@@ -144,6 +144,10 @@ class PrototypicalNetwork(TrainingModule):
         """Return embeddings (B, d) of images (B, C, H, W)."""
         return self.backbone(image)
 
+    def forward_inputs(self, batch: Batch) -> tuple[Tensor]:
+        """Return the images of all episodes, (E N (K + Q), C, H, W)."""
+        return (batch["image"].flatten(0, 1),)
+
     def embed(self, batch: Batch) -> Embedded:
         """Return the embeddings of the images of episodes."""
         image, label = batch["image"], batch["label"]
@@ -172,8 +176,9 @@ class PrototypicalNetwork(TrainingModule):
         return prototype_logits(found.query, found.prototypes, self.temperature)
 
     def _cross_entropy(self, found: Embedded) -> Tensor:
-        logits = self._logits(found).transpose(1, 2)
-        return F.cross_entropy(logits, found.query_label, reduction="none").mean(1)
+        logits, label = self._logits(found).flatten(0, 1), found.query_label.flatten()
+        values = F.cross_entropy(logits, label, reduction="none")
+        return values.unflatten(0, found.query_label.shape).mean(1)
 
     def _proto_triplet(self, found: Embedded) -> Tensor:
         return self.proto_triplet(found.query, found.query_label, found.prototypes)
