@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from pathlib import Path
 
 import torch
 from torch._dynamo.utils import counters
 
 from framework.objectives.errors import IncompatibleError
+from tests.conftest import write_small_data
 from tests.helpers.compilation import backend
 from tests.helpers.configs import DOMAINS, arguments
 from tests.helpers.runs import fit, largest_difference
@@ -24,8 +26,11 @@ STEPS = ["--trainer.max_steps=8", "--trainer.precision=64-true", "--trainer.logg
 
 def row(config: str, compiler: str) -> str:
     """Return one line of the table."""
-    args = [*arguments(config), *STEPS, "--model.optimizer=SGD", "--model.optimizer.lr=0.05"]
     with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        write_small_data(data)
+        args = [*arguments(config, data=data), *STEPS]
+        args += ["--model.optimizer=SGD", "--model.optimizer.lr=0.05"]
         eager = fit([*args, f"--run_folder={folder}/eager"])
         torch._dynamo.reset()
         counters.clear()

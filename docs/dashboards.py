@@ -15,6 +15,7 @@ from typing import Any
 
 import trimtab
 from framework.runs.panels import Layout, Panel
+from tests.conftest import write_small_data
 from tests.helpers.configs import DOMAINS, arguments, module_class
 from tests.helpers.wandb_file import axes, config, history, summary
 
@@ -25,7 +26,10 @@ START = "<!-- Written by `python -m docs.dashboards`; do not edit below. -->\n"
 def record(system: str, folder: Path, *overlays: str) -> None:
     """Run a config with ``with/wandb``, recorded on this machine."""
     os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    trimtab.main(["fit", *arguments(system, *overlays, "with/wandb"), f"--run_folder={folder}"])
+    with TemporaryDirectory() as data:
+        write_small_data(Path(data))
+        args = arguments(system, *overlays, "with/wandb", data=Path(data))
+        trimtab.main(["fit", *args, f"--run_folder={folder}"])
 
 
 def section(system: str, folder: Path) -> str:

@@ -32,8 +32,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "system", [one_of_many(name, quick=name == "classifier", system=name) for name in DOMAINS]
 )
-def test_the_record_of_a_run_is_what_the_page_lists(system: str, tmp_path: Path) -> None:
-    trimtab.main(["fit", *arguments(system, "with/wandb"), f"--run_folder={tmp_path}"])
+def test_the_record_of_a_run_is_what_the_page_lists(
+    system: str, tmp_path: Path, data_folder: Path
+) -> None:
+    args = arguments(system, "with/wandb", data=data_folder)
+    trimtab.main(["fit", *args, f"--run_folder={tmp_path}"])
     section = dashboards.section(system, tmp_path)
     assert section in dashboards.PAGE.read_text(), "run `python -m docs.dashboards`"
     rows, drawn, best = history(tmp_path), axes(tmp_path), summary(tmp_path)

@@ -70,8 +70,15 @@ def test_two_ranks_equal_one_process(tmp_path: Path, two_ranks: Callable[..., An
         for name in DOMAINS
     ],
 )
-def test_every_domain_is_the_same_run_or_is_refused(config: str, tmp_path: Path) -> None:
-    args = [*arguments(config), *ARGS, "--trainer.max_steps=3", "--model.optimizer=SGD"]
+def test_every_domain_is_the_same_run_or_is_refused(
+    config: str, tmp_path: Path, data_folder: Path
+) -> None:
+    args = [
+        *arguments(config, data=data_folder),
+        *ARGS,
+        "--trainer.max_steps=3",
+        "--model.optimizer=SGD",
+    ]
     if config in REFUSED:
         with pytest.raises(IncompatibleError, match=r"model\.compile compiles networks.* false\."):
             fit_traced([*args, f"--run_folder={tmp_path}"])
