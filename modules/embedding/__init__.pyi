@@ -1,1 +1,3 @@
+from .face import FaceEmbedder as FaceEmbedder
 from .few_shot import PrototypicalNetwork as PrototypicalNetwork
+from .module import MetricLearner as MetricLearner
