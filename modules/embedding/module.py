@@ -170,6 +170,7 @@ class MetricLearner(TrainingModule):
         if mixing is not None and mixing.mode != "embedding":
             absent.add("features")  # mixed images are no function of them
         self.provides = tuple(name for name in self.provides if name not in absent)
+        self._possible = self.provides
 
     def _check_parts(self, negatives: UNPG | None) -> None:
         head = self.head
@@ -190,7 +191,11 @@ class MetricLearner(TrainingModule):
         if self.sharded and world_size() > 1 and self.head is not None:
             if not self.head.sharded_parameters():
                 self.head.shard(rank(), world_size())
+        self.provides = self._possible
         super().setup(stage)
+        if not any("predictions" in owner.needs for owner in self._owners):
+            # the logits of all classes, which nothing else asks for
+            self.provides = tuple(name for name in self.provides if name != "predictions")
 
     def check_numbers(self, batch: Batch) -> None:
         """Refuse a training label that is no class."""
@@ -246,7 +251,7 @@ class MetricLearner(TrainingModule):
         values, logs = head(embedding, label, negatives)
         objectives.per_sample["classification"] = values
         objectives.logs |= logs
-        if any("predictions" in owner.needs for owner in self._owners):
+        if "predictions" in self.provides:
             objectives.predictions = head.logits(embedding)
 
     def _generator(self, name: str) -> torch.Generator:

@@ -19,6 +19,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 
 from framework.command import cli
+from framework.distributed.collectives import gather
+from framework.distributed.row_shards import row_shards
 from framework.runs.stop_signals import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -71,9 +73,8 @@ class Recorder(Callback):
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if self.keep_gradients:
             named = pl_module.named_parameters()
-            self.record.gradients.append(
-                {n: whole(p.grad).clone() for n, p in named if p.grad is not None}
-            )
+            gradients = {n: p.grad for n, p in named if p.grad is not None}
+            self.record.gradients.append(whole_parameters(pl_module, gradients))
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         names = list(pl_module.term_values)
@@ -96,7 +97,7 @@ class Recorder(Callback):
                 file.write(json.dumps(step) + "\n")
 
     def on_train_end(self, trainer, pl_module):
-        self.record.parameters = {n: whole(p).clone() for n, p in pl_module.named_parameters()}
+        self.record.parameters = whole_parameters(pl_module, dict(pl_module.named_parameters()))
         self.record.parameters |= {n: b.detach().clone() for n, b in pl_module.named_buffers()}
         self.record.optimizer = tree_map_only(DTensor, whole, trainer.optimizers[0].state_dict())
 
@@ -108,6 +109,14 @@ def whole(value: torch.Tensor) -> torch.Tensor:
     """Return a tensor as one process has it, also where the ranks hold parts of it."""
     value = value.detach()
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def whole_parameters(
+    module: torch.nn.Module, named: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return copies of parameters, or of their gradients, as one process has them."""
+    shards = row_shards(module)
+    return {n: gather(v).clone() if n in shards else whole(v).clone() for n, v in named.items()}
 
 
 def terms(step: dict[str, Any]) -> dict[str, float]:
