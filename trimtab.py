@@ -75,6 +75,8 @@ _CONFIGURABLE = (
     "framework.gradients",
     "framework.layers",
     "framework.attacks",
+    "framework.embedding",
+    "framework.embedding.heads",
     "framework.sparse_coding",
     "framework.embedding",
     "framework.embedding.backbones",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +106,10 @@ class ClassificationHead(RandomLayer, FullPrecision):
     Args:
         embedding_dim: Size d of an embedding.
         num_classes: Number C of classes, at least 2.
-        **options: Arguments of ``FilterOptions``.
+        filter_threshold: Cosine above which another class counts as a doubtful label, and its logit
+            is 0; None for no filter.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
+        sample_rate: Part of the classes that a training step compares with, in (0, 1].
 
     Raises:
         ValueError: an argument is out of its range.
@@ -125,14 +128,17 @@ class ClassificationHead(RandomLayer, FullPrecision):
         self,
         embedding_dim: int,
         num_classes: int,
-        **options: Unpack[FilterOptions],
+        *,
+        filter_threshold: float | None = None,
+        reduction: str = "mean",
+        sample_rate: float = 1.0,
     ) -> None:
         super().__init__("classes")
         check_at_least(1, embedding_dim=embedding_dim)
         check_at_least(2, num_classes=num_classes)
-        self.filter_threshold = options.get("filter_threshold")
-        self.reduction = options.get("reduction", "mean")
-        self.sample_rate = options.get("sample_rate", 1.0)
+        self.filter_threshold = filter_threshold
+        self.reduction = reduction
+        self.sample_rate = sample_rate
         check_interval("[-1, 1]", filter_threshold=self.filter_threshold)
         check_one_of(("mean", "sum", "none"), reduction=self.reduction)
         check_interval("(0, 1]", sample_rate=self.sample_rate)
