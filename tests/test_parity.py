@@ -26,7 +26,7 @@ FLOAT64 = ["--trainer.precision=64-true", "--trainer.logger=false", f"--trainer.
 # of the gradient's length in the first step, where bfloat16 rounds by up to 2**-9 of a number
 ROUNDING = {"32-true": 1e-5, "bf16-mixed": 2**-7}
 # many layers of batch norm, or over few values, make eight times as much of it
-ROUGH = {"bpjdet", "classifier_mnist", "gghl_timm"}
+ROUGH = {"bpjdet", "classifier_mnist", "face", "gghl_timm"}
 # systems with what makes their step a sum over rows: no statistics or draw of a batch
 ROW_BY_ROW = {
     "classifier": ["--data.batch_size=64", "--model.backbone=mlp"],

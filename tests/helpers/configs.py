@@ -59,8 +59,19 @@ def module_class(system: str) -> str:
 DOMAINS = list(
     {module_class(name): name for name in sorted(SYSTEMS, key=len, reverse=True)}.values()
 )
+# heads of embeddings, of which sface and curricularface differ most from that of the config
+HEADS = {
+    "with/adaface",
+    "with/arcface",
+    "with/magface",
+    "with/normface",
+    "with/softmax",
+    "with/sphereface",
+    "with/subcenter",
+    "with/unpg",
+}
 # overlays without a state, or whose kind of state another one shows
-SHOWN_ELSEWHERE = {
+SHOWN_ELSEWHERE = HEADS | {
     "with/compsum",
     "with/depict_square",
     "with/gghl_class",
@@ -76,18 +87,21 @@ SHOWN_ELSEWHERE = {
 }
 
 # overlays that change what another one changes, in the same kind of module
-ALIKE = {
+ALIKE = HEADS | {
     "with/compsum",
+    "with/curricularface",
     "with/ddp",  # on two ranks every module is in the tests of parity
     "with/fsdp2",
     "with/gghl_class",
     "with/ldr",
     "with/normalized_logistic",
+    "with/partial",
     "with/sae_gated",
     "with/sae_jumprelu",
     "with/sae_l1",
     "with/sae_matryoshka",
     "with/sae_transcoder",
+    "with/sharded",
 }
 
 
