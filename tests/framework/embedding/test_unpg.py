@@ -11,6 +11,7 @@ from framework.distributed.collectives import gather
 from framework.embedding.heads import ArcFaceHead, CosFaceHead, NormFaceHead
 from framework.embedding.heads.cosine_head import CosineHead
 from framework.embedding.unpg import UNPG
+from tests.framework.embedding.heads.test_ranks import HEADS
 from tests.framework.embedding.heads.toys import random_batch, random_head, toy
 from tests.helpers.checkout import ROOT
 from tests.pretended_gpu.device import pretended_gpu
@@ -142,10 +143,17 @@ def test_without_a_negative_pair_the_head_is_alone(y: list[int]) -> None:
     assert facts == {"unpg_negatives": 0, "unpg_kept": 1, "unpg_mean": 0, "unpg_max": 0}
 
 
-def test_loss_is_at_least_that_of_the_head() -> None:
-    x, y, weight = batch(12)
-    with_pairs = rows_of_head(x, y, weight, UNPG()(x, y, 10.0)[0])
-    assert (with_pairs > rows_of_head(x, y, weight, None)).all()
+@pytest.mark.parametrize(
+    "name", [name for name, (make, _) in HEADS.items() if make.takes_negatives]
+)
+def test_loss_is_at_least_that_of_the_head(name: str) -> None:
+    make, options = HEADS[name]
+    head = random_head(make, reduction="none", **options).eval()
+    x, y = random_batch(12, 6, 7)
+    negatives = UNPG()(x, y, getattr(head, "scale", 10.0))[0]
+    alone, with_pairs, none = (head(x, y, a)[0] for a in (None, negatives, negatives - torch.inf))
+    assert (with_pairs > alone).all()
+    assert torch.equal(none, alone)
 
 
 def test_order_and_rotation_of_embeddings_do_not_matter() -> None:
