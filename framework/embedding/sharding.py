@@ -19,6 +19,9 @@ from framework.distributed.collectives import (
 )
 from framework.utilities.checks import check_at_least, check_interval
 
+EXCLUDED = -1e30
+"""Logit of a class that does not count; with minus infinity a part without others would be NaN."""
+
 
 @dataclass(frozen=True)
 class ClassShard:
@@ -110,12 +113,12 @@ class ClassShard:
 
 
 def split_target(
-    products: Tensor, column: Tensor, here: Tensor, fill: float = -torch.inf
+    products: Tensor, column: Tensor, here: Tensor, fill: float = EXCLUDED
 ) -> tuple[Tensor, Tensor]:
     """Return each row's number for its own class, and those for the other classes.
 
     Args:
-        products: Numbers of rows and of this part's classes, (B, C_r).
+        products: Numbers of rows and of this part's classes, (B, C_r), which are changed.
         column: Column of each row's own class, (B,) int64; any where it is not in this part.
         here: Whether it is in this part, (B,) bool.
         fill: Number that takes the place of the own class among the others.
@@ -132,17 +135,17 @@ def log_sum_exp(logits: Tensor, shard: ClassShard) -> Tensor:
     """Return the logarithm of the sum of exponentials over the classes of all parts, (B,).
 
     Args:
-        logits: (B, C_r), of which one at least is finite in each row of all parts.
+        logits: (B, C_r), not below ``EXCLUDED``; in a row of all parts one counts at least.
         shard: Which part it is.
     """
     if logits.shape[1]:
-        largest = logits.detach().amax(1)
+        of_part = _LogSumExp.apply(logits, logits.softmax(1))
     else:
-        largest = logits.new_full((len(logits),), -torch.inf)
-    # a row of -inf, which one of several parts may have, minus itself would be NaN
-    largest = shard.max(largest).clamp(min=torch.finfo(logits.dtype).min)
-    exponentials = (logits - largest[:, None]).exp_()
-    return largest + shard.sum(exponentials.sum(1)).log()
+        of_part = logits.sum(1) + EXCLUDED
+    if not shard.sharded:
+        return of_part
+    largest = shard.max(of_part)
+    return largest + shard.sum((of_part - largest).exp()).log()
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -165,11 +168,28 @@ class _SplitTarget(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(column, here)
         own = products.gather(1, column)
-        others = products.scatter(1, column, torch.where(here, fill, own))
-        return torch.where(here, own, 0.0).squeeze(1), others
+        products.scatter_(1, column, torch.where(here, fill, own))
+        ctx.mark_dirty(products)
+        return torch.where(here, own, 0.0).squeeze(1), products
 
     @staticmethod
     def backward(ctx: Any, of_own: Tensor, of_others: Tensor) -> tuple[Tensor, None, None, None]:
         column, here = ctx.saved_tensors
         values = torch.where(here, of_own[:, None], of_others.gather(1, column))
         return of_others.scatter(1, column, values), None, None, None
+
+
+class _LogSumExp(torch.autograd.Function):
+    """What softmax knows already, which takes a third of the passes of ``torch.logsumexp``."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, shares: Tensor) -> Tensor:
+        ctx.save_for_backward(shares)
+        largest, at = logits.max(1)
+        return largest - shares.gather(1, at[:, None]).squeeze(1).log()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # the shares are an input for the sake of second derivatives, which go through them
+        (shares,) = ctx.saved_tensors
+        return grad[:, None] * shares, None

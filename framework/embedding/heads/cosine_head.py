@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.embedding.heads.head import ClassificationHead, FilterOptions
+from framework.embedding.unit_rows import unit_rows
 from framework.utilities.checks import check_positive
 
 
@@ -61,4 +62,4 @@ class CosineHead(ClassificationHead):
 
     def unit_classes(self, weight: Tensor) -> Tensor:
         """Return the class vectors with norm 1."""
-        return F.normalize(weight)
+        return unit_rows(weight)

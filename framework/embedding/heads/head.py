@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from framework.distributed.collectives import gather, gather_with_grad, shared_generator
 from framework.distributed.row_shards import RowShard, own_rows, whole_rows
-from framework.embedding.sharding import ClassShard, log_sum_exp, split_target
+from framework.embedding.sharding import EXCLUDED, ClassShard, log_sum_exp, split_target
 from framework.layers.random_layer import RandomLayer
 from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from framework.utilities.graph_operation import graph_operation
@@ -121,7 +120,7 @@ class ClassificationHead(RandomLayer, FullPrecision):
     bias: nn.Parameter | None
     centers: int = 1
     takes_negatives: ClassVar[bool] = True
-    excluded: ClassVar[float] = -math.inf
+    excluded: ClassVar[float] = EXCLUDED
     full_precision: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(
@@ -402,5 +401,5 @@ def _sample_classes(
     device = present.device
     generator = shared_generator(seed, int(count), stream, device)
     order = torch.rand(num_classes, generator=generator, dtype=torch.float32, device=device)
-    order[present] = 2.0
+    order.index_fill_(0, present, 2.0)  # by an assignment a GPU would be waited for
     return order.topk(min(size, num_classes)).indices.sort().values

@@ -92,4 +92,5 @@ class SFaceHead(CosineHead):
         """Return sigmoid(slope * (theta - angle)) without gradient, in one new tensor."""
         cosine = products.detach() / self.scale
         angles = cosine.clamp_(-1 + CLAMP, 1 - CLAMP).acos_()
-        return angles.sub_(angle).mul_(slope).sigmoid_()
+        shift = angles.new_full((), -slope * angle)
+        return torch.add(shift, angles, alpha=slope, out=angles).sigmoid_()
