@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from typing import Unpack
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from framework.embedding.heads.angular_margin import clamped
 from framework.embedding.heads.head import ClassificationHead, FilterOptions, Scores
+from framework.embedding.unit_rows import unit_rows
 from framework.utilities.checks import check_at_least
+from framework.utilities.graph_operation import graph_operation
 
 
 class SphereFaceHead(ClassificationHead):
@@ -74,7 +77,7 @@ class SphereFaceHead(ClassificationHead):
 
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the norms times the cosines, (B, C_r)."""
-        return F.linear(x, F.normalize(weight))
+        return F.linear(x, unit_rows(weight))
 
     def target_logit(self, scores: Scores) -> Tensor:
         """Return the mean of the plain product and that of the multiplied angle."""
@@ -90,5 +93,14 @@ class SphereFaceHead(ClassificationHead):
         return values, logs | {"lambda": self._lambda()}
 
     def _lambda(self) -> Tensor:
-        decayed = self.lambda_start / (1 + self.lambda_decay * self._count.double())
-        return decayed.clamp(min=self.lambda_min)
+        return _annealed(self._count, self.lambda_start, self.lambda_decay, self.lambda_min)
+
+
+def _like(count: Tensor, start: float, decay: float, least: float) -> Tensor:
+    return torch.empty_like(count, dtype=torch.float64)
+
+
+# compiled code would otherwise take the count as it is when the gradient is computed
+@graph_operation(_like)
+def _annealed(count: Tensor, start: float, decay: float, least: float) -> Tensor:
+    return (start / (1 + decay * count.double())).clamp(min=least)

@@ -11,6 +11,8 @@ from framework.embedding.heads import ArcFaceHead, CosFaceHead, NormFaceHead, SF
 from framework.embedding.heads.head import _sample_classes
 from tests.framework.embedding.heads.test_ranks import HEADS
 from tests.framework.embedding.heads.toys import DOUBLE, random_batch, random_head
+from tests.helpers.checkout import ROOT
+from tests.pretended_gpu.device import pretended_gpu
 
 ALL = pytest.mark.parametrize("name", HEADS)
 
@@ -87,6 +89,7 @@ def test_gradients(name):
         return torch.func.functional_call(head, named, (x, y))[0]
 
     assert torch.autograd.gradcheck(loss, (x, *head.parameters()), fast_mode=True)
+    assert torch.autograd.gradgradcheck(loss, (x, *head.parameters()), fast_mode=True)
 
 
 @ALL
@@ -203,3 +206,29 @@ def test_what_is_wrong_is_said():
         CosFaceHead(6, 1)
     with pytest.raises(ValueError, match="max_norm must be above min_norm"):
         heads.MagFaceHead(6, 7, max_norm=5)
+
+
+@ALL
+@pytest.mark.parametrize("sample_rate", [1.0, 0.5])
+def test_a_gpu_is_not_waited_for(name, sample_rate):
+    with pretended_gpu(ROOT) as gpu:
+        head = head_of(name, sample_rate=sample_rate).cuda()
+        x, y = (part.cuda() for part in random_batch(5, 6, 7))
+        before = gpu.log.count("wait")
+        head(x.requires_grad_(), y)[0].backward()
+        assert gpu.log.count("wait") == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sphereface", "curricularface"])
+def test_compiled(name):
+    x, y = random_batch(5, 6, 7)
+    results = []
+    for compiled in (False, True):
+        head = head_of(name, sample_rate=0.8)
+        call = torch.compile(head, backend="aot_eager", fullgraph=True) if compiled else head
+        inputs = x.clone().requires_grad_()
+        loss = call(inputs, y)[0]
+        loss.backward()
+        results.append((loss, inputs.grad, head.weight.grad, head.count))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
