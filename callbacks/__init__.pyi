@@ -21,3 +21,4 @@ from .saf import SAF as SAF
 from .selection_schedule import SelectionPhase as SelectionPhase
 from .selection_schedule import SelectionSchedule as SelectionSchedule
 from .threshold_calibration import ThresholdCalibration as ThresholdCalibration
+from .unit_norm_projection import UnitNormProjection as UnitNormProjection

@@ -6,6 +6,7 @@ from .generic_pair_loss import GenericPairLoss as GenericPairLoss
 from .icnn import ICNN as ICNN
 from .icnn import ICNNLoss as ICNNLoss
 from .icnn import icnn_score as icnn_score
+from .imprinted_evaluation import ImprintedEvaluation as ImprintedEvaluation
 from .imprinting import ImprintedClassifier as ImprintedClassifier
 from .imprinting import imprint as imprint
 from .metrix import Metrix as Metrix
@@ -21,4 +22,5 @@ from .proto_triplet import ProtoTripletLoss as ProtoTripletLoss
 from .prototypes import class_prototypes as class_prototypes
 from .prototypes import prototype_logits as prototype_logits
 from .proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
+from .unit_norm import project_rows_ as project_rows_
 from .unpg import UNPG as UNPG
