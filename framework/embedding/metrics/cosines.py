@@ -31,8 +31,8 @@ class Neighbors(NamedTuple):
 
 
 def unit(embedding: Tensor) -> Tensor:
-    """Return embeddings (N, d) with norm 1, in float32 at least; one that is 0 stays so."""
-    return F.normalize(at_least_float32(embedding.detach()), dim=1)
+    """Return embeddings (N, d) with norm 1, in float32 at least; 0 and what is not finite is 0."""
+    return F.normalize(at_least_float32(embedding.detach()), dim=1).nan_to_num(0.0)
 
 
 def squared_distances(embedding: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -88,13 +88,13 @@ def nearest_neighbors(
             similarity = query[rows] @ gallery.T
         if own is not None:
             similarity.scatter_(1, own[rows, None], -torch.inf)
-        order = _ordered(similarity) * 2**32 - columns
+        order = _ordered(similarity).mul_(2**32).sub_(columns)
         index = -order.topk(k).values % 2**32
         yield Neighbors(rows, similarity.gather(1, index), index)
 
 
 def _ordered(values: Tensor) -> Tensor:
-    """Return whole numbers of 32 bits that are ordered as float32 numbers are, NaN lowest."""
-    # 0 is added as -0 and 0 are equal
-    bits = values.float().nan_to_num(-torch.inf, torch.inf, -torch.inf).add(0.0).view(torch.int32)
-    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    """Return whole numbers of 32 bits that are ordered as float32 numbers are."""
+    # -0 and 0 are equal, and become so by a sum
+    bits = values.float().add(0.0).view(torch.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from framework.embedding.metrics.cosines import BLOCK, full_precision, row_blocks, unit
+from framework.embedding.metrics.cosines import BLOCK, full_precision, unit
 from framework.embedding.metrics.roc import (
     RocCurve,
     TarAtFar,
@@ -23,6 +23,7 @@ Blocks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 BINS = 2**16
 SHOWN_BINS = 128
+MOST_ROWS = 256
 
 
 class ScoreSummary(NamedTuple):
@@ -53,7 +54,10 @@ def summarize_scores(blocks: Blocks, far: Sequence[float], device: torch.device)
     rates = checked_rates(far)
     table = torch.zeros(2, BINS, dtype=torch.int64, device=device)
     for scores, same in blocks():
-        table += _table(same, _bins(scores), BINS)
+        part = _bins(scores)
+        one_class = torch.bincount(part[same], minlength=BINS)
+        table[0] += torch.bincount(part, minlength=BINS) - one_class
+        table[1] += one_class
     # pairs in a part and in those above it, of both kinds
     down = table.flip(1).cumsum(1).flip(1)
     negatives, positives = down[:, 0].tolist()
@@ -117,7 +121,8 @@ def _scores_in(parts: Tensor, blocks: Blocks) -> _Scores:
 
 def _bins(scores: Tensor) -> Tensor:
     """Return the part of [-1, 1] of each score; a higher score has no lower part."""
-    return ((scores + 1) * (BINS // 2)).long().clamp(0, BINS - 1)
+    # whole numbers of 32 bits are made and counted faster, and NaN is the lowest of them
+    return scores.add(1).mul_(BINS // 2).int().clamp_(0, BINS - 1)
 
 
 def _table(same: Tensor, column: Tensor, columns: int) -> Tensor:
@@ -155,13 +160,17 @@ def all_pairs(embedding: Tensor, label: Tensor, block: int = BLOCK) -> Blocks:
     """
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in row_blocks(len(embedding), len(embedding), block):
+        # few rows at a time, as of those among themselves half the cosines are thrown away
+        size = max(1, min(MOST_ROWS, block // max(1, len(embedding))))
+        for start in range(0, len(embedding), size):
+            end = min(start + size, len(embedding))
             with full_precision(embedding.device):
-                similarity = embedding[rows] @ embedding[rows.start :].T
-            # each row with those after it
-            later = torch.ones_like(similarity, dtype=torch.bool).triu(1)
-            same = label[rows, None] == label[None, rows.start :]
-            yield similarity[later], same[later]
+                similarity = embedding[start:end] @ embedding[start:].T
+            same = label[start:end, None] == label[start:]
+            inside = torch.ones_like(same[:, : end - start]).triu(1)
+            yield similarity[:, : end - start][inside], same[:, : end - start][inside]
+            if end < len(embedding):
+                yield similarity[:, end - start :].flatten(), same[:, end - start :].flatten()
 
     return blocks
 

@@ -161,9 +161,10 @@ def _accepted_per_fold(
     # the first threshold above a distance, or count; a distance is below that one and all after it
     first = torch.searchsorted(thresholds, distances.double(), right=True)
     cell = (same.long() * num_folds + fold) * (count + 1) + first
-    table = torch.bincount(cell, minlength=2 * num_folds * (count + 1)).double()
+    table = torch.bincount(cell, minlength=2 * num_folds * (count + 1))
+    # whole numbers, whose sums a GPU makes in a fixed order
     table = table.view(2, num_folds, count + 1)
-    return table.cumsum(2)[..., :count], table.sum(2), thresholds
+    return table.cumsum(2)[..., :count].double(), table.sum(2).double(), thresholds
 
 
 def _folds(number: int, num_folds: int, device: torch.device) -> Tensor:

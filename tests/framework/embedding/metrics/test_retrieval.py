@@ -14,6 +14,7 @@ from framework.embedding.metrics.retrieval import (
     retrieval_scores,
 )
 from framework.embedding.metrics.retrieval_recall import RetrievalRecallAtK
+from framework.embedding.metrics.score_blocks import summarize_all_pairs
 
 POINTS = torch.tensor([[1, 0], [0.9, 0.1], [0.5, 0.5], [0, 1], [0.1, 0.9], [0.6, 0.4]])
 LABELS = torch.tensor([0, 0, 1, 1, 1, 0])
@@ -35,6 +36,15 @@ def test_a_copy_of_an_image_counts_and_the_image_itself_does_not() -> None:
     # the copies are of other classes: to drop the first neighbor would leave the image itself
     assert recall_at_k(points, torch.tensor([0, 1, 0, 1])) == 0
     assert recall_at_k(points, torch.tensor([0, 0, 1, 1])) == 1
+
+
+def test_numbers_that_are_not_finite_find_nothing() -> None:
+    points = torch.tensor([[1.0, 0], [math.nan, 1], [0.9, 0.1], [math.inf, 0], [-1, 0.1]])
+    found = retrieval_scores(points, torch.tensor([0, 1, 0, 1, 1]))
+    # a cosine of 0 with all: of those the first is nearest
+    assert float(found.recall) == pytest.approx(3 / 5)
+    whole = summarize_all_pairs(points, torch.tensor([0, 1, 0, 1, 1]), [0])
+    assert whole.at_far.tar.tolist() == [0.25]
 
 
 def test_queries_without_a_match_are_counted_out() -> None:
