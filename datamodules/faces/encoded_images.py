@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class EncodedImages(ImageFiles):
         super().__init__((), None, root, shape, resize)
         self.images = list(images)
         self.paths = np.arange(len(images))
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each image, without the folder."""
+        return [os.path.basename(self.path(row).name) for row in range(len(self))]
 
     def path(self, row: int) -> EncodedImage:
         """Return the image of a row."""

@@ -8,7 +8,11 @@ from typing import Literal, Unpack
 from datamodules.face_data import HELD_OUT, FaceData, FaceOptions
 from datamodules.faces.identities import Identities, read_identity_folder, split_identities
 from datamodules.faces.record_identities import RECORDS, read_identity_records
-from datamodules.faces.verification import VerificationSet, joined_images, read_verification
+from datamodules.faces.verification import (
+    VerificationImages,
+    VerificationSet,
+    read_verification,
+)
 from datamodules.image_data import ImageGeometry, Splits
 from datamodules.image_datasets import ImageFiles
 from framework.data.image_files import intact_images
@@ -155,7 +159,8 @@ class Faces(FaceData):
                 self._sets = read_verification(self.verification, self.input_shape, self.resize)
             for one in self._sets:
                 self._prepared(Splits(one.images, None, None))
-            self.serve_evaluated(stage, *joined_images(self._sets, self.input_shape))
+            images = VerificationImages(self._sets, self.input_shape)
+            self.serve_evaluated(stage, images, images.pairs())
             return
         if stage not in (parts := self._identities()):
             return

@@ -45,6 +45,11 @@ class RecordImages(ImageFiles):
         self.paths = keys
         self.stored = keys, label.numpy()
 
+    @property
+    def names(self) -> list[str]:
+        """Name of each record, without the folder."""
+        return [f"{self.records.path.name}, record {key}" for key in self.paths.tolist()]
+
     def path(self, row: int) -> EncodedImage:
         """Return the image of a row.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,37 @@ class VerificationSet(NamedTuple):
     name: str
     images: ImageFiles
     pairs: Pairs
+
+
+class VerificationImages(JoinedImages):
+    """Images of several verification sets, one after another.
+
+    Args:
+        sets: Verification sets, whose images are normalized as they say.
+        shape: Shape (C, H, W) of their images.
+    """
+
+    def __init__(self, sets: Sequence[VerificationSet], shape: tuple[int, int, int]) -> None:
+        images = [one.images for one in sets]
+        # only pairs are known
+        super().__init__(images, {"label": torch.full((sum(map(len, images)),), -1)}, shape)
+        self.sets = sets
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each image, behind that of its set."""
+        return [f"{one.name}/{name}" for one in self.sets for name in one.images.names]
+
+    def pairs(self) -> dict[str, Pairs]:
+        """Return the list of pairs of each set by its name, as positions among all images."""
+        found: dict[str, Pairs] = {}
+        first = 0
+        for one in self.sets:
+            found[one.name] = replace(
+                one.pairs, first=one.pairs.first + first, second=one.pairs.second + first
+            )
+            first += len(one.images)
+        return found
 
 
 def read_verification(
@@ -62,29 +94,3 @@ def read_verification(
             raise ValueError(f"{path} is no verification set: .bin, .txt or .csv is expected.")
         found[name] = VerificationSet(name, images, pairs)
     return [*found.values()]
-
-
-def joined_images(
-    sets: Sequence[VerificationSet], shape: tuple[int, int, int]
-) -> tuple[JoinedImages, dict[str, Pairs]]:
-    """Return the images of several sets, one after another, with their lists of pairs by name.
-
-    Args:
-        sets: Verification sets, whose images are normalized as they say.
-        shape: Shape (C, H, W) of their images.
-
-    Returns:
-        Images with ``label`` -1, as only pairs are known, and pairs of positions among all.
-    """
-    pairs: dict[str, Pairs] = {}
-    first = 0
-    for one in sets:
-        pairs[one.name] = Pairs(
-            first=one.pairs.first + first,
-            second=one.pairs.second + first,
-            same=one.pairs.same,
-            num_folds=one.pairs.num_folds,
-        )
-        first += len(one.images)
-    label = torch.full((first,), -1)
-    return JoinedImages([one.images for one in sets], {"label": label}, shape), pairs

@@ -41,6 +41,7 @@ def test_images_and_labels_are_those_of_the_records(tmp_path, index):
     assert content_of(data.train_set) == (expected, [person for person, _ in expected])
     assert data.num_classes == 3
     assert data.class_names is None
+    assert data.train_set.names[4:] == ["train.rec, record 5", "train.rec, record 6"]
     batch = next(iter(data.train_dataloader()))
     assert torch.equal(batch["label"], torch.tensor([0, 0, 0, 1, 2, 2])[batch["index"]])
 

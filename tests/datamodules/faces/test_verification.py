@@ -75,6 +75,11 @@ def test_sets_of_all_forms_are_one_set_of_images(tmp_path):
         assert data.pairs("val")[name].same.tolist() == SAME
         assert data.pairs("val")[name].num_folds == folds
     assert data.train_set is None
+    assert [data.val_set.names[row] for row in (3, 9, 14)] == [
+        "small/small.bin, image 3",
+        "lfw/lfw/P1/P1_0001.jpg",
+        "master/p1/1.png",
+    ]
     data.setup("test")
     assert pairs_of(data, "lfw", "test") == PAIRS
     loaded = torch.cat([batch["index"] for batch in data.val_dataloader()])
