@@ -84,8 +84,8 @@ def panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
         role = ROLES.get(stage)
         if role is None:
             name = role = logged
-        elif "/" in name:
-            # a reference value of a metric, such as val/accuracy/baseline
+        elif "/" in name and f"{stage}/{name.partition('/')[0]}" in curves:
+            # a reference value of a metric, such as val/accuracy/baseline beside val/accuracy
             name, _, role = name.partition("/")
             role = role.replace("_", " ")
         if stage == "train" and name.endswith("_epoch"):

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from framework.figures.curves import learning_curves
+from framework.figures.panels import Curve, panels
 from framework.figures.scatter import predicted_against_true
 from framework.figures.style import save_png
 from framework.figures.tables import class_scores, confusion_matrix, count_matrix
@@ -90,6 +91,17 @@ def test_the_scores_of_classes_begin_with_the_lowest(tmp_path: Path) -> None:
     shown = class_scores(torch.eye(40), rows=3)
     assert shown.get_suptitle() == "Scores of the 3 lowest of 40 classes"
     class_scores(torch.zeros(2, 2))
+
+
+def test_values_of_a_set_and_reference_values_of_a_metric_are_told_apart() -> None:
+    logged = ["val/accuracy", "val/accuracy/chance", "val/lfw/acc", "test/lfw/acc", "val/lfw/far"]
+    curve = Curve(np.array([1.0]), np.array([0.5]))
+    found = {name: list(labels) for name, labels in panels(dict.fromkeys(logged, curve)).items()}
+    assert found == {
+        "accuracy": ["validation", "chance"],
+        "lfw/acc": ["validation", "test"],
+        "lfw/far": ["validation"],
+    }
 
 
 def test_confusion_matrix_shows_shares_and_counts() -> None:
