@@ -83,7 +83,9 @@ class FaceData(ImageData):
         return dict(self._pairs.get(stage, {}))
 
     def serve_train(self, images: ImageSet) -> None:
-        """Serve images as the training set, augmented."""
+        """Serve images as the training set, augmented; identities are numbered as in training."""
+        super()._use_classes(Splits(images, None, None))
+        images = self._prepared(Splits(images, None, None)).train
         self.train_set = images
         if self.transforms:
             self.plain_train_set = copy(images)

@@ -73,6 +73,7 @@ class RenderedFaces(FaceData):
         self.face_seed = face_seed
         self.input_shape = (3, image_size, image_size)
         self.num_classes = num_identities
+        self._use_preparation()
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the parts that the stage needs, once."""

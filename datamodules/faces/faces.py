@@ -33,7 +33,8 @@ class Faces(FaceData):
     (``read_lfw_pairs``), or a table (``read_pair_table``). Otherwise some identities are held out
     of training to validate and others to test on, and pairs of their images are drawn
     (``balanced_pairs``). A trained model is validated and tested on all identities of another
-    ``root`` that is no copy of the one of the training.
+    ``root`` that is no copy of the one of the training. Predicted is the test set, or each image
+    below another ``root`` than that of the training, in folders of any name or none.
 
     An image is resized, its sides in proportion, until it covers the size, then the center is
     cropped. Faces are expected to be aligned, see ``align_face``.
@@ -109,8 +110,9 @@ class Faces(FaceData):
         self.num_pairs = num_pairs
         self.num_folds = num_folds
         self.strict = strict
-        self._parts: dict[str, Identities] | None = None
+        self._parts: dict[bool, dict[str, Identities]] = {}
         self._sets: list[VerificationSet] | None = None
+        self._use_preparation()
 
     def setup(self, stage: str | None = None) -> None:
         """Find the images that the stage needs, once."""
@@ -118,17 +120,18 @@ class Faces(FaceData):
         if stage == "predict" and self.is_elsewhere and self.root is not None:
             self.predict_set = self._prepared(Splits(self._all_images(), None, None)).train
             return
+        is_new = stage in ("validate", "test") and self.is_new
         if stage in (None, "fit") and self.train_set is None:
             self._serve_train()
         if stage in (None, "fit", "validate") and self.val_set is None:
-            self._serve("val")
+            self._serve("val", is_new)
         if stage in (None, "test", "predict") and self.test_set is None:
-            self._serve("test")
+            self._serve("test", is_new)
 
     def forget(self) -> None:
         """Forget what ``setup`` read."""
         super().forget()
-        self._parts = self._sets = None
+        self._parts, self._sets = {}, None
 
     def _use_preparation(self) -> None:
         super()._use_preparation()
@@ -149,11 +152,11 @@ class Faces(FaceData):
     def _serve_train(self) -> None:
         if self.root is None:
             return
-        people = self._identities()["train"]
+        people = self._identities(False)["train"]
         self.num_classes, self.class_names = people.num_identities, people.names
-        self.serve_train(self._prepared(Splits(people.images, None, None)).train)
+        self.serve_train(people.images)
 
-    def _serve(self, stage: Literal["val", "test"]) -> None:
+    def _serve(self, stage: Literal["val", "test"], is_new: bool) -> None:
         if self.verification:
             if self._sets is None:
                 self._sets = read_verification(self.verification, self.input_shape, self.resize)
@@ -162,7 +165,8 @@ class Faces(FaceData):
             images = VerificationImages(self._sets, self.input_shape)
             self.serve_evaluated(stage, images, images.pairs())
             return
-        if stage not in (parts := self._identities()):
+        parts = self._identities(is_new)
+        if stage not in parts:
             return
         people = self._prepared(Splits(parts[stage].images, None, None)).train
         pairs = balanced_pairs(
@@ -170,22 +174,25 @@ class Faces(FaceData):
         )
         self.serve_evaluated(stage, people, {HELD_OUT: pairs})
 
-    def _identities(self) -> dict[str, Identities]:
-        """Return the identities of each part."""
-        if self._parts is not None:
-            return self._parts
+    def _identities(self, is_new: bool) -> dict[str, Identities]:
+        """Return the identities of each part; those of new data are all evaluated."""
+        if is_new not in self._parts:
+            people = self._all_identities()
+            if is_new:
+                self._parts[is_new] = {"val": people, "test": people}
+            elif self.verification:
+                self._parts[is_new] = {"train": people}
+            else:
+                sizes = self.val_identities, self.test_identities
+                self._parts[is_new] = split_identities(people, *sizes, self.split_seed)
+        return self._parts[is_new]
+
+    def _all_identities(self) -> Identities:
         assert self.root is not None
         if self._has_records:
             people = read_identity_records(self.root, self.input_shape, self.resize)
         else:
             people = read_identity_folder(self.root, self.strict, self.images_of)
-        if self.min_images_per_identity > 1:
-            people = people.chosen(people.with_images(self.min_images_per_identity))
-        if self.verification:
-            self._parts = {"train": people}
-        elif self.is_new:
-            self._parts = dict.fromkeys(("train", "val", "test"), people)
-        else:
-            sizes = self.val_identities, self.test_identities
-            self._parts = split_identities(people, *sizes, self.split_seed)
-        return self._parts
+        if self.min_images_per_identity == 1:
+            return people
+        return people.chosen(people.with_images(self.min_images_per_identity))

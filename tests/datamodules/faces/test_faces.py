@@ -112,6 +112,40 @@ def test_the_default_scale_gives_way_to_that_of_a_checkpoint(tmp_path):
     )
 
 
+def test_training_goes_on_with_the_numbers_that_it_began_with(tmp_path):
+    write_people(tmp_path, persons=3, images=1)
+    facts = {"class_names": ["p2", "p0", "p1", "gone"], "num_classes": 4}
+    data = ready(tmp_path, "fit", facts, val_identities=0, test_identities=0, augment=[])
+    assert data.class_names == facts["class_names"]
+    assert data.train_set.fields["label"].tolist() == [1, 2, 0]
+    assert data.num_classes == 4
+    with pytest.raises(ValueError, match="p0 cannot be told by it"):
+        ready(
+            tmp_path,
+            "fit",
+            {**facts, "class_names": ["p1", "p2"]},
+            val_identities=0,
+            test_identities=0,
+        )
+
+
+def test_training_on_other_data_holds_identities_out(tmp_path):
+    write_people(tmp_path / "here", persons=4)
+    facts = facts_of(ready(tmp_path / "here", val_identities=0, test_identities=0))
+    write_people(tmp_path / "there", persons=4)
+    (tmp_path / "there" / "p3" / "0.png").unlink()
+    data = ready(tmp_path / "there", "fit", facts, val_identities=2, test_identities=0, augment=[])
+    assert data.is_new
+    assert not people_of(data, data.train_set) & people_of(data, data.val_set)
+
+
+def test_images_of_a_person_are_prepared_before_anything_is_read(tmp_path):
+    data = Faces(str(tmp_path), image_size=8)
+    assert data.as_batch(Image.new("L", (9, 9), 255))["image"].amin() == 1
+    data.use_facts({"normalize": {"mean": [0.0], "std": [0.1]}})
+    assert data.as_batch(Image.new("L", (9, 9), 255))["image"].amin() == 10
+
+
 def test_all_identities_of_other_data_are_evaluated(tmp_path):
     write_people(tmp_path / "here")
     write_people(tmp_path / "there", persons=3)
