@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from framework.figures.curves import learning_curves
-from framework.figures.panels import Curve, panels
+from framework.figures.panels import Curve
+from framework.figures.panels import panels as panels_of
 from framework.figures.scatter import predicted_against_true
 from framework.figures.style import save_png
 from framework.figures.tables import class_scores, confusion_matrix, count_matrix
@@ -96,7 +97,7 @@ def test_the_scores_of_classes_begin_with_the_lowest(tmp_path: Path) -> None:
 def test_values_of_a_set_and_reference_values_of_a_metric_are_told_apart() -> None:
     logged = ["val/accuracy", "val/accuracy/chance", "val/lfw/acc", "test/lfw/acc", "val/lfw/far"]
     curve = Curve(np.array([1.0]), np.array([0.5]))
-    found = {name: list(labels) for name, labels in panels(dict.fromkeys(logged, curve)).items()}
+    found = {name: list(labels) for name, labels in panels_of(dict.fromkeys(logged, curve)).items()}
     assert found == {
         "accuracy": ["validation", "chance"],
         "lfw/acc": ["validation", "test"],
