@@ -36,6 +36,10 @@ class Normalize:
         """Return the normalized image (..., C, H, W)."""
         return (image - self.mean) / self.std
 
+    def undo(self, image: Tensor) -> Tensor:
+        """Return the image (..., C, H, W) in [0, 1] of a normalized one."""
+        return image * self.std + self.mean
+
 
 class Augmentation:
     """Transforms a training image, normalizes it, and mixes it with another one.

@@ -111,6 +111,7 @@ class MetricLearner(TrainingModule):
     )
     required_fields: tuple[str, ...] = ("image", "label")
     tuple_fields: tuple[str, ...] = ("image", "label")
+    embedding_column = "embedding"
     provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
 
     def __init__(
@@ -144,6 +145,8 @@ class MetricLearner(TrainingModule):
             raise ValueError("Nothing trains the embedding: give model.head or model.criterion.")
         if mixing is not None and criterion is None:
             raise ValueError("model.mixing mixes examples of pairs: give model.criterion, too.")
+        if mixing is not None and criterion is not None:
+            mixing.check(criterion)
         self.num_classes = num_classes
         self.prediction_shape = (num_classes,)
         self.input_shape = tuple(input_shape)
@@ -188,9 +191,9 @@ class MetricLearner(TrainingModule):
         check_fact(self.datamodule, "input_shape", self.input_shape)
         if stage == "fit":
             check_fact(self.datamodule, "num_classes", self.num_classes)
-        if self.sharded and world_size() > 1 and self.head is not None:
-            if not self.head.sharded_parameters():
-                self.head.shard(rank(), world_size())
+        head = self.head
+        if self.sharded and head is not None and world_size() > 1 and not head.part.sharded:
+            head.shard(rank(), world_size())
         self.provides = self._possible
         super().setup(stage)
         if not any("predictions" in owner.needs for owner in self._owners):
@@ -291,3 +294,47 @@ class MetricLearner(TrainingModule):
     def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the embedding of every image."""
         return {"embedding": self.embed(batch["image"]).float()}
+
+    def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Return ROC curves, similarities of pairs, and the nearest neighbors of some images."""
+        from framework.embedding.figures.roc import roc_curves
+        from framework.embedding.figures.similarities import similarity_histograms
+
+        ends = "/curves"
+        curves = {n.removesuffix(ends): v for n, v in values.items() if n.endswith(ends)}
+        if "curves" in values:
+            curves["all pairs"] = values["curves"]
+        figures: dict[str, Any] = {}
+        if curves:
+            # of length 1, the squared distance of two vectors is 2 less two cosines
+            thresholds = {
+                name: 1 - float(values[f"{name}/threshold"]) / 2
+                for name in curves
+                if f"{name}/threshold" in values
+            }
+            figures["roc"] = roc_curves({name: one.roc for name, one in curves.items()})
+            figures["similarities"] = similarity_histograms(
+                {name: one.histogram for name, one in curves.items()}, thresholds
+            )
+        if "neighbors" in values and (pictures := self._pictures(stage)) is not None:
+            from framework.embedding.figures.neighbors import neighbor_rows
+
+            found = values["neighbors"]
+            rows = [torch.stack([pictures(int(i)) for i in row]) for row in found.found]
+            query = torch.stack([pictures(int(i)) for i in found.query])
+            figures["neighbors"] = neighbor_rows(query, torch.stack(rows), found)
+        return figures
+
+    def _pictures(self, stage: str) -> Callable[[int], Tensor] | None:
+        """Return what gives an evaluated image in [0, 1], where the data has it by position."""
+        data = self.datamodule
+        dataset = getattr(data, f"{stage}_set", None)
+        if dataset is None:
+            return None
+        scale = getattr(data, "normalize", None)
+
+        def picture(row: int) -> Tensor:
+            image = dataset[row]["image"]
+            return (image if scale is None else scale.undo(image)).clamp(0, 1)
+
+        return picture
