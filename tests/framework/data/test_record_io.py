@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pickle
 import struct
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from framework.data.record_io import MAX_LABEL, Record, RecordFile, whole_label
 from framework.data.record_writer import packed, write_records
@@ -61,6 +65,18 @@ def test_another_writer_writes_the_same_bytes(tmp_path, content, labels):
     assert records.read(9) == record
     assert records.labels(9) == labels
     assert records.read(2) == Record((1.0,), 2, b"xyz")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([MAGIC, MAGIC[:1], MAGIC[1:], b"abcd", b"\0"]), max_size=9))
+def test_any_content_is_cut_as_by_another_writer(parts):
+    content = b"".join(parts)
+    stored = packed(Record((1.0,), 1, content))
+    assert stored == record_io.record(1.0, 1, content)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.rec")
+        path.write_bytes(stored * 2)
+        assert [RecordFile(path).read(key).content for key in (0, 1)] == [content] * 2
 
 
 def test_a_magic_between_pieces_is_put_back(tmp_path):
