@@ -72,6 +72,7 @@ READS: dict[str, dict[str, str]] = {
         "root": "images, or the records of some (`train.rec`), in a folder",
         "verification": "a verification set (`.bin`), or a list of images in its folder",
     },
+    "FaceEmbedder": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "GGHLNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "GGHL": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "HRSC2016": {
@@ -89,6 +90,7 @@ READS: dict[str, dict[str, str]] = {
     "InShop": {"root": "images in a folder, and its list of them"},
     "LabelNoise": {"path": "a file of labels, by a restricted reader"},
     "MatFeatures": {"path": "a MATLAB file"},
+    "MetricLearner": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "NestedClassifier": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "Omniglot": {"root": "images in zip archives, or in folders"},
     "OneShotRuns": {"root": "images in zip archives, or in folders"},

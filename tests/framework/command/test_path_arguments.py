@@ -23,11 +23,13 @@ NO_PATHS = [
     "aggregator",
     "augment",
     "base",
+    "beyond",
     "class_names",
     "classes",
     "collate",
     "compute_on_cpu",
     "compute_with_cache",
+    "constraint",
     "count",
     "dataset",
     "decimal",
@@ -36,6 +38,7 @@ NO_PATHS = [
     "dist_sync_on_step",
     "distributed_available_fn",
     "dtype",
+    "EmbeddingEvaluation.pairs",
     "EpisodeSet.source",
     "entity",
     "experiment_name",
@@ -51,6 +54,7 @@ NO_PATHS = [
     "loader",
     "logits_of",
     "logs",
+    "margin_grad",
     "metadata",
     "mode",
     "monitor",
@@ -84,6 +88,8 @@ NO_PATHS = [
     "weights",
     "BodyParts.parts",
     "MatFeatures.labels",
+    "TimmEmbedder.others",
+    "UnitNormProjection.parameters",
 ]
 PATHLIKE = re.compile(r"(^|_)(root|dir|dirpath|path|file|filename|folder|directory|location|uri)$")
 
