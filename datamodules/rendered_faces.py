@@ -21,8 +21,10 @@ class RenderedFaces(FaceData):
     What a face shows is described at ``render_face``. A person depends on (``face_seed``, part,
     number in the part), a picture on the person and its number: more persons or pictures leave the
     first ones as they are, and nobody is in two parts. All are drawn at ``setup``, about 1 ms each
-    at the default size, and kept as bytes. Each of the validation and the test set has one list of
-    pairs, ``held_out``.
+    at the default size, and kept as bytes. Pixels hardly tell persons: with the defaults, the
+    validation picture closest to another one shows the same person in a quarter of the cases, while
+    a network of four layers reaches 97 % after 12 epochs. Each of the validation and the test set
+    has one list of pairs, ``held_out``.
 
     The remaining arguments and what batches hold are described at ``FaceData``.
 
