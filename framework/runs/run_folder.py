@@ -38,7 +38,7 @@ EVALUATIONS = {
         "tables/test_*.csv",
         "features.html",
     ),
-    "predict": ("config_predict.yaml", "predictions.*", "detections"),
+    "predict": ("config_predict.yaml", "predictions.*", "embeddings.*", "detections"),
 }
 """What an evaluation writes into a run folder."""
 

@@ -341,7 +341,8 @@ def test_earlier_results_are_set_aside():
     run = Path("run")
     assert set_aside(run, "predict") is None
     make_run(run)
-    for name in ("predictions.csv", "config_predict.yaml", "detections/a.txt", "metrics_test.csv"):
+    written = {"predictions.csv", "embeddings.npy", "config_predict.yaml", "detections/a.txt"}
+    for name in (*written, "metrics_test.csv"):
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text(name)
         os.utime(run / name, (0, 0))
@@ -352,7 +353,7 @@ def test_earlier_results_are_set_aside():
         (run / "predictions.csv").touch()
         os.utime(run / "predictions.csv", (0, 0))
     names = {str(path.relative_to(moved[0])) for path in moved[0].rglob("*") if path.is_file()}
-    assert names == {"predictions.csv", "config_predict.yaml", "detections/a.txt"}
+    assert names == written
     assert [path.name for path in moved[1].iterdir()] == ["predictions.csv"]
     assert moved[1] == moved[0].with_name(f"{moved[0].name}-2")
     assert (run / "metrics_test.csv").exists()
