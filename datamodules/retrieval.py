@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from torch import Tensor
-
 from datamodules.class_parts import Classes, class_parts
 from datamodules.episodes import SHARED_FACTS, own_facts
 from framework.data.class_sampling import ClassBatchSampler
 from framework.data.datamodule import DataModule, LoaderOptions
-from framework.data.datasets import Batch, Sample
+from framework.data.datasets import Batch, Sample, root_and_rows
 from framework.data.facts import Facts
 from framework.utilities.checks import check_at_least
 
@@ -131,5 +129,28 @@ class Retrieval(DataModule):
 
     def train_sampler(self) -> ClassBatchSampler:
         """Return the stream of batches with some images of each of several classes."""
-        label: Tensor = self.train_set.label  # type: ignore[union-attr]
-        return ClassBatchSampler(label, self.batch_size, self.images_per_class, **self._stream)
+        source, rows = root_and_rows(self.train_set, list(range(len(self.train_set))))  # type: ignore[arg-type]
+        return ClassBatchSampler(
+            source.label[rows], self.batch_size, self.images_per_class, **self._stream
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stream's identity and the place in it."""
+        return {**super().state_dict(), "images_per_class": self.images_per_class}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the saved stream.
+
+        Raises:
+            RuntimeError: Training goes on inside an epoch with another ``images_per_class``, or see
+                the base class.
+        """
+        trains = self.trainer is None or self.trainer.state.fn == "fit"
+        found = state_dict["images_per_class"]
+        if trains and state_dict["position"] and found != self.images_per_class:
+            raise RuntimeError(
+                f"The checkpoint was written inside epoch {state_dict['epoch']} with "
+                f"images_per_class={found}, and cannot continue with {self.images_per_class}; keep "
+                "the value or resume from a checkpoint of an epoch's end."
+            )
+        super().load_state_dict(state_dict)

@@ -146,6 +146,30 @@ def test_retrieval_augments_training_images_alone():
         assert torch.equal(getattr(data, part)[3]["image"], expected[3]["image"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (Episodes, {"shots": 2}, r"episodes of \[2, 1, 3\] ways, shots and queries"),
+        (Retrieval, {"images_per_class": 2}, "images_per_class=4, and cannot continue with 2"),
+    ],
+)
+def test_other_batches_cannot_go_on_inside_an_epoch(kind, options, message):
+    state = ready(kind=kind, test_classes=5, val_classes=2, batch_size=4).state_dict()
+    other = ready(kind=kind, test_classes=5, val_classes=2, batch_size=4, **options)
+    other.load_state_dict(state)
+    with pytest.raises(RuntimeError, match=message):
+        other.load_state_dict({**state, "position": 1})
+
+
+def test_rows_of_retrieval_may_be_held_out():
+    data = ready(kind=Retrieval, images_per_class=2, batch_size=4)
+    whole = len(data.train_set)
+    data.hold_out(0.25)
+    rows = torch.cat([batch["index"] for batch in data.train_dataloader()])
+    assert not set(rows.tolist()) & set(data.guide_set.indices)
+    assert len(data.train_set) + len(data.guide_set) == whole
+
+
 def test_batches_of_another_size_are_refused():
     with pytest.raises(ValueError, match="batch_size=10 must be a multiple of images_per_class=4"):
         Retrieval(Digits(), batch_size=10)
