@@ -160,7 +160,7 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 class _SplitTarget(torch.autograd.Function):
-    """One pass over a large tensor backward, where indexing by autograd takes three."""
+    """No pass over a large tensor backward, where indexing by autograd takes three."""
 
     @staticmethod
     def forward(
@@ -176,7 +176,10 @@ class _SplitTarget(torch.autograd.Function):
     def backward(ctx: Any, of_own: Tensor, of_others: Tensor) -> tuple[Tensor, None, None, None]:
         column, here = ctx.saved_tensors
         values = torch.where(here, of_own[:, None], of_others.gather(1, column))
-        return of_others.scatter(1, column, values), None, None, None
+        if torch.is_grad_enabled():
+            return of_others.scatter(1, column, values), None, None, None
+        # no other function gets this tensor, which the loss made for this one
+        return of_others.scatter_(1, column, values), None, None, None
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -185,8 +188,7 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, shares: Tensor) -> Tensor:
         ctx.save_for_backward(shares)
-        largest, at = logits.max(1)
-        return largest - shares.gather(1, at[:, None]).squeeze(1).log()
+        return logits.amax(1) - shares.amax(1).log()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

@@ -7,8 +7,8 @@ from typing import Unpack
 import torch.nn.functional as F
 from torch import Tensor
 
+from framework.embedding.cosine_products import cosine_products
 from framework.embedding.heads.head import ClassificationHead, FilterOptions
-from framework.embedding.unit_rows import unit_rows
 from framework.utilities.checks import check_positive
 
 
@@ -58,8 +58,4 @@ class CosineHead(ClassificationHead):
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the scaled cosines, (B, C_r)."""
         # a scale of few rows, and not of a number for each pair
-        return F.linear(self.lengths(x) * F.normalize(x), self.unit_classes(weight))
-
-    def unit_classes(self, weight: Tensor) -> Tensor:
-        """Return the class vectors with norm 1."""
-        return unit_rows(weight)
+        return cosine_products(self.lengths(x) * F.normalize(x), weight)

@@ -82,10 +82,8 @@ class CurricularFaceHead(CosineHead):
         """Return the scaled cosines, those of hard negatives changed."""
         others = scores.others
         bound = self.scale * shifted_cosine(scores.cosine.detach(), self.margin, "none")
-        hard = others > bound[:, None]
-        # the place of the own class holds -inf, whose square must not come up
-        of_hard = others.where(hard, 0.0)
-        return torch.where(hard, of_hard * (self.t + of_hard / self.scale), others)
+        of_hard = (others / self.scale).add_(self.t)
+        return others * torch.where(others > bound[:, None], of_hard, 1.0)
 
     def losses(self, scores: Scores, negatives: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of every row and t."""

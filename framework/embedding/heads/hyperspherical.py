@@ -66,9 +66,11 @@ class HypersphericalHead(CosineHead):
         """Divide each class vector by its norm."""
         self.weight.copy_(F.normalize(self.weight))
 
-    def unit_classes(self, weight: Tensor) -> Tensor:
-        """Return the class vectors with norm 1."""
-        return weight if self.constraint == "project" else super().unit_classes(weight)
+    def products(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the scaled cosines, (B, C_r)."""
+        if self.constraint == "reparam":
+            return super().products(x, weight, bias)
+        return F.linear(self.scale * F.normalize(x), weight)
 
     def target_logit(self, scores: Scores) -> Tensor:
         """Return the scaled cosine."""

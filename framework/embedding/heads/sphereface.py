@@ -6,12 +6,11 @@ import math
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from framework.embedding.cosine_products import cosine_products
 from framework.embedding.heads.angular_margin import clamped
 from framework.embedding.heads.head import ClassificationHead, FilterOptions, Scores
-from framework.embedding.unit_rows import unit_rows
 from framework.utilities.checks import check_at_least
 from framework.utilities.graph_operation import graph_operation
 
@@ -77,7 +76,7 @@ class SphereFaceHead(ClassificationHead):
 
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the norms times the cosines, (B, C_r)."""
-        return F.linear(x, unit_rows(weight))
+        return cosine_products(x, weight)
 
     def target_logit(self, scores: Scores) -> Tensor:
         """Return the mean of the plain product and that of the multiplied angle."""
