@@ -5,6 +5,7 @@ from .cosface import CosFaceHead as CosFaceHead
 from .curricularface import CurricularFaceHead as CurricularFaceHead
 from .head import ClassificationHead as ClassificationHead
 from .hyperspherical import HypersphericalHead as HypersphericalHead
+from .least_scale import least_scale as least_scale
 from .magface import MagFaceHead as MagFaceHead
 from .normface import NormFaceHead as NormFaceHead
 from .sface import SFaceHead as SFaceHead

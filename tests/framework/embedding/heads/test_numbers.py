@@ -18,6 +18,7 @@ from framework.embedding.heads import (
     SoftmaxHead,
     SphereFaceHead,
     SubCenterArcFaceHead,
+    least_scale,
 )
 from framework.embedding.heads.angular_margin import shifted_cosine
 from tests.framework.embedding.heads.toys import COSINES, DOUBLE, random_batch, toy, with_cosines
@@ -323,3 +324,12 @@ def test_least_loss_of_normface(classes, scale, bound):
     assert loss.item() == pytest.approx(
         math.log1p((classes - 1) * math.exp(-scale * classes / (classes - 1))), rel=1e-9
     )
+
+
+def test_least_scale():
+    assert least_scale(93431, 0.9999) == pytest.approx(20.654987, **TOLERANCE)
+    vectors = torch.eye(10, dtype=DOUBLE) - 0.1
+    head = NormFaceHead(10, 10, scale=least_scale(10, 0.9)).double()
+    head.load_state_dict(head.state_dict() | {"weight": vectors})
+    probabilities = head.logits(vectors).softmax(1).diagonal()
+    torch.testing.assert_close(probabilities, torch.full_like(probabilities, 0.9))
