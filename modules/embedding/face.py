@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -34,6 +34,7 @@ class FaceEmbedder(MetricLearner):
         clip_backbone_norm: Norm that the gradient of the backbone is clipped to; None for no
             clipping. The head is left alone, as its gradient lies on several ranks where it is
             sharded.
+        decay_all: Whether weight decay applies to norms and biases, too.
         optimizer: Optimizer of the parameters.
         **options: Further arguments of ``MetricLearner``.
 
@@ -57,6 +58,7 @@ class FaceEmbedder(MetricLearner):
         head: HeadCallable | None = CosFaceHead,
         flip: Flip = "sum",
         clip_backbone_norm: float | None = 5.0,
+        decay_all: bool = True,
         optimizer: OptimizerCallable = torch.optim.SGD,
         **options: Unpack[MetricLearnerOptions],
     ) -> None:
@@ -70,6 +72,13 @@ class FaceEmbedder(MetricLearner):
         )
         check_positive(clip_backbone_norm=clip_backbone_norm)
         self.clip_backbone_norm = clip_backbone_norm
+        self.decay_all = decay_all
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return optimizer groups, by default one of all parameters."""
+        if not self.decay_all:
+            return super().parameter_groups()
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def configure_gradient_clipping(
         self,
