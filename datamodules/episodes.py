@@ -181,9 +181,9 @@ class Episodes(DataModule):
     def test_dataloader(self) -> Any:
         """Return the test loader, and say which episodes they are."""
         if isinstance(self.test_set, EpisodeSet):
-            numbers = ", ".join(f"{number} {name}" for name, number in self.eval_shape.items())
+            numbers = ", ".join(f"{name} {number}" for name, number in self.eval_shape.items())
             rank_zero_info(
-                f"{len(self.test_set):,} test episodes of {numbers}, drawn from episode_seed "
+                f"{len(self.test_set):,} test episodes ({numbers}) of episode_seed "
                 f"{self.episode_seed}; their digest is {self.test_set.digest}."
             )
         return super().test_dataloader()
