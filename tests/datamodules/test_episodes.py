@@ -83,11 +83,16 @@ def test_evaluation_has_a_shape_and_a_seed_of_its_own():
     assert other.test_set.digest != data.test_set.digest
 
 
-def test_the_digest_of_the_test_is_said(caplog):
+def test_the_digest_of_the_test_is_said(monkeypatch):
+    said = []
+    monkeypatch.setattr("datamodules.episodes.rank_zero_info", said.append)
     data = ready(val_classes=3, test_classes=3)
-    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
-        data.test_dataloader()
-    assert f"their digest is {data.test_set.digest}." in caplog.text
+    data.test_dataloader()
+    (line,) = said
+    assert line == (
+        "5 test episodes (ways 2, shots 1, queries 3) of episode_seed 0; their digest is "
+        f"{data.test_set.digest}."
+    )
 
 
 def test_training_images_alone_are_augmented():
