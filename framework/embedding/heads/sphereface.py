@@ -89,7 +89,8 @@ class SphereFaceHead(ClassificationHead):
     def losses(self, scores: Scores, negatives: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of every row and the weight of the plain cosine."""
         values, logs = super().losses(scores, negatives)
-        return values, logs | {"lambda": self._lambda()}
+        # on the device of the others: a number of the CPU would be waited for where they are joined
+        return values, logs | {"lambda": values.new_zeros(()) + self._lambda().to(values.dtype)}
 
     def _lambda(self) -> Tensor:
         return _annealed(self._count, self.lambda_start, self.lambda_decay, self.lambda_min)
