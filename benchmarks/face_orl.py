@@ -2,7 +2,7 @@
 
     python -m benchmarks.face_orl --data FOLDER [--seeds 5]
 
-FOLDER holds ``orl_faces``, 40 persons with 10 photographs each. ``configs/face_orl.yaml`` is trained
+FOLDER holds ``orl_faces``, 40 persons of 10 photographs. ``configs/face_orl.yaml`` is trained
 on 30 persons; each seed draws another 30 and other weights. Of the 10 others, whom nothing was
 chosen by, ten-fold accuracy is that of 900 pairs drawn in equal parts, and what is accepted at a
 false accept rate that of all 4,950 pairs, both after the last epoch.
