@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import pickletools
 import re
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ ITEM_BYTES = _TEXTS | dict.fromkeys((list, tuple, dict), OP_BYTES)
 """Memory that a constructor takes at most for each item of an argument, as it makes a copy."""
 MAX_INT_BITS = 512
 CHECKED_BYTES = 1 << 16
+_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
 
 
 class MoreThanDataError(ValueError):
@@ -95,6 +97,23 @@ class _Within:
         return self._file.read(count)
 
 
+def _operations(file: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the argument of each operation of a pickle."""
+    while True:
+        code = file.read(1)
+        operation = _OPERATIONS.get(code.decode("latin1"))
+        if operation is None:
+            raise ValueError(f"the operation {code!r} is not known" if code else "it has no end")
+        if operation.name == "STRING":  # any bytes of Python 2, which pickletools takes for ASCII
+            value: Any = codecs.escape_decode(pickletools.read_stringnl(file, decode=False))[0]
+            value = value.decode("latin1")
+        else:
+            value = None if operation.arg is None else operation.arg.reader(file)
+        yield operation.name, value
+        if operation.name == "STOP":
+            return
+
+
 @dataclass
 class _Machine:
     names: Mapping[str, Any]
@@ -110,10 +129,9 @@ class _Machine:
 
     def run(self, file: Any, path: str | Path) -> Any:
         self.path, self.stored = path, file.size
-        for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
+        for count, (name, value) in enumerate(_operations(file)):
             if count % 2**16 == 0:
                 self.take(0, count)
-            name = opcode.name
             if name in _VALUES:
                 self.stack.append(value)
             elif name in _CONSTANTS:
