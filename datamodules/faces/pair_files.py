@@ -50,7 +50,7 @@ def read_lfw_pairs(path: Path) -> PairFiles:
         FileNotFoundError: no such file, or an image that it names.
         ValueError: by line, another number of lines or of words; or a name that leads elsewhere.
     """
-    lines = [line.split() for line in _lines(path)]
+    lines = [_words(line) for line in _lines(path)]
     counts = [_number(word, f"{path}, line 1") for word in lines[0]]
     if len(counts) not in (1, 2) or min(counts) < 1:
         raise ValueError(f"{path}, line 1: one or two numbers above 0 are expected.")
@@ -87,7 +87,10 @@ def read_pair_table(path: Path) -> PairFiles:
         ValueError: by line, a column or a value that is missing or unknown; or a name that leads
             elsewhere.
     """
-    rows = list(csv.reader(_lines(path)))
+    try:
+        rows = list(csv.reader(_lines(path)))
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a table: {error}.") from None
     header = [word.strip().lower() for word in rows[0]]
     missing = [column for column in COLUMNS if column not in header]
     if missing or len(rows) == 1:
@@ -114,6 +117,11 @@ def _lines(path: Path) -> list[str]:
     if not lines:
         raise ValueError(f"{path} is empty.")
     return lines
+
+
+def _words(line: str) -> list[str]:
+    """Return the words of a line, of which names may hold spaces where tabs divide them."""
+    return [word.strip() for word in line.strip().split("\t" if "\t" in line else None)]
 
 
 def _number(word: str, place: str) -> int:

@@ -112,9 +112,13 @@ def test_bin_files_of_python_2_and_of_arrays(tmp_path):
     strings = b"".join(b"T" + struct.pack("<i", len(image)) + image for image in (one, other))
     old = b"\x80\x02](" + strings + b"e](\x88e\x86."
     (tmp_path / "old.bin").write_bytes(old)
+    # protocol 0, the default of Python 2: texts with escapes
+    texts = b"".join(b"S" + repr(image)[1:].encode() + b"\na" for image in (one, other))
+    (tmp_path / "text.bin").write_bytes(b"((l" + texts + b"(lI01\nat.")
     images = [np.frombuffer(one, np.uint8), bytearray(other)]
     for path in (
         tmp_path / "old.bin",
+        tmp_path / "text.bin",
         write_bin(tmp_path / "array.bin", images, np.array([True]), protocol=4),
         write_bin(tmp_path / "number.bin", images, [np.bool_(True)], protocol=4),
     ):
@@ -176,6 +180,17 @@ def test_a_development_list_has_one_fold(tmp_path):
     ]
 
 
+def test_names_hold_spaces_where_tabs_divide_them(tmp_path):
+    path = write_lfw(tmp_path)
+    for old in [*(tmp_path / "lfw/P1").iterdir()]:
+        (tmp_path / "lfw/P 1").mkdir(exist_ok=True)
+        old.rename(tmp_path / "lfw/P 1" / old.name.replace("P1", "P 1"))
+    path.write_text("1\t1\r\nP 1\t0\t1\r\nP 1\t0\tP2\t0\r\n")
+    assert [path.name for path in read_lfw_pairs(path).paths] == [
+        "P 1_0000.jpg", "P 1_0001.jpg", "P2_0000.jpg"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -214,6 +229,7 @@ def test_other_lists_are_refused(tmp_path, lines, message):
         ),
         ("file_x,file_y,Decision\np0/0.png,/etc/passwd,yes", "which does not lie in"),
         ("file_x,file_y,Decision\np0/0.png,p7/1.png,yes", r"p7/1\.png does not exist"),
+        (f"file_x,file_y,Decision\n{'a' * 140_000},b,yes", r"master\.csv is not a table: field"),
     ],
 )
 def test_other_tables_are_refused(tmp_path, content, message):
