@@ -106,9 +106,10 @@ def align_face(
     height, width = image.shape[1:]
     # in units of half the image from its middle, as `grid_sample` counts
     grid = (2 * found + 1) / torch.tensor([width, height], device=image.device) - 1
-    values = image if image.is_floating_point() else image.float()
+    # half precision does not tell the pixels of a row apart
+    values = image if image.dtype == torch.float64 else image.float()
     aligned = F.grid_sample(values[None], grid[None].to(values), align_corners=False)[0]
-    return aligned if image.is_floating_point() else aligned.round().clamp(0, 255).to(image.dtype)
+    return (aligned if image.is_floating_point() else aligned.round().clamp(0, 255)).to(image.dtype)
 
 
 def _square(matrix: Tensor) -> Tensor:

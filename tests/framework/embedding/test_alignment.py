@@ -97,3 +97,12 @@ def test_other_points_are_refused(points, message):
 def test_another_image_is_refused():
     with pytest.raises(ValueError, match=r"must be \(C, H, W\), got \(20, 20\)"):
         align_face(torch.zeros(20, 20), FACE_TEMPLATE)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_places_pixels_as_single(kind):
+    image = torch.rand(3, 300, 400).to(kind)
+    points = moved(TEMPLATE, matrix(0.4, 1.7, (150.0, 40.0)))
+    found = align_face(image, points)
+    assert found.dtype == kind
+    assert torch.equal(found, align_face(image.float(), points).to(kind))
