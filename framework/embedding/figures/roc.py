@@ -41,7 +41,8 @@ def roc_curves(
     axes = figure.add_subplot()
     points = {name: (c.far.cpu().numpy(), c.tar.cpu().numpy()) for name, c in curves.items()}
     lowest = {name: _lowest(far) for name, (far, _) in points.items()}
-    left = 10 ** np.floor(np.log10(min(lowest.values(), default=0.1)))
+    # a decade at least, where nothing but 0 and 1 can be measured
+    left = min(0.1, 10 ** np.floor(np.log10(min(lowest.values(), default=0.1))))
     told = next((rate for rate in NAMED_RATES if rate >= max(lowest.values(), default=1)), None)
     for number, (name, (far, tar)) in enumerate(points.items()):
         label = name

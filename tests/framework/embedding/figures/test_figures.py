@@ -1,5 +1,7 @@
 """Figures of embeddings."""
 
+import warnings
+
 import pytest
 import torch
 from matplotlib.colors import to_hex
@@ -29,6 +31,12 @@ def test_roc_curves_begin_where_they_can_be_measured() -> None:
     assert axes.get_title("left").endswith("1e-2")
     assert chance.get_label() == "chance"
     assert roc_curves({}).axes
+    # nothing between 0 and 1 can be measured: one pair of two classes, or one score
+    same = torch.tensor([True, True, False])
+    for scores in (torch.tensor([0.9, 0.1, 0.5]), torch.zeros(3)):
+        with warnings.catch_warnings(action="error"):
+            (axes,) = roc_curves({"one": roc_curve(scores, same)}).axes
+        assert axes.get_xlim() == (0.1, 1)
 
 
 def test_histograms_are_shares_of_each_kind() -> None:
