@@ -64,7 +64,8 @@ class MetricLearner(TrainingModule):
 
     The classes of validation and test are others than those of training, so there is no loss of
     them. Every image is embedded once, and what the data says of pairs, or else all pairs of
-    different images, is verified by cosine; labels give retrieval scores.
+    different images, is verified by cosine; labels give retrieval scores, of each image among all
+    others, or where a batch holds ``is_query`` (B,) bool, of queries in the gallery of the others.
 
     Args:
         num_classes: Number K of training classes; in a run default that of the data.
@@ -272,7 +273,7 @@ class MetricLearner(TrainingModule):
                 "`index`, the position of each image in its set."
             )
         embedding = self.embed(batch["image"])
-        self.metrics["embedding"].update(embedding, batch["label"], index)
+        self.metrics["embedding"].update(embedding, batch["label"], index, batch.get("is_query"))
 
     def make_metrics(self) -> Mapping[str, Any]:
         """Return the comparison of all images."""

@@ -44,7 +44,8 @@ class EmbeddingEvaluation(RowMetric):
     - of each list of pairs NAME what ``pair_values`` returns, as ``NAME/acc`` and so on;
     - of images with a label ``recall@K``, ``r_precision``, ``map@r``, and ``excluded_queries``
       where some image is the only one of its class; ``tar@far=1e-3`` and ``curves`` of all pairs of
-      two of them, and ``neighbors``, the nearest images of a few;
+      two of them, and ``neighbors``, the nearest images of a few; where the images are queries and
+      a gallery, queries are compared with the gallery alone, but for ``tar@far`` and ``curves``;
     - ``xnorm``, the mean norm of the embeddings.
 
     A FAR that there are too few pairs to measure has no value.
@@ -87,6 +88,7 @@ class EmbeddingEvaluation(RowMetric):
             "embedding": torch.zeros(0, embedding_dim),
             "label": torch.zeros(0, dtype=torch.int64),
             "index": torch.zeros(0, dtype=torch.int64),
+            "is_gallery": torch.zeros(0, dtype=torch.bool),
         }
         super().__init__(empty, **kwargs)
         self.embedding_dim = embedding_dim
@@ -96,13 +98,17 @@ class EmbeddingEvaluation(RowMetric):
         self.queries = queries
         self.neighbors = neighbors
 
-    def update(self, embedding: Tensor, label: Tensor, index: Tensor) -> None:
+    def update(
+        self, embedding: Tensor, label: Tensor, index: Tensor, is_query: Tensor | None = None
+    ) -> None:
         """Add a batch of B images.
 
         Args:
             embedding: (B, d), of any norm.
             label: Class of each image, (B,) int64; -1 where it is not known.
             index: Position of each image in the set, (B,) int64.
+            is_query: Whether each is a query rather than in the gallery, (B,) bool, where the two
+                differ, as in In-Shop; then in every batch.
 
         Raises:
             ValueError: The embedding has another width.
@@ -111,7 +117,14 @@ class EmbeddingEvaluation(RowMetric):
             raise ValueError(
                 f"embedding must be (B, {self.embedding_dim}), got {tuple(embedding.shape)}."
             )
-        rows = {"embedding": embedding.detach().float(), "label": label, "index": index}
+        rows = {
+            "embedding": embedding.detach().float(),
+            "label": label,
+            "index": index,
+            "is_gallery": torch.zeros_like(label, dtype=torch.bool)
+            if is_query is None
+            else ~is_query,
+        }
         for name, value in rows.items():
             getattr(self, name).append(value)
 
@@ -134,9 +147,15 @@ class EmbeddingEvaluation(RowMetric):
             found = self._values_of(pairs, embedding, index)
             values |= {f"{name}/{key}": value for key, value in found.items()}
         known = label >= 0
-        values |= self._values_of_classes(embedding[known], label[known], index[known])
+        values |= self._values_of_classes(
+            embedding[known], label[known], index[known], self._is_gallery()[known]
+        )
         values["xnorm"] = norm.mean()
         return values
+
+    def _is_gallery(self) -> Tensor:
+        index, is_gallery = (self.joined(name, self.device) for name in ("index", "is_gallery"))
+        return is_gallery[first_of_each(index)]
 
     def _values_of(self, pairs: Pairs, embedding: Tensor, index: Tensor) -> dict[str, Any]:
         first, second, same = (
@@ -150,24 +169,32 @@ class EmbeddingEvaluation(RowMetric):
         distances = squared_distances(embedding, rows[0][seen], rows[1][seen])
         return pair_values(distances, same[seen], pairs.num_folds, self.far)
 
-    def _values_of_classes(self, embedding: Tensor, label: Tensor, index: Tensor) -> dict[str, Any]:
-        values: dict[str, Any] = {
-            **retrieval_values(retrieval_scores(embedding, label, self.ks), self.ks)
-        }
+    def _values_of_classes(
+        self, embedding: Tensor, label: Tensor, index: Tensor, is_gallery: Tensor
+    ) -> dict[str, Any]:
+        query, gallery = (~is_gallery).nonzero()[:, 0], is_gallery.nonzero()[:, 0]
+        among = (embedding[gallery], label[gallery]) if len(gallery) else ()
+        scores = retrieval_scores(embedding[query], label[query], self.ks, *among)
+        values: dict[str, Any] = {**retrieval_values(scores, self.ks)}
         if not values:
             return values
         values |= summary_values(summarize_all_pairs(embedding, label, self.far), self.far)
         if self.queries:
-            values["neighbors"] = self._neighbors(embedding, label, index)
+            values["neighbors"] = self._neighbors(embedding, label, index, query, gallery)
         return values
 
-    def _neighbors(self, embedding: Tensor, label: Tensor, index: Tensor) -> QueryNeighbors:
-        number, k = min(self.queries, len(index)), min(self.neighbors, len(index) - 1)
+    def _neighbors(
+        self, embedding: Tensor, label: Tensor, index: Tensor, query: Tensor, gallery: Tensor
+    ) -> QueryNeighbors:
+        number = min(self.queries, len(query))
         # evenly over the set, as one that is sorted by class would otherwise show few of them
-        own = torch.arange(number, device=index.device) * len(index) // number
-        parts = list(nearest_neighbors(embedding[own], embedding, k, own))
-        found = torch.cat([part.found for part in parts])
+        place = torch.arange(number, device=index.device) * len(query) // number
+        among, own = (gallery, None) if len(gallery) else (query, place)
+        k = min(self.neighbors, len(among) - int(own is not None))
+        query = query[place]
+        parts = list(nearest_neighbors(embedding[query], embedding[among], k, own))
+        found = among[torch.cat([part.found for part in parts])]
         similarity = torch.cat([part.similarity for part in parts])
         return QueryNeighbors(
-            index[own], index[found], label[found] == label[own, None], similarity
+            index[query], index[found], label[found] == label[query, None], similarity
         )

@@ -12,6 +12,7 @@ from datamodules import RenderedFaces
 from framework.data.facts import KEY
 from framework.embedding.heads import ArcFaceHead, CosFaceHead, SFaceHead
 from framework.embedding.metrics.embedding_evaluation import EmbeddingEvaluation
+from framework.embedding.metrics.retrieval import retrieval_scores
 from framework.embedding.metrix import Metrix
 from framework.embedding.pair_losses import MultiSimilarityLoss
 from framework.embedding.unpg import UNPG
@@ -84,6 +85,20 @@ def test_an_image_is_evaluated_with_its_mirror_image(flip):
     expected = {"none": one, "sum": one + other, "concat": torch.cat([one, other], 1)}
     torch.testing.assert_close(model.embed(image), expected[flip])
     assert model.make_metrics()["embedding"].embedding_dim == expected[flip].shape[1]
+
+
+def test_queries_find_images_of_the_gallery_alone():
+    model = MetricLearner(**SMALL).eval()
+    model.setup_metrics()
+    images, is_query = batch(), torch.arange(12) < 5
+    model.evaluate({**images, "is_query": is_query})
+    embedding, label = model.embed(images["image"]).detach(), images["label"]
+    expected = retrieval_scores(
+        embedding[is_query], label[is_query], (1,), embedding[~is_query], label[~is_query]
+    )
+    values = model.metrics["embedding"].compute()
+    assert values["map@r"] == expected.map_at_r
+    assert not is_query[values["neighbors"].found].any()
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,28 @@ def test_what_is_not_there_has_no_value() -> None:
     assert metric.compute()["excluded_queries"] == 1
 
 
+def test_queries_are_compared_with_the_gallery_alone() -> None:
+    embedding, label = images()
+    index, is_query, known = torch.arange(COUNT), torch.arange(COUNT) % 3 == 0, label >= 0
+    metric = evaluation()
+    for rows in index.split(9):
+        metric.update(embedding[rows], label[rows], rows, is_query[rows])
+    values = metric.compute()
+    query, gallery = is_query & known, ~is_query & known
+    expected = retrieval_scores(
+        embedding[query], label[query], (1,), embedding[gallery], label[gallery]
+    )
+    assert values["recall@1"] == expected.recall[0] != whole()["recall@1"]
+    assert values["r_precision"] == expected.r_precision
+    found = values["neighbors"]
+    assert is_query[found.query].all()
+    assert not is_query[found.found].any()
+    cosines = unit(embedding)[found.query] @ unit(embedding).T
+    assert torch.equal(found.found, cosines.masked_fill(~gallery, -2).topk(6).indices)
+    assert torch.equal(found.same, label[found.found] == label[found.query, None])
+    assert values["curves"].histogram.sum() == 39 * 38 // 2
+
+
 def test_half_precision_is_compared_in_single() -> None:
     embedding, label = images()
     half = evaluation()
