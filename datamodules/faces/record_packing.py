@@ -22,9 +22,10 @@ def pack_identities(source: str | Path, target: str | Path) -> None:
 
     Args:
         source: Folder of the identities' folders.
-        target: Folder that is made.
+        target: Folder that is made, or an empty one.
 
     Raises:
+        FileExistsError: ``target`` holds something.
         FileNotFoundError: no such folder, no folder in it, or no image.
         ValueError: by name, all images that cannot be decoded.
         WriteError: ``target`` could not be made.
@@ -42,6 +43,9 @@ def pack_identities(source: str | Path, target: str | Path) -> None:
         >>> data.num_classes, len(data.train_set)
         (2, 4)
     """
+    target = Path(target)
+    if target.is_dir() and any(target.iterdir()):
+        raise FileExistsError(f"{target} holds files already: name a folder that is not there.")
     found = labeled_images(Path(source))
     of_class: list[list[Path]] = [[] for _ in found.class_names]
     numbers = {name: number for number, name in enumerate(found.class_names)}
@@ -50,7 +54,7 @@ def pack_identities(source: str | Path, target: str | Path) -> None:
             of_class[numbers[name]].append(path)
     paths = intact_images([path for paths in of_class for path in paths], source)
     width, height = image_size(paths[0])
-    with new_folder(Path(target)) as folder:
+    with new_folder(target) as folder:
         write_records(folder / RECORDS, _records(of_class))
         write_text(folder / PROPERTY, f"{len(of_class)},{height},{width}\n")
 

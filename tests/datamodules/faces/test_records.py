@@ -161,3 +161,14 @@ def test_damaged_images_and_other_labels_are_named_when_they_are_read(tmp_path):
         images.batch([1])
     with pytest.raises(ValueError, match=r"train\.rec, record 3 cannot be decoded as an image"):
         images.batch([2])
+
+
+def test_a_folder_that_holds_something_is_not_packed_into(tmp_path):
+    write_people(tmp_path / "people", persons=2, images=1)
+    (tmp_path / "packed").mkdir()
+    pack_identities(tmp_path / "people", tmp_path / "packed")
+    before = (tmp_path / "packed/train.rec").read_bytes()
+    write_people(tmp_path / "others", persons=3, images=1)
+    with pytest.raises(FileExistsError, match="packed holds files already"):
+        pack_identities(tmp_path / "others", tmp_path / "packed")
+    assert (tmp_path / "packed/train.rec").read_bytes() == before
