@@ -50,7 +50,8 @@ def tar_at_far(
     Exactly, of N pairs of two classes floor(F N) are accepted at most: the threshold is the score
     of the next one, and only scores above it are accepted. ``"nearest"`` takes the point of the ROC
     curve with the nearest rate, which may exceed F, as InsightFace and UNPG do. A rate above 0 for
-    which N is too small, F N < 1, cannot be measured: it is NaN.
+    which N is too small, F N < 1, cannot be measured: it is NaN. A score that is NaN is not
+    accepted.
 
     Args:
         scores: Similarities of the pairs, (M,).
@@ -65,6 +66,7 @@ def tar_at_far(
     """
     check_one_of(("exact", "nearest"), mode=mode)
     rates = checked_rates(far)
+    scores = _ranked(scores)
     negative, positive = scores[~same].sort().values, scores[same].sort().values
     unknown = unmeasurable(rates, len(negative), len(positive))
     warn_of(unknown, len(negative), len(positive))
@@ -77,7 +79,7 @@ def tar_at_far(
 
 
 def roc_curve(scores: Tensor, same: Tensor) -> RocCurve:
-    """Return the ROC curve, a point for every distinct score.
+    """Return the ROC curve, a point for every distinct score, of which NaN is the lowest.
 
     Args:
         scores: Similarities of the pairs, (M,).
@@ -164,6 +166,11 @@ def far_name(far: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+def _ranked(scores: Tensor) -> Tensor:
+    """Return scores with NaN, which sorting takes for the highest, as the lowest."""
+    return scores.masked_fill(scores.isnan(), -torch.inf)
+
+
 def _exact(
     positive: Tensor, negative: Tensor, rates: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,7 +205,7 @@ def _nearest(scores: Tensor, same: Tensor, rates: Sequence[float]) -> tuple[Tens
 
 def _accepted(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return accepted pairs of two classes and of one from each distinct score on, descending."""
-    scores, order = scores.sort(descending=True)
+    scores, order = _ranked(scores).sort(descending=True)
     true = same[order].cumsum(0)
     # of equal scores the last one counts them all
     last = torch.ones_like(scores, dtype=torch.bool)

@@ -135,3 +135,15 @@ def test_names_of_rates() -> None:
     assert [far_name(far) for far in (0, 1e-3, 0.05, 1.5e-5, 1)] == [
         "0", "1e-3", "5e-2", "1.5e-5", "1e0"
     ]  # fmt: skip
+
+
+def test_what_has_no_score_is_not_accepted() -> None:
+    nan = math.nan
+    scores = torch.tensor([nan, 0.5, 0.1, nan, 0.3, 0.2, nan, 0.05])
+    same = torch.arange(8) < 4
+    found = tar_at_far(scores, same, [0, 0.25, 0.5, 1])
+    assert found.tar.tolist() == [0.25, 0.25, 0.5, 0.5]
+    assert found.far.tolist() == [0, 0.25, 0.5, 0.75]
+    curve = roc_curve(scores, same)
+    assert curve.tar.tolist() == [0, 0.25, 0.25, 0.25, 0.5, 0.5, 1]
+    assert curve.far.tolist() == [0, 0, 0.25, 0.5, 0.5, 0.75, 1]
