@@ -83,7 +83,7 @@ class MetricLearner(TrainingModule):
         sharded: Whether each rank holds the weights of a part of the classes.
         flip: What an image is evaluated by: itself, the sum of the embeddings of it and its mirror
             image, or both one after the other.
-        far: False accept rates at which the accepted share of true pairs is reported.
+        far: False acceptance rates at which the true acceptance rate is reported.
         optimizer: Optimizer of the parameters.
         **options: Arguments of ``TrainingModule``.
 
@@ -105,10 +105,10 @@ class MetricLearner(TrainingModule):
         "input_shape": "input_shape",
     }
     panels: tuple[Panel, ...] = (
-        Panel("Verification", ("accuracy*", "*_accuracy"), "share of the pairs", best="max"),
-        Panel("Accepted at a false accept rate", ("*tar@far*",), "share of the pairs", best="max"),
-        Panel("Retrieval", ("recall@*", "map@r"), "share", best="max"),
-        Panel("Cosine of the target", ("train/target_cosine",), "cosine", axis=STEP),
+        Panel("Verification", ("*/acc",), "share of the pairs", best="max"),
+        Panel("True acceptance rate", ("*tar@far*",), "share of the pairs", best="max"),
+        Panel("Retrieval", ("recall@*", "r_precision", "map@r"), "share", best="max"),
+        Panel("Cosine of the own class", ("train/target_cosine",), "cosine", axis=STEP),
     )
     required_fields: tuple[str, ...] = ("image", "label")
     tuple_fields: tuple[str, ...] = ("image", "label")
