@@ -65,7 +65,7 @@ def icnn_score(
             the authors' code does not.
 
     Raises:
-        ValueError: There are fewer than three targets, or targets without classes.
+        ValueError: There are fewer than three targets, or points without a class.
 
     Example:
         >>> points = torch.tensor([[0.0, 0], [0, 1], [1, 0], [4, 4], [4, 5], [5, 4]])
@@ -80,7 +80,12 @@ def icnn_score(
         raise ValueError("ICNN needs the classes of the targets: give target_label.")
     number = targets.shape[-2]
     if number < 3:
-        raise ValueError(f"ICNN needs three targets at least, got {number}.")
+        raise ValueError(
+            f"ICNN needs three targets at least, got {number}: give more classes, or more images "
+            "of each."
+        )
+    _check_label(embedding, label, "label")
+    _check_label(targets, target_label, "target_label")
     all_near = k + 2 >= number
     k = number - 2 if all_near else k
     found = distances(embedding, targets)
@@ -95,6 +100,14 @@ def icnn_score(
     nearest_other = near.masked_fill(same, float("inf")).amin(-1, keepdim=True)
     near, same = near[..., :k], same[..., :k]
     return _score(near, same, nearest_other, all_near, use_variance)
+
+
+def _check_label(points: Tensor, label: Tensor, name: str) -> None:
+    if label.shape != points.shape[:-1]:
+        raise ValueError(
+            f"{name} must have the shape {tuple(points.shape[:-1])}, a class of each point, got "
+            f"{tuple(label.shape)}."
+        )
 
 
 def _score(

@@ -25,7 +25,7 @@ class ProtoTripletLoss(nn.Module):
         margin: Margin m, in the unit of distances.
 
     Raises:
-        ValueError: There are fewer than two prototypes.
+        ValueError: There are fewer than two prototypes, or labels that have none.
 
     Example:
         >>> import torch
@@ -46,8 +46,21 @@ class ProtoTripletLoss(nn.Module):
             raise ValueError(
                 f"A triplet needs two prototypes at least, got {prototypes.shape[-2]}."
             )
+        _check_labels(label, prototypes.shape[-2])
         found = distances(query, prototypes)
         own = label[..., None] == torch.arange(prototypes.shape[-2], device=label.device)
         positive = found.masked_fill(~own, 0.0).sum(-1)
         negative = found.masked_fill(own, float("inf")).amin(-1)
         return (positive - negative + self.margin).clamp(min=0).mean(-1)
+
+
+def _check_labels(label: Tensor, ways: int) -> None:
+    """Refuse labels without a prototype; those on a GPU would have to be waited for."""
+    if label.device.type != "cpu" or not label.numel() or torch.compiler.is_compiling():
+        return
+    low, high = (int(value) for value in label.aminmax())
+    if low < 0 or high >= ways:
+        raise ValueError(
+            f"label must lie in 0 to {ways - 1}, as there are {ways} prototypes, got {low} to "
+            f"{high}."
+        )

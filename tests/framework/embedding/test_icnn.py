@@ -114,3 +114,11 @@ def test_too_few_points_are_refused():
         ICNNLoss()(torch.zeros(2, 3), torch.arange(2))
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         ICNNLoss(k=0)
+
+
+def test_points_without_a_class_are_refused():
+    points, label = torch.randn(6, 2), LABEL
+    with pytest.raises(ValueError, match=r"^label must have the shape \(6,\), .* got \(3,\)\.$"):
+        ICNNLoss()(points, label[:3])
+    with pytest.raises(ValueError, match=r"^target_label must have the shape \(6,\)"):
+        ICNNLoss()(points[:2], label[:2], points, label[:1])

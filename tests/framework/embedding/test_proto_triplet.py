@@ -80,3 +80,10 @@ def test_half_precision_is_computed_in_float32():
 def test_one_prototype_is_refused():
     with pytest.raises(ValueError, match="two prototypes at least, got 1"):
         ProtoTripletLoss()(QUERIES, LABEL * 0, PROTOTYPES[:1])
+
+
+@pytest.mark.parametrize("label", [[0, 1, 3], [-1, 1, 2]])
+def test_labels_without_a_prototype_are_refused(label):
+    message = f"label must lie in 0 to 2, as there are 3 prototypes, got {label[0]} to {label[2]}"
+    with pytest.raises(ValueError, match=message):
+        ProtoTripletLoss()(QUERIES, torch.tensor(label), PROTOTYPES)
