@@ -69,7 +69,8 @@ class EpisodeSet(BatchedDataset):
         if len(classes) < ways:
             raise ValueError(
                 f"An episode of {ways} ways needs as many {name} classes, and there are "
-                f"{len(classes)}: lower ways, or give more of the classes to {name}."
+                f"{len(classes)}: lower ways, or share the classes out by val_classes and "
+                "test_classes."
             )
         if (fewest := int(count.min())) < shots + queries:
             lacking = classes[count < shots + queries]
