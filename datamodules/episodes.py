@@ -50,9 +50,10 @@ class Episodes(DataModule):
         test_episodes: Episodes of the test.
         val_classes: Validation classes of ``data``'s training set, by their labels, or how many of
             them (int), or which share (float), the last ones; by default ``data``'s own validation
-            part if its classes are others, else a tenth.
-        test_classes: Test classes in the same way; by default ``data``'s own test part if its
-            classes are others, else half where those of its validation part are none, either.
+            part if its classes are others, else a tenth. 0 for none.
+        test_classes: Test classes of ``data``'s training set, by their labels, or how many of them
+            (int), or which share (float), the last ones; by default ``data``'s own test part if
+            its classes are others, else none where its own validation part serves, else half.
         episode_seed: Seed of the episodes outside training.
         augment: Transforms of a training image, such as those of ``torchvision.transforms.v2``,
             that keep its shape; images come as ``data`` prepares them, normalized if it does that.

@@ -38,8 +38,9 @@ class Retrieval(DataModule):
         val_classes: Validation classes of ``data``'s training set, by their labels, or how many of
             them (int), or which share (float), the last ones; by default ``data``'s own validation
             part if its classes are others, else a tenth. 0 for none.
-        test_classes: Test classes in the same way; by default ``data``'s own test part if its
-            classes are others, else half where those of its validation part are none, either.
+        test_classes: Test classes of ``data``'s training set, by their labels, or how many of them
+            (int), or which share (float), the last ones; by default ``data``'s own test part if
+            its classes are others, else none where its own validation part serves, else half.
         batch_size: Rows of a global batch, over all ranks.
 
     Raises:

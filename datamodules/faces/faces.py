@@ -48,11 +48,13 @@ class Faces(FaceData):
         image_size: Side of a square image, or its height and width (H, W); by default as in
             training, or 112.
         channels: Channels of an image: 3 for RGB, 1 for gray; by default as in training, or 3.
-        resize: Length that the shorter side is resized to instead, at least ``image_size``.
+        resize: Length that the shorter side is resized to before the center is cut out, at least
+            ``image_size``; by default as little as covers that.
         min_images_per_identity: Images without which an identity is left out.
         val_identities: Identities held out to validate on where there are no verification sets, as
             a number (int) or as a share (float).
-        test_identities: Identities held out to test on, likewise.
+        test_identities: Identities held out to test on where there are no verification sets, as a
+            number (int) or as a share (float).
         split_seed: Seed of the choice of identities and of their pairs; not the seed of the run.
         num_pairs: Most pairs of a drawn list.
         num_folds: Folds of a drawn list.

@@ -26,7 +26,7 @@ class FaceEmbedder(MetricLearner):
 
     Args:
         backbone: Backbone: ``'iresnet18'`` to ``'iresnet200'``, ``'iresnet_tiny'``,
-            ``'mobilefacenet'``, ``'conv4'`` or any timm name.
+            ``'mobilefacenet'``, ``'conv4'``, ``'conv4_32'``, ``'mlp'`` or any timm name.
         embedding_dim: Width D of an embedding.
         head: Head that classifies embeddings in training; None for none.
         flip: What an image is evaluated by: itself, the sum of the embeddings of it and its mirror

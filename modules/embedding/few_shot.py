@@ -56,8 +56,9 @@ class Embedded(NamedTuple):
 class PrototypicalNetwork(TrainingModule):
     """Classifies queries by the nearest mean of the supports of a class, in a learned space.
 
-    A batch holds E episodes of ``EpisodeSet``: ``image`` (E, N (K + Q), C, H, W), ``label``
-    (E, N (K + Q)), ``support`` (E, N, K) and ``index`` (E,). Logits of a query are
+    A batch holds E episodes of ``EpisodeSet``: ``image`` (E, N (K + Q), C, H, W), first the
+    supports class by class, ``label`` (E, N (K + Q)) in 0..N-1, ``support`` (E, N, K), whose shape
+    says what an episode is, and ``index`` (E,). Logits of a query are
     -|q - c_n|^2 / T. The loss of an episode is the mean of its terms: cross-entropy of the queries,
     ``ProtoTripletLoss``, and ``ICNNLoss`` of the supports, of the queries among the supports, or of
     both together. Of one support a class, ``icnn_support`` says nothing.
@@ -69,14 +70,14 @@ class PrototypicalNetwork(TrainingModule):
     arXiv:1703.05175; Mendez-Ruiz et al., SuSana Distancia is all you need, 2023, arXiv:2305.09062.
 
     Args:
-        input_shape: Shape (C, H, W) of an image; None for that of the data, see ``for_data``.
-        backbone: Backbone by its name, such as ``conv4``.
-        embedding_dim: Size d of an embedding; None, of ``conv4`` only, for that of its maps.
+        input_shape: Shape (C, H, W) of an image; in a run default that of the data.
+        backbone: Backbone by its name, such as ``'conv4'``, ``'mlp'`` or any timm name.
+        embedding_dim: Width d of an embedding; by default, of ``conv4`` only, that of its maps.
         terms: Terms of the loss, of which the mean is taken: ``cross_entropy``, ``proto_triplet``,
             ``icnn_support``, ``icnn_query``, ``icnn_full``.
         temperature: Temperature T of the logits.
         margin: Margin of ``proto_triplet``, in the unit of distances.
-        neighbors: Neighbors k of ``icnn_*`` and of the ICNN score.
+        neighbors: Number k of neighbors in the ICNN score and in the terms made of it.
         optimizer: Optimizer of the parameters.
         **options: Arguments of ``TrainingModule``.
 

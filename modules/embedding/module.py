@@ -71,7 +71,7 @@ class MetricLearner(TrainingModule):
         num_classes: Number K of training classes; in a run default that of the data.
         input_shape: Shape (C, H, W) of an image; in a run default that of the data.
         backbone: Backbone: ``'iresnet18'`` to ``'iresnet200'``, ``'iresnet_tiny'``,
-            ``'mobilefacenet'``, ``'conv4'`` or any timm name.
+            ``'mobilefacenet'``, ``'conv4'``, ``'conv4_32'``, ``'mlp'`` or any timm name.
         embedding_dim: Width D of an embedding.
         dropout: Probability of dropout before the last linear layer.
         pretrained: Whether to load timm's weights.
