@@ -154,13 +154,13 @@ def _chosen(wanted: Classes | None, share: float, classes: list[int], argument: 
                 f"{argument} has the class {unknown[0]}, and those left are "
                 f"{', '.join(map(str, classes[:20]))}{' ...' if len(classes) > 20 else ''}."
             )
-        return sorted(wanted)
+        return sorted(set(wanted))
     if isinstance(wanted, int):
         number = wanted
     else:
         check_interval("[0, 1)", **{argument: wanted})
         number = round((share if wanted is None else wanted) * len(classes))
-        number = max(number, 1) if wanted is None else number
+        number = min(max(number, 1), len(classes)) if wanted is None else number
     check_interval(f"[0, {len(classes)}]", **{argument: number})
     return classes[len(classes) - number :]
 

@@ -122,6 +122,7 @@ def test_images_are_normalized_as_the_data_say():
         (lambda: Digits(label_noise=LabelNoise(rate=0.2)), {}, "drop Digits's label_noise"),
         (Digits, {"test_classes": [12]}, "test_classes has the class 12, and those left are 0"),
         (Digits, {"test_classes": 9, "val_classes": 1}, "leave none to train on"),
+        (Digits, {"test_classes": 10}, "0 for validation and 10 for the test leave none"),
         (Digits, {"test_classes": 1.5}, "test_classes must lie in"),
         (Digits, {"ways": 6}, "6 ways needs as many training classes, and there are 4"),
     ],
@@ -129,6 +130,12 @@ def test_images_are_normalized_as_the_data_say():
 def test_what_does_not_fit_is_refused(data, options, message):
     with pytest.raises(ValueError, match=message):
         ready(data(), **options)
+
+
+def test_a_class_named_twice_counts_once():
+    data = ready(kind=Retrieval, test_classes=[9, 8, 9], val_classes=[7, 7], batch_size=4)
+    assert data.val_set.label.unique().tolist() == [7]
+    assert data.test_set.label.unique().tolist() == [8, 9]
 
 
 def test_batches_of_retrieval_are_balanced():
