@@ -92,6 +92,12 @@ class LionK(Optimizer):
         super().add_param_group(param_group)
         _place_lr(self.param_groups[-1])
 
+    @property
+    def couples_entries(self) -> bool:
+        """Whether the step of an entry depends on others of its parameter or group."""
+        groups = ((g["kappa"], g["kappa_kwargs"], g["rms_scale"]) for g in self.param_groups)
+        return not all(make_kappa(*options).elementwise for options in groups)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step; a closure is called once and its loss returned."""

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import (
 )
 from torch import nn
 from torch.nn.modules.loss import MultiMarginLoss, NLLLoss, _Loss
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS, Adafactor, Muon, Optimizer
 from torch.utils.data import IterableDataset
 
 from framework.distributed.row_shards import row_shards
@@ -391,16 +391,35 @@ def check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
             f"{type(optimizer).__name__} evaluates its closure again, which fp16's gradient scaler "
             "cannot do; use precision 32-true or bf16-mixed."
         )
-    # so torch and Lightning tell a fused optimizer, which unscales the gradients in its step
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    if fused and trainer.gradient_clip_val and str(trainer.precision) == "16-mixed":
-        raise IncompatibleError(
-            f"A fused {type(optimizer).__name__} takes gradients as they are scaled for fp16, so "
-            f"that trainer.gradient_clip_val={trainer.gradient_clip_val} cannot clip them; set "
-            "model.optimizer.fused to false, or use bf16-mixed."
-        )
+    check_clipping(optimizer, trainer, "trainer.gradient_clip_val", trainer.gradient_clip_val)
     if isinstance(optimizer, LBFGS) and trainer.world_size > 1:
         raise IncompatibleError(
             f"{type(optimizer).__name__} decides by the loss of its own rank how often to evaluate "
             "it, so that ranks would wait for one another for ever; use one process."
+        )
+
+
+def check_clipping(
+    optimizer: Optimizer, trainer: Trainer, option: str, value: float | None
+) -> None:
+    """Raise ``IncompatibleError`` if gradients are clipped that fp16 scaled, by a named option."""
+    # so torch and Lightning tell a fused optimizer, which unscales the gradients in its step
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if fused and value and str(trainer.precision) == "16-mixed":
+        raise IncompatibleError(
+            f"A fused {type(optimizer).__name__} takes gradients as they are scaled for fp16, so "
+            f"that {option}={value} cannot clip them; set model.optimizer.fused to false, or use "
+            "bf16-mixed."
+        )
+
+
+def check_row_optimizer(optimizer: Optimizer, module: nn.Module) -> None:
+    """Raise ``IncompatibleError`` if ranks hold rows of what an optimizer looks at as a whole."""
+    rows = [*row_shards(module)]
+    whole = isinstance(optimizer, (Adafactor, Muon)) or getattr(optimizer, "couples_entries", False)
+    if rows and whole:
+        raise IncompatibleError(
+            f"{type(optimizer).__name__} moves an entry of {rows[0]!r} by what it knows of others, "
+            "and each rank holds some rows of it: set model.sharded to false, or take an optimizer "
+            "that moves each entry by itself, such as AdamW."
         )

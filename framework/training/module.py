@@ -297,6 +297,7 @@ class TrainingModule(EvaluationModule):
             if "lr_scale" in group:
                 group["lr"] = group["lr"] * group["lr_scale"]
         compatibility.check_optimizer(optimizer, self.trainer)
+        compatibility.check_row_optimizer(optimizer, self)
         if self.lr_scheduler is None:
             return optimizer
         with total_steps_from(self.trainer, start=self._phase_start):

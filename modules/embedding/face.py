@@ -6,9 +6,11 @@ from typing import Any, Unpack
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 
 from framework.embedding.heads.cosface import CosFaceHead
+from framework.training.compatibility import check_clipping
 from framework.utilities.checks import check_positive
 from modules.embedding.module import Flip, HeadCallable, MetricLearner, MetricLearnerOptions
 
@@ -79,6 +81,15 @@ class FaceEmbedder(MetricLearner):
         if not self.decay_all:
             return super().parameter_groups()
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimizer and schedule, unless the backbone's gradient could not be clipped."""
+        configured = super().configure_optimizers()
+        parts: Any = configured
+        optimizer = parts["optimizer"] if isinstance(parts, dict) else parts
+        option, value = "model.clip_backbone_norm", self.clip_backbone_norm
+        check_clipping(optimizer, self.trainer, option, value)
+        return configured
 
     def configure_gradient_clipping(
         self,

@@ -13,6 +13,7 @@ from framework.data.datasets import Batch
 from framework.distributed.collectives import rank, shared_generator, world_size
 from framework.embedding.backbones.build import build_backbone
 from framework.embedding.generic_pair_loss import GenericPairLoss
+from framework.embedding.heads.cosine_head import CosineHead
 from framework.embedding.heads.head import ClassificationHead
 from framework.embedding.heads.normface import NormFaceHead
 from framework.embedding.metrics.embedding_evaluation import EmbeddingEvaluation
@@ -250,7 +251,9 @@ class MetricLearner(TrainingModule):
     ) -> None:
         negatives = None
         if self.negatives is not None:
-            negatives, logs = self.negatives(embedding, label, getattr(head, "scale", 1.0))
+            # that of the head may be learned
+            scale = head.lengths(embedding) if isinstance(head, CosineHead) else 1.0
+            negatives, logs = self.negatives(embedding, label, scale)
             objectives.logs |= logs
         values, logs = head(embedding, label, negatives)
         objectives.per_sample["classification"] = values

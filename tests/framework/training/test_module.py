@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 from torch import nn
 from torch.optim import SGD
 
+from framework.embedding.heads import CosFaceHead
 from framework.gradients import Combination, GradientCombiner, GradientFacts, WeightedSum
 from framework.losses import ALDRLoss, LDRLoss
 from framework.losses.loss import Loss
@@ -33,6 +34,7 @@ from framework.training.compatibility import (
     check_combiner,
     check_monitors,
     check_optimizer,
+    check_row_optimizer,
     check_soft_targets,
 )
 from framework.training.objectives_callback import ObjectivesCallback
@@ -150,7 +152,7 @@ def test_a_loss_of_hard_labels_is_not_mixed(loss, refused):
 
 def test_an_optimizer_with_a_closure_is_not_run_in_fp16():
     optimizer = torch.optim.LBFGS([nn.Parameter(torch.zeros(1))])
-    trainer: Any = SimpleNamespace(precision="bf16-mixed", world_size=1)
+    trainer: Any = SimpleNamespace(precision="bf16-mixed", world_size=1, gradient_clip_val=None)
     check_optimizer(optimizer, trainer)
     trainer.precision = "16-mixed"
     with pytest.raises(IncompatibleError, match="LBFGS evaluates its closure again"):
@@ -158,10 +160,27 @@ def test_an_optimizer_with_a_closure_is_not_run_in_fp16():
 
 
 def test_lbfgs_is_not_run_on_several_ranks():
-    trainer: Any = SimpleNamespace(precision="32-true", world_size=2)
+    trainer: Any = SimpleNamespace(precision="32-true", world_size=2, gradient_clip_val=None)
     check_optimizer(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), trainer)
     with pytest.raises(IncompatibleError, match="LBFGS decides by the loss of its own rank"):
         check_optimizer(torch.optim.LBFGS([nn.Parameter(torch.zeros(1))]), trainer)
+
+
+def test_an_optimizer_of_whole_matrices_is_not_run_on_their_rows():
+    head = CosFaceHead(2, 5)
+    whole = [
+        torch.optim.Adafactor(head.parameters()),
+        torch.optim.Muon(head.parameters()),
+        LionK(head.parameters(), kappa="nuclear"),
+    ]
+    for optimizer in whole:
+        check_row_optimizer(optimizer, head)
+    head.shard(0, 2)
+    for optimizer in whole:
+        with pytest.raises(IncompatibleError, match="'weight' by what it knows of others"):
+            check_row_optimizer(optimizer, head)
+    check_row_optimizer(LionK(head.parameters()), head)
+    check_row_optimizer(torch.optim.AdamW(head.parameters()), head)
 
 
 def test_lbfgs_trains(tmp_path):
