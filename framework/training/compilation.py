@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric, MetricCollection
 
+from framework.distributed.row_shards import row_shards
 from framework.objectives.errors import IncompatibleError
 
 
@@ -19,7 +20,8 @@ def compile_networks(
     """Let every part of a module with parameters, but losses, run by ``torch.compile``.
 
     It is compiled at its first call and for each new kind of shapes, and stays the same object with
-    the same keys. What is called otherwise than as ``part(x)`` runs as it did.
+    the same keys. What is called otherwise than as ``part(x)`` runs as it did, and so does a part
+    of which each rank holds some rows: torch does not trace what it sends to the others.
 
     Args:
         module: Module whose direct parts are compiled.
@@ -42,6 +44,8 @@ def compile_networks(
         functorch.donated_buffer = False
     for part in module.children():
         if isinstance(part, (_Loss, Metric, MetricCollection)):
+            continue
+        if row_shards(part):
             continue
         if part._compiled_call_impl is None and next(part.parameters(), None) is not None:
             part.compile()

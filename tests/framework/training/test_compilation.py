@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from torch._functorch import config as functorch
 
 import trimtab
+from framework.embedding.heads import CosFaceHead
 from framework.objectives.errors import IncompatibleError
 from framework.training.compilation import compile_networks
 from tests.helpers.compilation import backend, fit_traced, fit_traced_on_two_ranks
@@ -109,6 +110,16 @@ def test_parts_with_parameters_are_compiled_once() -> None:
         compile_networks(module, CPU)
     assert module.network._compiled_call_impl is compiled
     assert list(module.state_dict()) == ["network.weight", "network.bias"]
+
+
+def test_what_lies_on_several_ranks_is_not_compiled() -> None:
+    module = nn.Module()
+    module.network, module.head = nn.Linear(2, 2), CosFaceHead(2, 5)
+    module.head.shard(rank=0, world_size=2)
+    with backend("eager"):
+        compile_networks(module, CPU)
+    assert module.network._compiled_call_impl is not None
+    assert module.head._compiled_call_impl is None
 
 
 def test_several_backward_passes_through_one_forward(monkeypatch: pytest.MonkeyPatch) -> None:
