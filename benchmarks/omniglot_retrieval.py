@@ -3,7 +3,7 @@
     python -m benchmarks.omniglot_retrieval --data FOLDER [--seeds 3]
 
 FOLDER holds ``omniglot/images_background_small1.zip``. ``configs/metric_omniglot.yaml`` is trained
-for 10 epochs on three of its alphabets, whose characters are also turned, and scored on the Greek
+on three of its alphabets, whose characters are also turned, and scored on the Greek
 one and its turns after the last epoch.
 """
 
@@ -37,7 +37,6 @@ def main() -> None:
         f"--data.data.root={arguments.data}/omniglot",
         "--data.data.val_alphabets=[Greek]",
         "--data.data.test_alphabets=[Balinese]",
-        "--trainer.max_epochs=10",
     ]
     print_arms(
         "Characters of Omniglot's Greek alphabet, trained on three others",

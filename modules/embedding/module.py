@@ -224,6 +224,11 @@ class MetricLearner(TrainingModule):
     def objectives(self, batch: Batch) -> Objectives:
         """Return the terms ``classification``, ``pairs`` and ``mixed``, those there are."""
         image, label = batch["image"], batch["label"]
+        if image.ndim != 4:
+            raise IncompatibleError(
+                f"{type(self).__name__} takes images (B, C, H, W), and a batch of this data holds "
+                f"{tuple(image.shape)}; episodes are for PrototypicalNetwork."
+            )
         mixed = None
         if self.mixing is None:
             embedding = self(image)

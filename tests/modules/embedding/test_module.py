@@ -16,6 +16,7 @@ from framework.embedding.metrics.retrieval import retrieval_scores
 from framework.embedding.metrix import Metrix
 from framework.embedding.pair_losses import MultiSimilarityLoss
 from framework.embedding.unpg import UNPG
+from framework.objectives.errors import IncompatibleError
 from framework.objectives.reduction import reduce_objectives
 from framework.utilities.tensor_archive import load_archive
 from modules.embedding import FaceEmbedder, MetricLearner
@@ -118,6 +119,12 @@ def test_queries_find_images_of_the_gallery_alone():
 def test_what_does_not_fit_together_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         MetricLearner(**{**SMALL, **options})
+
+
+def test_episodes_are_refused():
+    model = MetricLearner(**SMALL)
+    with pytest.raises(IncompatibleError, match=r"\(2, 12, 1, 8, 8\); episodes are for"):
+        model.objectives({**batch(), "image": torch.zeros(2, 12, 1, 8, 8)})
 
 
 def test_the_defaults_of_faces():
