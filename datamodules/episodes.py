@@ -8,18 +8,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from datamodules.augmentation import check_keeps_shape
-from datamodules.class_parts import Classes, ClassSubset, class_parts
+from datamodules.class_parts import Classes, ClassSubset
+from datamodules.parted_classes import PartedClasses
 from framework.data.datamodule import DataModule, LoaderOptions
-from framework.data.datasets import Batch
 from framework.data.episodes import EpisodeSet
-from framework.data.facts import Facts
 from framework.utilities.checks import check_at_least
 
-SHARED_FACTS = ("origin", "input_shape", "resize", "normalize")
-"""Facts of the wrapped images that are facts of their episodes."""
 
-
-class Episodes(DataModule):
+class Episodes(PartedClasses):
     """Episodes of N classes with K supports and Q queries each, drawn from labeled images.
 
     Training, validation and test episodes have no class in common: they are of the classes of
@@ -118,19 +114,12 @@ class Episodes(DataModule):
         self.episode_seed = episode_seed
         self.transforms = augment or []
 
-    def prepare_data(self) -> None:
-        """Prepare the wrapped data."""
-        self.data.prepare_data()
-
     def setup(self, stage: str | None = None) -> None:
         """Set the wrapped data up, and draw from it, once."""
         self._share_facts()
         if self.train_set is not None:
             return
-        self.data.use_facts(own_facts(self.trained))
-        self.data.setup("fit")
-        self._share_facts()
-        parts = class_parts(self.data, self.val_classes, self.test_classes)
+        parts = self.read_parts()
         if self.transforms:
             image = parts.plain[0]["image"]
             check_keeps_shape(self.transforms, image, tuple(image.shape), "let augment keep it")
@@ -153,31 +142,6 @@ class Episodes(DataModule):
             if kind == "train" and self.transforms
             else None,
         )
-
-    def _share_facts(self) -> None:
-        for name in SHARED_FACTS:
-            if hasattr(self.data, name):
-                setattr(self, name, getattr(self.data, name))
-
-    def use_facts(self, facts: Facts) -> None:
-        """Prepare the wrapped data as those that a model was trained on."""
-        super().use_facts(facts)
-        self.data.use_facts(own_facts(facts))
-        self._share_facts()
-
-    def forget(self) -> None:
-        """Forget what ``setup`` read."""
-        super().forget()
-        self.data.forget()
-
-    def as_batch(self, inputs: Any) -> Batch:
-        """Return images as the wrapped data prepares them: a batch for ``forward``."""
-        return self.data.as_batch(inputs)
-
-    def restore_statistics(self, state: dict[str, Any]) -> None:
-        """Restore those of the wrapped data."""
-        self.data.restore_statistics(state)
-        self._share_facts()
 
     def test_dataloader(self) -> Any:
         """Return the test loader, and say which episodes they are."""
@@ -208,11 +172,3 @@ class Episodes(DataModule):
                 f"{[*self.shape.values()]}; keep them, or resume from an epoch's end."
             )
         super().load_state_dict(state_dict)
-
-
-def own_facts(facts: Facts) -> Facts:
-    """Return the facts that images have in common with those that a model was trained on.
-
-    Their classes are others.
-    """
-    return {name: fact for name, fact in facts.items() if name in SHARED_FACTS}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from datamodules.class_parts import Classes, class_parts
-from datamodules.episodes import SHARED_FACTS, own_facts
+from datamodules.class_parts import Classes
+from datamodules.parted_classes import PartedClasses
 from framework.data.class_sampling import ClassBatchSampler
 from framework.data.datamodule import DataModule, LoaderOptions
 from framework.data.datasets import Batch, Sample, root_and_rows
-from framework.data.facts import Facts
 from framework.utilities.checks import check_at_least
 
 
-class Retrieval(DataModule):
+class Retrieval(PartedClasses):
     """Labeled images for metric learning: balanced batches, and evaluation on other classes.
 
     A global training batch holds ``images_per_class`` images of each of ``batch_size`` /
@@ -80,49 +79,17 @@ class Retrieval(DataModule):
         self.val_classes = val_classes
         self.test_classes = test_classes
 
-    def prepare_data(self) -> None:
-        """Prepare the wrapped data."""
-        self.data.prepare_data()
-
     def setup(self, stage: str | None = None) -> None:
         """Set the wrapped data up, and part its classes, once."""
         if self.train_set is not None:
             return
-        self.data.use_facts(own_facts(self.trained))
-        self.data.setup("fit")
-        self._share_facts()
-        parts = class_parts(self.data, self.val_classes, self.test_classes)
+        parts = self.read_parts()
         self.num_classes = parts.num_classes
         self.augment = self.data.augment
         self.train_set = parts.train
         self.plain_train_set = parts.plain if self.augment is not None else None
         self.val_set, self.test_set = parts.val, parts.test
         self.predict_set = self.val_set if self.test_set is None else self.test_set
-
-    def _share_facts(self) -> None:
-        for name in SHARED_FACTS:
-            if hasattr(self.data, name):
-                setattr(self, name, getattr(self.data, name))
-
-    def use_facts(self, facts: Facts) -> None:
-        """Prepare the wrapped data as those that a model was trained on."""
-        super().use_facts(facts)
-        self.data.use_facts(own_facts(facts))
-        self._share_facts()
-
-    def forget(self) -> None:
-        """Forget what ``setup`` read."""
-        super().forget()
-        self.data.forget()
-
-    def as_batch(self, inputs: Any) -> Batch:
-        """Return raw inputs as the wrapped data prepares them."""
-        return self.data.as_batch(inputs)
-
-    def restore_statistics(self, state: dict[str, Any]) -> None:
-        """Restore those of the wrapped data."""
-        self.data.restore_statistics(state)
-        self._share_facts()
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples as the wrapped data does."""
