@@ -5,35 +5,33 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.part_writer import PartWriter
 from callbacks.prediction_writer import names_of_rows
 from framework.command.report import relative
 from framework.distributed.collectives import world_size
 from framework.utilities.console import PlainConsole
 from framework.utilities.files import (
     open_new_binary,
-    part_of,
     remove_file,
-    remove_parts,
     write_atomically,
     writing,
 )
-from framework.utilities.packages import require_package
 from framework.utilities.packed_copy import copy_packed
 
 BLOCK_BYTES = 1 << 24
 """Bytes of embeddings that are in memory at a time."""
 
 
-class EmbeddingWriter(Callback):
+class EmbeddingWriter(PartWriter):
     """Writes predicted embeddings as one array (N, d) of float32, a row per sample by ``index``.
 
     It writes the column that the module names as its ``embedding_column``, and leaves other modules
@@ -58,18 +56,10 @@ class EmbeddingWriter(Callback):
         'parquet'
     """
 
+    name = "embeddings"
+
     def __init__(self, path: str | None = None, format: Literal["npy", "parquet"] = "npy") -> None:  # noqa: A002
-        # a config must not be able to name a file of another kind
-        if path is not None and Path(path).suffix != f".{format}":
-            raise ValueError(
-                f"The embeddings are to be written as {format}, but to {path}: the path must end "
-                f"in .{format}."
-            )
-        self.path = path
-        self.format = format
-        self._column: str | None = None
-        self._part: BinaryIO | None = None
-        self._place = Path()
+        super().__init__(path, format)
         self._dim = 0
         self._rows = 0
         self._has_index = True
@@ -77,23 +67,14 @@ class EmbeddingWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse Parquet where it cannot be written, before anything is predicted."""
         self._column = getattr(pl_module, "embedding_column", None)
-        if stage == "predict" and self._column is not None and self.format == "parquet":
-            require_package("pyarrow", extra="parquet", purpose="EmbeddingWriter")
-
-    def _target(self, trainer: Trainer) -> Path:
-        if self.path is not None:
-            return Path(self.path)
-        return Path(trainer.default_root_dir) / f"embeddings.{self.format}"
+        if stage == "predict" and self._column is not None:
+            self.check_format()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this rank's part."""
         if self._column is None:
             return
-        target = self._target(trainer)
-        if trainer.is_global_zero:
-            remove_parts(target.parent)
-        self._place = part_of(target)
-        self._part = open_new_binary(self._place)
+        self.open_part(trainer, open_new_binary)
         self._dim, self._rows, self._has_index = 0, 0, True
 
     def on_predict_batch_end(
@@ -111,7 +92,7 @@ class EmbeddingWriter(Callback):
         if dataloader_idx > 0:
             raise ValueError("Embeddings of several data loaders do not fit in one file.")
         records = self._records(outputs)
-        with writing(self._target(trainer)):
+        with writing(self.target(trainer)):
             self._part.write(records.tobytes())
         self._rows += len(records)
 
@@ -144,25 +125,13 @@ class EmbeddingWriter(Callback):
         """Join the parts of all ranks into one file."""
         if self._part is None:
             return
-        with writing(self._target(trainer)):
-            self._part.close()
-        self._part = None
+        self.close_part(trainer)
         own = _Part(str(self._place), self._rows, self._dim, self._has_index)
         parts: list[Any] = [own] * world_size()
         if world_size() > 1:
             dist.all_gather_object(parts, own)
         if trainer.is_global_zero:
-            self._join(parts, self._target(trainer), names_of_rows(trainer))
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Remove this rank's part after an exception."""
-        if self._part is not None:
-            with suppress(OSError):
-                self._part.close()
-            self._part = None
-            remove_file(self._place)
+            self._join(parts, self.target(trainer), names_of_rows(trainer))
 
     def _join(
         self, parts: Sequence[_Part], target: Path, named: tuple[str, Sequence[str]] | None

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import Subset
 
+from callbacks.part_writer import PartWriter
 from framework.command.report import relative
 from framework.data.datasets import IndexedDataset
 from framework.distributed.collectives import world_size
@@ -23,16 +24,14 @@ from framework.utilities.files import (
     open_new,
     part_of,
     remove_file,
-    remove_parts,
     write_atomically,
     writing,
 )
-from framework.utilities.packages import require_package
 from framework.utilities.packed_copy import copy_packed
 from framework.utilities.precision import at_least_float32
 
 
-class PredictionWriter(Callback):
+class PredictionWriter(PartWriter):
     """Writes what ``predict_step`` returns, one row per sample, in the order of ``index``.
 
     A tensor (B,) becomes one column, (B, K) the columns ``name_0`` to ``name_{K-1}``. Where the
@@ -59,40 +58,24 @@ class PredictionWriter(Callback):
         'csv'
     """
 
+    name = "predictions"
+
     def __init__(self, path: str | None = None, format: Literal["csv", "parquet"] = "csv") -> None:  # noqa: A002
-        # a config must not be able to name a file of another kind
-        if path is not None and Path(path).suffix != f".{format}":
-            raise ValueError(
-                f"The predictions are to be written as {format}, but to {path}: the path must end "
-                f"in .{format}."
-            )
-        self.path = path
-        self.format = format
-        self._part: TextIO | None = None
-        self._place = Path()
+        super().__init__(path, format)
         self._types: dict[str, np.dtype] = {}
         self._rows: tuple[str, Sequence[str]] | None = None
         self._left_out: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse Parquet where it cannot be written, before anything is predicted."""
-        if stage == "predict" and self.format == "parquet":
-            require_package("pyarrow", extra="parquet", purpose="PredictionWriter")
-
-    def _target(self, trainer: Trainer) -> Path:
-        if self.path is not None:
-            return Path(self.path)
-        return Path(trainer.default_root_dir) / f"predictions.{self.format}"
+        if stage == "predict":
+            self.check_format()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this rank's part."""
         if not getattr(pl_module, "predicts_rows", True):
             return
-        target = self._target(trainer)
-        if trainer.is_global_zero:
-            remove_parts(target.parent)
-        self._place = part_of(target)
-        self._part = open_new(self._place)
+        self.open_part(trainer, open_new)
         self._types = {}
         self._left_out = getattr(pl_module, "embedding_column", None)
         self._rows = names_of_rows(trainer)
@@ -121,7 +104,7 @@ class PredictionWriter(Callback):
             chosen = [names[row] for row in columns["index"].tolist()]
             columns = {"index": columns.pop("index"), title: np.array(chosen, object), **columns}
         writer = csv.writer(self._part, lineterminator="\n")
-        with writing(self._target(trainer)):
+        with writing(self.target(trainer)):
             if not self._types:
                 self._types = {name: values.dtype for name, values in columns.items()}
                 writer.writerow(columns)
@@ -131,24 +114,12 @@ class PredictionWriter(Callback):
         """Join the parts of all ranks into one file."""
         if self._part is None:
             return
-        with writing(self._target(trainer)):
-            self._part.close()
-        self._part = None
+        self.close_part(trainer)
         parts: list[Any] = [str(self._place)] * world_size()
         if world_size() > 1:
             dist.all_gather_object(parts, parts[0])
         if trainer.is_global_zero:
-            self._join([Path(part) for part in parts], self._target(trainer))
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Remove this rank's part after an exception."""
-        if self._part is not None:
-            with suppress(OSError):
-                self._part.close()
-            self._part = None
-            remove_file(self._place)
+            self._join([Path(part) for part in parts], self.target(trainer))
 
     def _join(self, parts: list[Path], target: Path) -> None:
         console = PlainConsole()

@@ -1,0 +1,78 @@
+"""Base of callbacks that write one file of predictions, of which every rank has a part first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from framework.utilities.files import part_of, remove_file, remove_parts, writing
+from framework.utilities.packages import require_package
+
+
+class PartWriter(Callback):
+    """Base of callbacks that append rows to a part file on every rank, and join them at the end.
+
+    Class attributes:
+        name: What is written; the default name of the file.
+
+    Args:
+        path: Path of the file, which ends in the format; default ``name`` in the run folder.
+        format: Format of the file, and the ending of its name.
+
+    Raises:
+        ValueError: ``path`` does not end in the format.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, path: str | None, format: str) -> None:  # noqa: A002
+        # a config must not be able to name a file of another kind
+        if path is not None and Path(path).suffix != f".{format}":
+            raise ValueError(
+                f"The {self.name} are to be written as {format}, but to {path}: the path must end "
+                f"in .{format}."
+            )
+        self.path = path
+        self.format = format
+        self._part: IO[Any] | None = None
+        self._place = Path()
+
+    def check_format(self) -> None:
+        """Refuse Parquet where it cannot be written, before anything is predicted."""
+        if self.format == "parquet":
+            require_package("pyarrow", extra="parquet", purpose=type(self).__name__)
+
+    def target(self, trainer: Trainer) -> Path:
+        """Return the path of the file."""
+        if self.path is not None:
+            return Path(self.path)
+        return Path(trainer.default_root_dir) / f"{self.name}.{self.format}"
+
+    def open_part(self, trainer: Trainer, open_file: Callable[[Path], IO[Any]]) -> None:
+        """Open this rank's part."""
+        target = self.target(trainer)
+        if trainer.is_global_zero:
+            remove_parts(target.parent)
+        self._place = part_of(target)
+        self._part = open_file(self._place)
+
+    def close_part(self, trainer: Trainer) -> None:
+        """Close this rank's part, which is whole."""
+        assert self._part is not None
+        with writing(self.target(trainer)):
+            self._part.close()
+        self._part = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Remove this rank's part after an exception."""
+        if self._part is not None:
+            with suppress(OSError):
+                self._part.close()
+            self._part = None
+            remove_file(self._place)
