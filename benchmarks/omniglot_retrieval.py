@@ -12,15 +12,15 @@ from __future__ import annotations
 from benchmarks.experiment import parser, print_arms
 
 PLAIN = ["--model.mixing=null"]
-EMBEDDING = ["--model.mixing.mode=embedding"]
+FEATURE = ["--model.mixing.mode=feature"]
 CONTRASTIVE = ["--model.criterion=ContrastiveLoss"]
 HEAD = ["--model.criterion=null", *PLAIN, "--model.head=CosFaceHead", "--model.head.scale=16"]
 ARMS = {
     "multi-similarity": PLAIN,
-    "multi-similarity, Metrix on features": [],
-    "multi-similarity, Metrix on embeddings": EMBEDDING,
+    "multi-similarity, Metrix on features": FEATURE,
+    "multi-similarity, Metrix on embeddings": [],
     "contrastive": [*CONTRASTIVE, *PLAIN],
-    "contrastive, Metrix on features": CONTRASTIVE,
+    "contrastive, Metrix on features": [*CONTRASTIVE, *FEATURE],
     "CosFace, margin 0.2": [*HEAD, "--model.head.margin=0.2"],
 }
 METRICS = ("recall@1", "map@r", "tar@far=1e-2")

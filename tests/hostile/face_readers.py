@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.helpers import record_io
@@ -89,8 +90,10 @@ def _(folder: Path) -> Any:
 def _(folder: Path) -> Any:
     from datamodules.faces import pack_identities
 
-    pack_identities(folder, folder / "packed")
-    return _trained(folder / "packed")
+    with TemporaryDirectory() as place:
+        packed = Path(place, "packed")
+        pack_identities(folder, packed)
+        return _trained(packed)
 
 
 def _records() -> dict[str, bytes]:

@@ -27,9 +27,11 @@ OUR_OWN = {
     "framework.utilities.lightning_internals:SubcommandCLI._dump_config": "what it has just dumped",
     "framework.utilities.files:_RecordingFile": "a new file",
     "framework.utilities.files:open_new": "a new file",
+    "framework.utilities.files:open_new_binary": "a new file",
     "framework.utilities.files:open_in_place": "the file that it has just written",
     "framework.runs.media:_figure_to_tensorboard": "the picture that it has just written",
     "callbacks.onnx_export:ONNXExport.on_fit_end": "the file that it has just written",
+    "callbacks.embedding_writer:_Rows.__init__": "the files that ranks have just written",
     "callbacks.prediction_writer:_joined": "the files that ranks have just written",
 }
 """Functions that open what no stranger hands over."""

@@ -46,7 +46,7 @@ class SphereFaceHead(ClassificationHead):
         >>> head = SphereFaceHead(embedding_dim=8, num_classes=10)
         >>> loss, logs = head(torch.randn(4, 8), torch.tensor([0, 3, 3, 9]))
         >>> logs["lambda"]
-        tensor(1000., dtype=torch.float64)
+        tensor(1000.)
     """
 
     def __init__(
