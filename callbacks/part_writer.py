@@ -52,13 +52,13 @@ class PartWriter(Callback):
             return Path(self.path)
         return Path(trainer.default_root_dir) / f"{self.name}.{self.format}"
 
-    def open_part(self, trainer: Trainer, open_file: Callable[[Path], IO[Any]]) -> None:
+    def open_part(self, trainer: Trainer, create: Callable[[Path], IO[Any]]) -> None:
         """Open this rank's part."""
         target = self.target(trainer)
         if trainer.is_global_zero:
             remove_parts(target.parent)
         self._place = part_of(target)
-        self._part = open_file(self._place)
+        self._part = create(self._place)
 
     def close_part(self, trainer: Trainer) -> None:
         """Close this rank's part, which is whole."""

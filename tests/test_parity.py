@@ -25,8 +25,9 @@ PLAIN_SGD = ["--model.optimizer=SGD", "--model.optimizer.lr=0.05"]
 FLOAT64 = ["--trainer.precision=64-true", "--trainer.logger=false", f"--trainer.max_steps={STEPS}"]
 # of the gradient's length in the first step, where bfloat16 rounds by up to 2**-9 of a number
 ROUNDING = {"32-true": 1e-5, "bf16-mixed": 2**-7}
-# many layers of batch norm, or over few values, make eight times as much of it
-ROUGH = {"bpjdet", "classifier_mnist", "face", "gghl_timm"}
+# many layers of batch norm, or over few values, make eight times as much of it, and exponentials of
+# 50 times a cosine more
+ROUGH = {"bpjdet": 8, "classifier_mnist": 8, "face": 8, "gghl_timm": 8, "metric_omniglot": 32}
 # systems with what makes their step a sum over rows: no statistics or draw of a batch
 ROW_BY_ROW = {
     "classifier": ["--data.batch_size=64", "--model.backbone=mlp"],
@@ -121,7 +122,7 @@ def test_precisions_keep_parity(system, precision, tmp_path, two_ranks, data_fol
     two = two_ranks(fit_on_two_ranks, [*args, f"--run_folder={tmp_path / 'two'}"], gradients=True)
     assert two[0].steps[0]["index"] == one.steps[0]["index"]
     gap = relative_difference(one.gradients[0], two[0].gradients[0])
-    assert gap < ROUNDING[precision] * (8 if system in ROUGH else 1)
+    assert gap < ROUNDING[precision] * ROUGH.get(system, 1)
 
 
 @pytest.mark.parametrize("system", ROW_BY_ROW)

@@ -134,7 +134,8 @@ def fit_on_one_disk(folder: Path) -> None:
     with late, patch.object(Trainer, "local_rank", 0):
         os.environ.pop("TRIMTAB_RUN_FOLDER", None)
         with chdir(folder):
-            fit_on_two_ranks(ARGS)
+            # where ranks share one file, they wait for one another before they write
+            fit_on_two_ranks([*ARGS, "--trainer.callbacks.storage=exchange"])
 
 
 def test_machines_that_see_one_disk_leave_the_files_of_the_others(
