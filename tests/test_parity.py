@@ -27,7 +27,14 @@ FLOAT64 = ["--trainer.precision=64-true", "--trainer.logger=false", f"--trainer.
 ROUNDING = {"32-true": 1e-5, "bf16-mixed": 2**-7}
 # many layers of batch norm, or over few values, make eight times as much of it, and exponentials of
 # 50 times a cosine more
-ROUGH = {"bpjdet": 8, "classifier_mnist": 8, "face": 8, "gghl_timm": 8, "metric_omniglot": 32}
+ROUGH = {
+    "bpjdet": 8,
+    "classifier_mnist": 8,
+    "face": 8,
+    "face_orl": 8,
+    "gghl_timm": 8,
+    "metric_omniglot": 32,
+}
 # systems with what makes their step a sum over rows: no statistics or draw of a batch
 ROW_BY_ROW = {
     "classifier": ["--data.batch_size=64", "--model.backbone=mlp"],
