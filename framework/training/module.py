@@ -9,8 +9,6 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.plugins import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import Parameter
@@ -23,7 +21,7 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
 from framework.data.facts import KEY, facts_of
 from framework.distributed.consistency import check_equal_on_all_ranks
-from framework.distributed.row_shards import RowShard, row_shards
+from framework.distributed.row_shards import row_shards
 from framework.distributed.sample_state import check_index
 from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
@@ -35,13 +33,15 @@ from framework.runs import model_class
 from framework.schedules.steps import total_steps_from
 from framework.training import compatibility
 from framework.training.accumulation import AccumulationWindow
+from framework.training.clipping import clip_gradients
 from framework.training.compilation import compile_networks
 from framework.training.equal_buffers import has_equal_buffers
 from framework.training.evaluation import EvaluationModule
 from framework.training.nonfinite import check_parameters
 from framework.training.objectives_callback import ObjectivesCallback
+from framework.training.optimizers import make_optimizer
 from framework.training.plateau import PlateauStep, plateau_config, step_plateau
-from framework.training.row_shards import clip_by_whole_norm, save_whole_rows, take_own_states
+from framework.training.row_shards import save_whole_rows, take_own_states
 from framework.training.term_log import TermLog
 from framework.training.terms import add_term, explained_labels
 from framework.training.trainable import TrainableParameters
@@ -202,11 +202,6 @@ class TrainingModule(EvaluationModule):
         return [m for m in self.modules() if isinstance(m, Loss)]
 
     @property
-    def row_shards(self) -> dict[str, RowShard]:
-        """Parameters of which this rank holds some rows and another the others, by name."""
-        return row_shards(self)
-
-    @property
     def objectives_callbacks(self) -> list[ObjectivesCallback]:
         """The callbacks that change training, in order; none without a Trainer."""
         callbacks = getattr(trainer_of(self), "callbacks", [])
@@ -246,7 +241,7 @@ class TrainingModule(EvaluationModule):
                 several_backwards=self.gradient_combiner is not None,
             )
         # DDP would make the rows of one rank those of all
-        self._ddp_params_and_buffers_to_ignore = list(self.row_shards)
+        self._ddp_params_and_buffers_to_ignore = list(row_shards(self))
         if stage != "fit":
             return
         data = self.datamodule
@@ -278,26 +273,15 @@ class TrainingModule(EvaluationModule):
         self._num_samples = len(root_and_rows(dataset, [])[0])
         return self._num_samples, getattr(self, "num_classes", None)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimizer and schedule from the callables of the config."""
-        groups = self.parameter_groups()
-        try:
-            optimizer = self.optimizer(groups)
-        except ValueError as error:
-            if "per-parameter options" not in str(error):
-                raise
-            if any("lr_scale" in group for group in groups):
-                raise compatibility.IncompatibleError(
-                    f"{type(self).__name__} has groups with learning rates of their own, and this "
-                    f"optimizer takes one group: {error}"
-                ) from None
-            # LBFGS takes one group
-            optimizer = self.optimizer([p for group in groups for p in group["params"]])
-        for group in optimizer.param_groups:
-            if "lr_scale" in group:
-                group["lr"] = group["lr"] * group["lr_scale"]
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Refuse an optimizer that does not fit the run."""
         compatibility.check_optimizer(optimizer, self.trainer)
         compatibility.check_row_optimizer(optimizer, self)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimizer and schedule from the callables of the config."""
+        optimizer = make_optimizer(self.optimizer, self.parameter_groups(), type(self).__name__)
+        self.check_optimizer(optimizer)
         if self.lr_scheduler is None:
             return optimizer
         with total_steps_from(self.trainer, start=self._phase_start):
@@ -421,19 +405,8 @@ class TrainingModule(EvaluationModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip, in bf16 as in float32: nothing is scaled there, also for a fused optimizer.
-
-        The norm is that of the whole gradient, also where ranks hold rows of a parameter.
-        """
-        if gradient_clip_val and self.row_shards and gradient_clip_algorithm != "value":
-            clip_by_whole_norm(self, optimizer, gradient_clip_val)
-            return
-        plugin = self.trainer.precision_plugin
-        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        """Clip as ``clip_gradients`` of ``framework.training.clipping`` does."""
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_after_backward(self) -> None:
         """Make the accumulated gradient that of the union of the batches."""
@@ -497,7 +470,7 @@ class TrainingModule(EvaluationModule):
         if self._combined_step is not None:
             checkpoint["gradient_combiner"] = self._combined_step.state_dict()
         checkpoint["epoch_means"] = self._term_log.means.state_dict()
-        if self.row_shards:
+        if row_shards(self):
             save_whole_rows(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -511,7 +484,7 @@ class TrainingModule(EvaluationModule):
             # Lightning does so after the weights are restored, and float64 ones would lose bits
             trainer.precision_plugin.convert_module(self)
         self.phase, self._phase_start = checkpoint.get("phase", (0, 0))
-        if self.row_shards:
+        if row_shards(self):
             take_own_states(self, checkpoint)
         if self._combined_step is not None and "gradient_combiner" in checkpoint:
             self._combined_step.load_state_dict(checkpoint["gradient_combiner"])

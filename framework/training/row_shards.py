@@ -1,16 +1,13 @@
-"""Training with parameters of which every rank holds some rows: checkpoints and clipping."""
+"""Checkpoints of training with parameters of which every rank holds some rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.optim import Optimizer
 
-from framework.distributed.collectives import all_reduce_sum
 from framework.distributed.row_shards import RowShard, own_rows, row_shards, whole_rows
 
 
@@ -44,28 +41,6 @@ def take_own_states(module: Any, checkpoint: dict[str, Any]) -> None:
     parameters = [p for group in module.parameter_groups() for p in group["params"]]
     for place, state in enumerate(checkpoint.get("optimizer_states", [])):
         checkpoint["optimizer_states"][place] = _changed(state, module, parameters, own_rows)
-
-
-def clip_by_whole_norm(module: LightningModule, optimizer: Optimizer, max_norm: float) -> None:
-    """Scale gradients so that the norm of the whole gradient is at most a value; collective.
-
-    Norms that each rank took of what it holds would differ, and so would then the parameters that
-    all ranks have.
-
-    Args:
-        module: Module, whose ranks hold rows.
-        optimizer: Optimizer of the parameters.
-        max_norm: Largest norm.
-    """
-    shards = {id(module.get_parameter(name)) for name in row_shards(module)}
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    grads: tuple[list[Tensor], list[Tensor]] = [], []
-    for parameter in parameters:
-        if parameter.grad is not None:
-            grads[id(parameter) in shards].append(parameter.grad)
-    same, own = (torch.nn.utils.get_total_norm(found) for found in grads)
-    norm = (same**2 + all_reduce_sum(own**2)).sqrt()
-    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
 
 
 def _changed(

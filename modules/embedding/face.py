@@ -6,7 +6,6 @@ from typing import Any, Unpack
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 
 from framework.embedding.heads.cosface import CosFaceHead
@@ -82,14 +81,11 @@ class FaceEmbedder(MetricLearner):
             return super().parameter_groups()
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimizer and schedule, unless the backbone's gradient could not be clipped."""
-        configured = super().configure_optimizers()
-        parts: Any = configured
-        optimizer = parts["optimizer"] if isinstance(parts, dict) else parts
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Refuse an optimizer that does not fit the run, or the clipping of the backbone."""
+        super().check_optimizer(optimizer)
         option, value = "model.clip_backbone_norm", self.clip_backbone_norm
         check_clipping(optimizer, self.trainer, option, value)
-        return configured
 
     def configure_gradient_clipping(
         self,

@@ -233,7 +233,11 @@ class MetricLearner(TrainingModule):
         if self.mixing is None:
             embedding = self(image)
         else:
-            mixed = self.mixing.embed(self.network, image, label, self._generator("metrix"))
+            part = micro_batch_of(trainer_of(self))
+            generator = shared_generator(
+                global_seed(), self.global_step, "metrix", micro_batch=part
+            )
+            mixed = self.mixing.embed(self.network, image, label, generator)
             embedding = mixed.embeddings
         objectives = Objectives(targets=label, index=batch.get("index"), features=embedding)
         if self.head is not None:
@@ -266,12 +270,6 @@ class MetricLearner(TrainingModule):
         if "predictions" in self.provides:
             objectives.predictions = head.logits(embedding)
 
-    def _generator(self, name: str) -> torch.Generator:
-        trainer = trainer_of(self)
-        return shared_generator(
-            global_seed(), self.global_step, name, micro_batch=micro_batch_of(trainer)
-        )
-
     def evaluate(self, batch: Batch) -> None:
         """Collect the embeddings of a batch."""
         index = batch.get("index")
@@ -290,15 +288,12 @@ class MetricLearner(TrainingModule):
 
     def on_validation_epoch_start(self) -> None:
         """Look up which pairs are compared."""
-        self._find_pairs("val")
+        pairs = getattr(self.datamodule, "pairs", None)
+        self.metrics["embedding"].pairs = {} if pairs is None else pairs(self.stage)
 
     def on_test_epoch_start(self) -> None:
         """Look up which pairs are compared."""
-        self._find_pairs("test")
-
-    def _find_pairs(self, stage: Literal["val", "test"]) -> None:
-        pairs = getattr(self.datamodule, "pairs", None)
-        self.metrics["embedding"].pairs = {} if pairs is None else pairs(stage)
+        self.on_validation_epoch_start()
 
     def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the embedding of every image."""
@@ -306,33 +301,9 @@ class MetricLearner(TrainingModule):
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
         """Return ROC curves, similarities of pairs, and the nearest neighbors of some images."""
-        from framework.embedding.figures.roc import roc_curves
-        from framework.embedding.figures.similarities import similarity_histograms
+        from framework.embedding.figures.evaluation import evaluation_figures
 
-        ends = "/curves"
-        curves = {n.removesuffix(ends): v for n, v in values.items() if n.endswith(ends)}
-        if "curves" in values:
-            curves["all pairs"] = values["curves"]
-        figures: dict[str, Any] = {}
-        if curves:
-            # of length 1, the squared distance of two vectors is 2 less two cosines
-            thresholds = {
-                name: 1 - float(values[f"{name}/threshold"]) / 2
-                for name in curves
-                if f"{name}/threshold" in values
-            }
-            figures["roc"] = roc_curves({name: one.roc for name, one in curves.items()})
-            figures["similarities"] = similarity_histograms(
-                {name: one.histogram for name, one in curves.items()}, thresholds
-            )
-        if "neighbors" in values and (pictures := self._pictures(stage)) is not None:
-            from framework.embedding.figures.neighbors import neighbor_rows
-
-            found = values["neighbors"]
-            rows = [torch.stack([pictures(int(i)) for i in row]) for row in found.found]
-            query = torch.stack([pictures(int(i)) for i in found.query])
-            figures["neighbors"] = neighbor_rows(query, torch.stack(rows), found)
-        return figures
+        return evaluation_figures(values, self._pictures(stage))
 
     def _pictures(self, stage: str) -> Callable[[int], Tensor] | None:
         """Return what gives an evaluated image in [0, 1], where the data has it by position."""

@@ -21,7 +21,6 @@ from lightning.pytorch.callbacks import (
 from torch import nn
 from torch.optim import SGD
 
-from framework.embedding.heads import CosFaceHead
 from framework.gradients import Combination, GradientCombiner, GradientFacts, WeightedSum
 from framework.losses import ALDRLoss, LDRLoss
 from framework.losses.loss import Loss
@@ -34,7 +33,6 @@ from framework.training.compatibility import (
     check_combiner,
     check_monitors,
     check_optimizer,
-    check_row_optimizer,
     check_soft_targets,
 )
 from framework.training.objectives_callback import ObjectivesCallback
@@ -164,23 +162,6 @@ def test_lbfgs_is_not_run_on_several_ranks():
     check_optimizer(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), trainer)
     with pytest.raises(IncompatibleError, match="LBFGS decides by the loss of its own rank"):
         check_optimizer(torch.optim.LBFGS([nn.Parameter(torch.zeros(1))]), trainer)
-
-
-def test_an_optimizer_of_whole_matrices_is_not_run_on_their_rows():
-    head = CosFaceHead(2, 5)
-    whole = [
-        torch.optim.Adafactor(head.parameters()),
-        torch.optim.Muon(head.parameters()),
-        LionK(head.parameters(), kappa="nuclear"),
-    ]
-    for optimizer in whole:
-        check_row_optimizer(optimizer, head)
-    head.shard(0, 2)
-    for optimizer in whole:
-        with pytest.raises(IncompatibleError, match="'weight' by what it knows of others"):
-            check_row_optimizer(optimizer, head)
-    check_row_optimizer(LionK(head.parameters()), head)
-    check_row_optimizer(torch.optim.AdamW(head.parameters()), head)
 
 
 def test_lbfgs_trains(tmp_path):

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 
 from datamodules import RenderedFaces
 from framework.data.facts import KEY
-from framework.embedding.heads import ArcFaceHead, CosFaceHead, SFaceHead
+from framework.embedding.heads import CosFaceHead, SFaceHead
 from framework.embedding.metrics.embedding_evaluation import EmbeddingEvaluation
 from framework.embedding.metrics.retrieval import retrieval_scores
 from framework.embedding.metrix import Metrix
@@ -187,16 +187,3 @@ def test_what_needs_whole_parameters_is_refused_beside_a_head_in_parts(tmp_path,
     args = [*arguments("face", "with/sharded", "with/ema"), *FLOAT64]
     with pytest.raises(RankError, match=r"some rows of 'head.weight': set model.sharded to false"):
         two_ranks(fit_on_two_ranks, [*args, f"--run_folder={tmp_path}"])
-
-
-def test_another_head_in_a_loop_of_ones_own():
-    network, head = MetricLearner(**SMALL).network, ArcFaceHead(6, 5)
-    optimizer = torch.optim.SGD([*network.parameters(), *head.parameters()], lr=0.1)
-    first = None
-    for _ in range(30):
-        loss, _ = head(network(batch()["image"]), batch()["label"])
-        first = loss.item() if first is None else first
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < first / 2
