@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from datamodules.wrapped_data import WrappedData
 from framework.data.bag_sampling import BagSampler, assign_bags
 from framework.data.datamodule import DataModule
 from framework.data.datasets import ArrayDataset, Batch, Sample, root_and_rows
@@ -26,7 +27,7 @@ from framework.utilities.randomness import stable_seed
 RESPONSES = ("label", "clean_label", "target")
 
 
-class Bags(DataModule):
+class Bags(WrappedData):
     r"""Replaces each training response of other data by the mean over a random bag of samples.
 
     Training batches hold whole bags, the inputs as they are, ``group`` (B,) int64, the bag of each
@@ -108,10 +109,6 @@ class Bags(DataModule):
         self.release = None if epsilon is None else MeanRelease(epsilon, mechanism, delta)
         self.clip = clip
 
-    def prepare_data(self) -> None:
-        """Prepare the wrapped data."""
-        self.data.prepare_data()
-
     def setup(self, stage: str | None = None) -> None:
         """Set the wrapped data up, then bag its training set, once."""
         self.data.use_facts(self.trained)
@@ -126,21 +123,11 @@ class Bags(DataModule):
     def use_facts(self, facts: Facts) -> None:
         """Prepare the wrapped data as those that a model was trained on."""
         super().use_facts(facts)
-        self.data.use_facts(facts)
         copy_facts(self.data, self)
-
-    def forget(self) -> None:
-        """Forget what ``setup`` read."""
-        super().forget()
-        self.data.forget()
-
-    def as_batch(self, inputs: Any) -> Batch:
-        """Return raw inputs as the wrapped data prepares them."""
-        return self.data.as_batch(inputs)
 
     def restore_statistics(self, state: dict[str, Any]) -> None:
         """Restore those of the wrapped data."""
-        self.data.restore_statistics(state)
+        super().restore_statistics(state)
         copy_facts(self.data, self)
 
     def collate(self, samples: list[Sample]) -> Batch:

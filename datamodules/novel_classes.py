@@ -12,14 +12,15 @@ from torch.utils.data import Subset
 
 from datamodules.classification import ClassificationData
 from datamodules.image_datasets import ImageSet
-from framework.data.datamodule import BatchOptions, DataModule
+from datamodules.wrapped_data import WrappedData
+from framework.data.datamodule import BatchOptions
 from framework.data.datasets import Batch, BatchedDataset, root_and_rows
 from framework.data.facts import Facts, copy_facts
 from framework.utilities.checks import check_at_least
 from framework.utilities.randomness import stable_seed
 
 
-class NovelClasses(DataModule):
+class NovelClasses(WrappedData):
     """Trains on some classes of other data, and evaluates on all, the others by a few examples.
 
     The trained classes are the base classes, the others the novel ones; ``label`` numbers the base
@@ -57,6 +58,7 @@ class NovelClasses(DataModule):
         tensor([1, 2, 3, 4, 5, 1, 2])
     """
 
+    data: ClassificationData
     input_shape: tuple[int, int, int]
     """(C, H, W) of an image, known after ``setup``."""
 
@@ -78,15 +80,11 @@ class NovelClasses(DataModule):
         self.shots = shots
         self.support_seed = support_seed
 
-    def prepare_data(self) -> None:
-        """Prepare the wrapped data."""
-        self.data.prepare_data()
-
     def setup(self, stage: str | None = None) -> None:
         """Read the wrapped data once, for all stages."""
         if self.train_set is not None:
             return
-        self.data.use_facts(_without_classes(self.trained))
+        self.data.use_facts(self.facts_for_data(self.trained))
         self.data.setup(stage)
         copy_facts(self.data, self)
         order = self._order(self.data.num_classes)
@@ -114,19 +112,11 @@ class NovelClasses(DataModule):
                 setattr(self, name, shown)
         self.predict_set = self.data.predict_set
 
-    def use_facts(self, facts: Facts) -> None:
-        """Prepare the wrapped data as those that a model was trained on."""
-        super().use_facts(facts)
-        self.data.use_facts(_without_classes(facts))
-
-    def forget(self) -> None:
-        """Forget what ``setup`` read."""
-        super().forget()
-        self.data.forget()
-
-    def as_batch(self, inputs: Any) -> Batch:
-        """Return raw inputs as the wrapped data prepares them."""
-        return self.data.as_batch(inputs)
+    def facts_for_data(self, facts: Facts) -> Facts:
+        """Return facts without those of the base classes, which are not all of the data's."""
+        return {
+            name: fact for name, fact in facts.items() if name not in ("class_names", "num_classes")
+        }
 
     def _order(self, num_classes: int) -> list[int]:
         """Return the wrapped data's numbers of the base classes, then of the novel ones."""
@@ -231,13 +221,6 @@ def _relabeled(images: ImageSet, label: Tensor) -> ImageSet:
     other = copy(images)
     other.fields = {**images.fields, "label": label}
     return other
-
-
-def _without_classes(facts: Facts) -> Facts:
-    """Return facts without the names of the base classes, which are not all of the data's."""
-    return {
-        name: fact for name, fact in facts.items() if name not in ("class_names", "num_classes")
-    }
 
 
 def _check_wrapped(data: ClassificationData) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
-from framework.data.datamodule import BatchOptions, DataModule
-from framework.data.datasets import Batch
-from framework.data.facts import Facts, copy_facts
+from datamodules.wrapped_data import WrappedData
+from framework.data.datamodule import BatchOptions
+from framework.data.facts import copy_facts
 
 
-class WholeSet(DataModule):
+class WholeSet(WrappedData):
     """Serves all images of other data as one set, the same in training and in evaluation.
 
     Clustering has no held-out samples: it sees every image and assigns every image. ``train_set``,
@@ -46,6 +46,8 @@ class WholeSet(DataModule):
         (1797, tensor([0, 1, 2]), -1.0)
     """
 
+    data: ImageData
+
     def __init__(
         self,
         data: ImageData,
@@ -61,10 +63,6 @@ class WholeSet(DataModule):
         self.data = data
         self.parts = parts
         copy_facts(self.data, self)
-
-    def prepare_data(self) -> None:
-        """Prepare the wrapped data."""
-        self.data.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the wrapped data once, for all stages."""
@@ -89,15 +87,6 @@ class WholeSet(DataModule):
         if "label" not in pool[0].fields:
             # the classes of the data that a model was trained on are not those of these images
             self.num_classes = None
-
-    def use_facts(self, facts: Facts) -> None:
-        """Prepare the wrapped data as those that a model was trained on."""
-        super().use_facts(facts)
-        self.data.use_facts(facts)
-
-    def as_batch(self, inputs: Any) -> Batch:
-        """Return raw inputs as the wrapped data prepares them."""
-        return self.data.as_batch(inputs)
 
 
 def _check_wrapped(data: ImageData) -> None:

@@ -43,9 +43,17 @@ LONGEST = 20
 Facts = dict[str, Any]
 
 
-def copy_facts(source: LightningDataModule, target: LightningDataModule) -> None:
-    """Set every fact that ``source`` has on ``target``, which serves the same samples."""
-    for name in FACTS:
+def copy_facts(
+    source: LightningDataModule, target: LightningDataModule, names: Sequence[str] = FACTS
+) -> None:
+    """Set the facts that ``source`` has on ``target``, which serves its samples.
+
+    Args:
+        source: Data that are wrapped.
+        target: Data that wrap them.
+        names: Facts that are those of both; default all.
+    """
+    for name in names:
         if hasattr(source, name):
             setattr(target, name, getattr(source, name))
 
