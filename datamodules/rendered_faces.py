@@ -22,9 +22,9 @@ class RenderedFaces(FaceData):
     number in the part), a picture on the person and its number: more persons or pictures leave the
     first ones as they are, and nobody is in two parts. All are drawn at ``setup``, about 1 ms each
     at the default size, and kept as bytes. Pixels hardly tell persons: with the defaults, the
-    validation picture closest to another one shows the same person in a quarter of the cases, while
-    a network of four layers reaches 97 % after 12 epochs. Each of the validation and the test set
-    has one list of pairs, ``held_out``.
+    validation picture closest to another one shows the same person in a quarter of the cases, and
+    in 89 of 100 by the embeddings that ``configs/face.yaml`` learns. Each of the validation and the
+    test set has one list of pairs, ``held_out``.
 
     The remaining arguments and what batches hold are described at ``FaceData``.
 

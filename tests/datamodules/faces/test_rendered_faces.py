@@ -90,7 +90,7 @@ def test_evaluation_takes_the_scale_of_training():
 
 
 def test_pixels_alone_hardly_tell_persons():
-    """A small network reaches 96 % of the pairs of the default data in 12 epochs."""
+    """``configs/face.yaml`` learns to tell 91 % of the pairs of the default data."""
     data = ready("validate", val_identities=12, images_per_identity=8)
     images = F.normalize(data.val_set.batch(range(96))["image"].flatten(1))
     pairs = data.pairs("val")["held_out"]
