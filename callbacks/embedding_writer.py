@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.part_writer import PartWriter
 from callbacks.prediction_writer import names_of_rows
 from framework.command.report import relative
-from framework.distributed.collectives import world_size
 from framework.utilities.console import PlainConsole
 from framework.utilities.files import (
     open_new_binary,
@@ -77,20 +75,9 @@ class EmbeddingWriter(PartWriter):
         self.open_part(trainer, open_new_binary)
         self._dim, self._rows, self._has_index = 0, 0, True
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Append the embeddings of a batch, which may be none."""
-        if self._part is None:
-            return
-        if dataloader_idx > 0:
-            raise ValueError("Embeddings of several data loaders do not fit in one file.")
+    def append(self, trainer: Trainer, pl_module: LightningModule, outputs: Any) -> None:
+        """Append the embeddings of a batch to this rank's part."""
+        assert self._part is not None
         records = self._records(outputs)
         with writing(self.target(trainer)):
             self._part.write(records.tobytes())
@@ -121,21 +108,13 @@ class EmbeddingWriter(PartWriter):
         )
         return records
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the parts of all ranks into one file."""
-        if self._part is None:
-            return
-        self.close_part(trainer)
-        own = _Part(str(self._place), self._rows, self._dim, self._has_index)
-        parts: list[Any] = [own] * world_size()
-        if world_size() > 1:
-            dist.all_gather_object(parts, own)
-        if trainer.is_global_zero:
-            self._join(parts, self.target(trainer), names_of_rows(trainer))
+    def whole_part(self) -> _Part:
+        """Return where this rank's part is, and what is in it."""
+        return _Part(str(self._place), self._rows, self._dim, self._has_index)
 
-    def _join(
-        self, parts: Sequence[_Part], target: Path, named: tuple[str, Sequence[str]] | None
-    ) -> None:
+    def join(self, parts: list[_Part], trainer: Trainer) -> None:
+        """Join the parts into one file, and remove them."""
+        target = self.target(trainer)
         console = PlainConsole()
         with ExitStack() as stack:
             for part in parts:
@@ -146,7 +125,7 @@ class EmbeddingWriter(PartWriter):
                 return
             if len(written) > 1 and not all(part.has_index for part in written):
                 raise ValueError("Several ranks can only predict batches that have an `index`.")
-            rows = _Rows(written, named)
+            rows = _Rows(written, names_of_rows(trainer))
             if self.format == "parquet":
                 write_atomically(target, lambda file: _write_parquet(rows, file))
             else:

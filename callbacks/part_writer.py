@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from framework.distributed.collectives import world_size
 from framework.utilities.files import part_of, remove_file, remove_parts, writing
 from framework.utilities.packages import require_package
 
@@ -60,12 +63,54 @@ class PartWriter(Callback):
         self._place = part_of(target)
         self._part = create(self._place)
 
-    def close_part(self, trainer: Trainer) -> None:
-        """Close this rank's part, which is whole."""
-        assert self._part is not None
+    @abstractmethod
+    def append(self, trainer: Trainer, pl_module: LightningModule, outputs: Any) -> None:
+        """Append what ``predict_step`` returned for a batch to this rank's part."""
+
+    def whole_part(self) -> Any:
+        """Return what rank 0 needs of this rank's part, now that it is whole; default: its path."""
+        return str(self._place)
+
+    @abstractmethod
+    def join(self, parts: list[Any], trainer: Trainer) -> None:
+        """Join the parts into one file, and remove them.
+
+        Args:
+            parts: What ``whole_part`` returned on each rank.
+            trainer: Trainer of the run.
+        """
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Append the rows of a batch, which may be none."""
+        if self._part is None:
+            return
+        if dataloader_idx > 0:
+            raise ValueError(
+                f"{self.name.capitalize()} of several data loaders do not fit in one file."
+            )
+        self.append(trainer, pl_module, outputs)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join the parts of all ranks into one file."""
+        if self._part is None:
+            return
         with writing(self.target(trainer)):
             self._part.close()
         self._part = None
+        own = self.whole_part()
+        parts: list[Any] = [own] * world_size()
+        if world_size() > 1:
+            dist.all_gather_object(parts, own)
+        if trainer.is_global_zero:
+            self.join(parts, trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import Subset
@@ -18,7 +17,6 @@ from torch.utils.data import Subset
 from callbacks.part_writer import PartWriter
 from framework.command.report import relative
 from framework.data.datasets import IndexedDataset
-from framework.distributed.collectives import world_size
 from framework.utilities.console import PlainConsole
 from framework.utilities.files import (
     open_new,
@@ -80,20 +78,9 @@ class PredictionWriter(PartWriter):
         self._left_out = getattr(pl_module, "embedding_column", None)
         self._rows = names_of_rows(trainer)
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Append the rows of a batch, which may be none."""
-        if self._part is None:
-            return
-        if dataloader_idx > 0:
-            raise ValueError("Predictions of several data loaders do not fit in one file.")
+    def append(self, trainer: Trainer, pl_module: LightningModule, outputs: Any) -> None:
+        """Append the rows of a batch to this rank's part."""
+        assert self._part is not None
         if self._left_out is not None and isinstance(outputs, Mapping):
             outputs = {name: value for name, value in outputs.items() if name != self._left_out}
             if outputs.keys() <= {"index"}:
@@ -110,23 +97,15 @@ class PredictionWriter(PartWriter):
                 writer.writerow(columns)
             writer.writerows(zip(*(_text(values) for values in columns.values()), strict=True))
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the parts of all ranks into one file."""
-        if self._part is None:
-            return
-        self.close_part(trainer)
-        parts: list[Any] = [str(self._place)] * world_size()
-        if world_size() > 1:
-            dist.all_gather_object(parts, parts[0])
-        if trainer.is_global_zero:
-            self._join([Path(part) for part in parts], self.target(trainer))
-
-    def _join(self, parts: list[Path], target: Path) -> None:
+    def join(self, parts: list[str], trainer: Trainer) -> None:
+        """Join the parts into one file, and remove them."""
+        target = self.target(trainer)
         console = PlainConsole()
         with ExitStack() as stack:
-            for part in parts:
-                stack.callback(remove_file, part)
-            written = [part for part in parts if part.stat().st_size]
+            paths = [Path(part) for part in parts]
+            for path in paths:
+                stack.callback(remove_file, path)
+            written = [path for path in paths if path.stat().st_size]
             if not written:
                 if self._left_out is None:
                     console.print("predictions: none, there were no samples")

@@ -117,9 +117,13 @@ def part(folder: Path, index: list[int], has_index: bool = True) -> Any:
     return embedding_writer._Part(str(path), len(index), 2 if index else 0, has_index)
 
 
+def join(parts: list[Any], folder: Path) -> None:
+    EmbeddingWriter(str(folder / "all.npy")).join(parts, tiny_trainer(folder, [], False))
+
+
 def test_each_sample_stands_once_in_order(tmp_path: Path) -> None:
     parts = [part(tmp_path, index) for index in ([7, 0, 3], [], [3, 12, 1])]
-    EmbeddingWriter()._join(parts, tmp_path / "all.npy", None)
+    join(parts, tmp_path)
     found = np.load(tmp_path / "all.npy")
     assert found.tolist() == [[k, k + 0.5] for k in (0, 1, 3, 7, 12)]
     assert (tmp_path / "all.csv").read_text() == "index\n0\n1\n3\n7\n12\n"
@@ -129,11 +133,11 @@ def test_each_sample_stands_once_in_order(tmp_path: Path) -> None:
 def test_without_samples_and_without_index(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    EmbeddingWriter()._join([part(tmp_path, [])], tmp_path / "all.npy", None)
+    join([part(tmp_path, [])], tmp_path)
     assert "there were no samples" in capfd.readouterr().out
     parts = [part(tmp_path, [0, 1], has_index=False) for _ in range(2)]
     with pytest.raises(ValueError, match="have an `index`"):
-        EmbeddingWriter()._join(parts, tmp_path / "all.npy", None)
+        join(parts, tmp_path)
     assert not any(tmp_path.iterdir())
 
     class Bare(Embedder):

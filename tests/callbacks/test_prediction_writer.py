@@ -111,15 +111,22 @@ def test_two_ranks_write_what_one_does(tmp_path: Path, two_ranks: TwoRanks, rows
     assert [path.name for path in two.iterdir()] == ["predictions.csv"]
 
 
+def join(parts: list[Path], writer: PredictionWriter | None = None) -> None:
+    """Join parts to ``all.csv`` beside them."""
+    folder = parts[0].parent
+    writer = writer or PredictionWriter(str(folder / "all.csv"))
+    writer.join([str(part) for part in parts], tiny_trainer(folder, [], False))
+
+
 def test_parts_are_joined_by_index_and_each_sample_once(tmp_path: Path) -> None:
     parts = [tmp_path / f"part{rank}" for rank in range(4)]
-    writer = PredictionWriter()
+    writer = PredictionWriter(str(tmp_path / "all.csv"))
     writer._types = {"index": np.dtype(np.int64), "a": np.dtype(object)}
     parts[0].write_text("index,a\n7,seven\n0,zero\n3,three\n")
     parts[1].write_text("")
     parts[2].write_text("index,a\n")
     parts[3].write_text("index,a\n3,three\n12,twelve\n1,one\n")
-    writer._join(parts, tmp_path / "all.csv")
+    join(parts, writer)
     assert (tmp_path / "all.csv").read_text() == (
         "index,a\n0,zero\n1,one\n3,three\n7,seven\n12,twelve\n"
     )
@@ -141,7 +148,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_nothing_to_predict_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    PredictionWriter()._join([_empty(tmp_path / "part0")], tmp_path / "all.csv")
+    join([_empty(tmp_path / "part0")])
     assert "there were no samples" in capfd.readouterr().out
     assert not any(tmp_path.iterdir())
 
@@ -175,10 +182,10 @@ def test_without_index_the_order_is_kept_on_one_rank_only(tmp_path: Path) -> Non
     for part in parts:
         part.write_text("a\n2\n1\n")
     with pytest.raises(ValueError, match="have an `index`"):
-        PredictionWriter()._join(parts, tmp_path / "all.csv")
+        join(parts)
     assert not any(tmp_path.iterdir())
     parts[0].write_text("a\n2\n1\n")
-    PredictionWriter()._join(parts[:1], tmp_path / "all.csv")
+    join(parts[:1])
     assert (tmp_path / "all.csv").read_text() == "a\n2\n1\n"
 
 
