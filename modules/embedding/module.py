@@ -185,7 +185,7 @@ class MetricLearner(TrainingModule):
             name = "none" if head is None else type(head).__name__
             raise ValueError(
                 "model.negatives go into the denominator of a softmax, which model.head, "
-                f"{name}, has not."
+                f"{name}, has not: set model.negatives to null, or take another head."
             )
 
     def setup(self, stage: str) -> None:
