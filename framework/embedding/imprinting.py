@@ -169,7 +169,8 @@ class ImprintedClassifier(FullPrecision):
             ValueError: There are none of these classes.
         """
         largest, number = self.logits(x, among).max(1)
-        return number.where(largest > self.scale * self.threshold, UNKNOWN)
+        # divided as in calibrate: multiplied, the bound could round below the cosine it stands for
+        return number.where(largest / self.scale > self.threshold, UNKNOWN)
 
     @torch.no_grad()
     def calibrate(self, unknown: Tensor, fpr: float) -> float:

@@ -45,7 +45,7 @@ def test_logits_among_base_and_novel_classes():
     assert logits[0].tolist() == pytest.approx([7.893522, 6.139406, 9.976186], abs=1e-6)
     assert logits[0].softmax(0).tolist() == pytest.approx([0.108709, 0.018813, 0.872478], abs=1e-6)
     assert classifier.predict(query).tolist() == [2]
-    assert classifier.logits(query, "novel").tolist() == [[logits[0, 2].item()]]
+    torch.testing.assert_close(classifier.logits(query, "novel"), logits[:, 2:])
     # without scale everything is equally likely
     faint = ImprintedClassifier(torch.eye(2), scale=1e-12)
     assert faint(torch.rand(3, 2)).softmax(1).flatten().tolist() == pytest.approx([0.5] * 6)
@@ -81,7 +81,7 @@ def test_merged_and_removed_classes():
     assert left.counts.tolist() == whole.counts.tolist() == [2, 1, 2]
     left.remove_class("b")
     assert left.names == ["a", "c"]
-    assert left.novel_weight.tolist() == whole.novel_weight[[0, 2]].tolist()
+    torch.testing.assert_close(left.novel_weight, whole.novel_weight[[0, 2]])
     assert left.add_class(SUPPORTS, "b") == 4
 
 
@@ -120,6 +120,15 @@ def test_a_threshold_lets_that_share_of_the_unknown_pass(fpr, accepted):
     assert threshold == pytest.approx(angles[accepted].cos().item(), abs=1e-15)
     assert (classifier.predict(unknown) >= 0).sum() == accepted
     assert classifier.predict(float64([[1, 0]])).tolist() == [0]
+
+
+@pytest.mark.parametrize("scale", [7.0, 10.0, 20.654987])
+def test_none_of_those_at_the_threshold_passes(scale):
+    unknown, vectors = torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(0))
+    classifier = ImprintedClassifier(vectors[:2], scale)
+    for accepted in range(0, 200, 5):
+        classifier.calibrate(unknown, accepted / 200)
+        assert (classifier.predict(unknown) >= 0).sum() == accepted
 
 
 def shares_of_ranks() -> tuple[Tensor, Tensor, list[str]]:
