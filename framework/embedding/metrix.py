@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -144,7 +144,6 @@ class Metrix:
         images: Tensor,
         labels: Tensor,
         generator: torch.Generator,
-        counts: Sequence[int] | None = None,
     ) -> MixedBatch:
         """Embed the images of a batch and mixtures of them.
 
@@ -155,10 +154,9 @@ class Metrix:
             labels: Their classes (B_r,) int64.
             generator: Generator of the CPU in the same state on every rank, such as
                 ``shared_generator(seed, step, "metrix")``.
-            counts: Rows of the ranks if known; see ``rows_per_rank``.
         """
         if self.mode == "embedding":
-            return self.mix(network(images), labels, generator, counts)
+            return self.mix(network(images), labels, generator)
         pairs = self.choose(labels, generator)
         if self.mode == "input":
             both = network(torch.cat([images, pairs.mix(images)]))
@@ -169,22 +167,15 @@ class Metrix:
             embeddings, mixed = parts.forward_head(maps), parts.forward_head(pairs.mix(maps))
         return MixedBatch(embeddings, mixed, pairs, labels, start=0)
 
-    def mix(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        counts: Sequence[int] | None = None,
-    ) -> MixedBatch:
+    def mix(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> MixedBatch:
         """Mix embeddings of all ranks; see ``embed``.
 
         Args:
             embeddings: Embeddings of this rank (B_r, d), of any length.
             labels: Their classes (B_r,) int64.
             generator: Generator of the CPU in the same state on every rank.
-            counts: Rows of the ranks if known; see ``rows_per_rank``.
         """
-        counts = rows_per_rank(len(labels), labels.device) if counts is None else counts
+        counts = rows_per_rank(len(labels), labels.device)
         everyone = gather(labels, counts)
         pairs = self.choose(everyone, generator)
         unit = F.normalize(gather_with_grad(at_least_float32(embeddings), counts), dim=-1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,11 +52,7 @@ class UNPG(nn.Module):
         self.whisker = whisker
 
     def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        scale: float | Tensor | None = None,
-        counts: Sequence[int] | None = None,
+        self, x: Tensor, y: Tensor, scale: float | Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the log-sum-exp of the negatives, and what is known of them.
 
@@ -66,7 +60,6 @@ class UNPG(nn.Module):
             x: Embeddings of this rank (B_r, d), of any length.
             y: Classes (B_r,) int64, the same on all ranks.
             scale: Factor of the cosines where the module has none of its own.
-            counts: Rows of the ranks if known, which saves a round trip; see ``rows_per_rank``.
 
         Returns:
             A scalar, the same on every rank, which is minus infinity without a negative pair and
@@ -77,7 +70,7 @@ class UNPG(nn.Module):
         scale = scale if self.scale is None else self.scale
         if scale is None:
             raise ValueError("UNPG has no scale: give it one, or call it with that of the head.")
-        counts = rows_per_rank(len(x), x.device) if counts is None else counts
+        counts = rows_per_rank(len(x), x.device)
         y = gather(y, counts)
         with torch.autocast(device_type=x.device.type, enabled=False):
             unit = F.normalize(gather_with_grad(at_least_float32(x), counts), dim=-1)
