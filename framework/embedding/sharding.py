@@ -17,6 +17,7 @@ from framework.distributed.collectives import (
     rows_per_rank,
     world_size,
 )
+from framework.distributed.row_shards import RowShard
 from framework.utilities.checks import check_at_least, check_interval
 
 EXCLUDED = -1e30
@@ -71,9 +72,10 @@ class ClassShard:
         even, rest = divmod(self.num_classes, self.world_size)
         return even + (self.rank < rest)
 
-    def rows(self, rows_per_class: int = 1) -> slice:
+    def rows(self, rows_per_class: int = 1) -> RowShard:
         """Return which rows of a table of all classes are in this part; never communicates."""
-        return slice(self.start * rows_per_class, (self.start + self.size) * rows_per_class)
+        each, stop = rows_per_class, self.start + self.size
+        return RowShard(start=each * self.start, stop=each * stop, total=each * self.num_classes)
 
     def of_rank(self, other: int) -> ClassShard:
         """Return the part of another rank; never communicates."""

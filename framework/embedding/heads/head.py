@@ -268,17 +268,14 @@ class ClassificationHead(RandomLayer, FullPrecision):
 
     def sharded_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters of which this rank holds a part, by name; none if all are whole."""
-        return self._of_classes() if self.part.sharded else {}
+        parts = {"weight": self.weight, "bias": self.bias} if self.part.sharded else {}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def own_row_shards(self) -> dict[str, RowShard]:
         """Which rows of the whole parameters this rank holds, by name."""
-        shards = {}
-        for name in self.sharded_parameters():
-            each = self.centers if name == "weight" else 1
-            rows = self.part.rows(each)
-            shards[name] = RowShard(rows.start, rows.stop, self.num_classes * each)
-        return shards
+        each = {"weight": self.centers, "bias": 1}
+        return {name: self.part.rows(each[name]) for name in self.sharded_parameters()}
 
     def full_state_dict(self) -> dict[str, Any]:
         """Return the state of all classes on rank 0, on the CPU where it was in parts.
@@ -305,10 +302,6 @@ class ClassificationHead(RandomLayer, FullPrecision):
             if f"{prefix}{name}" in state_dict:
                 state_dict[f"{prefix}{name}"] = own_rows(state_dict[f"{prefix}{name}"], shard)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _of_classes(self) -> dict[str, nn.Parameter]:
-        parts = {"weight": self.weight, "bias": self.bias}
-        return {name: part for name, part in parts.items() if part is not None}
 
     def _check(self, x: Tensor, y: Tensor, negatives: Tensor | None) -> None:
         self.part.check_ranks()
@@ -347,6 +340,7 @@ class ClassificationHead(RandomLayer, FullPrecision):
         if self.training and self.sample_rate < 1:
             present = labels if self.part.sharded else gather(labels)
             size = max(int(self.sample_rate * self.num_classes), len(present), 2)
+            size = min(size, self.num_classes)
             kept = _sample_classes(
                 self._count, self.seed, self.stream, present, self.num_classes, size
             )
@@ -390,7 +384,7 @@ def _logs(scores: Scores) -> dict[str, Tensor]:
 def _as_many_classes(
     count: Tensor, seed: int, stream: str, present: Tensor, num_classes: int, size: int
 ) -> Tensor:
-    return present.new_empty(min(size, num_classes))
+    return present.new_empty(size)
 
 
 @graph_operation(_as_many_classes)
@@ -402,4 +396,4 @@ def _sample_classes(
     generator = shared_generator(seed, int(count), stream, device)
     order = torch.rand(num_classes, generator=generator, dtype=torch.float32, device=device)
     order.index_fill_(0, present, 2.0)  # by an assignment a GPU would be waited for
-    return order.topk(min(size, num_classes)).indices.sort().values
+    return order.topk(size).indices.sort().values
