@@ -148,7 +148,7 @@ def as_mean(values: Tensor, counted: Tensor) -> Tensor:
     return (kept if kept.ndim == 1 else kept.sum(1)) * scale.to(values.dtype)
 
 
-def log_sum_exp(exponents: Tensor, weight: Tensor, plus_one: bool = False) -> Tensor:
+def weighted_log_sum_exp(exponents: Tensor, weight: Tensor, plus_one: bool = False) -> Tensor:
     """Return ``log(sum of w * e^u)`` of every row, or ``log(1 + ...)``, without overflow.
 
     Args:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.embedding.generic_pair_loss import GenericPairLoss, as_mean, log_sum_exp
+from framework.embedding.generic_pair_loss import GenericPairLoss, as_mean, weighted_log_sum_exp
 from framework.utilities.checks import check_one_of, check_positive
 
 CLOSEST = 1e-12
@@ -96,11 +96,11 @@ class LiftedStructureLoss(GenericPairLoss):
 
     def positive(self, similarities: Tensor, weight: Tensor) -> Tensor:
         """Return the log-sum-exp of minus the similarities."""
-        return log_sum_exp(-similarities, weight)
+        return weighted_log_sum_exp(-similarities, weight)
 
     def negative(self, similarities: Tensor, weight: Tensor) -> Tensor:
         """Return the log-sum-exp of the similarities less the margin."""
-        return log_sum_exp(similarities - self.margin, weight)
+        return weighted_log_sum_exp(similarities - self.margin, weight)
 
     def outer(self, value: Tensor) -> Tensor:
         """Return the value where it is positive."""
@@ -196,12 +196,12 @@ class MultiSimilarityLoss(GenericPairLoss):
     def positive(self, similarities: Tensor, weight: Tensor) -> Tensor:
         """Return the smooth maximum of what positives lack."""
         exponents = -self.beta * (similarities - self.margin)
-        return log_sum_exp(exponents, weight, plus_one=True) / self.beta
+        return weighted_log_sum_exp(exponents, weight, plus_one=True) / self.beta
 
     def negative(self, similarities: Tensor, weight: Tensor) -> Tensor:
         """Return the smooth maximum of what negatives exceed."""
         exponents = self.gamma * (similarities - self.margin)
-        return log_sum_exp(exponents, weight, plus_one=True) / self.gamma
+        return weighted_log_sum_exp(exponents, weight, plus_one=True) / self.gamma
 
 
 class NCALoss(GenericPairLoss):
@@ -239,8 +239,8 @@ class NCALoss(GenericPairLoss):
 
     def positive(self, similarities: Tensor, weight: Tensor) -> Tensor:
         """Return minus the log-sum-exp of the similarities."""
-        return -log_sum_exp(similarities / self.temperature, weight)
+        return -weighted_log_sum_exp(similarities / self.temperature, weight)
 
     def negative(self, similarities: Tensor, weight: Tensor) -> Tensor:
         """Return the log-sum-exp of the similarities."""
-        return log_sum_exp(similarities / self.temperature, weight)
+        return weighted_log_sum_exp(similarities / self.temperature, weight)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.embedding.generic_pair_loss import Anchors, GenericPairLoss, log_sum_exp
+from framework.embedding.generic_pair_loss import Anchors, GenericPairLoss, weighted_log_sum_exp
 from framework.utilities.checks import check_at_least, check_positive
 from framework.utilities.precision import at_least_float32
 
@@ -58,12 +58,12 @@ class ProxyAnchorLoss(GenericPairLoss):
     def positive(self, similarities: Tensor, weight: Tensor) -> Tensor:
         """Return the smooth maximum of what positives lack."""
         exponents = -self.scale * (similarities - self.margin)
-        return log_sum_exp(exponents, weight, plus_one=True)
+        return weighted_log_sum_exp(exponents, weight, plus_one=True)
 
     def negative(self, similarities: Tensor, weight: Tensor) -> Tensor:
         """Return the smooth maximum of what negatives exceed."""
         exponents = self.scale * (similarities + self.margin)
-        return log_sum_exp(exponents, weight, plus_one=True)
+        return weighted_log_sum_exp(exponents, weight, plus_one=True)
 
     def of_anchors(self, similarities: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Return a value for every proxy, (C,), whose mean is the loss; every rank has all."""
