@@ -33,7 +33,7 @@ class AdaFaceHead(CosineHead):
         margin: Size m of both margins.
         concentration: Number h by which many norms lie inside the bounds of the quality.
         momentum: Part of the running statistics that is kept in an update.
-        **options: Arguments of ``ScaleOptions``.
+        **options: Arguments of ``CosineHead``.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -33,7 +33,7 @@ class ArcFaceHead(CosineHead):
             leaves it, as insightface does.
         margin_grad: Gradient through the margin: ``'exact'``, or ``'straight_through'`` for that of
             the cosine, as in insightface's released code, which stays bounded at small angles.
-        **options: Arguments of ``ScaleOptions``.
+        **options: Arguments of ``CosineHead``.
 
     Raises:
         ValueError: an argument is out of its range.

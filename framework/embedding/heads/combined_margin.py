@@ -35,7 +35,7 @@ class CombinedMarginHead(CosineHead):
             ``'none'`` leaves it.
         margin_grad: Gradient through the margins: ``'exact'``, or ``'straight_through'`` for that
             of the cosine.
-        **options: Arguments of ``ScaleOptions``.
+        **options: Arguments of ``CosineHead``.
 
     Raises:
         ValueError: an argument is out of its range.

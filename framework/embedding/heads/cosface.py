@@ -22,7 +22,7 @@ class CosFaceHead(CosineHead):
         embedding_dim: Size d of an embedding.
         num_classes: Number C of classes, at least 2.
         margin: Margin m of the cosine.
-        **options: Arguments of ``ScaleOptions``.
+        **options: Arguments of ``CosineHead``.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -13,15 +13,7 @@ from framework.utilities.checks import check_positive
 
 
 class ScaleOptions(FilterOptions, total=False):
-    """Arguments that every head with a scale takes.
-
-    Args:
-        scale: Number that multiplies the cosines.
-        filter_threshold: Cosine above which another class counts as a doubtful label, and its logit
-            is 0; None for no filter.
-        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
-        sample_rate: Part of the classes that a training step compares with, in (0, 1].
-    """
+    """Arguments of ``CosineHead``, for heads that keep its scale."""
 
     scale: float
 
@@ -33,7 +25,7 @@ class CosineHead(ClassificationHead):
         embedding_dim: Size d of an embedding.
         num_classes: Number C of classes, at least 2.
         scale: Number that multiplies the cosines.
-        **options: Arguments of ``FilterOptions``.
+        **options: Arguments of ``ClassificationHead``.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -29,7 +29,7 @@ class CurricularFaceHead(CosineHead):
         num_classes: Number C of classes, at least 2.
         margin: Margin m of the angle, in radians.
         momentum: Part of t that is kept in an update.
-        **options: Arguments of ``ScaleOptions``.
+        **options: Arguments of ``CosineHead``.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -22,26 +22,14 @@ INITIAL_STD = 0.01
 
 
 class HeadOptions(TypedDict, total=False):
-    """Arguments that every head takes.
-
-    Args:
-        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
-        sample_rate: Part of the classes that a training step compares with, in (0, 1].
-    """
+    """Arguments of ``ClassificationHead`` that every head takes."""
 
     reduction: str
     sample_rate: float
 
 
 class FilterOptions(HeadOptions, total=False):
-    """Arguments that every head takes whose logits are cosines times something.
-
-    Args:
-        filter_threshold: Cosine above which another class counts as a doubtful label, and its logit
-            is 0; None for no filter.
-        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``.
-        sample_rate: Part of the classes that a training step compares with, in (0, 1].
-    """
+    """Arguments of ``ClassificationHead``, for heads whose logits are cosines times something."""
 
     filter_threshold: float | None
 

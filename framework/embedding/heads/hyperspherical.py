@@ -27,7 +27,7 @@ class HypersphericalHead(CosineHead):
         constraint: What keeps the norms at 1: ``'reparam'`` divides by them in each forward,
             ``'project'`` takes the vectors as they are, and ``project_`` has to be called after
             each optimizer step.
-        **options: Arguments of ``FilterOptions``.
+        **options: Arguments of ``ClassificationHead``.
 
     Raises:
         ValueError: an argument is out of its range.

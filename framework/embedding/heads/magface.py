@@ -30,7 +30,7 @@ class MagFaceHead(CosineHead):
         norm_weight: Weight lambda_g of the term that favors large norms.
         beyond: What stands for the cosine beyond an angle of pi less the margin: ``'guard'``,
             ``'easy'`` or ``'none'``, see ``ArcFaceHead``.
-        **options: Arguments of ``ScaleOptions``.
+        **options: Arguments of ``CosineHead``.
 
     Raises:
         ValueError: an argument is out of its range.

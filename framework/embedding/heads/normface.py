@@ -23,7 +23,7 @@ class NormFaceHead(CosineHead):
         num_classes: Number C of classes, at least 2.
         scale: Number s that multiplies the cosines; the first one if it is learned.
         learnable_scale: Whether the scale is learned, as the exponential of a parameter.
-        **options: Arguments of ``FilterOptions``.
+        **options: Arguments of ``ClassificationHead``.
 
     Raises:
         ValueError: an argument is out of its range.

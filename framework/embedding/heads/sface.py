@@ -30,7 +30,7 @@ class SFaceHead(CosineHead):
         slope: Slope k of the sigmoids, for each radian.
         pull_angle: Angle a below which the pull to the own class stops, in radians.
         push_angle: Angle b above which the push from another class stops, in radians.
-        **options: Arguments of ``ScaleOptions``.
+        **options: Arguments of ``CosineHead``.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -21,7 +21,7 @@ class SoftmaxHead(ClassificationHead):
         embedding_dim: Size d of an embedding.
         num_classes: Number C of classes, at least 2.
         bias: Whether there is a bias b of each class.
-        **options: Arguments of ``HeadOptions``.
+        **options: Arguments of ``ClassificationHead``, without a filter.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -32,7 +32,7 @@ class SphereFaceHead(ClassificationHead):
         lambda_start: Weight of the plain cosine at the start.
         lambda_decay: Speed of its decay, for each training forward.
         lambda_min: Weight at which the decay ends.
-        **options: Arguments of ``FilterOptions``.
+        **options: Arguments of ``ClassificationHead``.
 
     Raises:
         ValueError: an argument is out of its range.

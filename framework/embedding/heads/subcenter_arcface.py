@@ -28,7 +28,7 @@ class SubCenterArcFaceHead(ArcFaceHead):
         beyond: What stands for the cosine beyond an angle of pi - m: ``'guard'``, ``'easy'`` or
             ``'none'``.
         margin_grad: Gradient through the margin: ``'exact'`` or ``'straight_through'``.
-        **options: Arguments of ``ScaleOptions``.
+        **options: Arguments of ``CosineHead``.
 
     Raises:
         ValueError: an argument is out of its range.
