@@ -17,8 +17,8 @@ class WarmupPolynomial(LambdaLR):
 
     With w = ceil(warmup_fraction * T), step t = 0, ..., T - 1 multiplies the learning rate by
     (t + 1) / w while t < w, and then by ``(1 - (t - w) / (T - w)) ** power``. It is the closed form
-    of the schedule of insightface's ``arcface_torch``, but for the first step, which there has a
-    learning rate of 0 where there is a warm-up.
+    of the schedule of insightface's ``arcface_torch``, but for the warm-up, which there is a step
+    behind, and begins with one step at the whole learning rate.
 
     Args:
         optimizer: Optimizer whose learning rates are scheduled.
