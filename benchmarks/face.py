@@ -5,9 +5,10 @@
 On a CPU everything runs on one thread. The full sizes need 6 GB and minutes; ``--small`` takes
 those for a laptop.
 
-Heads: forward and backward of each at B = 512, C = 100,000 and d = 512, against a plain linear
-layer with cross-entropy, and against the loss of pytorch-metric-learning where it has one. Goals:
-heads with a margin at most 1.15 of the plain one, and none slower than its peer.
+Heads: forward and backward of those with one vector for each class, at B = 512, C = 100,000 and
+d = 512, against a plain linear layer with cross-entropy, and against the loss of
+pytorch-metric-learning where it has one. Goals: heads with a margin at most 1.15 of the plain one,
+and none slower than its peer.
 
 UNPG: the loss of a batch with negatives from its own pairs, forward and backward, against the
 concatenation of all pairs to the logits of every row, as released, at B = 512. Goals: a tenth of
