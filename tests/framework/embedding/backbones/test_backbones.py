@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from framework.embedding.backbones import (
@@ -17,8 +18,10 @@ from framework.embedding.backbones import (
     MobileFaceNet,
     TimmEmbedder,
     build_backbone,
+    iresnet,
     load_insightface,
 )
+from framework.embedding.backbones.mobilefacenet import Bottleneck
 from framework.layers import GlobalDropout
 from framework.layers.halved_strides import halve_first_strides
 from framework.layers.timm_backbone import timm_features
@@ -90,6 +93,27 @@ def test_the_block_of_sface_has_one_norm_less_and_takes_every_second_pixel():
     assert isinstance(network.layer3[0].downsample, nn.Sequential)
     assert isinstance(tiny().layer1[0].downsample, nn.Sequential)
     assert network(torch.randn(2, 1, 20, 18)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("block", [iresnet.Block(4, 4, 1, True), Bottleneck(4, 4, 1, 2)])
+def test_a_block_whose_convolutions_are_silent_is_its_shortcut(block):
+    *_, last = (layer for layer in block.modules() if isinstance(layer, nn.BatchNorm2d))
+    nn.init.zeros_(last.weight)
+    x = torch.randn(2, 4, 5, 5)
+    # an activation of the sum would change what is below 0
+    assert torch.equal(block(x), x)
+
+
+def test_a_block_of_iresnet():
+    block = iresnet.Block(2, 3, 2, True).eval()
+    x = torch.randn(2, 2, 6, 6)
+    norm = math.sqrt(1 + block.bn1.eps)
+    nn.init.constant_(block.bn1.bias, 1.0)
+    nn.init.constant_(block.bn2.bias, -0.5)
+    y = F.conv2d(x / norm + 1, block.conv1.weight, padding=1) / norm - 0.5
+    y = F.conv2d(F.leaky_relu(y, 0.25), block.conv2.weight, stride=2, padding=1)
+    shortcut = F.conv2d(x, block.downsample[0].weight, stride=2)
+    torch.testing.assert_close(block(x), (y + shortcut) / norm)
 
 
 @pytest.mark.parametrize(
