@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import losses as peers
 
 from framework.embedding import heads
-from framework.embedding.heads import ArcFaceHead, CosFaceHead, NormFaceHead, SFaceHead
+from framework.embedding.heads import (
+    ArcFaceHead,
+    CosFaceHead,
+    NormFaceHead,
+    SFaceHead,
+    SphereFaceHead,
+)
 from framework.embedding.heads.head import _sample_classes
 from tests.framework.embedding.heads.test_ranks import HEADS
 from tests.framework.embedding.heads.toys import DOUBLE, random_batch, random_head
@@ -160,13 +166,17 @@ def test_a_small_sample_holds_as_many_classes_as_the_batch_has_rows():
     assert head(torch.ones(1, 6, dtype=DOUBLE), torch.tensor([2]))[0] > 0
 
 
-def test_doubtful_labels_are_left_out():
-    plain = random_head(NormFaceHead, scale=8.0)
-    filtered = random_head(NormFaceHead, scale=8.0, filter_threshold=0.3)
+@pytest.mark.parametrize(
+    ("make", "options"), [(NormFaceHead, {"scale": 8.0}), (SphereFaceHead, {"margin": 1})]
+)
+def test_doubtful_labels_are_left_out(make, options):
+    plain = random_head(make, **options)
+    filtered = random_head(make, filter_threshold=0.3, **options)
     x, y = random_batch(5, 6, 7)
     logits = plain.logits(x)
+    cosine = torch.nn.functional.cosine_similarity(x[:, None], plain.weight, dim=2)
     own = torch.nn.functional.one_hot(y, 7).bool()
-    doubtful = (logits > 8 * 0.3) & ~own
+    doubtful = (cosine > 0.3) & ~own
     assert doubtful.any()
     expected = torch.nn.functional.cross_entropy(logits.masked_fill(doubtful, 0), y)
     torch.testing.assert_close(filtered(x, y)[0], expected)
