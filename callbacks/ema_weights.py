@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from callbacks.after_step import AfterStep
 from framework.objectives.errors import IncompatibleError
 from framework.optim.averaged_weights import (
     AveragedWeights,
@@ -19,7 +20,7 @@ from framework.training.compatibility import AVERAGED, averages_weights
 from framework.utilities.lightning_internals import change_saved_weights, save_weights_as_they_are
 
 
-class EMAWeights(Callback):
+class EMAWeights(AfterStep):
     """Evaluates, saves and exports an exponential moving average (EMA) of the weights.
 
     The average is ``framework.optim.AveragedWeights``, which serves any training loop; this
@@ -63,7 +64,6 @@ class EMAWeights(Callback):
         """The average, also after the fit; None before it."""
         self._loaded: dict[str, Any] | None = None
         self._updates = 0
-        self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a second average, and come last: others' validations see the average to the end.
@@ -98,23 +98,10 @@ class EMAWeights(Callback):
             self.weights.load_state_dict({"average": self._loaded, "updates": self._updates})
             self._loaded = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count optimizer steps from where the run stands."""
-        self._step = trainer.global_step
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Move the average, once per optimizer step."""
-        if trainer.global_step != self._step:
-            assert self.weights is not None
-            self._step = trainer.global_step
-            self.weights.update()
+    def after_step(self, pl_module: LightningModule) -> None:
+        """Move the average."""
+        assert self.weights is not None
+        self.weights.update()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a validation of the fit compute with the average."""

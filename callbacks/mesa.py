@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from callbacks.after_step import AfterStep
 from framework.data.datasets import Batch
 from framework.losses.averaged_model import AveragedModelLoss, Buffers, check_average
 from framework.losses.trajectory import check_divergence_term, is_active
@@ -16,7 +17,7 @@ from framework.training.module import TrainingModule
 from framework.training.objectives_callback import ObjectivesCallback
 
 
-class MESA(ObjectivesCallback):
+class MESA(AfterStep, ObjectivesCallback):
     """Adds ``weight * temperature**2 * KL(average || now)`` against an average of the weights.
 
     The term is ``framework.losses.AveragedModelLoss``, which serves any training loop and any
@@ -70,7 +71,6 @@ class MESA(ObjectivesCallback):
         self.buffers: Buffers = buffers
         self.term: AveragedModelLoss | None = None
         self._loaded: dict[str, Any] | None = None
-        self._step = 0
 
     @property
     def average(self) -> nn.Module | None:
@@ -108,10 +108,6 @@ class MESA(ObjectivesCallback):
             self.term.updates = self._loaded["moves"]
             self._loaded = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count optimizer steps from where the run stands."""
-        self._step = trainer.global_step
-
     def active(self, epoch: int) -> bool:
         """Return whether the term counts in this epoch, from 0."""
         return is_active(epoch, self.start_epoch, self.end_epoch)
@@ -128,19 +124,10 @@ class MESA(ObjectivesCallback):
         objectives.per_sample["mesa"] = self.term.compare(inputs, objectives.predictions)
         objectives.weights["mesa"] = self.weight
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Move the average, once per optimizer step."""
-        if trainer.global_step != self._step:
-            assert self.term is not None
-            self._step = trainer.global_step
-            self.term.update(pl_module)
+    def after_step(self, pl_module: LightningModule) -> None:
+        """Move the average."""
+        assert self.term is not None
+        self.term.update(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights and how often they moved."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from callbacks.after_step import AfterStep
 from framework.embedding.heads.hyperspherical import HypersphericalHead
 from framework.embedding.unit_norm import project_rows_
 from framework.objectives.errors import IncompatibleError
 
 
-class UnitNormProjection(Callback):
+class UnitNormProjection(AfterStep):
     """Divides class vectors by their norms after each optimizer step.
 
     Without arguments these are the vectors of every ``HypersphericalHead`` with the constraint
@@ -40,7 +40,6 @@ class UnitNormProjection(Callback):
 
     def __init__(self, parameters: Sequence[str] | None = None) -> None:
         self.parameters = None if parameters is None else list(parameters)
-        self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a module without such vectors."""
@@ -52,25 +51,13 @@ class UnitNormProjection(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Project what a new run starts from; what is resumed was projected."""
-        self._step = trainer.global_step
-        if not self._step:
-            self._project(pl_module)
+        super().on_train_start(trainer, pl_module)
+        if not trainer.global_step:
+            self.after_step(pl_module)
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Project, once per optimizer step."""
-        if trainer.global_step != self._step:
-            self._step = trainer.global_step
-            self._project(pl_module)
-
-    def _project(self, module: LightningModule) -> None:
-        for project in self._projections(module):
+    def after_step(self, pl_module: LightningModule) -> None:
+        """Project the vectors."""
+        for project in self._projections(pl_module):
             project()
 
     def _projections(self, module: LightningModule) -> list[Callable[[], None]]:
