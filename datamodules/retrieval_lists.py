@@ -11,7 +11,8 @@ from datamodules.image_data import ImageData, ImageGeometry, ImageOptions, Split
 from datamodules.image_datasets import ImageFiles
 from framework.data.folders import existing_file, is_text
 from framework.data.image_files import ImagePath, intact_images
-from framework.utilities.limits import read_text
+from framework.utilities.files import path_below
+from framework.utilities.limits import read_text, whole_number
 
 _LINE_BYTES = 32
 """Memory that each byte of a list takes at most."""
@@ -61,10 +62,11 @@ class ListedImages(ImageData):
 
     def _path(self, name: str) -> Path:
         """Return where a listed image is, below the folder."""
-        parts = Path(name).parts
-        if not is_text(name) or Path(name).is_absolute() or ".." in parts:
-            raise ValueError(f"A list in {self.root} names {name[:100]!r}, which lies outside it.")
-        return existing_file(self.root / name)
+        if not is_text(name):
+            raise ValueError(
+                f"A list in {self.root} names {name[:100]!r}, which is no line of text."
+            )
+        return existing_file(path_below(self.root, name, f"A list in {self.root}"))
 
 
 class OnlineProducts(ListedImages):
@@ -112,12 +114,13 @@ class OnlineProducts(ListedImages):
             parts = line.split(maxsplit=3)
             if number == 1 or not parts:
                 continue
-            if len(parts) != 4 or not _is_number(parts[1]):
+            label = whole_number(parts[1]) if len(parts) == 4 else None
+            if label is None:
                 raise ValueError(
                     f"{path}, line {number}: expected image_id class_id super_class_id path, got "
                     f"{line[:80]!r}."
                 )
-            found[parts[3].strip()] = int(parts[1])
+            found[parts[3].strip()] = label
         if not found:
             raise ValueError(f"{path} names no images.")
         return found
@@ -183,7 +186,3 @@ class InShop(ListedImages):
         if missing:
             raise ValueError(f"{path} names no images of the part {missing[0]}.")
         return parts
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 10

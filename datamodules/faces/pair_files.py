@@ -13,7 +13,7 @@ import torch
 from framework.data.folders import existing_file, subfolders
 from framework.embedding.pairs import Pairs
 from framework.utilities.files import path_below
-from framework.utilities.limits import read_text
+from framework.utilities.limits import read_text, whole_number
 
 BYTES_PER_CHARACTER = 64
 ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".pgm")
@@ -125,9 +125,10 @@ def _words(line: str) -> list[str]:
 
 
 def _number(word: str, place: str) -> int:
-    if not (word.isascii() and word.isdigit() and len(word) < 10):
+    number = whole_number(word)
+    if number is None:
         raise ValueError(f"{place}: {word[:40]!r} is no number.")
-    return int(word)
+    return number
 
 
 def _image(name: str, number: str, place: str) -> str:

@@ -12,7 +12,7 @@ from datamodules.faces.identities import Identities
 from datamodules.image_datasets import ImageFiles
 from framework.data.encoded_image import EncodedImage
 from framework.data.record_io import MAX_LABEL, RecordFile, whole_label
-from framework.utilities.limits import read_text
+from framework.utilities.limits import read_text, whole_number
 
 RECORDS = "train.rec"
 PROPERTY = "property"
@@ -141,6 +141,7 @@ def _count(path: Path) -> int | None:
     if not path.is_file():
         return None
     word = read_text(path, 4).partition(",")[0].strip()
-    if not (word.isascii() and word.isdigit() and 0 < int(word[:9]) < MAX_LABEL and len(word) < 9):
+    count = whole_number(word)
+    if count is None or not 0 < count < MAX_LABEL:
         raise ValueError(f"{path}: classes,height,width are expected, not {word[:40]!r}.")
-    return int(word)
+    return count

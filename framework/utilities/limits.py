@@ -131,6 +131,16 @@ def read_text(path: str | Path, factor: int, what: str = "its lines") -> str:
             raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from None
 
 
+def whole_number(text: str) -> int | None:
+    """Return the number that one to nine digits say; None where a text is anything else.
+
+    Example:
+        >>> whole_number("007"), whole_number("-1"), whole_number("1" * 10)
+        (7, None, None)
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
 class Unpacked(io.BufferedReader):
     """Reader of what a stream unpacks to, which raises where that is above the limit.
 
