@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from datamodules.faces.pair_files import MOST_FOLDS
 from framework.data.encoded_image import EncodedImage
 from framework.data.restricted_pickle import load_pickle
 from framework.embedding.pairs import Pairs
-
-MOST_FOLDS = 10
 
 
 class BinFile(NamedTuple):
