@@ -195,7 +195,7 @@ def _read(root: Path, name: str) -> dict[Character, list[ImagePath]]:
             for character in subfolders(alphabet):
                 found[Character(alphabet.name, character.name)] = [*find_images(character)]
     elif archive.is_file():
-        for path, content in read_zip(archive, lambda name: name.endswith(ENDINGS)).items():
+        for path, content in read_zip(archive, lambda name: name.lower().endswith(ENDINGS)).items():
             *_, alphabet_name, character_name, _ = ["", "", *path.split("/")]
             if alphabet_name:
                 picture = EncodedImage(f"{archive}/{path}", content)
