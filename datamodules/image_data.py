@@ -140,8 +140,15 @@ class ImageData(DataModule):
         return {"image": image if self.normalize is None else self.normalize(image)}
 
     def read(self) -> Splits:
-        """Return the data set, its labels clean; set ``input_shape`` where the files decide it."""
-        raise NotImplementedError
+        """Return the data set, its labels clean; set ``input_shape`` where the files decide it.
+
+        Raises:
+            TypeError: The data serve parts in ``setup`` only, such as pairs or episodes.
+        """
+        raise TypeError(
+            f"{type(self).__name__} serves more than images, and cannot be wrapped as a set of "
+            "them: give another datamodule of images."
+        )
 
     def use_facts(self, facts: Facts) -> None:
         """Prepare images as those that a model was trained on; call it before ``setup``."""

@@ -10,6 +10,7 @@ from datamodules import (
     ImageFolder,
     ImageList,
     LabelNoise,
+    RenderedFaces,
     Tabular,
     WholeSet,
 )
@@ -199,6 +200,7 @@ class Empty(Tiny):
         (lambda: ready(Without(), parts=["test"]), ValueError, "no part 'test' of its own, only t"),
         (lambda: ready(Digits(), parts=["val"]), ValueError, "'val' of its own, only train and te"),
         (lambda: ready(Empty(), parts=["train", "val"]), ValueError, "no image in train and val"),
+        (lambda: ready(RenderedFaces()), TypeError, "RenderedFaces serves more than images"),
     ],
 )
 def test_refusals(make, error, message):
