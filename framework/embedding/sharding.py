@@ -18,6 +18,7 @@ from framework.distributed.collectives import (
     world_size,
 )
 from framework.distributed.row_shards import RowShard
+from framework.layers.scaled_gradient import scale_gradient
 from framework.utilities.checks import check_at_least, check_interval
 
 EXCLUDED = -1e30
@@ -103,7 +104,7 @@ class ClassShard:
 
         The ranks average the gradients of what all of them hold, and a part is on one of them only.
         """
-        return _ScaledGradient.apply(parameter, 1 / self.world_size) if self.sharded else parameter
+        return scale_gradient(parameter, 1 / self.world_size) if self.sharded else parameter
 
     def sum(self, x: Tensor) -> Tensor:
         """Return the sum of what the parts gave, differentiably."""
@@ -148,17 +149,6 @@ def log_sum_exp(logits: Tensor, shard: ClassShard) -> Tensor:
         return of_part
     largest = shard.max(of_part)
     return largest + shard.sum((of_part - largest).exp()).log()
-
-
-class _ScaledGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.factor, None
 
 
 class _SplitTarget(torch.autograd.Function):

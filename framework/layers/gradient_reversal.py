@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from framework.layers.scaled_gradient import scale_gradient
 from framework.utilities.checks import check_at_least, check_interval, check_positive
 
 
@@ -37,18 +36,7 @@ def reverse_gradient(x: Tensor, coefficient: float = 1.0) -> Tensor:
         tensor([-1., -2.])
     """
     check_interval("(-inf, inf)", coefficient=coefficient)
-    return _Reversal.apply(x, coefficient)
-
-
-class _Reversal(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, coefficient: float) -> Tensor:
-        ctx.coefficient = coefficient
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return -ctx.coefficient * grad, None
+    return scale_gradient(x, -coefficient)
 
 
 @dataclass(frozen=True)
