@@ -79,7 +79,7 @@ class ClassificationHead(RandomLayer, FullPrecision):
     absent, so that weight decay and momentum move them, as in PartialFC. Evaluation compares with
     all.
 
-    A subclass writes ``target_logit`` and what else differs.
+    A subclass writes ``products``, and what else differs from softmax of them.
 
     Class attributes:
         takes_negatives: Whether there is a denominator that further negatives can be added to.
@@ -159,7 +159,7 @@ class ClassificationHead(RandomLayer, FullPrecision):
 
     def target_logit(self, scores: Scores) -> Tensor:
         """Return the logit of each row's own class, (B,)."""
-        raise NotImplementedError(f"{type(self).__name__} defines no target_logit.")
+        return scores.own
 
     def other_logits(self, scores: Scores) -> Tensor:
         """Return the logits of the other classes, (B, C_r)."""

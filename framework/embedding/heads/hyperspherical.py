@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.embedding.heads.cosine_head import CosineHead
-from framework.embedding.heads.head import FilterOptions, Scores
+from framework.embedding.heads.head import FilterOptions
 from framework.utilities.checks import check_one_of
 
 
@@ -71,7 +71,3 @@ class HypersphericalHead(CosineHead):
         if self.constraint == "reparam":
             return super().products(x, weight, bias)
         return F.linear(self.scale * F.normalize(x), weight)
-
-    def target_logit(self, scores: Scores) -> Tensor:
-        """Return the scaled cosine."""
-        return scores.own

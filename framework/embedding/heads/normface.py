@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.embedding.heads.cosine_head import CosineHead
-from framework.embedding.heads.head import FilterOptions, Scores
+from framework.embedding.heads.head import FilterOptions
 
 
 class NormFaceHead(CosineHead):
@@ -56,7 +56,3 @@ class NormFaceHead(CosineHead):
     def lengths(self, norms: Tensor) -> Tensor | float:
         """Return the scale."""
         return self.log_scale.exp() if self.learnable_scale else self.scale
-
-    def target_logit(self, scores: Scores) -> Tensor:
-        """Return the scaled cosine."""
-        return scores.own

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.embedding.heads.head import Candidates, ClassificationHead, HeadOptions, Scores
+from framework.embedding.heads.head import Candidates, ClassificationHead, HeadOptions
 
 
 class SoftmaxHead(ClassificationHead):
@@ -61,7 +61,3 @@ class SoftmaxHead(ClassificationHead):
                     facts[1] = candidates.bias[column]
             lengths, biases = self.part.sum(torch.where(here, facts, 0.0))
             return (own - biases) / (norms * lengths).clamp(min=1e-12)
-
-    def target_logit(self, scores: Scores) -> Tensor:
-        """Return the logit as it is."""
-        return scores.own
