@@ -1,0 +1,5 @@
+"""Hyperparameters that a network tunes while it trains, and the places where they act."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

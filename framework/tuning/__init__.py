@@ -1,0 +1,5 @@
+"""Searches over the settings of runs: spaces, samplers, studies of trials."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

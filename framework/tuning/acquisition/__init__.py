@@ -1,0 +1,1 @@
+"""Values of a further evaluation under a Gaussian process."""
