@@ -38,7 +38,7 @@ class FullPrecision(nn.Module):
     full_precision: ClassVar[tuple[str, ...] | None] = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        careful = _without_half(fn)
+        careful = without_half(fn)
         if self.full_precision is None:
             return super()._apply(careful, recurse)
         before = {name: self.get_buffer(name) for name in self.full_precision}
@@ -52,7 +52,11 @@ class FullPrecisionDict(FullPrecision, nn.ModuleDict):
     """``ModuleDict`` of modules that keep the type of their numbers, such as metrics."""
 
 
-def _without_half(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def without_half(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return ``fn`` for ``nn.Module._apply`` that changes no type to half precision.
+
+    A result in float16 or bfloat16 is replaced by the value itself on the result's device.
+    """
     # torchmetrics reads the function's name
     @functools.wraps(fn)
     def apply(value: Tensor) -> Tensor:
