@@ -3,5 +3,12 @@ from .dropout import GlobalDropout as GlobalDropout
 from .gradient_reversal import ReversalSchedule as ReversalSchedule
 from .gradient_reversal import reverse_gradient as reverse_gradient
 from .nested_dropout import NestedDropout as NestedDropout
+from .response.conditioning import Conditioning as Conditioning
+from .response.convert import convert_to_response as convert_to_response
+from .response.convert import has_response_layers as has_response_layers
+from .response.convert import response_layers as response_layers
+from .response.fold import fold_response as fold_response
+from .response.fold import fold_state_dict as fold_state_dict
+from .response.linear import ResponseLinear as ResponseLinear
 from .sync_batchnorm import SyncBatchNorm as SyncBatchNorm
 from .sync_batchnorm import convert_sync_batchnorm as convert_sync_batchnorm
