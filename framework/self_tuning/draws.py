@@ -1,0 +1,96 @@
+"""The random numbers of one training step, the same on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from framework.distributed.collectives import draw_for_global_batch, shared_generator
+from framework.self_tuning.hyper_space import HyperSpace
+
+PERTURBATION = "self_tuning.perturbation"
+"""Name of the stream that hyperparameters are perturbed by."""
+
+
+class Draws:
+    """Draws float32 numbers as a function of a seed, a step and a name alone.
+
+    What belongs to rows is drawn for the global batch, and each rank gets its own rows; every rank
+    must ask for it, one without rows too. One name gives the same numbers when asked again.
+
+    Args:
+        seed: Seed of the run.
+        step: Number of the step.
+        micro_batch: Number of the batch among those whose gradients make one step.
+
+    Example:
+        >>> draws = Draws(seed=0, step=3)
+        >>> draws.uniform("dropout", 4, 10).shape, draws.one("mask", 5).shape
+        (torch.Size([4, 10]), torch.Size([5]))
+    """
+
+    def __init__(self, seed: int, step: int, micro_batch: int = 0) -> None:
+        self.seed = seed
+        self.step = step
+        self.micro_batch = micro_batch
+
+    def uniform(
+        self, name: str, rows: int, *shape: int, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Return this rank's rows of uniform numbers in [0, 1), (rows, *shape)."""
+        return self._rows(torch.rand, name, rows, shape, device)
+
+    def normal(
+        self, name: str, rows: int, *shape: int, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Return this rank's rows of standard normal numbers, (rows, *shape)."""
+        return self._rows(torch.randn, name, rows, shape, device)
+
+    def one(self, name: str, *shape: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return uniform numbers in [0, 1) that all rows and ranks share, of any shape."""
+        return self._filled(torch.rand, name, shape, device)
+
+    def shared_perturbation(self, space: HyperSpace) -> Tensor:
+        """Return the standard normal numbers (n,) of the hyperparameters that all rows share."""
+        return self._filled(torch.randn, f"{PERTURBATION}.shared", (space.size,), space.raw.device)
+
+    def perturbation(self, rows: int, space: HyperSpace) -> Tensor:
+        """Return standard normal numbers for this rank's rows.
+
+        Args:
+            rows: Rows of this rank.
+            space: Hyperparameters; the columns of shared ones are equal in all rows and ranks.
+
+        Returns:
+            (rows, n).
+        """
+        own = self.normal(PERTURBATION, rows, space.size, device=space.raw.device)
+        return torch.where(space.is_shared, self.shared_perturbation(space), own)
+
+    def _rows(
+        self,
+        kind: Callable[..., Tensor],
+        name: str,
+        rows: int,
+        shape: tuple[int, ...],
+        device: torch.device | str,
+    ) -> Tensor:
+        def sample(n: int, generator: torch.Generator) -> Tensor:
+            return kind(n, *shape, generator=generator, dtype=torch.float32, device=device)
+
+        return draw_for_global_batch(sample, rows, self._generator(name, device))
+
+    def _filled(
+        self,
+        kind: Callable[..., Tensor],
+        name: str,
+        shape: tuple[int, ...],
+        device: torch.device | str,
+    ) -> Tensor:
+        generator = self._generator(name, device)
+        return kind(*shape, generator=generator, dtype=torch.float32, device=device)
+
+    def _generator(self, name: str, device: torch.device | str) -> torch.Generator:
+        return shared_generator(self.seed, self.step, name, device, self.micro_batch)
