@@ -1,0 +1,1 @@
+"""The places where hyperparameters can act, one file each."""
