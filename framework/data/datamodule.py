@@ -114,7 +114,7 @@ class DataModule(CheckedLoading, LightningDataModule):
         self._sampler: GlobalBatchSampler | None = None
         self._resume: SampleKey = (0, 0)
         self._run_facts: Facts | None = None
-        self._guide_share: float | None = None
+        self._held_for_run: tuple[float | None] | None = None
         self._whole: tuple[Dataset[Sample] | None, ...] | None = None
 
     def collate(self, samples: list[Sample]) -> Batch:
@@ -208,8 +208,8 @@ class DataModule(CheckedLoading, LightningDataModule):
         if type(self).setup is not LightningDataModule.setup:
             self.forget()
             self.setup(stage)
-            if self._guide_share is not None:
-                self.hold_out_for_run(self._guide_share)
+            if self._held_for_run is not None:
+                self.hold_out_for_run(*self._held_for_run)
 
     def forget(self) -> None:
         """Forget what ``setup`` read."""
@@ -282,21 +282,27 @@ class DataModule(CheckedLoading, LightningDataModule):
         if self.plain_train_set is not None:
             self.plain_train_set = Subset(plain, kept)
 
-    def hold_out_for_run(self, share: float) -> None:
+    def hold_out_for_run(self, share: float | None) -> None:
         """Hold a share out until ``return_held_out``, also where ``adopt`` sets the data up anew.
 
         Data that hold something out themselves stay as they are.
+
+        Args:
+            share: Share of the training set; None lends the validation set instead.
         """
-        self._guide_share = share
-        self._whole = self.train_set, self.plain_train_set, self.guide_set
-        if self.guide_set is None:
+        self._held_for_run = (share,)
+        if self._whole is None:
+            self._whole = self.train_set, self.plain_train_set, self.guide_set
+        if share is None:
+            self.guide_set = self.val_set
+        elif self.guide_set is None:
             self.hold_out(share)
 
     def return_held_out(self) -> None:
         """Undo ``hold_out_for_run``."""
         if self._whole is not None:
             self.train_set, self.plain_train_set, self.guide_set = self._whole
-        self._guide_share = self._whole = None
+        self._held_for_run = self._whole = None
 
     def _held_and_kept(self, share: float, rows: int) -> tuple[Sequence[int], Sequence[int]]:
         """Return the rows to hold out and the others, each in ascending order."""

@@ -87,3 +87,19 @@ def test_the_guide_sees_samples_as_they_are():
     plain = data.plain_train_set
     assert list(plain.indices) == list(data.train_set.indices)
     assert isinstance(plain.dataset.dataset, Plain)
+
+
+def test_the_validation_set_may_be_lent_for_a_run():
+    data = ten(batch_size=4)
+    data.val_set = Plain()
+    trained = data.train_set
+    data.hold_out_for_run(None)
+    assert data.guide_set is data.val_set
+    # a second one that asks for rows shares those
+    data.hold_out_for_run(0.5)
+    assert data.guide_set is data.val_set
+    assert data.train_set is trained
+    data.return_held_out()
+    data.return_held_out()
+    assert data.guide_set is None
+    assert data.train_set is trained
