@@ -6,3 +6,4 @@ from .effects.input_dropout import InputDropout as InputDropout
 from .effects.tuned_dropout import TunedDropout as TunedDropout
 from .hyper_space import HyperSpace as HyperSpace
 from .hyperparameter import HyperParameter as HyperParameter
+from .self_tuner import SelfTuner as SelfTuner

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.self_tuning.hyperparameter import HyperParameter
+from framework.self_tuning.hyperparameter import HyperParameter, inverse_softplus
 from framework.utilities.checks import check_interval
 from framework.utilities.devices import to_device
 
@@ -63,9 +63,9 @@ class HyperSpace(nn.Module):
         self.names = tuple(self.hyperparameters)
         self.columns = {name: column for column, name in enumerate(self.names)}
         raw = [one.unconstrained(one.init) for one in self.hyperparameters.values()]
-        raw_scale = init_scale + math.log(-math.expm1(-init_scale))
         self.register_buffer("raw", torch.tensor(raw, dtype=torch.float32))
-        self.register_buffer("raw_scales", torch.full_like(self.raw, raw_scale))
+        raw_scales = torch.full_like(self.raw, inverse_softplus(init_scale))
+        self.register_buffer("raw_scales", raw_scales)
 
     @property
     def size(self) -> int:
@@ -82,6 +82,11 @@ class HyperSpace(nn.Module):
         """Return the scales (n,), of ``raw_scales`` if given."""
         s = self.raw_scales if raw_scales is None else raw_scales
         return F.softplus(s).clamp(*SCALES)
+
+    @torch.no_grad()
+    def clamp_scales(self) -> None:
+        """Bring s back to where the scales are within their limits, beyond which it would stay."""
+        self.raw_scales.clamp_(*(inverse_softplus(scale) for scale in SCALES))
 
     def entropy(self, raw_scales: Tensor | None = None) -> Tensor:
         r"""Return :math:`\sum_i \log(\sigma_i \sqrt{2 \pi e})`, which keeps the scales from 0."""

@@ -98,8 +98,8 @@ class HyperParameter:
         if self.low is not None and self.high is not None:
             return math.log((value - low) / (high - value))
         if self.low is not None:
-            return _inverse_softplus(value - low)
-        return _inverse_softplus(high - value) if self.high is not None else float(value)
+            return inverse_softplus(value - low)
+        return inverse_softplus(high - value) if self.high is not None else float(value)
 
     def within(
         self,
@@ -136,6 +136,7 @@ class HyperParameter:
         return whole
 
 
-def _inverse_softplus(value: float) -> float:
+def inverse_softplus(value: float) -> float:
+    """Return h with ``softplus(h) == value``, for a positive value."""
     # log(exp(value) - 1), which overflows
     return value + math.log(-math.expm1(-value))
