@@ -70,7 +70,7 @@ class Conditioning:
         """Return what a layer sees.
 
         Args:
-            rows: Length of the first axis of the layer's input; None where any length fits.
+            rows: Number of samples in the layer's input; None where any number fits.
             layer: Name of the layer in messages.
 
         Returns:
@@ -82,9 +82,9 @@ class Conditioning:
             self._check(h)
         if h.dim() == 2 and rows is not None and len(h) != rows:
             raise ValueError(
-                f"{layer} got an input of {rows} rows along its first axis, but there are "
-                f"hyperparameters for {len(h)} samples: keep the samples along the first axis up "
-                "to this layer, exclude it from the conversion, or give one h (n,) for all."
+                f"{layer} got an input of {rows} rows, but there are hyperparameters for {len(h)} "
+                "samples: keep one row for each sample up to this layer, exclude it from the "
+                "conversion, or give one h (n,) for all."
             )
         return self.seen(h, layer)
 

@@ -8,13 +8,24 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from framework.layers.response.conditioning import Conditioning
+from framework.layers.response.conv import ResponseConv1d, ResponseConv2d, ResponseConv3d
+from framework.layers.response.embedding import ResponseEmbedding
 from framework.layers.response.layer import ResponseLayer
 from framework.layers.response.linear import ResponseLinear
+from framework.layers.response.lstm import ResponseLSTM
 from framework.utilities.checks import check_at_least
 from framework.utilities.nearest_names import nearest
 
 KINDS: dict[type[nn.Module], type[ResponseLayer]] = {
-    kind.ordinary: kind for kind in (ResponseLinear,)
+    kind.ordinary: kind
+    for kind in (
+        ResponseLinear,
+        ResponseConv1d,
+        ResponseConv2d,
+        ResponseConv3d,
+        ResponseEmbedding,
+        ResponseLSTM,
+    )
 }
 
 

@@ -151,16 +151,3 @@ def gated_sum(base: Tensor, response: Tensor, gate: Tensor, axis: int) -> Tensor
     shape = [1] * base.dim()
     shape[axis] = -1
     return torch.addcmul(base, gate.to(base.dtype).view(shape), response)
-
-
-def per_row(values: Tensor, like: Tensor, axis: int) -> Tensor:
-    """Return ``values`` (B, k) in the shape and dtype that broadcast over ``like``.
-
-    Args:
-        values: (B, k) float, one row per sample.
-        like: (B, ...) with k places along ``axis``.
-        axis: Axis of ``like``.
-    """
-    shape = [len(values)] + [1] * (like.dim() - 1)
-    shape[axis] = values.shape[1]
-    return values.to(like.dtype).view(shape)

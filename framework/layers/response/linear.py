@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.layers.response.conditioning import Conditioning
-from framework.layers.response.layer import ResponseLayer, per_row
+from framework.layers.response.product import ResponseProduct
 
 
-class ResponseLinear(ResponseLayer, nn.Linear):
+class ResponseLinear(ResponseProduct, nn.Linear):
     """Linear layer ``y = W0 x + b0 + (V h) * (W1 x) + (U h) * b1`` of hyperparameters h.
 
     It approximates how the best weights follow h, of which each row of a batch may have its own.
@@ -48,6 +47,7 @@ class ResponseLinear(ResponseLayer, nn.Linear):
     """
 
     ordinary = nn.Linear
+    output_axis = -1
 
     def __init__(
         self,
@@ -62,18 +62,10 @@ class ResponseLinear(ResponseLayer, nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self.start_response(conditioning, gate_scale)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
-        """Return the response of every row."""
-        h = self.seen(len(input) if input.dim() > 1 else 1)
-        if input.dim() == 1:
-            h = h.reshape(-1)
-        if h.dim() == 1:
-            bias = None if self.bias is None else self.effective("bias", h)
-            return F.linear(input, self.effective("weight", h), bias)
-        y = F.linear(input, self.weight, self.bias)
-        response = F.linear(input, self.get_parameter("weight_response"))
-        y = torch.addcmul(y, per_row(self.gate("weight", h), y, -1), response)
-        if self.bias is not None:
-            gates = per_row(self.gate("bias", h), y, -1)
-            y = torch.addcmul(y, gates, self.get_parameter("bias_response").to(y.dtype))
-        return y
+    def product(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+        """Return ``input @ weight.T + bias``."""
+        return F.linear(input, weight, bias)
+
+    def has_rows(self, input: Tensor) -> bool:  # noqa: A002
+        """Return whether the input is more than one vector."""
+        return input.dim() > 1

@@ -56,7 +56,7 @@ def test_other_numbers_of_rows_are_refused() -> None:
     conditioning = Conditioning(1)
     with (
         conditioning.at(torch.zeros(3, 1)),
-        pytest.raises(ValueError, match=r"an input of 6 rows .* hyperparameters for 3 samples"),
+        pytest.raises(ValueError, match=r"an input of 6 rows.* hyperparameters for 3 samples"),
     ):
         conditioning.of(6, "The layer")
 
