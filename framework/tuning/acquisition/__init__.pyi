@@ -1,0 +1,10 @@
+from .expected_improvement import expected_improvement as expected_improvement
+from .expected_improvement import log_expected_improvement as log_expected_improvement
+from .gaussian_process import GaussianProcess as GaussianProcess
+from .gaussian_process import Posterior as Posterior
+from .gaussian_process import matern52 as matern52
+from .gaussian_process import rbf as rbf
+from .knowledge_gradient import knowledge_gradient as knowledge_gradient
+from .knowledge_gradient import log_expected_gain as log_expected_gain
+from .knowledge_gradient import log_noisy_expected_improvement as log_noisy_expected_improvement
+from .knowledge_gradient import noisy_expected_improvement as noisy_expected_improvement
