@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from framework.data.datamodule import DataModule
-from framework.data.datasets import Batch
-from framework.data.loader import ElasticDataLoader
-from framework.data.samplers import SampleKey
 from framework.gradients.combiner import GradientCombiner
 from framework.gradients.held_out_lp import HeldOutGuidedLP
 from framework.objectives.errors import IncompatibleError
 from framework.training.compatibility import require
+from framework.training.guide_stream import GuideStream
 from framework.training.module import TrainingModule
 from framework.utilities.checks import check_at_least, check_interval
 from framework.utilities.lightning_internals import datamodule_of
@@ -73,9 +70,7 @@ class DynamicPreference(Callback):
         self.combiner = HeldOutGuidedLP() if combiner is None else combiner
         self.held_out = held_out
         self.batch_size = batch_size
-        self._loader: ElasticDataLoader | None = None
-        self._batches: Iterator[Batch] | None = None
-        self._drawn = 0
+        self._guide = GuideStream()
         self._data: DataModule | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -100,34 +95,17 @@ class DynamicPreference(Callback):
             )
         data.hold_out_for_run(self.held_out)
         self._data = data
-        self._drawn, self._batches = 0, None
-        module.guide_batch = lambda: self._next(trainer)
+        self._guide.restart()
+        module.guide_batch = lambda: self._guide.next(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the guide's loader; a checkpoint may have set the data up anew since ``setup``."""
         if self._data is not None:
-            size = self.batch_size or self._data.batch_size
-            self._loader = self._data.guide_dataloader(size, self._place)
-
-    def _next(self, trainer: Trainer) -> Batch:
-        """Return this rank's part of the next guide batch, on the device."""
-        assert self._loader is not None
-        batch = None if self._batches is None else next(self._batches, None)
-        if batch is None:
-            self._batches = iter(self._loader)
-            batch = next(self._batches)
-        self._drawn += 1
-        batch = trainer.precision_plugin.convert_input(batch)
-        return trainer.strategy.batch_to_device(batch)
-
-    def _place(self) -> SampleKey:
-        """Return where the stream of the guide stands: (pass, batches of it that were drawn)."""
-        assert self._loader is not None
-        return divmod(self._drawn, len(self._loader))
+            self._guide.open(self._data, self.batch_size or self._data.batch_size)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Empty the module's slot and give back what was held out."""
-        self._batches = self._loader = None
+        self._guide.close()
         if isinstance(pl_module, TrainingModule) and pl_module.gradient_combiner is self.combiner:
             pl_module.gradient_combiner = pl_module.guide_batch = None
         if self._data is not None:
@@ -142,8 +120,8 @@ class DynamicPreference(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many batches the guide has drawn."""
-        return {"drawn": self._drawn}
+        return {"drawn": self._guide.drawn}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the stream of the guide there."""
-        self._drawn, self._batches = state_dict["drawn"], None
+        self._guide.restart(state_dict["drawn"])
