@@ -3,4 +3,12 @@ from .aggregate_ridge import AggregateRidge as AggregateRidge
 from .aggregate_ridge import aggregate_risk as aggregate_risk
 from .aggregate_ridge import bag_size_risks as bag_size_risks
 from .aggregate_ridge import optimal_bag_size as optimal_bag_size
+from .lv_hba import LVHBA as LVHBA
 from .normalized_logistic import NormalizedLogisticRegression as NormalizedLogisticRegression
+from .projections import AffineSet as AffineSet
+from .projections import Ball as Ball
+from .projections import Box as Box
+from .projections import Polyhedron as Polyhedron
+from .projections import Simplex as Simplex
+from .projections import flat as flat
+from .proximal_lagrangian import proximal_lagrangian_value as proximal_lagrangian_value
