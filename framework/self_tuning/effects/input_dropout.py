@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
-from framework.self_tuning.effect import Effect
+from framework.self_tuning.draws import Draws
 from framework.self_tuning.effects.dropping import drop
+from framework.self_tuning.effects.input_effect import InputEffect
 from framework.self_tuning.hyperparameter import HyperParameter
 
 RATE = HyperParameter(init=0.05, low=0.0, high=1.0)
 """Range of the rate in the paper's code."""
 
 
-class InputDropout(Effect):
+class InputDropout(InputEffect):
     """Drops elements of the batch's input at a rate that each row has for itself.
 
     What is kept is divided by 1 - rate. The mask does not depend on the number of ranks.
@@ -42,15 +43,9 @@ class InputDropout(Effect):
     def __init__(
         self, field: str = "image", name: str = "input_dropout", rate: HyperParameter = RATE
     ) -> None:
-        super().__init__(name, {"rate": rate.within(f"{name}.rate", RATE, low=0, high=1)})
-        self.field = field
+        super().__init__(field, name, {"rate": rate.within(f"{name}.rate", RATE, low=0, high=1)})
 
-    def change_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the batch with elements of its input dropped."""
-        if self.active is None or self.draws is None:
-            return batch
-        x = self.field_of(batch, self.field)
-        rate = self.value_for("rate", x, f"the field {self.field!r}")
-        stream = self.stream(self.field)
-        noise = self.draws.uniform(stream, len(x), *x.shape[1:], device=x.device)
-        return batch | {self.field: drop(x, rate, noise)}
+    def changed(self, x: Tensor, draws: Draws) -> Tensor:
+        """Return ``x`` with elements dropped."""
+        rate, stream = self.value_of("rate", x), self.stream(self.field)
+        return drop(x, rate, draws.uniform(stream, len(x), *x.shape[1:], device=x.device))
