@@ -6,6 +6,8 @@ from .effects.color_jitter import ColorJitter as ColorJitter
 from .effects.cutout import Cutout as Cutout
 from .effects.gaussian_noise import GaussianNoise as GaussianNoise
 from .effects.input_dropout import InputDropout as InputDropout
+from .effects.label_smoothing import LabelSmoothing as LabelSmoothing
+from .effects.mixup import Mixup as Mixup
 from .effects.scale_noise import ScaleNoise as ScaleNoise
 from .effects.tuned_dropout import TunedDropout as TunedDropout
 from .hyper_space import HyperSpace as HyperSpace

@@ -52,6 +52,26 @@ class Draws:
         """Return uniform numbers in [0, 1) that all rows and ranks share, of any shape."""
         return self._filled(torch.rand, name, shape, device)
 
+    def partners(self, name: str, rows: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return another place in the global batch for each of this rank's rows.
+
+        Args:
+            name: Name of the numbers.
+            rows: Rows of this rank.
+            device: Device of the result.
+
+        Returns:
+            (rows,) int64, this rank's part of a permutation of all rows; no row is its own partner
+            unless it is the only one.
+        """
+
+        def pair(n: int, generator: torch.Generator) -> Tensor:
+            order = torch.randperm(n, generator=generator, device=device)
+            # the next one in a random circle
+            return torch.empty_like(order).index_copy_(0, order, order.roll(1))
+
+        return draw_for_global_batch(pair, rows, self._generator(name, device))
+
     def shared_perturbation(self, space: HyperSpace) -> Tensor:
         """Return the standard normal numbers (n,) of the hyperparameters that all rows share."""
         return self._filled(torch.randn, f"{PERTURBATION}.shared", (space.size,), space.raw.device)
