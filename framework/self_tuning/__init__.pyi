@@ -9,7 +9,10 @@ from .effects.input_dropout import InputDropout as InputDropout
 from .effects.label_smoothing import LabelSmoothing as LabelSmoothing
 from .effects.mixup import Mixup as Mixup
 from .effects.scale_noise import ScaleNoise as ScaleNoise
+from .effects.term_weight import TermWeight as TermWeight
 from .effects.tuned_dropout import TunedDropout as TunedDropout
+from .effects.weight_decay import WeightDecay as WeightDecay
+from .effects.word_dropout import WordDropout as WordDropout
 from .hyper_space import HyperSpace as HyperSpace
 from .hyperparameter import HyperParameter as HyperParameter
 from .self_tuner import SelfTuner as SelfTuner
