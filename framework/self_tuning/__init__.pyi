@@ -4,6 +4,7 @@ from .effect import acting as acting
 from .effect import hyperparameters_of as hyperparameters_of
 from .effects.color_jitter import ColorJitter as ColorJitter
 from .effects.cutout import Cutout as Cutout
+from .effects.drop_connect import DropConnect as DropConnect
 from .effects.gaussian_noise import GaussianNoise as GaussianNoise
 from .effects.input_dropout import InputDropout as InputDropout
 from .effects.label_smoothing import LabelSmoothing as LabelSmoothing
