@@ -20,5 +20,6 @@ from .sae_lens_export import SAELensExport as SAELensExport
 from .saf import SAF as SAF
 from .selection_schedule import SelectionPhase as SelectionPhase
 from .selection_schedule import SelectionSchedule as SelectionSchedule
+from .self_tuning import SelfTuning as SelfTuning
 from .threshold_calibration import ThresholdCalibration as ThresholdCalibration
 from .unit_norm_projection import UnitNormProjection as UnitNormProjection

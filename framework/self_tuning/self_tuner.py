@@ -22,6 +22,7 @@ from framework.utilities.checks import check_at_least, check_interval, check_pos
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.randomness import global_seed, stable_seed
 
+
 class SelfTuner:
     r"""Makes a network a self-tuning one: its layers learn how they respond to hyperparameters.
 
@@ -255,7 +256,8 @@ class SelfTuner:
         ]
         rates = (self.hyper_lr, self.scale_lr)
         self._optimizers = [
-            torch.optim.Adam([leaf], lr=rate) for leaf, rate in zip(self._leaves, rates, strict=True)
+            torch.optim.Adam([leaf], lr=rate)
+            for leaf, rate in zip(self._leaves, rates, strict=True)
         ]
         if self._loaded is not None:
             for optimizer, state in zip(self._optimizers, self._loaded, strict=True):

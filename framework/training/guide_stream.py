@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from lightning.pytorch import Trainer
 
 from framework.data.datamodule import DataModule
-from framework.data.datasets import Batch
-from framework.data.loader import ElasticDataLoader
 from framework.data.samplers import SampleKey
 
 
@@ -21,8 +20,9 @@ class GuideStream:
 
     def __init__(self) -> None:
         self.drawn = 0
-        self._loader: ElasticDataLoader | None = None
-        self._batches: Iterator[Batch] | None = None
+        self._loader: Any = None
+        self._skip = False
+        self._batches: Iterator[Any] | None = None
 
     def open(self, data: DataModule, batch_size: int) -> None:
         """Make the loader of what is held out now.
@@ -31,8 +31,16 @@ class GuideStream:
             data: Datamodule with a ``guide_set``.
             batch_size: Rows of a global batch.
         """
-        self._batches = None
+        self._batches, self._skip = None, False
         self._loader = data.guide_dataloader(batch_size, self._place)
+
+    def follow(self, loader: Iterable[Any]) -> None:
+        """Take the batches of a loader of a person's own, pass after pass.
+
+        Args:
+            loader: Loader with a length.
+        """
+        self._loader, self._batches, self._skip = loader, None, True
 
     def close(self) -> None:
         """Forget the loader, but not the place in the stream."""
@@ -42,12 +50,16 @@ class GuideStream:
         """Go on after a number of batches."""
         self.drawn, self._batches = drawn, None
 
-    def next(self, trainer: Trainer) -> Batch:
+    def next(self, trainer: Trainer) -> Any:
         """Return this rank's part of the next global batch, on the device."""
         assert self._loader is not None
         batch = None if self._batches is None else next(self._batches, None)
         if batch is None:
             self._batches = iter(self._loader)
+            if self._skip:
+                # it begins each pass anew, also where a run goes on within one
+                for _ in range(self._place()[1]):
+                    next(self._batches)
             batch = next(self._batches)
         self.drawn += 1
         batch = trainer.precision_plugin.convert_input(batch)

@@ -45,6 +45,7 @@ from framework.training.row_shards import save_whole_rows, take_own_states
 from framework.training.term_log import TermLog
 from framework.training.terms import add_term, explained_labels
 from framework.training.trainable import TrainableParameters
+from framework.training.tuned_weights import match_tuned_weights
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import (
     is_accumulating,
@@ -476,6 +477,7 @@ class TrainingModule(EvaluationModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what ``on_save_checkpoint`` added, and prepare the data as those in training."""
         trainer = trainer_of(self)
+        match_tuned_weights(self, checkpoint)
         self.data_facts = checkpoint.get(KEY, self.data_facts)
         if trainer is not None and isinstance(data := self.datamodule, DataModule):
             data.adopt(self.data_facts, trainer.state.fn or "fit")

@@ -57,6 +57,7 @@ def without_half(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
     A result in float16 or bfloat16 is replaced by the value itself on the result's device.
     """
+
     # torchmetrics reads the function's name
     @functools.wraps(fn)
     def apply(value: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -160,6 +161,10 @@ def test_a_run_goes_on_from_its_state_with_the_same_bits() -> None:
     assert second.scales() == tuner.scales()
 
 
+def summed_loss(network: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+    return F.cross_entropy(network(x), label, reduction="sum") * world_size() / 16
+
+
 def tuned_on_ranks(dtype: torch.dtype, per_sample: bool) -> tuple[dict[str, float], list[Tensor]]:
     """Return what a few steps on this rank's uneven part of each batch lead to."""
     network = perceptron(dtype=dtype)
@@ -180,12 +185,7 @@ def tuned_on_ranks(dtype: torch.dtype, per_sample: bool) -> tuple[dict[str, floa
             p.grad = g
         optimizer.step()
         if tuner.is_due(step + 1):
-            scale = world_size() / 16
-            tuner.tune(
-                lambda: F.cross_entropy(network(x[16:][own]), label[16:][own], reduction="sum")
-                * scale,
-                rows=own.stop - own.start,
-            )
+            tuner.tune(partial(summed_loss, network, x[16:][own], label[16:][own]), len(x[own]))
     return tuner.values() | tuner.scales(), [p.detach() for p in network.parameters()]
 
 

@@ -1,0 +1,47 @@
+"""Checkpoints of self-tuning networks, which ordinary networks take, and the reverse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from framework.layers.response.fold import fold_state_dict
+from framework.self_tuning.self_tuner import SelfTuner
+
+SPACE = "self_tuning"
+"""Name of the hyperparameters among the parts of a module."""
+
+
+def add_space(module: nn.Module, tuner: SelfTuner) -> None:
+    """Make the hyperparameters of a module a part of it, so that a checkpoint alone says them.
+
+    Args:
+        module: Module of which the network of ``tuner`` is the whole.
+        tuner: What tunes it.
+    """
+    centered = torch.tensor(tuner.conditioning.centered)
+    tuner.space.register_buffer("centered", centered)
+    module.add_module(SPACE, tuner.space)
+
+
+def match_tuned_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Give a checkpoint the weights that a module has a place for.
+
+    An ordinary network gets those of the response to the hyperparameters of the checkpoint. A
+    self-tuning one starts with its own hyperparameters where the checkpoint has none.
+
+    Args:
+        module: Module that is about to load the checkpoint.
+        checkpoint: Checkpoint that was read, which is changed.
+    """
+    state, prefix = checkpoint.get("state_dict", {}), f"{SPACE}."
+    raw, space = state.get(f"{prefix}raw"), getattr(module, SPACE, None)
+    if raw is not None and space is None:
+        center = raw if bool(state.get(f"{prefix}centered")) else None
+        folded = fold_state_dict(state, raw, center)
+        checkpoint["state_dict"] = {n: v for n, v in folded.items() if not n.startswith(prefix)}
+    elif raw is None and space is not None:
+        own = {f"{prefix}{name}": value for name, value in space.state_dict().items()}
+        checkpoint["state_dict"] = {**state, **own}
