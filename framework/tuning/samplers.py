@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 OPTUNA = ("gp", "tpe", "qmc", "random")
-SAMPLERS = OPTUNA
-"""Names of the samplers."""
+BOTORCH = ("kg", "noisy_ei", "mes", "mf_kg")
+SAMPLERS = (*OPTUNA, *BOTORCH)
+"""Names of the samplers: those that come with Optuna, then those that need BoTorch."""
 PRUNERS = ("none", "median", "hyperband")
 """Names of the pruners."""
 
@@ -30,6 +32,7 @@ def make_sampler(
     deterministic: bool = False,
     startup_trials: int = 10,
     jobs: int = 1,
+    fidelity: str | None = None,
 ) -> BaseSampler:
     """Return an Optuna sampler that proposes one trial of a study.
 
@@ -43,6 +46,10 @@ def make_sampler(
     | ``tpe`` | what is likely among the best trials and unlikely among the others | Optuna |
     | ``qmc`` | the next point of a scrambled Sobol sequence | Optuna |
     | ``random`` | any point | Optuna |
+    | ``kg`` | the largest knowledge gradient | BoTorch |
+    | ``noisy_ei`` | the largest knowledge gradient among tried settings and the new one | BoTorch |
+    | ``mes`` | what tells most about the best value (max-value entropy search) | BoTorch |
+    | ``mf_kg`` | the setting and fidelity with the largest knowledge gradient per cost | BoTorch |
 
     Papers: Frazier, *A Tutorial on Bayesian Optimization*, arXiv:1807.02811, for all but ``tpe``:
     Bergstra et al., *Algorithms for Hyper-Parameter Optimization*, NeurIPS 2011.
@@ -51,14 +58,15 @@ def make_sampler(
         name: Name of the sampler.
         seed: Seed of the study, the same for all of its trials.
         number: Number of the trial in the study, from 0.
-        deterministic: Whether a setting that is tried twice gives the same value, which ``gp`` then
-            takes for exact.
+        deterministic: Whether a setting that is tried twice gives the same value, which ``gp`` and
+            BoTorch's samplers then take for exact.
         startup_trials: Finished trials before which settings are drawn at random.
         jobs: Trials that run at the same time.
+        fidelity: Name of the parameter that ``mf_kg`` takes for the fidelity.
 
     Raises:
-        ModuleNotFoundError: Optuna is not installed.
-        ValueError: An unknown name or a number that is too small.
+        ModuleNotFoundError: Optuna or BoTorch is not installed.
+        ValueError: An unknown name, or ``mf_kg`` without a fidelity.
 
     Example:
         >>> type(make_sampler("tpe", seed=1)).__name__
@@ -71,7 +79,25 @@ def make_sampler(
         )
     check_at_least(0, number=number)
     check_at_least(1, startup_trials=startup_trials, jobs=jobs)
-    require_package("optuna", extra="tune", purpose=f"The sampler {name}")
+    if name == "mf_kg" and fidelity is None:
+        raise ValueError(
+            "The sampler mf_kg needs a fidelity: mark a number of the space, such as the epochs, "
+            "with `fidelity: true`."
+        )
+    purpose = f"The sampler {name}"
+    if name in BOTORCH:
+        require_package("botorch", extra="botorch", purpose=purpose)
+        require_package("optuna", extra="botorch", purpose=purpose)
+        from framework.tuning.botorch_sampler import BoTorchSampler
+
+        return BoTorchSampler(
+            name,
+            seed=stable_seed(seed, number),
+            startup_trials=startup_trials,
+            deterministic=deterministic,
+            fidelity=fidelity,
+        )
+    require_package("optuna", extra="tune", purpose=purpose)
     return _optuna_sampler(name, seed, number, deterministic, startup_trials, jobs)
 
 
@@ -88,6 +114,8 @@ def _optuna_sampler(
         # a deterministic objective may one day be told otherwise
         warnings.simplefilter("ignore", ExperimentalWarning)
         if name == "gp":
+            # it says at length that a package is missing that would save milliseconds
+            logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
             return samplers.GPSampler(deterministic_objective=deterministic, **options)
         if name == "tpe":
             # running trials count as bad ones, or jobs would try the same setting
