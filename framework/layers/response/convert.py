@@ -10,6 +10,7 @@ from torch import nn
 from framework.layers.response.conditioning import Conditioning
 from framework.layers.response.conv import ResponseConv1d, ResponseConv2d, ResponseConv3d
 from framework.layers.response.embedding import ResponseEmbedding
+from framework.layers.response.fast_path import leave_fast_path
 from framework.layers.response.layer import ResponseLayer
 from framework.layers.response.linear import ResponseLinear
 from framework.layers.response.lstm import ResponseLSTM
@@ -82,6 +83,7 @@ def convert_to_response(
         layer.__class__ = KINDS[type(layer)]
         assert isinstance(layer, ResponseLayer)
         layer.start_response(conditioning, gate_scale, name)
+    leave_fast_path(module)
     return conditioning
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.layers.response.convert import response_layers
+from framework.layers.response.fast_path import return_to_fast_path
 from framework.layers.response.layer import gate_values, gated_sum
 
 M = TypeVar("M", bound=nn.Module)
@@ -45,6 +46,7 @@ def fold_response(module: M, h: Tensor) -> M:
         check_vector(h, layer.conditioning.num_hyperparameters)
     for layer in layers:
         layer.fold(layer.conditioning.seen(h))
+        return_to_fast_path(layer)
     return module
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.layers.response.conditioning import Conditioning
@@ -142,8 +143,11 @@ def gate_values(gate: Tensor, h: Tensor) -> Tensor:
     Returns:
         (out,) or (B, out).
     """
-    with torch.autocast(gate.device.type, enabled=False):
-        return h.to(gate) @ gate.T
+    device = gate.device.type
+    if not torch.is_autocast_enabled(device):
+        return F.linear(h.to(gate), gate)
+    with torch.autocast(device, enabled=False):
+        return F.linear(h.to(gate), gate)
 
 
 def gated_sum(base: Tensor, response: Tensor, gate: Tensor, axis: int) -> Tensor:

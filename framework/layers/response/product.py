@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from framework.layers.response.layer import ResponseLayer
@@ -39,10 +38,11 @@ class ResponseProduct(ResponseLayer):
             return self.product(input, self.effective("weight", h), bias)
         y = self.product(input, self.get_parameter("weight"), base_bias)
         response = self.product(input, self.get_parameter("weight_response"), None)
-        y = torch.addcmul(y, self._per_row(self.gate("weight", h), y), response)
+        # no backward pass reads y, and in place it takes no more memory
+        y = y.addcmul_(self._per_row(self.gate("weight", h), y), response)
         if base_bias is not None:
             bias = self.gate("bias", h) * self.get_parameter("bias_response")
-            y = y + self._per_row(bias, y)
+            y = y.add_(self._per_row(bias, y))
         return y
 
     def _per_row(self, values: Tensor, output: Tensor) -> Tensor:
