@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -160,9 +162,7 @@ class ResponseLSTM(ResponseLayer, nn.LSTM):
         # cuDNN has no backward pass in evaluation mode, where hyperparameters learn
         dropout = self.dropout if self.training else 0.0
         options = (self.bias, self.num_layers, dropout, True, self.bidirectional, self.batch_first)
-        with warnings.catch_warnings():
-            # sums of weights are never one chunk of memory
-            warnings.filterwarnings("ignore", "RNN module weights are not part of single")
+        with _scattered_weights() if x.is_cuda else nullcontext():
             output, hidden, cell = torch._VF.lstm(x, hx, weights, *options)
         return output, (hidden, cell)
 
@@ -192,7 +192,7 @@ class ResponseLSTM(ResponseLayer, nn.LSTM):
         both: list[Tensor] = [self.get_parameter(n) for n in (name, f"{name}_response")]
         if self.hidden_mask is not None:
             both = [weight * self.hidden_mask.to(weight.dtype) for weight in both]
-        stacked, gate = torch.cat(both), self.gate(name, h).to(fixed.dtype)
+        stacked, gate = (t.to(fixed.dtype) for t in (torch.cat(both), self.gate(name, h)))
         hidden, cell = state
         outputs = []
         for step in fixed.unbind(0):
@@ -211,6 +211,14 @@ class ResponseLSTM(ResponseLayer, nn.LSTM):
             gated = self.gate(name, h) * self.get_parameter(f"{name}_response")
             fixed = fixed + (self.get_parameter(name) + gated).to(fixed.dtype)
         return fixed
+
+
+@contextmanager
+def _scattered_weights() -> Iterator[None]:
+    """Silence cuDNN's warning that weights are not one chunk of memory, as sums never are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "RNN module weights are not part of single")
+        yield
 
 
 def _cell(gates: Tensor, cell: Tensor) -> State:
