@@ -55,7 +55,7 @@ def trials_table(study: Study, metric: str) -> Table:
     table.add_column("trial", justify="right")
     table.add_column("state")
     table.add_column(metric, justify="right")
-    for name in _short(names):
+    for name in short_names(names):
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("time", justify="right")
     for trial in study.get_trials(deepcopy=False):
@@ -99,7 +99,7 @@ def _parameters(study: Study) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _short(names: list[str]) -> list[str]:
+def short_names(names: list[str]) -> list[str]:
     """Return the last parts of dotted names, as many as tell them apart."""
     short = []
     for name in names:

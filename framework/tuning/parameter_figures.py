@@ -1,0 +1,176 @@
+"""Settings of a study and what they came to: parallel coordinates and slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial
+
+from framework.figures.panels import spans_decades
+from framework.figures.style import COLORS, STYLE, titled
+from framework.tuning.unit_cube import from_unit, to_unit
+
+SHADES = "viridis"
+BEST = COLORS[1]
+
+
+@rc_context(STYLE)
+def parallel_coordinates_figure(
+    trials: Sequence[FrozenTrial],
+    space: Mapping[str, BaseDistribution],
+    labels: Mapping[str, str],
+    metric: str,
+    best: int,
+    larger_is_better: bool,
+) -> Figure:
+    """Draw each trial as a line through its settings to its value, the good ones dark.
+
+    Args:
+        trials: Complete trials.
+        space: Parameters that are shown.
+        labels: Short names of the parameters.
+        metric: Name of the metric that is tuned.
+        best: Number of the best trial.
+        larger_is_better: Whether the metric is maximized.
+    """
+    figure = titled(f"Settings of {len(trials)} trials, by rank of {metric}", 3.6)
+    axes = figure.add_subplot()
+    values = [float(trial.value) for trial in trials]
+    low, high = min(values), max(values)
+    logarithmic = spans_decades(low, high)
+    ordered = sorted(trials, key=lambda trial: float(trial.value), reverse=not larger_is_better)
+    shades = colormaps[SHADES]
+    for rank, trial in enumerate(ordered):
+        place = _place(float(trial.value), low, high, logarithmic)
+        line = [*(to_unit(kind, trial.params[name]) for name, kind in space.items()), place]
+        is_best = trial.number == best
+        color = BEST if is_best else shades(0.95 * (1 - (rank + 1) / len(ordered)))
+        axes.plot(
+            range(len(line)),
+            line,
+            color=color,
+            alpha=1.0 if is_best else 0.6,
+            linewidth=2.5 if is_best else 1.2,
+            label=f"best, trial {trial.number}" if is_best else None,
+        )
+    for column, kind in enumerate(space.values()):
+        _ticks(axes, column, _marks(kind))
+    last = len(space)
+    ends = {0.0: f"{low:.3g}", 1.0: f"{high:.3g}"} if high > low else {0.5: f"{low:.3g}"}
+    _ticks(axes, last, ends)
+    axes.set_xticks(range(last + 1), [*(labels[name] for name in space), metric])
+    axes.set_yticks([])
+    axes.set_ylim(-0.05, 1.05)
+    axes.set_xlim(-0.2, last + 0.2)
+    axes.grid(visible=False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=0)
+    figure.legend(loc="outside lower right")
+    bar = figure.colorbar(
+        ScalarMappable(cmap=colormaps[f"{SHADES}_r"]), ax=axes, ticks=[0.03, 0.97], aspect=30
+    )
+    bar.ax.set_yticklabels(["worst", "best"])
+    bar.ax.tick_params(length=0)
+    bar.outline.set_visible(False)
+    return figure
+
+
+@rc_context(STYLE)
+def slices_figure(
+    trials: Sequence[FrozenTrial],
+    space: Mapping[str, BaseDistribution],
+    labels: Mapping[str, str],
+    metric: str,
+    best: int,
+) -> Figure:
+    """Draw the value of each trial over each of its settings, the later ones darker.
+
+    Args:
+        trials: Complete trials.
+        space: Parameters that are shown.
+        labels: Short names of the parameters.
+        metric: Name of the metric that is tuned.
+        best: Number of the best trial.
+    """
+    columns = min(3, len(space))
+    lines = math.ceil(len(space) / columns)
+    figure = titled(f"{metric} over each setting, later trials darker", 0.8 + 2.2 * lines)
+    values = [float(trial.value) for trial in trials]
+    winner = next((trial for trial in trials if trial.number == best), None)
+    first: Axes | None = None
+    for place, (name, kind) in enumerate(space.items(), start=1):
+        axes = figure.add_subplot(lines, columns, place, sharey=first)
+        first = first or axes
+        axes.scatter(
+            [_coordinate(kind, trial.params[name]) for trial in trials],
+            values,
+            c=[trial.number for trial in trials],
+            cmap=f"{SHADES}_r",
+            s=16,
+        )
+        if winner is not None:
+            at = _coordinate(kind, winner.params[name])
+            axes.plot(at, winner.value, "*", color=BEST, markersize=11, label="best")
+        axes.set_xlabel(labels[name])
+        if isinstance(kind, CategoricalDistribution):
+            axes.set_xticks(range(len(kind.choices)), [str(choice) for choice in kind.choices])
+            axes.set_xlim(-0.5, len(kind.choices) - 0.5)
+        elif kind.log:
+            axes.set_xscale("log")
+        if (place - 1) % columns == 0:
+            axes.set_ylabel(metric)
+        else:
+            axes.tick_params(labelleft=False)
+    assert first is not None
+    if spans_decades(min(values), max(values)):
+        first.set_yscale("log")
+    return figure
+
+
+def _coordinate(kind: BaseDistribution, value: Any) -> float:
+    if isinstance(kind, CategoricalDistribution):
+        return float(kind.to_internal_repr(value))
+    return float(value)
+
+
+def _place(value: float, low: float, high: float, logarithmic: bool) -> float:
+    if high == low:
+        return 0.5
+    if logarithmic:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return (value - low) / (high - low)
+
+
+def _marks(kind: BaseDistribution) -> dict[float, str]:
+    """Return the values that are written at an axis, by their places."""
+    if isinstance(kind, CategoricalDistribution):
+        found = list(kind.choices)
+        return {to_unit(kind, choice): str(choice) for choice in found}
+    middle = from_unit(kind, 0.5)
+    whole = isinstance(kind, IntDistribution)
+    values = dict.fromkeys((kind.low, middle, kind.high))
+    return {to_unit(kind, value): str(value) if whole else f"{value:.3g}" for value in values}
+
+
+def _ticks(axes: Axes, column: int, marks: Mapping[float, str]) -> None:
+    """Draw an axis of the parallel coordinates."""
+    axes.axvline(column, color="0.6", linewidth=0.8, zorder=0)
+    for place, text in marks.items():
+        axes.annotate(
+            text[:18],
+            (column, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color="0.15",
+            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.8},
+        )
