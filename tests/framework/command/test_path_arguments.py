@@ -90,6 +90,7 @@ NO_PATHS = [
     "MatFeatures.labels",
     "TimmEmbedder.others",
     "UnitNormProjection.parameters",
+    "Vocabulary.tokens",
 ]
 PATHLIKE = re.compile(r"(^|_)(root|dir|dirpath|path|file|filename|folder|directory|location|uri)$")
 
