@@ -98,6 +98,7 @@ READS: dict[str, dict[str, str]] = {
     "PrototypicalNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "RecordFile": {"path": "a RecordIO file (`.rec`)"},
     "Tabular": {"source": "a table (`.csv`, `.txt`, `.parquet`), or a set of scikit-learn"},
+    "TextWindows": {"path": "a file of text, or a folder of such files"},
     "USPS": {"root": "the files of USPS in a folder"},
     "YOLOOBB": {
         "root": "images, label files and `data.yaml` in a folder",

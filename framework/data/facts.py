@@ -35,6 +35,9 @@ FACTS = (
     "categories",
     "fill_values",
     "activation_scales",
+    "vocabulary",
+    "vocabulary_size",
+    "token_level",
 )
 """Attributes that describe the data, each known at the latest after ``setup``."""
 LONGEST = 20

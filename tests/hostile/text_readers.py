@@ -78,6 +78,24 @@ def _(folder: Path) -> Any:
     return sum(len(text) for text in read_texts(str(folder)))
 
 
+@reader(
+    "text-windows",
+    lambda: {
+        "a.train.txt": b"A text.\nOf two lines.\n" * 3,
+        "a.valid.txt": b"Another text of one line.",
+    },
+    ["datamodules.text:part_files", "framework.language.text:_opened"],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    from datamodules import TextWindows
+
+    for level in ("character", "word"):
+        data = TextWindows(str(folder), level=level, window=4)
+        data.setup("fit")
+        data.train_set[0]
+
+
 METRICS = (
     b"epoch,step,train/loss_epoch,val/loss,val/accuracy\n0,5,0.5,,\n0,5,,0.25,0.5\n1,9,1,2,3\n"
 )
