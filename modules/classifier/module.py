@@ -58,9 +58,10 @@ class Classifier(TrainingModule):
     Args:
         num_classes: Number K of classes; None for those of the data, see ``for_data``.
         input_shape: Shape (C, H, W) of an image; None for that of the data.
-        backbone: Backbone: ``'mlp'``, ``'cnn'`` or any timm name, such as ``resnet18``.
-        widths: Widths of the layers of ``mlp`` or of the stages of ``cnn``; timm backbones ignore
-            them.
+        backbone: Backbone: ``'mlp'``, ``'cnn'``, ``'alexnet'`` or any timm name, such as
+            ``resnet18``.
+        widths: Widths of the layers of ``mlp``, of the stages of ``cnn``, or of the five
+            convolutions and the two hidden layers of ``alexnet``; timm backbones ignore them.
         pretrained: Whether to load timm's weights; the command then gives the data the mean and the
             std that they were trained with, where the config has none.
         criterion: Loss on the logits; default cross-entropy.

@@ -1,4 +1,4 @@
-"""Networks for classification: two small ones for tiny images, and any timm backbone by name."""
+"""Networks for classification: small ones for tiny images, and any timm backbone by name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from framework.layers.mlp import mlp_body
 from framework.layers.timm_backbone import timm_features
+from modules.classifier.alexnet import AlexNetBody
 
 
 class ClassifierNetwork(nn.Module):
@@ -57,16 +58,16 @@ def build_network(
     """Return the network that ``backbone`` names.
 
     Args:
-        backbone: Name ``'mlp'``, ``'cnn'``, or any that ``timm.list_models()`` gives.
+        backbone: Name ``'mlp'``, ``'cnn'`` or ``'alexnet'``, or any of ``timm.list_models()``.
         num_classes: Number K of classes.
         input_shape: Shape (C, H, W) of an image.
         widths: Widths of the layers of ``mlp`` (none: a linear classifier) or of the stages of
-            ``cnn``.
+            ``cnn``; seven of ``alexnet``, see ``AlexNetBody``.
         pretrained: Whether to load timm's weights, which needs a network connection.
 
     Raises:
-        ValueError: The backbone is unknown, ``input_shape`` is not three numbers, or ``cnn`` has no
-            widths.
+        ValueError: The backbone is unknown, ``input_shape`` is not three numbers, ``cnn`` has no
+            widths, or ``alexnet`` other than seven or images below 16 x 16.
     """
     if len(input_shape) != 3:
         raise ValueError(f"input_shape must be [channels, height, width], got {list(input_shape)}.")
@@ -78,5 +79,8 @@ def build_network(
         if not widths:
             raise ValueError("The backbone 'cnn' needs at least one width.")
         return ClassifierNetwork(cnn_body(channels, widths), widths[-1], num_classes)
-    body, size = timm_features(backbone, input_shape, pretrained, others=("mlp", "cnn"))
+    if backbone == "alexnet":
+        return ClassifierNetwork(AlexNetBody(input_shape, widths), widths[-1], num_classes)
+    others = ("mlp", "cnn", "alexnet")
+    body, size = timm_features(backbone, input_shape, pretrained, others=others)
     return ClassifierNetwork(body, size, num_classes)
