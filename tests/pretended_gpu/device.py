@@ -73,6 +73,8 @@ def _stand_ins(gpu: PretendedGPU) -> Iterator[tuple[Any, str, Any]]:
         "_engine_run_backward",
         _backward(torch.autograd._engine_run_backward, gpu),
     )
+    # cuDNN's LSTM reads weights that lie in one piece, the CPU's reads them as they are
+    yield torch, "_use_cudnn_rnn_flatten_weight", lambda: False
     # optimizers group parameters by what C++ takes for their device
     grouped = _grouped(torch._C._group_tensors_by_device_and_dtype)
     yield torch._C, "_group_tensors_by_device_and_dtype", grouped

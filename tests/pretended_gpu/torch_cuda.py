@@ -125,6 +125,7 @@ def _of_devices(gpu: PretendedGPU) -> dict[str, Any]:
         "current_device": lambda: gpu.index,
         "set_device": set_device,
         "device": DeviceGuard,
+        "device_of": DeviceGuard,
         "get_device_name": lambda device=None: properties.name,
         "get_device_capability": lambda device=None: (9, 0),
         "get_device_properties": lambda device=None: properties,
