@@ -108,6 +108,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Sequence[Tensor]]] = {
         lambda: build_network("cnn", CLASSES, (1, 8, 8), [4, 4]),
         [normal(1, 8, 8)],
     ),
+    "classifier, alexnet": (
+        lambda: build_network("alexnet", CLASSES, (3, 16, 16), [4, 4, 4, 4, 4, 8, 8]),
+        [normal(3, 16, 16)],
+    ),
     "classifier, timm": (
         lambda: build_network("test_resnet", CLASSES, (3, 32, 32), []),
         [normal(3, 32, 32)],
