@@ -5,6 +5,7 @@ from .depict import DEPICT as DEPICT
 from .domain_adaptation import DomainAdaptation as DomainAdaptation
 from .embedding import PrototypicalNetwork as PrototypicalNetwork
 from .gghl import GGHL as GGHL
+from .language_model import LSTMLanguageModel as LSTMLanguageModel
 from .nested import NestedClassifier as NestedClassifier
 from .regressor import Regressor as Regressor
 from .sae import SparseAutoencoderModule as SparseAutoencoderModule
