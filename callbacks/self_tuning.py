@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from framework.self_tuning.effects.term_weight import TermWeight
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -184,7 +184,7 @@ class SelfTuning(ObjectivesCallback, AfterStep):
         self._stream.restart()
         self._loaded = None
         if any(isinstance(part, _BatchNorm) for part in pl_module.modules()):
-            rank_zero_warn(
+            rank_zero_info(
                 "Batch norm couples rows with different hyperparameters, and tuning steps see its "
                 "running statistics; the published networks have none."
             )

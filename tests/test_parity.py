@@ -44,7 +44,16 @@ ROW_BY_ROW = {
     "sae": ["--data.batch_size=64", "--model.denominator=fixed"],
 }
 # what FullyShardedStrategy refuses
-WHOLE = {"bpjdet", "depict", "paretoda", "paretoda_mnist_usps", "sae", "sae_feature", "sae_mutual"}
+WHOLE = {
+    "bpjdet",
+    "depict",
+    "paretoda",
+    "paretoda_mnist_usps",
+    "sae",
+    "sae_feature",
+    "sae_mutual",
+    "selftuning",
+}
 STATES = ("state_dict", "optimizer_states")
 
 

@@ -209,6 +209,7 @@ class DataModule(CheckedLoading, LightningDataModule):
             self.forget()
             self.setup(stage)
             if self._held_for_run is not None:
+                self._whole = None
                 self.hold_out_for_run(*self._held_for_run)
 
     def forget(self) -> None:

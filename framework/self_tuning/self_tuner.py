@@ -20,7 +20,7 @@ from framework.self_tuning.effect import Effect, acting, hyperparameters_of
 from framework.self_tuning.hyper_space import HyperSpace
 from framework.utilities.checks import check_at_least, check_interval, check_positive
 from framework.utilities.evaluation_mode import evaluation_mode
-from framework.utilities.randomness import global_seed, stable_seed
+from framework.utilities.randomness import global_seed, seeded, stable_seed
 
 
 class SelfTuner:
@@ -117,16 +117,18 @@ class SelfTuner:
         self.steps = 0
         """Number of tuning steps so far."""
         self.tuning_loss: Tensor | None = None
-        """Loss of the latest tuning step on this rank, without the entropy."""
+        """Loss of the latest tuning step over all ranks, without the entropy; None before one."""
         self.space = HyperSpace(hyperparameters_of(self.effects), init_scale)
-        self.conditioning: Conditioning = convert_to_response(
-            network,
-            self.space.size,
-            include=include,
-            exclude=exclude,
-            gate_scale=gate_scale,
-            centered=centered,
-        )
+        # the same on any number of ranks, and without a draw from the run's own generator
+        with seeded(self.seed, "self_tuning"):
+            self.conditioning: Conditioning = convert_to_response(
+                network,
+                self.space.size,
+                include=include,
+                exclude=exclude,
+                gate_scale=gate_scale,
+                centered=centered,
+            )
         self.conditioning.source = lambda: self.space.raw
         self.space.to(next(network.parameters()).device)
         for effect in self.effects:
@@ -194,7 +196,7 @@ class SelfTuner:
             rows: Number of these rows.
 
         Returns:
-            The loss, a scalar without a graph.
+            The loss over all ranks, a scalar without a graph.
 
         Raises:
             FloatingPointError: The loss or a gradient is NaN or infinite; nothing is changed then.
@@ -223,12 +225,12 @@ class SelfTuner:
         if self.tune_scales:
             (widening,) = torch.autograd.grad(self.space.entropy(raw_scales), [raw_scales])
             gradients[1] = gradients[1] - self.entropy_weight * widening
-        self._step(value, gradients)
+        self.tuning_loss = self._step(value, gradients)
         self.steps += 1
-        self.tuning_loss = value.detach()
         return self.tuning_loss
 
-    def _step(self, value: Tensor, gradients: Sequence[Tensor]) -> None:
+    def _step(self, value: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+        """Step on the mean over ranks of the gradients, and return that of the loss."""
         flat = torch.cat([*gradients, value.detach().reshape(1).to(gradients[0])])
         if world_size() > 1:
             flat = all_reduce_sum(flat) / world_size()
@@ -245,6 +247,7 @@ class SelfTuner:
             optimizer.step()
             leaf.grad = None
         self.space.clamp_scales()
+        return flat[-1]
 
     def _make_optimizers(self) -> None:
         """Make the optimizers of the hyperparameters, which by now have their device."""
@@ -287,11 +290,13 @@ class SelfTuner:
             "space": self.space.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "steps": self.steps,
+            "loss": self.tuning_loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned; the network restores its responses itself."""
         self.space.load_state_dict(state["space"])
         self.steps = int(state["steps"])
+        self.tuning_loss = state["loss"]
         self._loaded = state["optimizers"]
         self._leaves, self._optimizers = [], []
