@@ -43,7 +43,8 @@ def convert_to_response(
     Every layer stays the same object, with its parameters, hooks and names; layers of other
     classes, subclasses too, stay as they are. What is tied stays tied: a weight that a converted
     and an ordinary layer share is the base weight in the converted one. The new parameters of a
-    frozen layer are frozen, with gates of 0.
+    frozen layer are frozen, with gates of 0. Code that reads the ``weight`` of a layer rather than
+    calling it, such as ``nn.MultiheadAttention`` and a tied decoder, sees the base weight.
 
     Paper: MacKay et al., Self-Tuning Networks, ICLR 2019, arXiv:1903.03088; ``gate_scale=0`` and
     ``centered=True``, Bae and Grosse, Delta-STN, NeurIPS 2020, arXiv:2010.13514.

@@ -192,14 +192,14 @@ class ResponseLSTM(ResponseLayer, nn.LSTM):
         both: list[Tensor] = [self.get_parameter(n) for n in (name, f"{name}_response")]
         if self.hidden_mask is not None:
             both = [weight * self.hidden_mask.to(weight.dtype) for weight in both]
-        stacked, gate = (t.to(fixed.dtype) for t in (torch.cat(both), self.gate(name, h)))
+        w0, w1, gate = (t.to(fixed.dtype) for t in (*both, self.gate(name, h)))
         hidden, cell = state
         outputs = []
         for step in fixed.unbind(0):
-            base, response = F.linear(hidden, stacked).chunk(2, -1)
-            hidden, cell = _cell(torch.addcmul(step + base, gate, response), cell)
+            gates = torch.addcmul(step + F.linear(hidden, w0), gate, F.linear(hidden, w1))
+            hidden, cell = _cell(gates, cell)
             outputs.append(hidden)
-        return torch.stack(outputs), (hidden, cell)
+        return torch.stack(outputs), (hidden, cell.to(hidden.dtype))
 
     def _input_part(self, end: str, x: Tensor, h: Tensor) -> Tensor:
         """Return what inputs and biases add to the gates of one layer, for all times."""

@@ -160,3 +160,14 @@ def test_nothing_left_is_refused() -> None:
 def test_a_negative_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="gate_scale must be at least 0, got -1"):
         convert_to_response(network(), 1, gate_scale=-1)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_sees_each_block() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    conditioning = convert_to_response(model, 2, gate_scale=1.0)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    x = torch.randn(5, 1, 4, 4)
+    for shape in ((5, 2), (5, 2), (2,), (2,)):
+        with conditioning.at(torch.randn(shape)):
+            torch.testing.assert_close(compiled(x), model(x))

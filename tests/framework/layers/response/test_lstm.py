@@ -141,17 +141,21 @@ def test_dropout_between_layers_is_that_of_training() -> None:
             assert torch.equal(layer.eval()(x)[0], layer(x)[0])
 
 
-def test_autocast() -> None:
-    layer = ResponseLSTM(5, 4, Conditioning(1))
+@pytest.mark.parametrize("shape", [(1,), (ROWS, 1)])
+def test_half_precision(shape: tuple[int, ...]) -> None:
+    layer = ResponseLSTM(5, 4, Conditioning(1), num_layers=2)
     x = sequences(layer)
-    for shape in ((1,), (ROWS, 1)):
-        with layer.conditioning.at(torch.ones(shape)):
-            exact = layer(x)[0]
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                y = layer(x)[0]
+    with layer.conditioning.at(torch.ones(shape)):
+        exact = layer(x)[0]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            results = [layer(x)]
+        layer.bfloat16()
+        results.append(layer(x.bfloat16()))
+    for y, states in results:
+        assert {y.dtype, *(state.dtype for state in states)} == {torch.bfloat16}
         close(y.float(), exact, 0.02)
-        y.float().sum().backward()
-        assert layer.weight_hh_l0_gate.grad.dtype == torch.float32
+    results[1][0].float().sum().backward()
+    assert layer.weight_hh_l0_gate.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize("shape", [(2,), (0, 2)])
