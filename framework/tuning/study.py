@@ -1,0 +1,254 @@
+"""A study on the disk: which trials there are, and which settings the next one has."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from framework.tuning.journal import JOURNAL, empty_journal, hold_journal, journal_storage
+from framework.tuning.settings import TuneSettings
+from framework.tuning.study_record import changed, write_record
+from framework.utilities.error_reason import reason_of
+from framework.utilities.limits import check_size
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+GO_ON = "choose another name by --tune.name, or remove that folder"
+
+SamplerMaker = Callable[[TuneSettings, int], "BaseSampler"]
+
+
+class StudyFolder:
+    """A study in its folder, which one process at a time searches in.
+
+    The journal has one line for each trial that begins, with its settings, and one for its end.
+    A trial that a killed search has left unfinished is done again under its number, and the sampler
+    is made anew for each trial, seeded by the study's seed and the trial's number, so that a study
+    goes on as if it had not been interrupted.
+
+    Args:
+        settings: Settings of the study.
+        base: Whole config of the fit, without the settings that are searched over.
+        make_sampler: Function that makes the sampler of a trial, by its number.
+        make_pruner: Function that makes the pruner; None is a pruner that stops nothing.
+
+    Raises:
+        FileExistsError: Another process searches in it.
+        ValueError: It holds another study, no study that can be read, or a link.
+    """
+
+    def __init__(
+        self,
+        settings: TuneSettings,
+        base: Mapping[str, Any],
+        make_sampler: SamplerMaker,
+        make_pruner: Callable[[TuneSettings], Any] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.base = base
+        self.folder = settings.folder
+        self.distributions = settings.space.distributions()
+        self._make_sampler = make_sampler
+        self._pruner = None if make_pruner is None else make_pruner(settings)
+        self._lock = hold_journal(self.folder)
+        try:
+            self._study = self._open()
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let other processes search in the folder."""
+        self._lock.close()
+
+    def _open(self) -> Study:
+        study = self._load()
+        record = self.settings.record()
+        if study is not None and (what := changed(self.folder, record, self.base)):
+            if any(_has_ended_well(trial) for trial in study.get_trials(deepcopy=False)):
+                raise ValueError(f"{self.folder} holds another study: {what}; {GO_ON}.")
+            # nothing was learned yet, so that a mistake can be put right
+            empty_journal(self._lock)
+            study = None
+        write_record(self.folder, record, self.base)
+        if study is None:
+            study = self._optuna(journal_storage(self.folder))
+        self._check_trials(study)
+        return study
+
+    def _optuna(self, storage: Any) -> Study:
+        import optuna
+
+        return optuna.create_study(
+            storage=storage,
+            study_name=self.settings.name,
+            direction="maximize" if self.settings.mode == "max" else "minimize",
+            pruner=self._pruner or optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+
+    def _load(self) -> Study | None:
+        """Return the study of the journal, None where it holds none."""
+        import optuna
+
+        path = self.folder / JOURNAL
+        size = path.stat().st_size
+        if size == 0:
+            return None
+        check_size(path, 32 * size)
+        try:
+            storage = journal_storage(self.folder)
+            if not storage.get_all_studies():
+                return None
+            return optuna.load_study(
+                study_name=self.settings.name,
+                storage=storage,
+                pruner=self._pruner or optuna.pruners.NopPruner(),
+            )
+        except KeyError:
+            raise ValueError(f"{self.folder} holds a study of another name; {GO_ON}.") from None
+        except Exception as error:  # of many kinds, by what is wrong with the journal
+            raise ValueError(
+                f"{path} is no journal of a study ({reason_of(error)}); {GO_ON}."
+            ) from None
+
+    def _check_trials(self, study: Study) -> None:
+        """Refuse settings that this study could not have chosen: a journal may be anybody's."""
+        for trial in study.get_trials(deepcopy=False):
+            same = trial.distributions == self.distributions
+            if not same or any(
+                not distribution._contains(distribution.to_internal_repr(trial.params[key]))
+                for key, distribution in self.distributions.items()
+            ):
+                raise ValueError(
+                    f"{self.folder / JOURNAL} has a trial {trial.number} with other settings than "
+                    f"tune.space allows; {GO_ON}."
+                )
+
+    @property
+    def study(self) -> Study:
+        """The study in Optuna's terms."""
+        return self._study
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by their numbers."""
+        return self._study.get_trials(deepcopy=False)
+
+    def unfinished(self) -> list[FrozenTrial]:
+        """Return the trials that have begun and not ended."""
+        return [trial for trial in self.trials if not trial.state.is_finished()]
+
+    def best(self) -> FrozenTrial | None:
+        """Return the best complete trial, the first of equals; None before there is one."""
+        from optuna.trial import TrialState
+
+        done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        return max(done, key=lambda trial: self.settings.sign * float(trial.value), default=None)
+
+    def ask(self) -> FrozenTrial:
+        """Choose the settings of the next trial, and note it in the journal by one line."""
+        import optuna
+        from optuna.trial import TrialState, create_trial
+
+        trials = self.trials
+        number = len(trials)
+        # what a sampler writes while it chooses is not in the journal: it would be half there
+        # where the search is killed, and chosen differently the next time
+        copied = optuna.create_study(
+            study_name=self.settings.name,
+            direction=self._study.direction,
+            sampler=self._make_sampler(self.settings, number),
+            pruner=self._study.pruner,
+        )
+        copied.add_trials(trials)
+        copied.ask(self.distributions)
+        asked = copied.get_trials(deepcopy=False)[-1]
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=asked.params,
+            distributions=self.distributions,
+            system_attrs=asked.system_attrs,
+        )
+        template.datetime_start = datetime.now()
+        storage = self._study._storage
+        trial_id = storage.create_new_trial(self._study._study_id, template)
+        return storage.get_trial(trial_id)
+
+    def should_prune(self, trial: FrozenTrial, values: Mapping[int, float]) -> bool:
+        """Return whether a trial promises too little to go on.
+
+        Args:
+            trial: Trial that is running.
+            values: Its metric after each validation so far, numbered from 1.
+        """
+        if self._pruner is None or not values:
+            return False
+        seen = copy.copy(self._study._storage.get_trial(trial._trial_id))
+        seen.intermediate_values = dict(values)
+        return bool(self._pruner.prune(self._study, seen))
+
+    def tell(
+        self,
+        trial: FrozenTrial,
+        value: float | None,
+        values: Mapping[int, float],
+        pruned: bool = False,
+        reason: str = "",
+        seconds: float = 0.0,
+    ) -> None:
+        """Note the end of a trial.
+
+        Args:
+            trial: Trial that was running.
+            value: What it came to; None where it failed.
+            values: Its metric after each validation, numbered from 1.
+            pruned: Whether it was stopped as it promised little.
+            reason: Why it failed.
+            seconds: Time that it took.
+        """
+        from optuna.trial import TrialState
+
+        storage, key = self._study._storage, trial._trial_id
+        for step, found in values.items():
+            if math.isfinite(found):
+                storage.set_trial_intermediate_value(key, step, found)
+        storage.set_trial_user_attr(key, "seconds", round(seconds, 3))
+        if reason:
+            storage.set_trial_user_attr(key, "reason", reason)
+        if value is None:
+            storage.set_trial_state_values(key, TrialState.FAIL)
+        else:
+            state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+            storage.set_trial_state_values(key, state, [value])
+
+
+def sampler_of(settings: TuneSettings, number: int) -> BaseSampler:
+    """Return the sampler of a trial, whose draws depend on the study's seed and the number alone.
+
+    Args:
+        settings: Settings of the study.
+        number: Number of the trial.
+    """
+    from framework.tuning.samplers import make_sampler
+
+    return make_sampler(settings.sampler, settings.seed, number, jobs=settings.jobs)
+
+
+def pruner_of(settings: TuneSettings) -> Any:
+    """Return the pruner of a study, None where nothing is pruned."""
+    if settings.pruner == "none":
+        return None
+    from framework.tuning.samplers import make_pruner
+
+    return make_pruner(settings.pruner)
+
+
+def _has_ended_well(trial: FrozenTrial) -> bool:
+    return bool(trial.state.is_finished()) and trial.value is not None
