@@ -22,4 +22,5 @@ from .selection_schedule import SelectionPhase as SelectionPhase
 from .selection_schedule import SelectionSchedule as SelectionSchedule
 from .self_tuning import SelfTuning as SelfTuning
 from .threshold_calibration import ThresholdCalibration as ThresholdCalibration
+from .trial_reporter import TrialReporter as TrialReporter
 from .unit_norm_projection import UnitNormProjection as UnitNormProjection

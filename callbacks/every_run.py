@@ -13,6 +13,7 @@ from callbacks.prediction_writer import PredictionWriter
 from callbacks.report_writer import ReportWriter
 from callbacks.run_header import RunHeader
 from callbacks.run_progress_bar import RunProgressBar
+from callbacks.trial_reporter import reporters_of_trial
 
 
 def for_every_run() -> list[Callback]:
@@ -28,4 +29,5 @@ def for_every_run() -> list[Callback]:
         # the figures and tables of the others are in it
         ReportWriter(),
         MetricsSummary(),
+        *reporters_of_trial(),
     ]
