@@ -211,8 +211,20 @@ def main(args: Sequence[str] | None = None) -> None:
         from framework.runs.stop_signals import taken_signals
 
         with taken_signals(is_program=args is None):
-            _check_job()
-            _run(arguments)
+            if arguments[0] == "tune":
+                _tune(arguments[1:])
+            else:
+                _check_job()
+                _run(arguments)
+
+
+def _tune(arguments: list[str]) -> None:
+    """Search for the settings of a fit; its config is read here, and run by other processes."""
+    import_configurable_classes()
+    from framework.command import cli, tune
+
+    with cli.error_messages():
+        tune.main(arguments)
 
 
 def _check_job() -> None:

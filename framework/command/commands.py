@@ -12,6 +12,7 @@ COMMANDS = {
     "validate": "Evaluate a checkpoint on the validation part of its data.",
     "test": "Evaluate a checkpoint on the test part.",
     "predict": "Write the predictions of a checkpoint.",
+    "tune": "Search for the settings of a fit; each trial is a fit of its own.",
     "report": "Show what a run came to, or compare several, and write it as a page.",
     "new": "Write the files of a new method into a checkout.",
     "configs": "List the configs that came with Trimtab.",
@@ -34,6 +35,7 @@ options:
 examples:
   trimtab configs                                        the configs, one per line
   trimtab fit --config classifier --config with/saf      a run, with a method laid over it
+  trimtab tune --config classifier --config tune/classifier   a search for the best settings
   trimtab fit --help                                     the options of a run
   trimtab fit --model.help                               the models; --data.help: the kinds of data
   trimtab fit --trainer.callbacks.help                   the methods that are callbacks
@@ -81,7 +83,7 @@ def check_command(args: Sequence[str]) -> None:
         FileNotFoundError: There is no such config.
     """
     word = args[0]
-    if word in TRAINER_COMMANDS:
+    if word in (*TRAINER_COMMANDS, "tune"):
         for name in option(args, *CONFIG_FLAGS):
             find_config(name)
     if word in COMMANDS or word.startswith("-"):
@@ -92,4 +94,5 @@ def check_command(args: Sequence[str]) -> None:
 
 def asks_for_configs(args: Sequence[str]) -> bool:
     """Return whether a command line asks which configs there are, by no name of one."""
-    return args[0] == "configs" or (args[-1] in ("--config", "-c") and args[0] in TRAINER_COMMANDS)
+    with_config = (*TRAINER_COMMANDS, "tune")
+    return args[0] == "configs" or (args[-1] in CONFIG_FLAGS and args[0] in with_config)

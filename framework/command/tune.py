@@ -1,0 +1,276 @@
+"""The command that searches for the settings of a fit."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from framework.command.fit_config import fit_config
+from framework.command.report import relative
+from framework.command.tune_arguments import merged, take_tune, without_sections
+from framework.runs.config_files import ROOT, name_of_config, option
+from framework.runs.slurm_job import said_once
+from framework.runs.stop_signals import command_signals
+from framework.tuning.driver import Driver
+from framework.tuning.launcher import Launcher, SlurmLauncher, SubprocessLauncher
+from framework.tuning.progress import Progress, in_words
+from framework.tuning.retraining import retrain
+from framework.tuning.settings import NAMES, TuneSettings, read_settings
+from framework.tuning.study import StudyFolder, pruner_of, sampler_of
+from framework.utilities.console import PlainConsole
+from framework.utilities.files import write_text
+from framework.utilities.packages import require_package
+
+HELP = """\
+usage: trimtab tune --config NAME [--config tune/NAME ...] [--tune.NAME VALUE ...] [--OPTION VALUE]
+
+Search for the settings of a fit: each trial is a fit of its own, in a process of its own.
+
+The section tune of a config, or options --tune.NAME VALUE:
+{settings}
+
+tune.space maps settings to what they may be, and is a file or a section:
+  model.optimizer.lr: {{type: float, low: 0.0001, high: 0.1, log: true}}
+  model.widths: {{type: categorical, choices: [16, 32]}}
+  data.batch_size: {{type: int, low: 16, high: 128, step: 16}}
+
+All other options are those of trimtab fit, and hold for every trial. The same command again goes on
+with a study that was interrupted; a larger --tune.trials adds trials to one that is done.
+"""
+OF_ONE_RUN = ("--ckpt_path", "--name", "--run_folder")
+LONGEST_TABLE = 60
+
+
+def main(args: Sequence[str], launcher: Launcher | None = None) -> None:
+    """Search, print the trials, and write the best config, a table and figures.
+
+    Args:
+        args: Command line after ``tune``.
+        launcher: Function that starts a fit; default as ``tune.launcher`` says.
+
+    Raises:
+        ValueError: The command line, the section ``tune`` or the study's folder is wrong.
+        FileExistsError: Another process searches in the study's folder.
+        ModuleNotFoundError: Optuna is not installed.
+        StudyError: The search cannot go on.
+        RuntimeError: Every trial failed.
+    """
+    if not args or "--help" in args or "-h" in args:
+        sys.stdout.write(HELP.format(settings=_settings_help()))
+        return
+    require_package("optuna", extra="tune", purpose="trimtab tune")
+    _check_is_alone(args)
+    given, rest = take_tune(args)
+    with TemporaryDirectory() as scratch:
+        sections, rest = without_sections(rest, Path(scratch))
+        base = fit_config(rest)
+    root = (base.get("trainer") or {}).get("default_root_dir") or ROOT
+    settings = read_settings(merged([*sections, given]), name_of_config(args), root)
+    allowed = tuple(f"--allow={name}" for name in option(args, "--allow"))
+    check_space(settings, base, allowed)
+    _warn_of_monitor(settings, base)
+    search(settings, base, launcher or _launcher(settings, base), allowed)
+
+
+def search(
+    settings: TuneSettings, base: Mapping[str, Any], launcher: Launcher, arguments: tuple[str, ...]
+) -> None:
+    """Run a study to its end and write what it came to.
+
+    Args:
+        settings: Settings of the study.
+        base: Whole config of the fit.
+        launcher: Function that starts a fit.
+        arguments: Further arguments of each fit.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = StudyFolder(settings, base, sampler_of, pruner_of)
+    try:
+        with Progress(settings) as progress:
+            driver = Driver(study, launcher, arguments, progress)
+            _say_how_to_go_on(driver)
+            known = len(study.trials) - len(study.unfinished())
+            if known:
+                progress.console.print(
+                    f"{relative(study.folder)}: goes on after {known} trials", soft_wrap=True
+                )
+            try:
+                driver.run()
+            finally:
+                write_results(study, arguments)
+        _show(study)
+        if study.best() is None:
+            raise RuntimeError(f"no trial of {study.folder} ended well; see trials/*/output.txt.")
+        if settings.retrain_best:
+            _retrain(study, launcher, arguments)
+    finally:
+        study.release()
+
+
+def check_space(
+    settings: TuneSettings, base: Mapping[str, Any], arguments: tuple[str, ...] = ()
+) -> None:
+    """Read the config of the fit with the ends of each setting: a wrong one is refused at once.
+
+    Args:
+        settings: Settings of the study.
+        base: Whole config of the fit.
+        arguments: Further arguments of each fit.
+
+    Raises:
+        ValueError: The config has no such setting.
+        SystemExit: With code 2 and a message, where a value is of another type.
+    """
+    for corner in settings.space.corners():
+        trial_config(settings, base, corner, arguments)
+
+
+def trial_config(
+    settings: TuneSettings,
+    base: Mapping[str, Any],
+    values: Mapping[str, Any],
+    arguments: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return the whole config of a trial."""
+    overlay = settings.space.overlay(base, values)
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder, "base.yaml"), Path(folder, "trial.yaml")]
+        for path, content in zip(paths, (dict(base), overlay), strict=True):
+            write_text(path, yaml.safe_dump(content, sort_keys=False))
+        return fit_config([*arguments, *(f"--config={path}" for path in paths)])
+
+
+def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
+    """Write ``best.yaml``, ``trials.csv`` and the figures of what is known so far.
+
+    Args:
+        study: Study.
+        arguments: Further arguments of each fit.
+    """
+    from framework.figures.style import may_fail, save_png
+    from framework.tuning.trials_table import write_trials
+
+    write_trials(study.study, study.folder / "trials.csv")
+    if (best := study.best()) is None:
+        return
+    config = trial_config(study.settings, study.base, best.params, arguments)
+    head = (
+        f"# Trial {best.number} of the study {study.settings.name}: {study.settings.metric} "
+        f"{float(best.value):.6g}, the best of {len(study.trials)} trials.\n"
+    )
+    write_text(study.folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False))
+    with may_fail("the figures of the study"):
+        from framework.tuning.figures import study_figures
+
+        for name, figure in study_figures(study.study).items():
+            save_png(figure, study.folder / "figures" / f"{name}.png")
+
+
+def _show(study: StudyFolder) -> None:
+    from framework.tuning.trials_table import trials_table
+
+    console = PlainConsole()
+    if len(study.trials) <= LONGEST_TABLE:
+        console.print(trials_table(study.study, study.settings.metric))
+    if (best := study.best()) is None:
+        return
+    console.print(
+        f"best: trial {best.number}, {study.settings.metric} {float(best.value):.6g}, "
+        f"{in_words(best.params)}",
+        soft_wrap=True,
+    )
+    config = relative(study.folder / "best.yaml")
+    console.print(f"run it: trimtab fit --config {config}", soft_wrap=True)
+    console.print(f"results: {relative(study.folder)}", soft_wrap=True)
+
+
+def _retrain(study: StudyFolder, launcher: Launcher, arguments: tuple[str, ...]) -> None:
+    PlainConsole().print(f"trains the best config in {relative(study.folder / 'best')}")
+    code = retrain(study, launcher, study.folder / "best.yaml", arguments)
+    if code:
+        raise RuntimeError(
+            f"the run of the best config failed (exit code {code}); see "
+            f"{study.folder / 'best' / 'output.txt'}."
+        )
+
+
+def _launcher(settings: TuneSettings, base: Mapping[str, Any]) -> Launcher:
+    if settings.launcher == "slurm":
+        return SlurmLauncher.of(settings.name, base, settings.slurm)
+    if settings.slurm:
+        raise ValueError("tune.slurm is for --tune.launcher slurm, which is not asked for.")
+    return SubprocessLauncher()
+
+
+def _check_is_alone(args: Sequence[str]) -> None:
+    """Refuse what belongs to one run, and a launcher that would start the search several times."""
+    for name in OF_ONE_RUN:
+        if option(args, name) or name in args:
+            instead = "; the study is called by --tune.name" if name != "--ckpt_path" else ""
+            raise ValueError(f"{name} is of one run, and a search has many{instead}.")
+    # of torchrun, and of srun
+    processes = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    if any(number != "1" for number in processes):
+        with said_once():
+            raise ValueError(
+                "trimtab tune is one process and starts those of its trials: call it without "
+                "torchrun, by srun with one task, and give the ranks of a trial by "
+                "--trainer.devices."
+            )
+
+
+def _warn_of_monitor(settings: TuneSettings, base: Mapping[str, Any]) -> None:
+    checkpoint = base.get("checkpoint") or {}
+    monitor, mode = checkpoint.get("monitor"), checkpoint.get("mode")
+    if monitor is None or (monitor, mode) == (settings.metric, settings.mode):
+        return
+    sys.stderr.write(
+        f"trimtab: trials are compared by {settings.metric} ({settings.mode}), and their best "
+        f"checkpoints are chosen by {monitor} ({mode}), as checkpoint.monitor and checkpoint.mode "
+        "say.\n"
+    )
+
+
+def _say_how_to_go_on(driver: Driver) -> None:
+    """Let a signal end the fits that run, and say how the study goes on."""
+    if (signals := command_signals()) is None:
+        return
+
+    def leave(signum: int) -> str:
+        stopped = len(driver.running)
+        driver.stop()
+        again = f"{stopped} trials were stopped and are done again" if stopped else ""
+        return f"{again + '; ' if again else ''}the same command goes on with the study"
+
+    signals.settle("the search was done", True, None, leave)
+
+
+def _settings_help() -> str:
+    """Return a line for each setting, from the docstring that explains them."""
+    from textwrap import fill
+
+    from jsonargparse._parameter_resolvers import parse_docs
+
+    texts = parse_docs(TuneSettings, None, None)
+    assert set(NAMES) == {one.name for one in fields(TuneSettings)}
+    lines = []
+    for name in NAMES:
+        text = " ".join(str(texts.get(name, "")).replace("``", "").split())
+        lines.append(
+            fill(
+                text,
+                96,
+                initial_indent=f"  --tune.{name:<18}",
+                subsequent_indent=" " * 27,
+            )
+        )
+    return "\n".join(lines)
