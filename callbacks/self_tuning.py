@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
-from framework.self_tuning.effects.term_weight import TermWeight
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -19,6 +18,7 @@ from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
 from framework.self_tuning.effect import Effect
+from framework.self_tuning.effects.term_weight import TermWeight
 from framework.self_tuning.self_tuner import SelfTuner
 from framework.training.evaluation import EvaluationModule
 from framework.training.guide_stream import GuideStream

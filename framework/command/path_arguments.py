@@ -137,6 +137,7 @@ FOLDERS: dict[str, dict[str, str]] = {
     "SpikeDetection": {"exclude_batches_path": "numbers of batches"},
     "TensorBoardLogger": {"save_dir": "metrics"},
     "TrajectoryLoss": {"directory": "a table of samples, removed as soon as it is mapped"},
+    "TrialReporter": {"folder": "the metric of a trial"},
     "WandbLogger": {"dir": "W&B's record of the run", "save_dir": "W&B's record of the run"},
     "YOLOOBB": {"cache_dir": "the cache of tiles"},
 }

@@ -74,6 +74,8 @@ def main(args: Sequence[str], launcher: Launcher | None = None) -> None:
     root = (base.get("trainer") or {}).get("default_root_dir") or ROOT
     settings = read_settings(merged([*sections, given]), name_of_config(args), root)
     allowed = tuple(f"--allow={name}" for name in option(args, "--allow"))
+    # what it needs is said before anything is written
+    sampler_of(settings, 0)
     check_space(settings, base, allowed)
     _warn_of_monitor(settings, base)
     search(settings, base, launcher or _launcher(settings, base), allowed)

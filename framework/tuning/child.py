@@ -51,7 +51,7 @@ class ChildProcess:
         ...     output = Path(folder, "output.txt")
         ...     child = ChildProcess([sys.executable, "-c", "print(1)"], os.environ, output)
         ...     child.process.wait(), output.read_text()
-        (0, '1\\n')
+        (0, '1\n')
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from framework.runs.run_folder import numbered
 from framework.runs.run_record import NAME as RUN_RECORD
 from framework.tuning.child import Child, end, reason_of_failure
 from framework.tuning.launcher import Launcher
@@ -20,8 +21,8 @@ from framework.tuning.trial_files import TrialFiles, best_value
 from framework.utilities.files import (
     lock,
     make_folder,
+    move,
     open_in_place,
-    remove_new_folder,
     write_text,
 )
 
@@ -130,8 +131,7 @@ class Driver:
     def _start(self, trial: FrozenTrial) -> None:
         files = self.files(trial.number)
         _wait_for_end(files.folder)
-        # what an interrupted fit left would not be of this one
-        remove_new_folder(files.folder)
+        set_aside(files.folder, self.study.folder / "interrupted")
         make_folder(files.folder)
         overlay = self.settings.space.overlay(self.study.base, trial.params)
         write_text(files.config, yaml.safe_dump(overlay, sort_keys=False))
@@ -230,6 +230,17 @@ class Driver:
                 f"the first {len(ended)} trials failed, the last {count} of them by the same "
                 f"error: {reasons[-1].rstrip('.')}; see {self.files(ended[-1].number).output}."
             )
+
+
+def set_aside(folder: Path, place: Path) -> None:
+    """Move a folder that a stopped fit has left: what it holds is not of the next one.
+
+    Args:
+        folder: Folder of the fit.
+        place: Folder for such folders.
+    """
+    if folder.exists():
+        move(folder, next(free for free in numbered(place / folder.name) if not free.exists()))
 
 
 def _wait_for_end(folder: Path, patience: float = LEFT_BEHIND) -> None:

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from framework.tuning.child import end
-from framework.tuning.driver import POLL
+from framework.tuning.driver import POLL, set_aside
 from framework.tuning.launcher import Launcher
 from framework.tuning.study import StudyFolder
 from framework.tuning.trial_files import TrialFiles
-from framework.utilities.files import make_folder, remove_new_folder
+from framework.utilities.files import make_folder
 
 
 def retrain(
@@ -25,7 +25,7 @@ def retrain(
         arguments: Further arguments of the fit.
     """
     folder = study.folder / "best"
-    remove_new_folder(folder)
+    set_aside(folder, study.folder / "earlier")
     make_folder(folder)
     variables = {
         "WANDB_RUN_GROUP": study.settings.name,

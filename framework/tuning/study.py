@@ -8,18 +8,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from framework.tuning.journal import JOURNAL, empty_journal, hold_journal, journal_storage
+from framework.tuning.journal import hold_journal
 from framework.tuning.settings import TuneSettings
-from framework.tuning.study_record import changed, write_record
-from framework.utilities.error_reason import reason_of
-from framework.utilities.limits import check_size
+from framework.tuning.stored_study import open_study
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
     from optuna.trial import FrozenTrial
-
-GO_ON = "choose another name by --tune.name, or remove that folder"
 
 SamplerMaker = Callable[[TuneSettings, int], "BaseSampler"]
 
@@ -58,7 +54,7 @@ class StudyFolder:
         self._pruner = None if make_pruner is None else make_pruner(settings)
         self._lock = hold_journal(self.folder)
         try:
-            self._study = self._open()
+            self._study = open_study(settings, base, self._lock, self._pruner)
         except BaseException:
             self.release()
             raise
@@ -66,70 +62,6 @@ class StudyFolder:
     def release(self) -> None:
         """Let other processes search in the folder."""
         self._lock.close()
-
-    def _open(self) -> Study:
-        study = self._load()
-        record = self.settings.record()
-        if study is not None and (what := changed(self.folder, record, self.base)):
-            if any(_has_ended_well(trial) for trial in study.get_trials(deepcopy=False)):
-                raise ValueError(f"{self.folder} holds another study: {what}; {GO_ON}.")
-            # nothing was learned yet, so that a mistake can be put right
-            empty_journal(self._lock)
-            study = None
-        write_record(self.folder, record, self.base)
-        if study is None:
-            study = self._optuna(journal_storage(self.folder))
-        self._check_trials(study)
-        return study
-
-    def _optuna(self, storage: Any) -> Study:
-        import optuna
-
-        return optuna.create_study(
-            storage=storage,
-            study_name=self.settings.name,
-            direction="maximize" if self.settings.mode == "max" else "minimize",
-            pruner=self._pruner or optuna.pruners.NopPruner(),
-            load_if_exists=True,
-        )
-
-    def _load(self) -> Study | None:
-        """Return the study of the journal, None where it holds none."""
-        import optuna
-
-        path = self.folder / JOURNAL
-        size = path.stat().st_size
-        if size == 0:
-            return None
-        check_size(path, 32 * size)
-        try:
-            storage = journal_storage(self.folder)
-            if not storage.get_all_studies():
-                return None
-            return optuna.load_study(
-                study_name=self.settings.name,
-                storage=storage,
-                pruner=self._pruner or optuna.pruners.NopPruner(),
-            )
-        except KeyError:
-            raise ValueError(f"{self.folder} holds a study of another name; {GO_ON}.") from None
-        except Exception as error:  # of many kinds, by what is wrong with the journal
-            raise ValueError(
-                f"{path} is no journal of a study ({reason_of(error)}); {GO_ON}."
-            ) from None
-
-    def _check_trials(self, study: Study) -> None:
-        """Refuse settings that this study could not have chosen: a journal may be anybody's."""
-        for trial in study.get_trials(deepcopy=False):
-            same = trial.distributions == self.distributions
-            if not same or any(
-                not distribution._contains(distribution.to_internal_repr(trial.params[key]))
-                for key, distribution in self.distributions.items()
-            ):
-                raise ValueError(
-                    f"{self.folder / JOURNAL} has a trial {trial.number} with other settings than "
-                    f"tune.space allows; {GO_ON}."
-                )
 
     @property
     def study(self) -> Study:
@@ -238,7 +170,13 @@ def sampler_of(settings: TuneSettings, number: int) -> BaseSampler:
     """
     from framework.tuning.samplers import make_sampler
 
-    return make_sampler(settings.sampler, settings.seed, number, jobs=settings.jobs)
+    return make_sampler(
+        settings.sampler,
+        settings.seed,
+        number,
+        jobs=settings.jobs,
+        fidelity=settings.space.fidelity(),
+    )
 
 
 def pruner_of(settings: TuneSettings) -> Any:
@@ -248,7 +186,3 @@ def pruner_of(settings: TuneSettings) -> Any:
     from framework.tuning.samplers import make_pruner
 
     return make_pruner(settings.pruner)
-
-
-def _has_ended_well(trial: FrozenTrial) -> bool:
-    return bool(trial.state.is_finished()) and trial.value is not None

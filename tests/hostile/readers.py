@@ -6,6 +6,7 @@ from tests.hostile import (  # noqa: F401
     few_shot_readers,
     image_readers,
     run_readers,
+    study_readers,
     tensor_readers,
     text_readers,
 )

@@ -16,6 +16,7 @@ ALL = 10_000
 OUR_OWN = {
     "framework.command.cli:SaveConfig._write": "the config that it has just written",
     "framework.command.commands:config_texts": "configs of the installation",
+    "framework.command.fit_config:fit_config": "the config that it has just made",
     "framework.command.new:new_texts": "the checkout that a person works on",
     "framework.command.new:templates": "templates of the installation",
     "framework.command.new:exported_names": "the checkout that a person works on",

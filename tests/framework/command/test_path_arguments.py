@@ -89,6 +89,7 @@ NO_PATHS = [
     "BodyParts.parts",
     "MatFeatures.labels",
     "TimmEmbedder.others",
+    "TrialReporter.metric",
     "UnitNormProjection.parameters",
     "Vocabulary.tokens",
 ]

@@ -106,6 +106,9 @@ def test_a_killed_study_ends_as_the_uninterrupted_one(method, tmp_path):
     fits = FakeFits(reports=4)
     assert came_to(search(settings, fits)) == came_to(whole)
     assert fits.started == list(range(10, 25))
+    # what the killed fit had written is not taken for that of the next one
+    left = TrialFiles(tmp_path / "killed" / "interrupted" / "0010")
+    assert [report.value for report in left.reports()] == [123.0]
 
 
 def test_it_may_be_killed_in_the_middle_of_a_line(tmp_path):
