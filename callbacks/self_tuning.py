@@ -298,6 +298,11 @@ class SelfTuning(ObjectivesCallback, AfterStep):
             for logger in trainer.loggers:
                 logger.log_metrics(row, step=logged_step(trainer))
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a run whose tuning loss was not finite."""
+        assert self.tuner is not None
+        self.tuner.check()
+
     def _logs(self) -> dict[str, Tensor]:
         """Return what is logged of the state at hand."""
         assert self.tuner is not None

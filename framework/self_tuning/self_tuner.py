@@ -133,6 +133,7 @@ class SelfTuner:
         self.space.to(next(network.parameters()).device)
         for effect in self.effects:
             effect.attach(network)
+        self._not_finite: Tensor | None = None
         self._leaves: list[Tensor] = []
         self._optimizers: list[torch.optim.Adam] = []
         self._loaded: list[dict[str, Any]] | None = None
@@ -199,7 +200,8 @@ class SelfTuner:
             The loss over all ranks, a scalar without a graph.
 
         Raises:
-            FloatingPointError: The loss or a gradient is NaN or infinite; nothing is changed then.
+            FloatingPointError: The loss or a gradient is NaN or infinite, and nothing was changed;
+                on a GPU ``check`` says so.
             IncompatibleError: The loss does not depend on the hyperparameters.
         """
         self._make_optimizers()
@@ -234,11 +236,14 @@ class SelfTuner:
         flat = torch.cat([*gradients, value.detach().reshape(1).to(gradients[0])])
         if world_size() > 1:
             flat = all_reduce_sum(flat) / world_size()
-        if not torch.isfinite(flat).all():
-            raise FloatingPointError(
-                f"The tuning loss or its gradient was not finite in tuning step {self.steps}: "
-                f"the loss is {float(flat[-1]):g}; lower hyper_lr or the learning rate."
-            )
+        finite = torch.isfinite(flat).all()
+        if self._not_finite is None:
+            self._not_finite = torch.zeros_like(finite)
+        self._not_finite = self._not_finite | ~finite
+        # reading it makes a GPU wait
+        if flat.device.type == "cpu":
+            self.check()
+        flat = torch.where(finite, flat, torch.zeros_like(flat))
         size = self.space.size
         for leaf, optimizer, gradient in zip(
             self._leaves, self._optimizers, flat[:-1].split(size), strict=False
@@ -248,6 +253,19 @@ class SelfTuner:
             leaf.grad = None
         self.space.clamp_scales()
         return flat[-1]
+
+    def check(self) -> None:
+        """Refuse to go on after a loss that was not finite; on a GPU this waits for the latest one.
+
+        Raises:
+            FloatingPointError: The loss of a tuning step, or its gradient, was NaN or infinite.
+        """
+        if self._not_finite is not None and bool(self._not_finite):
+            self._not_finite = None
+            raise FloatingPointError(
+                f"The tuning loss or its gradient was not finite by tuning step {self.steps}; "
+                "lower hyper_lr or the learning rate."
+            )
 
     def _make_optimizers(self) -> None:
         """Make the optimizers of the hyperparameters, which by now have their device."""
@@ -285,6 +303,7 @@ class SelfTuner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the hyperparameters, their optimizers and the number of tuning steps."""
+        self.check()
         self._make_optimizers()
         return {
             "space": self.space.state_dict(),
