@@ -47,7 +47,8 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
         torch.where(high == g, (b - r) / width + 2, (r - g) / width + 4),
     )
     turned = sixth + 6 * factor
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device, dtype=images.dtype)
+    # 5, 3 and 1, of red, green and blue
+    offsets = torch.arange(5, 0, -2, device=images.device, dtype=images.dtype)
     k = (turned + offsets.view(1, 3, 1, 1)).remainder(6)
     return (high - chroma * torch.minimum(k, 4 - k).clamp(0, 1)).clamp(0, 1)
 
