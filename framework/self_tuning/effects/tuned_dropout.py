@@ -32,7 +32,8 @@ class TunedDropout(Effect):
     Dropout layers get the rate in the place of their own and drop what they would: elements, or
     whole channels. A pattern that matches no dropout layer stands for the layers whose output, or
     input, is dropped. One rate counts for all of them; take several effects for several rates.
-    Masks do not depend on the number of ranks.
+    Masks do not depend on the number of ranks. What an LSTM or an attention drops inside itself is
+    no layer and keeps its rate.
 
     Shapes: activations (B, ...), of an LSTM its output.
 
