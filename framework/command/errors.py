@@ -14,6 +14,7 @@ from framework.command.commands import EXAMPLE
 from framework.command.jsonargparse_internals import (
     Place,
     accepted_arguments,
+    arguments_of,
     nested_argument,
     option_strings,
     path_of_what_failed,
@@ -156,8 +157,8 @@ def _said(message: str, parser: ArgumentParser, place: Place) -> str:
         return _unknown_argument(name.group(1), place)
     if name := re.search(r"[Uu]nrecognized arguments?: (\S+)", message):
         return _unknown_option(name.group(1).split("=")[0], parser, place)
-    if name := re.search(r"(?:Subcommand|Group) '[\w.]+' does not accept option '(.+)'", message):
-        return _unknown_setting(name.group(1))
+    if name := re.search(r"(?:Subcommand|Group) '([\w.]+)' does not accept option '(.+)'", message):
+        return _unknown_setting(name.group(2), name.group(1), place)
     if 'expected "subcommand"' in message:
         return f"give a command, for example: {EXAMPLE}"
     if named := re.search(r"Multiple subclasses with name (\w+)\..+ambiguity: (.+)\.", message):
@@ -241,8 +242,13 @@ def _sections(place: Place) -> Any:
     return getattr(config, command, config) if isinstance(command, str) else config
 
 
-def _unknown_setting(path: str) -> str:
+def _unknown_setting(path: str, group: str, place: Place) -> str:
     """Say what is near to a path of a config that nothing stands at."""
+    if place.kind is not None:
+        hints = [one.hint for one in arguments_of(place.kind) if one.name == group]
+        kinds = [kind for hint in hints for kind in classes_in(hint)]
+        known = [argument for kind in kinds for argument in accepted_arguments(kind)]
+        return f"{place.path}: {group} has no argument {path!r}; it takes {', '.join(known)}"
     section, _, name = path.partition(".")
     if section in SECTIONS:
         known = [f"{section}.{argument}" for argument in accepted_arguments(SECTIONS[section])]
@@ -284,6 +290,8 @@ def _misfit_value(place: Place, message: str) -> str:
         return _no_class(argument, place.path)
     kinds = classes_in(place.hint)
     name = place.value.get("class_path") if hasattr(place.value, "get") else place.value
+    if isinstance(name, list) and (item := re.search(r"import path string: ([\w.]+)", message)):
+        name = item.group(1)
     # a value such as 3 can be no name
     if kinds and isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w.]*", name):
         return _misfit_class(name, kinds, place, message)
@@ -297,7 +305,8 @@ def _misfit_class(name: str, kinds: tuple[type, ...], place: Place, message: str
     wanted = alternatives([kind.__name__ for kind in kinds])
     short = name.rpartition(".")[2]
     fitting = subclasses(kinds)
-    known = class_at(name) or fitting.get(name)
+    # one name may stand for classes of several kinds
+    known = fitting.get(name) or class_at(name)
     if known is not None and issubclass(known, kinds):
         if inspect.isabstract(known):
             return f"{name} is a base; --{place.path}.help lists the classes that derive from it"

@@ -21,6 +21,13 @@ from tests.helpers.command import refused
 from tests.helpers.runs import QUIET
 
 BASE = ["--config=classifier"]
+
+
+def tuned(effect: str) -> list[str]:
+    """Return the arguments that tune by one effect."""
+    return ["--trainer.callbacks+=SelfTuning", f"--trainer.callbacks.effects=[{effect}]"]
+
+
 TWO_STEPS = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", *QUIET]
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -62,6 +69,15 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
             "trainer.precision: '17' is not one of 64, 32, 16",
         ),
         (["fit", *BASE, "--nonsense=3"], "there is no option '--nonsense'"),
+        # of an item in a list, and of a mapping inside it
+        (
+            ["fit", *BASE, *tuned("{class_path: TunedDropot}")],
+            "callbacks.effects: there is no class 'TunedDropot'; the nearest are TunedDropout",
+        ),
+        (
+            ["fit", *BASE, *tuned("{class_path: InputDropout, init_args: {rate: {start: 1}}}")],
+            "callbacks.effects: rate has no argument 'start'; it takes init, low, high, discrete",
+        ),
         (["fitt", *BASE], "no command 'fitt'; the nearest are fit"),
         (["fit", *BASE, "--allow"], "--allow takes the name of a package"),
         (
