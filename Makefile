@@ -60,6 +60,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.face
 	$(BIN)/python -m benchmarks.sae
 	$(BIN)/python -m benchmarks.preference
+	$(BIN)/python -m benchmarks.tuning
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
