@@ -173,7 +173,7 @@ def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
     with may_fail("the figures of the study"):
         from framework.tuning.figures import study_figures
 
-        for name, figure in study_figures(study.study).items():
+        for name, figure in study_figures(study.study, study.settings.metric).items():
             save_png(figure, study.folder / "figures" / f"{name}.png")
 
 

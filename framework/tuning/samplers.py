@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from framework.utilities.checks import check_at_least, check_one_of
 from framework.utilities.nearest_names import nearest
 from framework.utilities.packages import require_package
-from framework.utilities.randomness import stable_seed
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
@@ -85,6 +82,9 @@ def make_sampler(
             "with `fidelity: true`."
         )
     purpose = f"The sampler {name}"
+    # torch, which settings are read without
+    from framework.utilities.randomness import stable_seed
+
     if name in BOTORCH:
         require_package("botorch", extra="botorch", purpose=purpose)
         require_package("optuna", extra="botorch", purpose=purpose)
@@ -107,6 +107,8 @@ def _optuna_sampler(
     from optuna import samplers
     from optuna.exceptions import ExperimentalWarning
 
+    from framework.utilities.randomness import stable_seed
+
     # NumPy's generators take 32 bits
     trial_seed = stable_seed(seed, number) % 2**32
     options: dict[str, Any] = {"seed": trial_seed, "n_startup_trials": startup_trials}
@@ -127,21 +129,21 @@ def _optuna_sampler(
     return samplers.RandomSampler(seed=trial_seed)
 
 
-def default_sampler(space: Mapping[str, BaseDistribution], trials: int) -> str:
-    """Return the name of the sampler that suits a space: ``gp``, or ``tpe`` for large studies.
+def default_sampler(parameters: int, trials: int) -> str:
+    """Return the name of the sampler that suits a study: ``gp``, or ``tpe`` for large ones.
 
     A Gaussian process finds more in few trials. Its cost grows with the cube of their number, and
     in many dimensions it learns little.
 
     Args:
-        space: Optuna's distributions by the names of the parameters.
-        trials: Trials of the study.
+        parameters: Number of parameters.
+        trials: Number of trials of the study.
 
     Example:
-        >>> default_sampler({}, trials=50), default_sampler({}, trials=1000)
+        >>> default_sampler(3, trials=50), default_sampler(3, trials=1000)
         ('gp', 'tpe')
     """
-    return "gp" if len(space) <= 20 and trials <= 200 else "tpe"
+    return "gp" if parameters <= 20 and trials <= 200 else "tpe"
 
 
 def make_pruner(

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from framework.tuning.samplers import PRUNERS, SAMPLERS, default_sampler
 from framework.tuning.search_space import SearchSpace
 from framework.utilities.files import file_name
 from framework.utilities.nearest_names import nearest
 
-SAMPLERS = ("gp", "tpe", "qmc", "random", "kg", "noisy_ei", "mes", "mf_kg")
-PRUNERS = ("none", "median", "hyperband")
 LAUNCHERS = ("subprocess", "slurm")
 SLURM_OPTIONS = (
     "account",
@@ -50,7 +49,8 @@ class TuneSettings:
         mode: Whether the metric is to be small, ``'min'``, or large, ``'max'``.
         trials: Number of trials of the study, those that fail included.
         sampler: Method that chooses the settings of a trial: ``'gp'``, ``'tpe'``, ``'qmc'``,
-            ``'random'``, ``'kg'``, ``'noisy_ei'``, ``'mes'`` or ``'mf_kg'``.
+            ``'random'``, ``'kg'``, ``'noisy_ei'``, ``'mes'`` or ``'mf_kg'``; the default is
+            ``'gp'``, and ``'tpe'`` above 200 trials or 20 settings.
         pruner: Method that stops trials that promise little: ``'none'``, ``'median'`` or
             ``'hyperband'``.
         name: Name of the study.
@@ -129,14 +129,17 @@ def read_settings(given: Any, name: str, root: str | Path = "runs") -> TuneSetti
         raise ValueError(f"tune.{missing[0]} must be given, in a section tune or as a flag.")
     values = {key: value for key, value in given.items() if value is not None}
     name = file_name(str(values.get("name", name)), "A study")
+    space = SearchSpace.read(values["space"])
+    trials = _whole("trials", values.get("trials", 25))
+    sampler = values.get("sampler", default_sampler(len(space.entries), trials))
     return TuneSettings(
-        space=SearchSpace.read(values["space"]),
+        space=space,
         metric=_text("metric", values["metric"]),
         mode=_one_of("mode", values["mode"], ("min", "max")),
         name=name,
         folder=Path(str(values.get("folder", Path(root) / "tune" / name))).expanduser(),
-        trials=_whole("trials", values.get("trials", 25)),
-        sampler=_one_of("sampler", values.get("sampler", "gp"), SAMPLERS),
+        trials=trials,
+        sampler=_one_of("sampler", sampler, SAMPLERS),
         pruner=_one_of("pruner", values.get("pruner", "none"), PRUNERS),
         jobs=_whole("jobs", values.get("jobs", 1)),
         launcher=_one_of("launcher", values.get("launcher", "subprocess"), LAUNCHERS),

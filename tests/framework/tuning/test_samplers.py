@@ -92,10 +92,9 @@ def test_gp_finds_the_minimum_of_a_parabola():
 
 
 def test_a_gaussian_process_is_the_default_in_small_studies():
-    many = {str(i): FloatDistribution(0.0, 1.0) for i in range(21)}
-    assert default_sampler(SPACE, 200) == "gp"
-    assert default_sampler(SPACE, 201) == "tpe"
-    assert default_sampler(many, 25) == "tpe"
+    assert default_sampler(20, trials=200) == "gp"
+    assert default_sampler(20, trials=201) == "tpe"
+    assert default_sampler(21, trials=25) == "tpe"
 
 
 @pytest.mark.parametrize("mode", ["minimize", "maximize"])

@@ -27,6 +27,8 @@ def test_defaults():
         1,
     )
     assert (settings.seed, settings.launcher, settings.retrain_best) == (0, "subprocess", False)
+    assert read(trials=201).sampler == "tpe"
+    assert read(trials=201, sampler="gp").sampler == "gp"
 
 
 @pytest.mark.parametrize(
