@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -103,8 +104,8 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the layout of MNIST: 153 training and 40 test images of 28 x 28 pixels.
 
     Class c is a bright square at a place of its own, on noise. Beside them lies a ``usps.h5`` with
-    the middle 16 x 16 pixels of each, ``train`` and ``val`` in the layout of DOTA, and Omniglot's
-    ``images_background_small1.zip``.
+    the middle 16 x 16 pixels of each, ``cifar-10-batches-py`` with color noise, ``train`` and
+    ``val`` in the layout of DOTA, and Omniglot's ``images_background_small1.zip``.
     """
     folder = tmp_path_factory.mktemp("idx")
     write_small_data(folder)
@@ -132,6 +133,20 @@ def write_small_data(folder: Path) -> None:
     for part, pictures in (("train", 4), ("val", 2)):
         write_dota(folder / part, pictures, generator)
     write_omniglot(folder)
+    write_cifar(folder / "cifar-10-batches-py", generator)
+
+
+def write_cifar(folder: Path, generator: torch.Generator) -> None:
+    """Write batches of CIFAR-10: five of 29 rows and a test batch, noise that tells classes."""
+    folder.mkdir()
+    for name in (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch"):
+        label = torch.randint(10, (29,), generator=generator)
+        pixels = torch.randint(60, (29, 3072), generator=generator)
+        pixels = (pixels + 15 * label[:, None]).to(torch.uint8).numpy()
+        batch = {b"data": pixels, b"labels": label.tolist()}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    names = {b"label_names": [f"class {k}".encode() for k in range(10)]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(names, protocol=2))
 
 
 def write_dota(folder: Path, pictures: int, generator: torch.Generator) -> None:

@@ -53,6 +53,7 @@ WHOLE = {
     "sae_feature",
     "sae_mutual",
     "selftuning",
+    "selftuning_cifar",
 }
 STATES = ("state_dict", "optimizer_states")
 
