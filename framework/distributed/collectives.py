@@ -243,7 +243,10 @@ def shared_generator(
 
 
 def draw_for_global_batch(
-    sampler: Callable[[int, torch.Generator], Tensor], rows: int, generator: torch.Generator
+    sampler: Callable[[int, torch.Generator], Tensor],
+    rows: int,
+    generator: torch.Generator,
+    counts: Sequence[int] | None = None,
 ) -> Tensor:
     """Draw noise for the global batch and return this rank's rows of it.
 
@@ -253,6 +256,7 @@ def draw_for_global_batch(
         sampler: Function called once as ``sampler(n, generator)``; it returns (n, ...).
         rows: Number of rows B_r of this rank.
         generator: Generator in the same state on every rank, see ``shared_generator``.
+        counts: Rows B_0, ..., B_{W-1} of the ranks if known; nothing is then communicated.
 
     Returns:
         (B_r, ...).
@@ -267,7 +271,7 @@ def draw_for_global_batch(
         >>> noise.shape
         torch.Size([4, 3])
     """
-    counts = rows_per_rank(rows, generator.device)
+    counts = rows_per_rank(rows, generator.device) if counts is None else counts
     return sampler(sum(counts), generator)[_own_rows(counts)]
 
 

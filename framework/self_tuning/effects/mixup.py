@@ -79,19 +79,20 @@ class Mixup(InputEffect):
         share = symmetric_beta(alpha, normal, uniform)
         share = torch.maximum(share, 1 - share)
         partners = draws.partners(f"{stream}.partners", rows, device=x.device)
+        counts = draws.rows_per_rank(rows, x.device)
         self._mixed = share, partners
         weight = share.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
-        return torch.lerp(gather(x)[partners], x, weight)
+        return torch.lerp(gather(x, counts)[partners], x, weight)
 
     def change_objectives(
         self, objectives: Objectives, batch: Mapping[str, Any], model: nn.Module
     ) -> None:
         """Add the term."""
-        if self.active is None or self._mixed is None:
+        if self.active is None or self.draws is None or self._mixed is None:
             return
         (share, partners), self._mixed = self._mixed, None
         log_p, labels = labels_of(objectives, self.name)
-        others = gather(labels)[partners]
+        others = gather(labels, self.draws.rows_per_rank(len(labels)))[partners]
         correction = (1 - share) * (cross_entropy(log_p, others) - cross_entropy(log_p, labels))
         counts = counted(labels) & counted(others)
         add_correction(objectives, self.name, correction, labels, counts)

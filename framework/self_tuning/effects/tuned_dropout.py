@@ -152,5 +152,7 @@ class TunedDropout(Effect):
             shape[1:] = [1] * (x.ndim - 2)
         elif self.locked:
             shape[:-1] = [1] * (x.ndim - 2)
-        noise = self.draws.uniform(self.stream(name), len(x), *shape, device=x.device)
+        # a rate that rows share is no promise that they are those of the batch
+        stream, of_batch = self.stream(name), rate.ndim > 0
+        noise = self.draws.uniform(stream, len(x), *shape, device=x.device, of_batch=of_batch)
         return drop(x, rate, noise)

@@ -1,9 +1,11 @@
 """Random numbers of a step: the same on any number of ranks, other ones for each name and step."""
 
+from unittest import mock
+
 import pytest
 import torch
 
-from framework.distributed.collectives import rank
+from framework.distributed.collectives import rank, rows_per_rank
 from framework.self_tuning import Draws, HyperParameter, HyperSpace
 
 SLICES = [(4, 3), (7, 0), (0, 7), (1, 6)]
@@ -42,6 +44,29 @@ def test_shared_columns_are_equal_in_all_rows() -> None:
     noise = Draws(0, 0).perturbation(5, space())
     assert (noise[:, 1] == Draws(0, 0).shared_perturbation(space())[1]).all()
     assert all(len(set(noise[:, column].tolist())) == 5 for column in (0, 2))
+
+
+def test_rows_that_are_not_those_of_the_batch() -> None:
+    draws = Draws(0, 0)
+    assert draws.perturbation(3, space()).shape == (3, 3)
+    with pytest.raises(ValueError, match="drawn for 6 rows, but the batch has 3 here"):
+        draws.uniform("a", 6)
+    expected = Draws(0, 0).uniform("a", 6)
+    assert torch.equal(draws.uniform("a", 6, of_batch=False), expected)
+
+
+def exchanges(rows: int) -> int:
+    """How often the ranks tell each other their rows."""
+    with mock.patch("framework.self_tuning.draws.rows_per_rank", wraps=rows_per_rank) as asked:
+        draws = Draws(0, 0)
+        draws.perturbation(rows - rank(), space())
+        draws.uniform("a", rows - rank(), 2)
+        draws.partners("b", rows - rank())
+    return asked.call_count
+
+
+def test_ranks_tell_their_rows_once(two_ranks) -> None:
+    assert two_ranks(exchanges, 3) == [1, 1]
 
 
 def test_it_is_a_function_of_seed_step_micro_batch_and_name() -> None:
