@@ -138,6 +138,8 @@ class SelfTuning(ObjectivesCallback, AfterStep):
         }
         self.tuner: SelfTuner | None = None
         """What tunes the module of the fit at hand; None outside of one."""
+        self.values: dict[str, float] = {}
+        """Hyperparameters by name that the latest fit ended with."""
         self._data: DataModule | None = None
         self._loss: Callable[[Any, Any], Tensor] | None = None
         self._loader: Any = None
@@ -365,6 +367,7 @@ class SelfTuning(ObjectivesCallback, AfterStep):
         self._close()
         self._stream.close()
         if self.tuner is not None:
+            self.values = self.tuner.values()
             self.tuner.fold()
             delattr(self.tuner.network, SPACE)
             self.tuner = None

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.saf import SAF
 from datamodules.digits import Digits
-from examples import own_data, own_loop, own_module, own_preference
+from examples import own_data, own_loop, own_module, own_preference, own_selftuning
 from framework.gradients.combiner import WeightedSum
 from framework.losses.trajectory import TrajectoryLoss
 from modules.classifier.module import Classifier
@@ -56,6 +56,14 @@ def test_own_preference():
 
     assert gap(own_preference.main()) < 0.4
     assert gap(own_preference.main(WeightedSum())) > 0.7
+
+
+@pytest.mark.parametrize("kind", [own_selftuning.loop, own_selftuning.trainer])
+def test_own_selftuning(kind):
+    found = kind()
+    assert list(found) == ["input_dropout.rate", "dropout.rate"]
+    # 200 digits ask for more dropout than they start with
+    assert min(found.values()) > 0.06
 
 
 def test_readme(tmp_path, monkeypatch, capsys):
