@@ -90,18 +90,15 @@ class ResponseLayer(nn.Module):
             (1,), or (B,) for hyperparameters of B samples, of which no weights are built.
         """
         h = self.seen()
-        total = h.new_zeros(h.shape[:-1])
-        for name in self.gated():
-            if not name.startswith("weight"):
-                continue
+        norms = []
+        for name in filter(lambda name: name.startswith("weight"), self.gated()):
             base, response = self.get_parameter(name), self.get_parameter(f"{name}_response")
             axes = [axis for axis in range(base.dim()) if axis != self.axis]
             g = self.gate(name, h)
             w0, w1 = base.to(g.dtype), response.to(g.dtype)
-            fixed = w0.square().sum()
             linear, square = (w0 * w1).sum(axes), w1.square().sum(axes)
-            total = total + fixed + (g * (2 * linear + g * square)).sum(-1)
-        return total.reshape(-1)
+            norms.append(w0.square().sum() + (g * (2 * linear + g * square)).sum(-1))
+        return torch.stack(norms).sum(0).reshape(-1)
 
     @torch.no_grad()
     def fold(self, h: Tensor) -> None:

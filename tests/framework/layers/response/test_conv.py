@@ -26,14 +26,14 @@ SETTINGS = [
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_per_sample_shared_and_folded_agree(dims: int, settings: dict) -> None:
-    layer = KINDS[dims - 1](4, 8, 3, **settings)
-    x, h = torch.randn(3, 4, *[6] * dims), torch.randn(3, 2)
+    layer = KINDS[dims - 1](4, 8, 3, **settings, dtype=torch.float64)
+    x, h = torch.randn(3, 4, *[6] * dims).double(), torch.randn(3, 2)
     plain = layer(x)
     conditioning = convert_to_response(layer, 2, gate_scale=0.3)
     assert type(layer) is RESPONSES[dims - 1]
