@@ -2,6 +2,7 @@ from .activations import ActivationFile as ActivationFile
 from .activations import Activations as Activations
 from .bags import Bags as Bags
 from .body_parts import BodyParts as BodyParts
+from .breast_cancer import BreastCancer as BreastCancer
 from .cifar import CIFAR as CIFAR
 from .classification import ClassificationData as ClassificationData
 from .digits import Digits as Digits

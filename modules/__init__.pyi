@@ -1,5 +1,8 @@
 from .bpjdet import BPJDet as BPJDet
 from .classifier import Classifier as Classifier
+from .constrained_bilevel import ConstrainedBilevel as ConstrainedBilevel
+from .constrained_bilevel import ConstrainedSVM as ConstrainedSVM
+from .constrained_bilevel import HyperCleaning as HyperCleaning
 from .coteaching import CoTeaching as CoTeaching
 from .depict import DEPICT as DEPICT
 from .domain_adaptation import DomainAdaptation as DomainAdaptation

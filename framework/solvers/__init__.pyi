@@ -12,3 +12,4 @@ from .projections import Polyhedron as Polyhedron
 from .projections import Simplex as Simplex
 from .projections import flat as flat
 from .proximal_lagrangian import proximal_lagrangian_value as proximal_lagrangian_value
+from .slack_margins import project_on_slack_margins as project_on_slack_margins
