@@ -76,7 +76,8 @@ class LVHBA:
         project_Y: Function that projects lower variables, in place; None for no projection.
         alpha: Step size of x and y; not used with ``optimizer``.
         beta: Step size of z.
-        eta: Step size of the copy and of the multipliers.
+        eta: Step size of the copy and of the multipliers; at least ``alpha``, or y outruns its copy
+            where f is flat.
         gamma1: Strength of the pull of y on the copy, as a divisor; inf for none.
         gamma2: Strength of the pull of z on the multipliers, as a divisor.
         c0: Divisor of the upper loss in the first step.

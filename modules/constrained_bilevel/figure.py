@@ -1,4 +1,4 @@
-"""Weights of training samples, those with right labels beside those with wrong ones."""
+"""What was chosen for every training sample: its weight, or its penalty."""
 
 from __future__ import annotations
 
@@ -33,4 +33,19 @@ def sample_weights(weights: Tensor, right: Tensor) -> Figure:
     axes.set_xlabel("weight")
     axes.set_ylabel("samples")
     axes.legend()
+    return figure
+
+
+@rc_context(STYLE)
+def penalties(values: Tensor) -> Figure:
+    """Draw how often each penalty occurs.
+
+    Args:
+        values: Logarithms (N,) of the penalties.
+    """
+    figure = titled("Penalties of the training samples", 3.6)
+    axes = figure.add_subplot()
+    axes.hist(values.tolist(), bins=40, color=COLORS[0], alpha=0.6)
+    axes.set_xlabel("logarithm of the penalty")
+    axes.set_ylabel("samples")
     return figure

@@ -184,6 +184,12 @@ class ConstrainedSVM(ConstrainedBilevel):
         """Return the accuracy."""
         return {"accuracy": BinaryAccuracy()}
 
+    def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the penalties."""
+        from modules.constrained_bilevel.figure import penalties
+
+        return {"penalties": penalties(self.upper["penalties"].detach())}
+
     def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
         """Return the predicted class and the score."""
         score = self(batch["input"])
