@@ -145,6 +145,32 @@ class BoTorchSampler(BaseSampler):
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
 
+def recommended(
+    study: Study, space: Mapping[str, BaseDistribution], fidelity: str, deterministic: bool = False
+) -> dict[str, Any]:
+    """Return the settings that are expected to do best at full fidelity, of those that were tried.
+
+    The best value of a study may be that of a cheap trial, which says little of a whole one, and
+    by chance the best of many noisy ones is too good. Here the mean of the Gaussian process
+    decides, at the highest fidelity.
+
+    Args:
+        study: Optuna's study, with at least two trials that have values.
+        space: Parameters that vary.
+        fidelity: Name of the parameter that is the fidelity.
+        deterministic: Whether a setting that is tried twice gives the same value.
+    """
+    found = observations(study, space)
+    encoded = EncodedSpace(space, fidelity)
+    inputs = [encoded.encode(settings) for settings in found.settings]
+    with _quiet(), seeded(0):
+        from framework.tuning.botorch_proposal import expected_values
+
+        means = expected_values(encoded, inputs, standardized(found.values), deterministic)
+    best = max(range(len(means)), key=means.__getitem__)
+    return {**found.settings[best], fidelity: space[fidelity].high}
+
+
 def observations(study: Study, space: Mapping[str, BaseDistribution]) -> Observations:
     """Return what the trials of a study came to, larger being better.
 

@@ -5,7 +5,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from framework.tuning.botorch_sampler import observations, standardized
+from framework.tuning.botorch_sampler import observations, recommended, standardized
 from framework.tuning.samplers import make_sampler
 
 
@@ -79,6 +79,21 @@ def test_cheap_trials_are_proposed_where_cost_counts():
     study = study_of(space, lambda params: (params["x"] - 0.3) ** 2 + 0.1 / params["epochs"], 10)
     trial = next_of(study, "mf_kg", space, fidelity="epochs", deterministic=True)
     assert trial.params["epochs"] < 25
+
+
+@pytest.mark.parametrize("mode", ["minimize", "maximize"])
+def test_settings_are_recommended_at_the_highest_fidelity(mode):
+    space = {"x": FloatDistribution(0.0, 1.0), "epochs": IntDistribution(1, 9)}
+    study = optuna.create_study(direction=mode)
+    sign = 1 if mode == "minimize" else -1
+    for i in range(13):
+        # cheap trials look better than they are, so that the best value is that of one
+        params = {"x": i / 12, "epochs": [9, 1][i % 2]}
+        value = sign * (4 * (i / 12 - 0.52) ** 2 + 0.02 * params["epochs"])
+        study.add_trial(create_trial(value=value, params=params, distributions=space))
+    assert study.best_params == {"x": 7 / 12, "epochs": 1}
+    found = recommended(study, space, "epochs", deterministic=True)
+    assert found == {"x": 0.5, "epochs": 9}
 
 
 def test_what_is_running_is_not_proposed_again():

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from framework.command import tune
 from framework.tuning.driver import StudyError
 from framework.tuning.journal import JOURNAL
 from framework.tuning.study import StudyFolder, pruner_of, sampler_of
@@ -18,6 +19,7 @@ from framework.tuning.trial_files import Report, TrialFiles
 from tests.helpers.runs import in_child
 from tests.helpers.studies import (
     BASE,
+    SPACE,
     FakeChild,
     FakeFits,
     came_to,
@@ -69,6 +71,22 @@ def test_a_fit_is_told_its_configs_its_folder_and_its_group(tmp_path):
         "WANDB_TAGS": "trial-0",
     }
     assert yaml.safe_load((tmp_path / "base.yaml").read_text()) == BASE
+
+
+def test_cheap_trials_recommend_settings_at_the_highest_fidelity(tmp_path, monkeypatch):
+    space = {**SPACE, "model.width": SPACE["model.width"] | {"fidelity": True}}
+    settings = study_settings(tmp_path / "mf", space=space, sampler="mf_kg", trials=4)
+    study = search(settings, FakeFits())
+    found = study.at_full_fidelity()
+    assert found["model.width"] == 64
+    tried = [(trial.params["model.lr"], trial.params["model.act"]) for trial in study.trials]
+    assert (found["model.lr"], found["model.act"]) in tried
+    # the best config is that of the recommendation
+    monkeypatch.setattr(tune, "trial_config", lambda settings, base, values, arguments: values)
+    tune.write_results(study)
+    assert yaml.safe_load((study.folder / "best.yaml").read_text()) == found
+    # without a fidelity there is no such thing
+    assert search(study_settings(tmp_path / "r", trials=3), FakeFits()).at_full_fidelity() is None
 
 
 # ---- resume -------------------------------------------------------------------------------------
