@@ -17,6 +17,7 @@ from framework.data.datasets import Batch
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
+from framework.runs.panels import STEP, Panel
 from framework.self_tuning.effect import Effect
 from framework.self_tuning.effects.term_weight import TermWeight
 from framework.self_tuning.self_tuner import SelfTuner
@@ -87,6 +88,12 @@ class SelfTuning(ObjectivesCallback, AfterStep):
     """
 
     whole_parameters = True
+    panels: tuple[Panel, ...] = (
+        Panel("Tuned hyperparameters, by epoch", ("train/hyperparameter*_epoch",)),
+        Panel("Tuned hyperparameters", ("train/hyperparameter/*",), axis=STEP),
+        Panel("Scales of the perturbation", ("train/hyperparameter_scale/*",), axis=STEP),
+        Panel("Tuning loss", ("train/tuning_loss",), best="min", axis=STEP),
+    )
 
     def __init__(
         self,

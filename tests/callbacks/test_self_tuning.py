@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from callbacks import EMAWeights, SelfTuning
 from framework.objectives.errors import IncompatibleError
 from framework.runs.csv_logger import RunLogger
+from framework.runs.panels import STANDARD, Layout
 from framework.runs.run_checkpoint import RunCheckpoint
 from framework.self_tuning import InputDropout, LabelSmoothing, SelfTuner, TermWeight, TunedDropout
 from framework.training.tuned_weights import add_space, match_tuned_weights
@@ -104,6 +105,11 @@ def test_the_fit_leaves_an_ordinary_module_and_logs_its_schedule(tmp_path) -> No
         assert len(set(schedule)) > 3
         assert f"train/hyperparameter_scale/{name}" in columns
     assert len(columns["train/tuning_loss"]) == 8
+    layout = Layout((*SelfTuning.panels, *STANDARD))
+    charts = {panel.title: names for panel, names in layout.by_panel(columns).items()}
+    rates = [f"train/hyperparameter/{name}" for name in ("input_dropout.rate", "dropout.rate")]
+    assert sorted(charts["Tuned hyperparameters"]) == sorted(rates)
+    assert len(charts["Scales of the perturbation"]) == 2
 
 
 def test_a_checkpoint_is_tested_as_the_run_validated_it(tmp_path) -> None:
