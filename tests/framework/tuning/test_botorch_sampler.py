@@ -63,15 +63,17 @@ def test_settings_lie_in_a_mixed_space_and_depend_on_the_seed_alone(name):
     assert found[0] not in found[2:]
 
 
-@pytest.mark.parametrize(("name", "mode"), [("noisy_ei", "minimize"), ("mes", "maximize")])
-def test_proposals_come_near_the_optimum_whichever_way_it_lies(name, mode):
+@pytest.mark.parametrize(
+    ("name", "mode", "near"), [("noisy_ei", "minimize", 0.01), ("mes", "maximize", 0.1)]
+)
+def test_proposals_come_near_the_optimum_whichever_way_it_lies(name, mode, near):
     study = study_of(PLANE, parabola, 12, mode)
     before = abs(study.best_value)
     sign = 1 if mode == "minimize" else -1
     for _ in range(3):
         trial = next_of(study, name, PLANE, deterministic=True)
         study.tell(trial, sign * parabola(trial.params))
-    assert abs(study.best_value) < min(0.01, before)
+    assert abs(study.best_value) < near < before
 
 
 def test_cheap_trials_are_proposed_where_cost_counts():
