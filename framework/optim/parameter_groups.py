@@ -5,6 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.nn import Parameter
+
+GATES = ("_gate", "_column_gate")
+"""Ends of the names of what makes layers respond to hyperparameters."""
+
+
+def is_decayed(name: str, parameter: Parameter) -> bool:
+    """Return whether weight decay is for a parameter: not for vectors, nor for gates of a response.
+
+    Args:
+        name: Name of the parameter.
+        parameter: Parameter.
+
+    Example:
+        >>> is_decayed("0.weight", nn.Parameter(torch.zeros(2, 3)))
+        True
+        >>> is_decayed("0.weight_gate", nn.Parameter(torch.zeros(2, 3)))
+        False
+    """
+    return parameter.ndim > 1 and not name.endswith(GATES)
 
 
 def decay_norm_bias_groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -28,7 +48,7 @@ def decay_norm_bias_groups(module: nn.Module) -> list[dict[str, Any]]:
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        group = decayed if parameter.ndim > 1 else vectors
+        group = decayed if is_decayed(name, parameter) else vectors
         if name.rpartition(".")[2] == "bias":
             group = biases
         group["params"].append(parameter)

@@ -8,7 +8,7 @@ from .effects.drop_connect import DropConnect as DropConnect
 from .effects.gaussian_noise import GaussianNoise as GaussianNoise
 from .effects.input_dropout import InputDropout as InputDropout
 from .effects.label_smoothing import LabelSmoothing as LabelSmoothing
-from .effects.mixup import Mixup as Mixup
+from .effects.mixup import TunedMixup as TunedMixup
 from .effects.scale_noise import ScaleNoise as ScaleNoise
 from .effects.term_weight import TermWeight as TermWeight
 from .effects.tuned_dropout import TunedDropout as TunedDropout

@@ -306,6 +306,7 @@ class SelfTuner:
         self.check()
         self._make_optimizers()
         return {
+            "names": list(self.space.names),
             "space": self.space.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "steps": self.steps,
@@ -313,7 +314,16 @@ class SelfTuner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; the network restores its responses itself."""
+        """Restore what ``state_dict`` returned; the network restores its responses itself.
+
+        Raises:
+            ValueError: It is of other hyperparameters.
+        """
+        if (names := tuple(state["names"])) != self.space.names:
+            raise ValueError(
+                f"The checkpoint tunes {', '.join(names)}, and this run "
+                f"{', '.join(self.space.names)}: give the same effects in the same order."
+            )
         self.space.load_state_dict(state["space"])
         self.steps = int(state["steps"])
         self.tuning_loss = state["loss"]

@@ -29,6 +29,7 @@ from framework.losses.loss import Loss
 from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import ReducedObjectives, reduce_objectives
+from framework.optim.parameter_groups import is_decayed
 from framework.runs import model_class
 from framework.schedules.steps import total_steps_from
 from framework.training import compatibility
@@ -162,9 +163,9 @@ class TrainingModule(EvaluationModule):
 
         A group's ``lr_scale`` multiplies its learning rate; ``bias`` tells a schedule of biases.
         """
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        matrices = [p for p in trainable if p.ndim > 1]
-        vectors = [p for p in trainable if p.ndim <= 1]
+        trainable = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        matrices = [p for n, p in trainable if is_decayed(n, p)]
+        vectors = [p for n, p in trainable if not is_decayed(n, p)]
         groups: list[dict[str, Any]] = []
         if matrices:
             groups.append({"params": matrices})

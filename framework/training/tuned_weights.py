@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from framework.layers.response.fold import fold_state_dict
+from framework.layers.response.convert import convert_to_response
+from framework.layers.response.fold import fold_response, fold_state_dict
 from framework.self_tuning.self_tuner import SelfTuner
+from framework.utilities.randomness import seeded
 
 SPACE = "self_tuning"
 """Name of the hyperparameters among the parts of a module."""
@@ -39,9 +41,20 @@ def match_tuned_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     state, prefix = checkpoint.get("state_dict", {}), f"{SPACE}."
     raw, space = state.get(f"{prefix}raw"), getattr(module, SPACE, None)
     if raw is not None and space is None:
+        _untie(module, state)
         center = raw if bool(state.get(f"{prefix}centered")) else None
         folded = fold_state_dict(state, raw, center)
         checkpoint["state_dict"] = {n: v for n, v in folded.items() if not n.startswith(prefix)}
     elif raw is None and space is not None:
         own = {f"{prefix}{name}": value for name, value in space.state_dict().items()}
         checkpoint["state_dict"] = {**state, **own}
+
+
+def _untie(module: nn.Module, state: dict[str, Any]) -> None:
+    """Give layers that respond in a state weights of their own: what was tied responds apart."""
+    layers = {name.rpartition(".")[0] for name in state if name.endswith("_response")}
+    known = {name for name, _ in module.named_modules()}
+    if layers and layers <= known:
+        with seeded("untie"):
+            convert_to_response(module, 1, include=sorted(layers), gate_scale=0.0)
+        fold_response(module, torch.zeros(1))

@@ -129,6 +129,39 @@ def test_a_checkpoint_is_tested_as_the_run_validated_it(tmp_path) -> None:
         assert not hasattr(other, "self_tuning")
 
 
+class Tied(TinyModule):
+    """Its second layer has the weight of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 5)
+        self.second = nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(self.second(self.first(image).relu()))
+
+
+def test_a_checkpoint_of_tied_weights_is_tested_as_the_run_ended(tmp_path) -> None:
+    checkpoint = RunCheckpoint(dirpath=tmp_path, monitor=None, save_last=True)
+    callback = tuning(InputDropout(), gate_scale=0.5)
+    module = fit(tmp_path, callback, checkpoint, module=Tied(), limit_val_batches=0)
+    x = torch.rand(7, 5)
+    other = Tied()
+    tiny_trainer(tmp_path, [], False).test(
+        other, TinyData(), ckpt_path=tmp_path / "last.ckpt", verbose=False
+    )
+    torch.testing.assert_close(other.eval()(x), module.eval()(x))
+
+
+def test_a_checkpoint_of_other_effects_is_refused(tmp_path) -> None:
+    checkpoint = RunCheckpoint(dirpath=tmp_path, monitor=None, save_last=True)
+    fit(tmp_path, tuning(), checkpoint, limit_val_batches=0, max_steps=3)
+    other = tuning(TunedDropout(layers="network.1"), InputDropout())
+    with pytest.raises(ValueError, match="the same effects in the same order"):
+        fit(tmp_path, other, limit_val_batches=0, ckpt_path=tmp_path / "last.ckpt")
+
+
 def test_a_run_goes_on_with_the_same_bits_from_any_phase(tmp_path) -> None:
     whole = fit(tmp_path / "whole", tuning(), limit_val_batches=0)
     for steps in (3, 4, 7):

@@ -27,7 +27,7 @@ class LabelSmoothing(Effect):
     Adds the term ``label_smoothing``, :math:`\epsilon\,(\frac{1}{K} \sum_k -\log p_k - \ell)` with
     the cross-entropy :math:`\ell` of a row. Beside a plain cross-entropy of weight 1 the sum is
     that of smoothed labels, exactly; beside another loss it is a penalty of the same form. Beside
-    ``Mixup`` the row's own label is smoothed, not the mixed one.
+    ``TunedMixup`` the row's own label is smoothed, not the mixed one.
 
     Shapes: predictions (B, K), logits; targets (B,) int64, where -100 does not count, or (B, K).
 

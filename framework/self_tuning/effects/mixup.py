@@ -25,7 +25,7 @@ ALPHA = HyperParameter(init=0.1, low=0.0)
 """Range of the strength."""
 
 
-class Mixup(InputEffect):
+class TunedMixup(InputEffect):
     r"""Mixes each input with another one of the global batch, and the loss accordingly.
 
     A row i becomes :math:`m x_i + (1 - m) x_j` with m or 1 - m, whichever is larger, drawn from
@@ -53,8 +53,8 @@ class Mixup(InputEffect):
 
     Example:
         >>> import torch
-        >>> from framework.self_tuning import Draws, Mixup
-        >>> mixup = Mixup(field="input")
+        >>> from framework.self_tuning import Draws, TunedMixup
+        >>> mixup = TunedMixup(field="input")
         >>> x = torch.tensor([[0.0], [1.0], [2.0]])
         >>> with mixup.at({"alpha": torch.tensor([1e-6, 1.0, 1.0])}, Draws(seed=0, step=0)):
         ...     mixed = mixup.change_batch({"input": x})["input"]

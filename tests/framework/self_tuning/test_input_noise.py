@@ -10,8 +10,8 @@ from framework.self_tuning import (
     Draws,
     GaussianNoise,
     InputDropout,
-    Mixup,
     ScaleNoise,
+    TunedMixup,
 )
 from framework.self_tuning.effects.input_effect import InputEffect
 
@@ -21,7 +21,7 @@ EFFECTS = {
     "gauss": lambda: GaussianNoise(),
     "color": lambda: ColorJitter(),
     "cutout": lambda: Cutout(),
-    "mixup": lambda: Mixup(),
+    "mixup": lambda: TunedMixup(),
 }
 
 

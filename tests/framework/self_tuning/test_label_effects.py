@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from framework.distributed.collectives import all_reduce_sum, rank, world_size
 from framework.objectives import Objectives, reduce_objectives
-from framework.self_tuning import Draws, LabelSmoothing, Mixup
+from framework.self_tuning import Draws, LabelSmoothing, TunedMixup
 from framework.self_tuning.effects.beta_draws import TRIES, symmetric_beta
 from framework.training.terms import add_term
 
@@ -53,7 +53,7 @@ def test_a_share_for_each_row() -> None:
 
 
 def test_outside_of_a_step_no_term_is_added() -> None:
-    for effect in (LabelSmoothing(), Mixup()):
+    for effect in (LabelSmoothing(), TunedMixup()):
         objectives = objectives_of(LABELS)
         effect.change_objectives(objectives, {}, nn.Identity())
         assert list(objectives.per_sample) == ["classification"]
@@ -76,7 +76,7 @@ def mixed(
     counts: tuple[int, ...], labels: Tensor, seed: int = 0
 ) -> tuple[Tensor, Tensor, float, Tensor]:
     """This rank's mixed inputs and terms, and the loss and its gradient of all ranks."""
-    effect, x = Mixup(field="input"), torch.arange(6.0, dtype=torch.float64)[:, None]
+    effect, x = TunedMixup(field="input"), torch.arange(6.0, dtype=torch.float64)[:, None]
     mine = x.split(counts)[rank()], labels.split(counts)[rank()]
     alpha = torch.tensor([1e-6, 0.2, 1.0, 1.0, 5.0, 2.0]).split(counts)[rank()]
     weight = torch.ones(1, 4, dtype=torch.float64, requires_grad=True)
