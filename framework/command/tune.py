@@ -19,7 +19,13 @@ from framework.runs.config_files import ROOT, name_of_config, option
 from framework.runs.slurm_job import said_once
 from framework.runs.stop_signals import command_signals
 from framework.tuning.driver import Driver
-from framework.tuning.launcher import Launcher, SlurmLauncher, SubprocessLauncher
+from framework.tuning.launcher import (
+    Launcher,
+    SlurmLauncher,
+    SubprocessLauncher,
+    gpu_shares,
+    visible_gpus,
+)
 from framework.tuning.progress import Progress, in_words
 from framework.tuning.retraining import retrain
 from framework.tuning.settings import NAMES, TuneSettings, read_settings
@@ -215,7 +221,8 @@ def _launcher(settings: TuneSettings, base: Mapping[str, Any]) -> Launcher:
         return SlurmLauncher.of(settings.name, base, settings.slurm)
     if settings.slurm:
         raise ValueError("tune.slurm is for --tune.launcher slurm, which is not asked for.")
-    return SubprocessLauncher()
+    shares = gpu_shares(settings.jobs, base.get("trainer") or {}, visible_gpus())
+    return SubprocessLauncher(shares)
 
 
 def _check_is_alone(args: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,14 +37,75 @@ def fit_command(arguments: Sequence[str]) -> list[str]:
 
 
 class SubprocessLauncher:
-    """Starts each fit as a process of this machine, which may start ranks of its own."""
+    """Starts each fit as a process of this machine, which may start ranks of its own.
+
+    Args:
+        shares: Values of ``CUDA_VISIBLE_DEVICES``, one for each fit that runs at the same time;
+            none leaves every fit all GPUs.
+    """
+
+    def __init__(self, shares: Sequence[str] = ()) -> None:
+        self.shares = list(shares)
+        self._holders: list[Child | None] = [None] * len(self.shares)
 
     def __call__(
         self, arguments: Sequence[str], variables: Mapping[str, str], output: Path
     ) -> Child:
-        """Start a fit."""
+        """Start a fit, with the first GPUs that no fit holds."""
         kept = {name: value for name, value in os.environ.items() if name not in _OWN}
-        return ChildProcess(fit_command(arguments), kept | dict(variables), output)
+        given = {**kept, **variables}
+        free = [n for n, one in enumerate(self._holders) if one is None or one.poll() is not None]
+        if free:
+            given["CUDA_VISIBLE_DEVICES"] = self.shares[free[0]]
+        child = ChildProcess(fit_command(arguments), given, output)
+        if free:
+            self._holders[free[0]] = child
+        return child
+
+
+def gpu_shares(jobs: int, trainer: Mapping[str, Any], visible: Sequence[str]) -> list[str]:
+    """Return which GPUs each of several fits has that run at the same time.
+
+    Args:
+        jobs: Number of such fits.
+        trainer: Section ``trainer`` of the fit's config.
+        visible: Names of the GPUs that there are.
+
+    Returns:
+        A value of ``CUDA_VISIBLE_DEVICES`` for each; none where nothing is to be shared.
+
+    Example:
+        >>> gpu_shares(2, {"devices": 2}, ["0", "1", "2", "3"])
+        ['0,1', '2,3']
+        >>> gpu_shares(3, {"devices": "auto"}, ["0", "1"])
+        ['0', '1', '0']
+    """
+    devices = trainer.get("devices", "auto")
+    if jobs == 1 or not visible or trainer.get("accelerator") == "cpu":
+        return []
+    if isinstance(devices, list):
+        # the config says which
+        return []
+    count = int(devices) if str(devices).isdecimal() else max(1, len(visible) // jobs)
+    count = min(count, len(visible))
+    return [
+        ",".join(visible[(job * count + number) % len(visible)] for number in range(count))
+        for job in range(jobs)
+    ]
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of this machine's GPUs, by no library that would take one of them."""
+    if (said := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in said.split(",") if name.strip()]
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(number) for number in range(len(lines))] if done.returncode == 0 else []
 
 
 class SlurmLauncher:

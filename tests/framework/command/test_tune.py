@@ -219,10 +219,10 @@ def wait_until(condition, seconds: float = 120.0) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_a_search_that_is_stopped_leaves_no_fit_and_goes_on(signum):
-    search("--tune.trials=2", "--tune.name=whole", "--trainer.max_epochs=40")
-    args = ("--tune.trials=2", "--tune.name=stopped", "--trainer.max_epochs=40")
+    search("--tune.trials=2", "--tune.name=whole", "--trainer.max_epochs=20")
+    args = ("--tune.trials=2", "--tune.name=stopped", "--trainer.max_epochs=20")
     process = start(*args)
     trial = Path("runs/tune/stopped/trials/0001")
     wait_until((trial / "reports.jsonl").exists)
@@ -233,7 +233,7 @@ def test_a_search_that_is_stopped_leaves_no_fit_and_goes_on(signum):
     else:
         assert process.returncode == 128 + signum
         assert "the same command goes on with the study" in said
-    assert len((trial / "reports.jsonl").read_text().splitlines()) < 40
+    assert len((trial / "reports.jsonl").read_text().splitlines()) < 20
     process = start(*args)
     assert process.communicate(timeout=300)[0]
     assert process.returncode == 0
@@ -252,7 +252,7 @@ def test_a_search_that_is_stopped_leaves_no_fit_and_goes_on(signum):
 
 @pytest.mark.slow
 def test_fits_with_two_ranks_give_the_study_of_one():
-    double = ["--trainer.precision=64-true", "--tune.trials=3"]
+    double = ["--trainer.precision=64-true", "--tune.trials=2"]
     for name, more in (
         ("one", []),
         ("two", ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]),
@@ -264,7 +264,7 @@ def test_fits_with_two_ranks_give_the_study_of_one():
         list(csv.DictReader(Path(f"runs/tune/{n}/trials.csv").read_text().splitlines()))
         for n in ("one", "two")
     ]
-    assert len(rows[0]) == len(rows[1]) == 3
+    assert len(rows[0]) == len(rows[1]) == 2
     for one, two in zip(*rows, strict=True):
         assert one["model.optimizer.lr"] == two["model.optimizer.lr"]
         assert float(one["value"]) == pytest.approx(float(two["value"]), abs=1e-6)
