@@ -67,7 +67,8 @@ def list_of_configs(width: int = 100) -> str:
     for name, text in texts.items():
         line = f"{name:<{longest}}  {text}"
         lines.append(line if len(line) <= width else f"{line[: width - 4].rstrip()} ...")
-    return "\n".join([*lines, "", f"Use one by name: {EXAMPLE} [--config with/NAME].", ""])
+    use = f"Use one by name: {EXAMPLE} [--config with/NAME]; tune/NAME is for trimtab tune."
+    return "\n".join([*lines, "", use, ""])
 
 
 def trainer_command(args: Sequence[str]) -> str | None:
