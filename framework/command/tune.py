@@ -109,7 +109,7 @@ def search(
             known = len(study.trials) - len(study.unfinished())
             if known:
                 progress.console.print(
-                    f"{relative(study.folder)}: goes on after {known} trials", soft_wrap=True
+                    f"{relative(study.folder)}: goes on after {known} trial(s)", soft_wrap=True
                 )
             try:
                 driver.run()
@@ -172,7 +172,7 @@ def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
         return
     params, head = best.params, (
         f"# Trial {best.number} of the study {study.settings.name}: {study.settings.metric} "
-        f"{float(best.value):.6g}, the best of {len(study.trials)} trials.\n"
+        f"{float(best.value):.6g}, the best of {len(study.trials)}.\n"
     )
     if study.settings.sampler == "mf_kg" and (full := study.at_full_fidelity()) is not None:
         params, head = full, (
@@ -262,7 +262,7 @@ def _say_how_to_go_on(driver: Driver) -> None:
     def leave(signum: int) -> str:
         stopped = len(driver.running)
         driver.stop()
-        again = f"{stopped} trials were stopped and are done again" if stopped else ""
+        again = f"{stopped} trial(s) were stopped and are done again" if stopped else ""
         return f"{again + '; ' if again else ''}the same command goes on with the study"
 
     signals.settle("the search was done", True, None, leave)

@@ -94,7 +94,7 @@ class Progress:
             return
         done = sum(row[0] in ("complete", "pruned", "fail") for row in self._rows.values())
         table = Table(box=SIMPLE_HEAD, title_justify="left")
-        table.title = f"{self.settings.name}: {done} trials in this search; {self._best}"
+        table.title = f"{self.settings.name}: {done} trial(s) in this search; {self._best}"
         for name in ("trial", "state", self.settings.metric, "settings"):
             table.add_column(name)
         for number in sorted(self._rows)[-ROWS:]:
