@@ -43,6 +43,7 @@ _PACKAGES = (
     "framework.language",
     "framework.self_tuning",
     "framework.tuning",
+    "framework.tuning.acquisition",
     "framework.solvers",
     "framework.data",
     "framework.runs",

@@ -32,6 +32,7 @@ from framework.solvers import *
 from framework.sparse_coding import *
 from framework.training import *
 from framework.tuning import *
+from framework.tuning.acquisition import *
 from modules import *
 from modules.bpjdet import *
 from modules.classifier import *

@@ -19,6 +19,7 @@ def is_decayed(name: str, parameter: Parameter) -> bool:
         parameter: Parameter.
 
     Example:
+        >>> import torch
         >>> is_decayed("0.weight", nn.Parameter(torch.zeros(2, 3)))
         True
         >>> is_decayed("0.weight_gate", nn.Parameter(torch.zeros(2, 3)))
