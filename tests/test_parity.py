@@ -55,6 +55,7 @@ WHOLE = {
     "sae_mutual",
     "selftuning",
     "selftuning_cifar",
+    "selftuning_lstm",
 }
 STATES = ("state_dict", "optimizer_states")
 
