@@ -31,7 +31,7 @@ class BilevelOptions(TrainingOptions, total=False):
     Args:
         optimizer: Optimizer of both levels, whose learning rate is the paper's alpha.
         beta: Step size of z, the centers of the multipliers.
-        eta: Step size of the copy of the network and of the multipliers, at least the learning rate.
+        eta: Step size of the network's copy and of the multipliers, at least the learning rate.
         gamma1: Strength of the pull between network and copy, as a divisor.
         gamma2: Strength of the pull between multipliers and z, as a divisor.
         c0: Divisor of the upper loss in the first step.
@@ -76,7 +76,7 @@ class ConstrainedBilevel(TrainingModule):
         upper_lr_scale: Factor on the learning rate for the parameters of the lower problem.
         optimizer: Optimizer of both levels, whose learning rate is the paper's alpha.
         beta: Step size of z, the centers of the multipliers.
-        eta: Step size of the copy of the network and of the multipliers, at least the learning rate.
+        eta: Step size of the network's copy and of the multipliers, at least the learning rate.
         gamma1: Strength of the pull between network and copy, as a divisor.
         gamma2: Strength of the pull between multipliers and z, as a divisor.
         c0: Divisor of the upper loss in the first step.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from framework.solvers import LVHBA, AffineSet, Ball, flat, proximal_lagrangian_value
+from tests.helpers.runs import ROOT
 
 
 def number(value: float) -> Tensor:
@@ -332,3 +334,9 @@ def test_constraints_of_a_wrong_shape_are_named():
     solver = LVHBA(lambda x, y: y, lambda x, y: y, lambda x, y: (y[None], rows), **options)
     with pytest.raises(ValueError, match="say num_constraints"):
         solver.step()
+
+
+def test_the_loop_of_the_documentation_runs():
+    page = (ROOT / "docs" / "bilevel.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(compile(code, "docs/bilevel.md", "exec"), {})
