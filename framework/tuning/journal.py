@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from framework.utilities.files import lock, open_in_place, write_text
+from framework.utilities.limits import check_size
 
 JOURNAL = "journal.log"
+GO_ON = "choose another name by --tune.name, or remove that folder"
+BYTES_PER_CHARACTER = 32
+"""Bytes that a character of a journal becomes at most."""
 
 
 def hold_journal(folder: Path) -> BinaryIO:
@@ -20,7 +26,7 @@ def hold_journal(folder: Path) -> BinaryIO:
 
     Raises:
         FileExistsError: Another process has locked it.
-        ValueError: There is a link in the folder, or among its trials.
+        ValueError: There is a link in the folder, or among its trials, or it is no journal.
     """
     for entry in (*folder.glob("*"), *folder.glob("trials/*")):
         if entry.is_symlink():
@@ -39,9 +45,27 @@ def hold_journal(folder: Path) -> BinaryIO:
             f"{folder} is searched in by another process, which is still running: wait for its "
             "end, or give that one more --tune.jobs, or choose another --tune.name."
         )
-    content = file.read()
-    file.truncate(content.rfind(b"\n") + 1)
+    try:
+        _check_lines(file, path)
+    except BaseException:
+        file.close()
+        raise
     return file
+
+
+def _check_lines(file: BinaryIO, path: Path) -> None:
+    """Drop a torn last line, and refuse others that Optuna would stumble over when it goes on."""
+    check_size(path, BYTES_PER_CHARACTER * os.fstat(file.fileno()).st_size)
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    file.truncate(whole)
+    for number, line in enumerate(content[:whole].splitlines()):
+        try:
+            json.loads(line)
+        except (ValueError, RecursionError):
+            raise ValueError(
+                f"{path} is no journal of a study: its line {number + 1} is no JSON; {GO_ON}."
+            ) from None
 
 
 def empty_journal(file: BinaryIO) -> None:

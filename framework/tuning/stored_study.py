@@ -6,18 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from framework.tuning.journal import JOURNAL, empty_journal, journal_storage
+from framework.tuning.journal import GO_ON, JOURNAL, empty_journal, journal_storage
 from framework.tuning.settings import TuneSettings
 from framework.tuning.study_record import changed, write_record
 from framework.utilities.error_reason import reason_of
-from framework.utilities.limits import check_size
 
 if TYPE_CHECKING:
     from optuna.study import Study
-
-GO_ON = "choose another name by --tune.name, or remove that folder"
-BYTES_PER_CHARACTER = 32
-"""Bytes that a character of a journal becomes at most."""
 
 
 def open_study(
@@ -66,10 +61,8 @@ def _load(settings: TuneSettings, pruner: Any) -> Study | None:
     import optuna
 
     path = settings.folder / JOURNAL
-    size = path.stat().st_size
-    if size == 0:
+    if path.stat().st_size == 0:
         return None
-    check_size(path, BYTES_PER_CHARACTER * size)
     try:
         storage = journal_storage(settings.folder)
         if not storage.get_all_studies():

@@ -42,7 +42,7 @@ def _open(folder: Path) -> Any:
         study.release()
 
 
-@reader("journal of a study", _journal, [], LINES)
+@reader("journal of a study", _journal, ["framework.tuning.journal:_check_lines"], LINES)
 def _(folder: Path) -> Any:
     return _open(folder)
 

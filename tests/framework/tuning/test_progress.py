@@ -1,0 +1,48 @@
+"""What a person sees of a search."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from framework.tuning.driver import Driver
+from framework.tuning.progress import Progress, in_words
+from framework.tuning.study import StudyFolder, pruner_of, sampler_of
+from framework.utilities.console import PlainConsole
+from tests.helpers.studies import BASE, FakeChild, FakeFits, study_settings
+
+
+def shown(folder, is_terminal: bool) -> str:
+    console = PlainConsole()
+    console.file = StringIO()
+    console._force_terminal = console.is_interactive = is_terminal
+    console.width = 160
+    settings = study_settings(folder, trials=3)
+    study = StudyFolder(settings, BASE, sampler_of, pruner_of)
+    fits = FakeFits(before=lambda number, files: FakeChild(-9) if number == 1 else None)
+    with Progress(settings, console) as progress:
+        Driver(study, fits, progress=progress, poll=0.001).run()
+    study.release()
+    return console.file.getvalue()
+
+
+def test_lines_where_there_is_no_terminal(tmp_path):
+    lines = shown(tmp_path, is_terminal=False).splitlines()
+    assert [line.split()[1] for line in lines] == ["0:", "1:", "2:"]
+    assert lines[0].startswith("trial 0: val/loss ")
+    assert "lr " in lines[0]
+    assert "best " in lines[0]
+    assert lines[1].startswith("trial 1: failed: ended by SIGKILL")
+
+
+def test_a_table_on_a_terminal(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    text = shown(tmp_path, is_terminal=True)
+    for words in ("3 trial(s) in this search", "complete", "fail", "val/loss", "best "):
+        assert words in text
+    assert "trial 1 failed: ended by SIGKILL" in text
+    # each table takes the place of the one before
+    assert "\x1b[1A" in text
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert in_words({"a.lr": 0.5, "b.lr": 1, "c.act": None}) == "a.lr 0.5, b.lr 1, act None"
