@@ -170,20 +170,16 @@ def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
     write_trials(study.study, study.folder / "trials.csv")
     if (best := study.best()) is None:
         return
-    params, head = (
-        best.params,
-        (
-            f"# Trial {best.number} of the study {study.settings.name}: {study.settings.metric} "
-            f"{float(best.value):.6g}, the best of {len(study.trials)}.\n"
-        ),
+    name, metric, count = study.settings.name, study.settings.metric, len(study.trials)
+    value, params = float(best.value), best.params
+    head = (
+        f"# Trial {best.number} of the study {name}: {metric} {value:.6g}, the best of {count}.\n"
     )
     if study.settings.sampler == "mf_kg" and (full := study.at_full_fidelity()) is not None:
-        params, head = (
-            full,
-            (
-                f"# What {len(study.trials)} trials of the study {study.settings.name} expect to have "
-                f"the best {study.settings.metric} when run as long as the longest ones.\n"
-            ),
+        params = full
+        head = (
+            f"# What {count} trials of the study {name} expect to have the best {metric} when run "
+            "as long as the longest ones.\n"
         )
     config = trial_config(study.settings, study.base, params, arguments)
     write_text(study.folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False))
