@@ -10,11 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from framework.command.fit_config import fit_config
 from framework.command.report import relative
 from framework.command.tune_arguments import merged, take_tune, without_sections
+from framework.command.tune_results import show_results, trial_config, write_results
 from framework.runs.config_files import ROOT, name_of_config, option
 from framework.runs.slurm_job import said_once
 from framework.runs.stop_signals import command_signals
@@ -26,12 +25,11 @@ from framework.tuning.launcher import (
     gpu_shares,
     visible_gpus,
 )
-from framework.tuning.progress import Progress, in_words
+from framework.tuning.progress import Progress
 from framework.tuning.retraining import retrain
 from framework.tuning.settings import NAMES, TuneSettings, read_settings
 from framework.tuning.study import StudyFolder, pruner_of, sampler_of
 from framework.utilities.console import PlainConsole
-from framework.utilities.files import write_text
 from framework.utilities.packages import require_package
 
 HELP = """\
@@ -51,7 +49,6 @@ All other options are those of trimtab fit, and hold for every trial. The same c
 with a study that was interrupted; a larger --tune.trials adds trials to one that is done.
 """
 OF_ONE_RUN = ("--ckpt_path", "--name", "--run_folder")
-LONGEST_TABLE = 60
 
 
 def main(args: Sequence[str], launcher: Launcher | None = None) -> None:
@@ -115,7 +112,7 @@ def search(
                 driver.run()
             finally:
                 write_results(study, arguments)
-        _show(study)
+        show_results(study)
         if study.best() is None:
             raise RuntimeError(f"no trial of {study.folder} ended well; see trials/*/output.txt.")
         if settings.retrain_best:
@@ -140,72 +137,6 @@ def check_space(
     """
     for corner in settings.space.corners():
         trial_config(settings, base, corner, arguments)
-
-
-def trial_config(
-    settings: TuneSettings,
-    base: Mapping[str, Any],
-    values: Mapping[str, Any],
-    arguments: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """Return the whole config of a trial."""
-    overlay = settings.space.overlay(base, values)
-    with TemporaryDirectory() as folder:
-        paths = [Path(folder, "base.yaml"), Path(folder, "trial.yaml")]
-        for path, content in zip(paths, (dict(base), overlay), strict=True):
-            write_text(path, yaml.safe_dump(content, sort_keys=False))
-        return fit_config([*arguments, *(f"--config={path}" for path in paths)])
-
-
-def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
-    """Write ``best.yaml``, ``trials.csv`` and the figures of what is known so far.
-
-    Args:
-        study: Study.
-        arguments: Further arguments of each fit.
-    """
-    from framework.figures.style import may_fail, save_png
-    from framework.tuning.trials_table import write_trials
-
-    write_trials(study.study, study.folder / "trials.csv")
-    if (best := study.best()) is None:
-        return
-    name, metric, count = study.settings.name, study.settings.metric, len(study.trials)
-    value, params = float(best.value), best.params
-    head = (
-        f"# Trial {best.number} of the study {name}: {metric} {value:.6g}, the best of {count}.\n"
-    )
-    if study.settings.sampler == "mf_kg" and (full := study.at_full_fidelity()) is not None:
-        params = full
-        head = (
-            f"# What {count} trials of the study {name} expect to have the best {metric} when run "
-            "as long as the longest ones.\n"
-        )
-    config = trial_config(study.settings, study.base, params, arguments)
-    write_text(study.folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False))
-    with may_fail("the figures of the study"):
-        from framework.tuning.figures import study_figures
-
-        for name, figure in study_figures(study.study, study.settings.metric).items():
-            save_png(figure, study.folder / "figures" / f"{name}.png")
-
-
-def _show(study: StudyFolder) -> None:
-    from framework.tuning.trials_table import trials_table
-
-    console = PlainConsole()
-    if len(study.trials) <= LONGEST_TABLE:
-        console.print(trials_table(study.study, study.settings.metric))
-    if (best := study.best()) is None:
-        return
-    console.print(
-        f"best: trial {best.number}, {study.settings.metric} {float(best.value):.6g}, "
-        f"{in_words(best.params)}",
-        soft_wrap=True,
-    )
-    config = relative(study.folder / "best.yaml")
-    console.print(f"run it: trimtab fit --config {config}", soft_wrap=True)
-    console.print(f"results: {relative(study.folder)}", soft_wrap=True)
 
 
 def _retrain(study: StudyFolder, launcher: Launcher, arguments: tuple[str, ...]) -> None:
