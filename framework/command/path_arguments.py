@@ -81,6 +81,7 @@ READS: dict[str, dict[str, str]] = {
         "val": "a list of names in it",
         "test": "a list of names in it",
     },
+    "HyperCleaning": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "IDXImages": {"root": "IDX files in a folder"},
     "ImageArrays": {"root": "`.npz` or `.npy` files, without pickled objects"},
     "ImageFolder": {"root": "images in a folder"},

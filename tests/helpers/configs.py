@@ -57,7 +57,10 @@ def module_class(system: str) -> str:
 
 # per class of modules the config with the shortest name, such as sae before sae_mutual
 DOMAINS = list(
-    {module_class(name): name for name in sorted(SYSTEMS, key=len, reverse=True)}.values()
+    {
+        module_class(name): name
+        for name in sorted(SYSTEMS, key=lambda name: (len(name), name), reverse=True)
+    }.values()
 )
 # heads of embeddings, of which sface and curricularface differ most from that of the config
 HEADS = {
