@@ -144,6 +144,8 @@ class SelfTuner:
     def training(self, rows: int, step: int, micro_batch: int = 0) -> Iterator[None]:
         """Let the network and the effects see perturbed hyperparameters inside the block.
 
+        What is in evaluation mode sees them as they are, such as a step's look at other rows.
+
         Args:
             rows: Rows of this rank's batch.
             step: Number of training steps before this one.
@@ -153,7 +155,7 @@ class SelfTuner:
         with torch.no_grad():
             shared, raw = self._perturbed(draws, rows, self.space.raw, self.space.raw_scales)
             values = self.space.values(raw, shared)
-        with self.conditioning.at(raw), acting(self.effects, values, draws):
+        with self.conditioning.at(raw, in_training_only=True), acting(self.effects, values, draws):
             yield
 
     def change_batch(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -55,28 +55,39 @@ class Conditioning:
         self.source = source
         self.centered = centered
         self._current: Tensor | None = None
+        self._in_training_only = False
 
     @contextmanager
-    def at(self, h: Tensor) -> Iterator[None]:
-        """Let the layers see ``h`` within a ``with`` block; blocks may be nested."""
+    def at(self, h: Tensor, in_training_only: bool = False) -> Iterator[None]:
+        """Let the layers see ``h`` within a ``with`` block; blocks may be nested.
+
+        Args:
+            h: (n,) or (B, n).
+            in_training_only: Whether layers in evaluation mode see what they do outside of the
+                block, so that a step may evaluate other rows than those it trains.
+        """
         self._check(h)
-        before, self._current = self._current, h
+        before = self._current, self._in_training_only
+        self._current, self._in_training_only = h, in_training_only
         try:
             yield
         finally:
-            self._current = before
+            self._current, self._in_training_only = before
 
-    def of(self, rows: int | None = None, layer: str = "A response layer") -> Tensor:
+    def of(
+        self, rows: int | None = None, layer: str = "A response layer", training: bool = True
+    ) -> Tensor:
         """Return what a layer sees.
 
         Args:
             rows: Number of samples in the layer's input; None where any number fits.
             layer: Name of the layer in messages.
+            training: Whether the layer is in training mode.
 
         Returns:
             (n,), or (rows, n).
         """
-        h = self._current
+        h = None if self._in_training_only and not training else self._current
         if h is None:
             h = self._from_source(layer)
             self._check(h)

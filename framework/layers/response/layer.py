@@ -72,7 +72,8 @@ class ResponseLayer(nn.Module):
     def seen(self, rows: int | None = None) -> Tensor:
         """Return the hyperparameters (n,) or (rows, n) of the current call."""
         kind = type(self).__name__
-        return self.conditioning.of(rows, f"{kind} {self.place!r}" if self.place else kind)
+        name = f"{kind} {self.place!r}" if self.place else kind
+        return self.conditioning.of(rows, name, self.training)
 
     def gate(self, name: str, h: Tensor) -> Tensor:
         """Return the gates (out,) or (B, out) of a parameter."""

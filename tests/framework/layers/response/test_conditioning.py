@@ -19,6 +19,18 @@ def test_blocks_nest_and_restore_also_after_an_error() -> None:
     assert conditioning.of(2).tolist() == [0.0]
 
 
+def test_layers_in_evaluation_mode_may_see_what_they_do_outside_of_a_block() -> None:
+    conditioning = Conditioning(1, source=lambda: torch.tensor([0.5]))
+    layer = ResponseLinear(2, 3, conditioning, gate_scale=1)
+    one_for_each, x = torch.tensor([[2.0], [3.0]]), torch.ones(4, 2)
+    outside = layer(x)
+    with conditioning.at(one_for_each, in_training_only=True):
+        assert torch.equal(layer.eval()(x), outside)
+        assert not torch.equal(layer.train()(x[:2]), outside[:2])
+        with conditioning.at(one_for_each):
+            assert torch.equal(layer.eval()(x[:2]), layer.train()(x[:2]))
+
+
 def test_centered_layers_see_the_distance_whose_gradient_is_that_of_h() -> None:
     h = torch.tensor([0.3, -2.0], requires_grad=True)
     conditioning = Conditioning(2, source=lambda: h, centered=True)
