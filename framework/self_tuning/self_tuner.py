@@ -205,6 +205,7 @@ class SelfTuner:
             FloatingPointError: The loss or a gradient is NaN or infinite, and nothing was changed;
                 on a GPU ``check`` says so.
             IncompatibleError: The loss does not depend on the hyperparameters.
+            ValueError: The loss is no single number.
         """
         self._make_optimizers()
         raw, raw_scales = self._leaves
@@ -216,6 +217,12 @@ class SelfTuner:
                 perturbed = raw
             with self.conditioning.at(perturbed):
                 value = loss()
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+            raise ValueError(
+                f"The tuning loss must be a tensor with one number, got {type(value).__name__}"
+                f"{shape}: return the mean over the batch."
+            )
         leaves = self._leaves if self.tune_scales else [raw]
         found: Sequence[Tensor | None] = [None]
         if value.requires_grad:

@@ -209,6 +209,10 @@ def test_what_cannot_be_tuned_is_refused() -> None:
     with pytest.raises(FloatingPointError, match="by tuning step 0"):
         tuner.tune(lambda: tuner.network(x).mean() * float("nan"), rows=4)
     assert not changed(tuner, before)
+    with pytest.raises(ValueError, match=r"one number, got Tensor of shape \(4, 3\): return"):
+        tuner.tune(lambda: tuner.network(x), rows=4)
+    with pytest.raises(ValueError, match="one number, got NoneType: return"):
+        tuner.tune(lambda: None, rows=4)  # type: ignore[arg-type, return-value]
     with pytest.raises(ValueError, match="have the name 'ridge'"):
         SelfTuner(perceptron(), [Ridge(), Ridge()])
     with pytest.raises(ValueError, match="at least one effect"):
