@@ -378,15 +378,19 @@ class SelfTuning(ObjectivesCallback, AfterStep):
             self.tuner.fold()
             delattr(self.tuner.network, SPACE)
             self.tuner = None
-        if self._data is not None:
-            self._data.return_held_out()
-            self._data = None
+        self._return_data()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Leave the module as it is, of which another callback may write a checkpoint."""
         self._close()
+        self._return_data()
+
+    def _return_data(self) -> None:
+        if self._data is not None:
+            self._data.return_held_out()
+            self._data = None
 
     def _close(self) -> None:
         if self._open is not None:

@@ -286,18 +286,33 @@ class DataModule(CheckedLoading, LightningDataModule):
     def hold_out_for_run(self, share: float | None) -> None:
         """Hold a share out until ``return_held_out``, also where ``adopt`` sets the data up anew.
 
-        Data that hold something out themselves stay as they are.
+        Data that hold something out themselves stay as they are. Of several callbacks the first
+        says the share; where one takes the validation set, all do, and all other rows are trained.
 
         Args:
             share: Share of the training set; None lends the validation set instead.
+
+        Raises:
+            IncompatibleError: The data hold rows out themselves, which one callback takes, and
+                another takes the validation set.
         """
-        self._held_for_run = (share,)
         if self._whole is None:
             self._whole = self.train_set, self.plain_train_set, self.guide_set
-        if share is None:
+        if self._held_for_run is None:
+            self._held_for_run = (share,)
+        elif (self._held_for_run[0] is None) != (share is None):
+            if self._whole[2] is not None:
+                raise IncompatibleError(
+                    f"One callback of the run takes the rows that {type(self).__name__} holds out, "
+                    "and another the validation set in the same place: set tuning_set of "
+                    "SelfTuning to held_out."
+                )
+            self._held_for_run = (None,)
+        if self._held_for_run[0] is None:
+            self.train_set, self.plain_train_set, _ = self._whole
             self.guide_set = self.val_set
         elif self.guide_set is None:
-            self.hold_out(share)
+            self.hold_out(self._held_for_run[0])
 
     def return_held_out(self) -> None:
         """Undo ``hold_out_for_run``."""

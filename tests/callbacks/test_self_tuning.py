@@ -13,7 +13,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks import EMAWeights, SelfTuning
+from callbacks import DynamicPreference, EMAWeights, SelfTuning
 from framework.objectives.errors import IncompatibleError
 from framework.runs.csv_logger import RunLogger
 from framework.runs.panels import STANDARD, Layout
@@ -199,6 +199,24 @@ def test_an_average_of_the_weights_goes_with_it(tmp_path) -> None:
         other, TinyData(), ckpt_path=tmp_path / "last.ckpt", verbose=False
     )
     torch.testing.assert_close(other.eval()(x), expected)
+
+
+def test_a_guide_of_other_rows_goes_with_it_and_shares_them(tmp_path) -> None:
+    data = TinyData()
+    callback, preference = tuning(), DynamicPreference(batch_size=5)
+    module = fit(tmp_path, callback, preference, data=data, limit_val_batches=0)
+    # both draw from the rows that the first one held out
+    assert len({i for b in module.rows[False] for i in b}) == 6
+    assert {len(b) for b in module.rows[False]} == {1, 2, 4, 5}
+    assert callback.values["dropout.rate"] != pytest.approx(0.05, abs=1e-4)
+
+
+def test_an_exception_gives_back_what_was_held_out(tmp_path) -> None:
+    data = TinyData()
+    whole = data.train_set
+    with pytest.raises(IncompatibleError, match="tuning_terms"):
+        fit(tmp_path, tuning(tuning_terms=["no"]), data=data)
+    assert data.train_set is whole
 
 
 class Plain(BoringModel):

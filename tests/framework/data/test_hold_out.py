@@ -103,3 +103,28 @@ def test_the_validation_set_may_be_lent_for_a_run():
     data.return_held_out()
     assert data.guide_set is None
     assert data.train_set is trained
+
+
+def test_callbacks_that_hold_out_together_share_rows_in_any_order():
+    for shares in ((0.5, None), (None, 0.5)):
+        data = ten(batch_size=4)
+        data.val_set = Plain()
+        trained = data.train_set
+        for share in shares:
+            data.hold_out_for_run(share)
+        assert data.guide_set is data.val_set
+        assert data.train_set is trained
+    data = ten(batch_size=4)
+    data.hold_out_for_run(0.5)
+    data.hold_out_for_run(0.2)
+    assert len(data.guide_set) == 3
+    # a run that goes on sets the data up anew
+    assert data._held_for_run == (0.5,)
+
+
+def test_rows_that_data_hold_out_are_not_exchanged_for_the_validation_set():
+    data = ten(batch_size=4)
+    data.val_set, data.guide_set = Plain(), Plain()
+    data.hold_out_for_run(0.5)
+    with pytest.raises(IncompatibleError, match="rows that Ten holds out, and another the valid"):
+        data.hold_out_for_run(None)
