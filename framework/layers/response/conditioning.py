@@ -95,7 +95,7 @@ class Conditioning:
             raise ValueError(
                 f"{layer} got an input of {rows} rows, but there are hyperparameters for {len(h)} "
                 "samples: keep one row for each sample up to this layer, exclude it from the "
-                "conversion, or give one h (n,) for all."
+                "conversion, or give one h (n,) for all (per_sample=False of SelfTuning)."
             )
         return self.seen(h, layer)
 

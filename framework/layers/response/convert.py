@@ -109,6 +109,11 @@ def _chosen(
             names.setdefault(layer, []).append(name)
     known = [name for several in names.values() for name in several]
     kinds = ", ".join(kind.__name__ for kind in KINDS)
+    if not known:
+        raise ValueError(
+            f"{type(module).__name__} has no layer that can respond to hyperparameters ({kinds}; "
+            "subclasses stay as they are)."
+        )
     for pattern in include:
         if not any(fnmatchcase(name, pattern) for name in known):
             raise ValueError(
@@ -124,7 +129,7 @@ def _chosen(
         raise ValueError(
             f"No layer that can respond to hyperparameters ({kinds}) is left: the names must match "
             f"one of {list(include)} and none of {list(exclude)}, and the network has "
-            f"{', '.join(map(repr, known)) or 'no such layer'}."
+            f"{', '.join(map(repr, known))}."
         )
     return chosen
 
