@@ -59,7 +59,8 @@ class SelfTuner:
         seed: Seed of the perturbation and of the noise of the effects; default that of the run.
 
     Raises:
-        ValueError: An argument is out of range, no layer matches, or two effects share a name.
+        ValueError: An argument is out of range, no layer matches, or two effects share a name; the
+            network stays as it was.
 
     Example:
         >>> from framework.self_tuning import InputDropout
@@ -119,20 +120,25 @@ class SelfTuner:
         self.tuning_loss: Tensor | None = None
         """Loss of the latest tuning step over all ranks, without the entropy; None before one."""
         self.space = HyperSpace(hyperparameters_of(self.effects), init_scale)
-        # the same on any number of ranks, and without a draw from the run's own generator
-        with seeded(self.seed, "self_tuning"):
-            self.conditioning: Conditioning = convert_to_response(
-                network,
-                self.space.size,
-                include=include,
-                exclude=exclude,
-                gate_scale=gate_scale,
-                centered=centered,
-            )
+        try:
+            for effect in self.effects:
+                effect.attach(network)
+            # the same on any number of ranks, and without a draw from the run's own generator
+            with seeded(self.seed, "self_tuning"):
+                self.conditioning: Conditioning = convert_to_response(
+                    network,
+                    self.space.size,
+                    include=include,
+                    exclude=exclude,
+                    gate_scale=gate_scale,
+                    centered=centered,
+                )
+        except Exception:
+            for effect in self.effects:
+                effect.detach(network)
+            raise
         self.conditioning.source = lambda: self.space.raw
         self.space.to(next(network.parameters()).device)
-        for effect in self.effects:
-            effect.attach(network)
         self._not_finite: Tensor | None = None
         self._leaves: list[Tensor] = []
         self._optimizers: list[torch.optim.Adam] = []

@@ -199,6 +199,19 @@ def test_two_ranks_tune_as_one_process(two_ranks, per_sample) -> None:
             torch.testing.assert_close(other, own, rtol=1e-5, atol=1e-6)
 
 
+def test_a_network_that_is_refused_stays_as_it_was() -> None:
+    network = perceptron()
+    kinds, names = [type(layer) for layer in network], list(network.state_dict())
+    dropout, unknown = TunedDropout(layers="1"), TunedDropout(layers="hidden", name="other")
+    with pytest.raises(ValueError, match="'hidden' matches no layer"):
+        SelfTuner(network, [dropout, unknown])
+    with pytest.raises(ValueError, match="none of"):
+        SelfTuner(network, [dropout], exclude=["*"])
+    assert [type(layer) for layer in network] == kinds
+    assert list(network.state_dict()) == names
+    assert not any(layer._forward_hooks for layer in network)
+
+
 def test_what_cannot_be_tuned_is_refused() -> None:
     tuner = dropout_tuner(perceptron())
     with pytest.raises(IncompatibleError, match="does not depend on the hyperparameters"):
