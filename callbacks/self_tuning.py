@@ -25,7 +25,7 @@ from framework.training.evaluation import EvaluationModule
 from framework.training.guide_stream import GuideStream
 from framework.training.module import TrainingModule
 from framework.training.objectives_callback import ObjectivesCallback
-from framework.training.tuned_weights import SPACE, add_space
+from framework.training.tuned_weights import SPACE, add_space, remove_space
 from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
 from framework.utilities.lightning_internals import datamodule_of, logged_step, micro_batch_of
 from framework.utilities.nearest_names import nearest
@@ -78,8 +78,8 @@ class SelfTuning(ObjectivesCallback, AfterStep):
 
     Raises:
         ValueError: An argument is out of range, or no layer matches (at ``setup``).
-        IncompatibleError: Data of which nothing can be held out, a compiled module, or an effect
-            that the module cannot have.
+        IncompatibleError: Data of which nothing can be held out, a compiled module, one that trains
+            on parts of a batch with ``per_sample``, or an effect that the module cannot have.
 
     Example:
         >>> from framework.self_tuning import InputDropout, TunedDropout
@@ -187,6 +187,7 @@ class SelfTuning(ObjectivesCallback, AfterStep):
         self._check(pl_module)
         # after an exception Lightning calls no ``teardown``
         self.teardown(trainer, pl_module, stage)
+        remove_space(pl_module)
         self._hold_out(trainer)
         self.tuner = SelfTuner(pl_module, self.effects, **self._options)
         add_space(pl_module, self.tuner)
@@ -205,6 +206,12 @@ class SelfTuning(ObjectivesCallback, AfterStep):
                 "compiled code would not see: set model.compile to false."
             )
         if isinstance(module, TrainingModule):
+            if self._options["per_sample"] and not module.whole_batches:
+                raise IncompatibleError(
+                    f"{type(module).__name__} trains its networks on parts of a batch, and "
+                    "SelfTuning draws hyperparameters for each row of the whole: set its "
+                    "per_sample to false."
+                )
             return
         if self._loss is None:
             raise IncompatibleError(

@@ -88,6 +88,7 @@ class TrainingModule(EvaluationModule):
         whole_parameters: Whether it reads or changes parameters outside of its steps, so that the
             ranks cannot hold parts of them.
         compilable: Whether its steps call its networks as such, which is what ``compile`` reaches.
+        whole_batches: Whether what its networks train on has the rows of the batch, in their order.
 
     Args:
         optimizer: Optimizer, made from the parameter groups.
@@ -100,6 +101,7 @@ class TrainingModule(EvaluationModule):
     provides: tuple[str, ...] = ()
     whole_parameters: ClassVar[bool] = False
     compilable: ClassVar[bool] = True
+    whole_batches: ClassVar[bool] = True
     prediction_shape: tuple[int, ...] | None = None
     """Shape of one row of ``Objectives.predictions``, where it is fixed."""
 

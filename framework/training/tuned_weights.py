@@ -28,6 +28,18 @@ def add_space(module: nn.Module, tuner: SelfTuner) -> None:
     module.add_module(SPACE, tuner.space)
 
 
+def remove_space(module: nn.Module) -> None:
+    """Make a module an ordinary one that a fit left as it was at an exception.
+
+    Args:
+        module: Module, with hyperparameters or without.
+    """
+    space = getattr(module, SPACE, None)
+    if space is not None:
+        fold_response(module, space.raw)
+        delattr(module, SPACE)
+
+
 def match_tuned_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Give a checkpoint the weights that a module has a place for.
 

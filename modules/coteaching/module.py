@@ -98,6 +98,8 @@ class CoTeaching(NestedClassifier):
         ),
     )
     provides: tuple[str, ...] = ("per_sample", "targets", "index")
+    # a network learns from the rows that the other one chose
+    whole_batches = False
 
     def __init__(
         self,

@@ -292,6 +292,10 @@ def test_an_exception_leaves_a_module_that_can_be_fitted_again(tmp_path) -> None
         fit(tmp_path, callback, Stops(), module=module)
     fit(tmp_path, callback, module=module)
     assert list(module.state_dict()) == list(Seen().state_dict())
+    with pytest.raises(RuntimeError, match="stop"):
+        fit(tmp_path, callback, Stops(), module=module)
+    fit(tmp_path, tuning(), module=module)
+    assert list(module.state_dict()) == list(Seen().state_dict())
 
 
 def test_what_does_not_fit_is_refused(tmp_path) -> None:
@@ -299,6 +303,10 @@ def test_what_does_not_fit_is_refused(tmp_path) -> None:
     module.runs_compiled = True
     with pytest.raises(IncompatibleError, match=r"model\.compile"):
         fit(tmp_path, tuning(), module=module)
+    parts = type("Parts", (Seen,), {"whole_batches": False})
+    with pytest.raises(IncompatibleError, match=r"Parts trains .* its per_sample to false\."):
+        fit(tmp_path, tuning(), module=parts())
+    fit(tmp_path, tuning(per_sample=False), module=parts(), limit_val_batches=0)
     with pytest.raises(ValueError, match="hyper_lr"):
         tuning(hyper_lr=0)
     with pytest.raises(ValueError, match="tuning_set"):
