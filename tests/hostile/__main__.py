@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import trimtab
+from framework.command.known_classes import all_classes
 from tests.hostile.corpus import prepare, recipe, run
 from tests.hostile.readers import READERS
 
@@ -17,6 +18,8 @@ from tests.hostile.readers import READERS
 def main() -> None:
     name, first, *last = sys.argv[1:]
     trimtab.import_configurable_classes()
+    # a message may name any class, and the first imports them
+    all_classes()
     reader = READERS[name]
     numbers = range(int(first), int(last[0]) + 1 if last else int(first) + 1)
     faults = run(reader, numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import trimtab
+from framework.command.known_classes import all_classes
 from tests.hostile.corpus import recipe, run
 from tests.hostile.openers import openers
 from tests.hostile.readers import READERS
@@ -41,6 +42,8 @@ OUR_OWN = {
 @pytest.fixture(scope="module", autouse=True)
 def classes() -> None:
     trimtab.import_configurable_classes()
+    # a message may name any class, and the first imports them
+    all_classes()
 
 
 @pytest.mark.parametrize("name", READERS)
