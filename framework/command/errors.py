@@ -44,6 +44,9 @@ _LIGHTNING = {
     "Trying to restore optimizer state but checkpoint contains only the model": "the checkpoint "
     "holds the weights alone, as save_weights_only asked for; test and predict take it, fit does "
     "not",
+    "Found more than one stateful callback": "trainer.callbacks: a callback that is in a run once "
+    "is given twice, as by a config and an overlay; leave one of them out, or give one of them the "
+    "arguments of both",
 }
 """What is said where Lightning's words do not name the option, by the beginning of its words."""
 # what jsonargparse says of every type that a value is not

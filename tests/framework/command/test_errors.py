@@ -228,6 +228,10 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
             ["fit", "--config=csib", "--config=with/mesa"],
             "MESA compares the logits of at least two classes, and a row of Regressor's",
         ),
+        (
+            ["fit", "--config=selftuning", "--config=with/selftuning"],
+            "trainer.callbacks: a callback that is in a run once is given twice",
+        ),
         # commands
         (["reprot"], "no command 'reprot'; the nearest are report; the commands are fit"),
         (["version"], "no command 'version'; the nearest are --version"),
