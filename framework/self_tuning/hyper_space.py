@@ -16,6 +16,9 @@ from framework.utilities.devices import to_device
 SCALES = (1e-3, 5.0)
 """Least and largest scale: below, the response is not seen, above, bounded values saturate."""
 
+ROUNDING = 1e-6
+"""Share of a limit that float32 numbers may miss it by."""
+
 
 class HyperSpace(nn.Module):
     r"""Unconstrained hyperparameters h and the scales of their perturbation, with their names.
@@ -86,7 +89,11 @@ class HyperSpace(nn.Module):
     @torch.no_grad()
     def clamp_scales(self) -> None:
         """Bring s back to where the scales are within their limits, beyond which it would stay."""
-        self.raw_scales.clamp_(*(inverse_softplus(scale) for scale in SCALES))
+        low, high = SCALES
+        # at a limit that rounding had passed there would be no gradient that leads back
+        self.raw_scales.clamp_(
+            inverse_softplus(low * (1 + ROUNDING)), inverse_softplus(high * (1 - ROUNDING))
+        )
 
     def entropy(self, raw_scales: Tensor | None = None) -> Tensor:
         r"""Return :math:`\sum_i \log(\sigma_i \sqrt{2 \pi e})`, which keeps the scales from 0."""

@@ -67,6 +67,16 @@ def test_values_of_rows_of_shared_ones_and_of_no_rows() -> None:
     assert float(given["decay.weight"]) == pytest.approx(math.log(2))
 
 
+def test_a_scale_at_its_limit_can_come_back() -> None:
+    one = space()
+    one.raw_scales.copy_(torch.tensor([-100.0, 100.0]))
+    one.clamp_scales()
+    assert one.scales().tolist() == pytest.approx([1e-3, 5.0], rel=1e-5)
+    raw_scales = one.raw_scales.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(one.scales(raw_scales).sum(), raw_scales)
+    assert gradient.tolist() == pytest.approx([1e-3, 1.0], rel=1e-2)
+
+
 def test_no_precision_and_no_optimizer_changes_its_numbers() -> None:
     module = nn.ModuleDict({"space": space(), "layer": nn.Linear(2, 2)})
     raw = module["space"].raw.clone()
