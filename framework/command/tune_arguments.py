@@ -18,6 +18,7 @@ def take_tune(args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
     Raises:
         ValueError: A value is missing, or is no YAML.
+        FileNotFoundError: There is no file of the space.
 
     Example:
         >>> take_tune(["--tune.trials", "5", "--config=a.yaml", "--tune.metric=val/loss"])
@@ -48,7 +49,10 @@ def take_tune(args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 def _space_of_file(value: str) -> Any:
     if not Path(value).is_file():
-        return load_yaml(value, "--tune.space")
+        section = load_yaml(value, "--tune.space")
+        if isinstance(section, str):
+            raise FileNotFoundError(f"--tune.space {value}: there is no such file.")
+        return section
     content = read_yaml(value)
     section = content.get("tune") if isinstance(content, Mapping) else None
     return section["space"] if isinstance(section, Mapping) and "space" in section else content

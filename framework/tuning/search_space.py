@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from framework.tuning.config_places import laid_over
 from framework.utilities.nearest_names import nearest
 
 if TYPE_CHECKING:
@@ -134,13 +135,9 @@ class SearchSpace:
             values: Value of each setting.
 
         Raises:
-            ValueError: The config has no such setting; the message names the nearest.
+            ValueError: The config has no such setting, or two of them are one.
         """
-        laid: dict[str, Any] = {}
-        for key, value in values.items():
-            _lay(laid, base, _place(base, key), value)
-        # a class comes before its arguments, whatever the order of the settings
-        return _classes_first(laid)
+        return laid_over(base, values)
 
 
 def _entry(place: str, given: Any) -> Entry:
@@ -178,7 +175,11 @@ def _categorical(place: str, given: Mapping[str, Any]) -> Entry:
     choices = given.get("choices")
     if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
         raise ValueError(f"{place}.choices must be a list of values.")
-    values = tuple(_choice(f"{place}.choices", value) for value in choices)
+    # Optuna stores plain values, and a config takes a text for the list that it says
+    values = tuple(
+        json.dumps(value) if isinstance(value, list) else value
+        for value in _choice(f"{place}.choices", list(choices))
+    )
     if len({repr(value) for value in values}) < len(values):
         raise ValueError(f"{place}.choices names a value twice.")
     return Entry("categorical", choices=values)
@@ -192,7 +193,11 @@ def _choice(place: str, value: Any) -> Any:
     if isinstance(value, str):
         # YAML takes 1e-3 for a text
         return _as_float(value) if "e" in value.lower() else value
-    raise ValueError(f"{place} holds {value!r}: a choice is a number, a text, true, false or null.")
+    if isinstance(value, list):
+        return [_choice(place, one) for one in value]
+    raise ValueError(
+        f"{place} holds {value!r}: a choice is a number, a text, true, false, null or a list."
+    )
 
 
 def _as_float(text: str) -> float | str:
@@ -220,56 +225,3 @@ def _flag(place: str, value: Any) -> bool:
     if value is not None and not isinstance(value, bool):
         raise ValueError(f"{place} is {value!r}: it must be true or false.")
     return bool(value)
-
-
-def _place(base: Mapping[str, Any], key: str) -> list[str | int]:
-    """Return the parts of a key, with the ``init_args`` that it leaves out."""
-    found: Any = base
-    place: list[str | int] = []
-    for part in key.split("."):
-        if isinstance(found, Mapping) and part not in found and "init_args" in found:
-            place.append("init_args")
-            found = found["init_args"]
-        if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-            place.append(int(part))
-            found = found[int(part)]
-        elif isinstance(found, Mapping) and part in found:
-            place.append(part)
-            found = found[part]
-        else:
-            known = [name.replace(".init_args.", ".") for name in _keys(base)]
-            near = nearest(key.replace(".init_args.", "."), known)
-            raise ValueError(f"tune.space names {key}, which is no setting of this fit{near}.")
-    return place
-
-
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all values of a config."""
-    if isinstance(config, Mapping):
-        for name, value in config.items():
-            yield from _keys(value, f"{prefix}.{name}" if prefix else str(name))
-    elif isinstance(config, list) and any(isinstance(value, Mapping) for value in config):
-        for number, value in enumerate(config):
-            yield from _keys(value, f"{prefix}.{number}")
-    else:
-        yield prefix
-
-
-def _lay(laid: dict[str, Any], base: Any, place: Sequence[str | int], value: Any) -> None:
-    """Put a value at a place; a list on the way is taken over whole, as configs replace lists."""
-    into: Any = laid
-    for part, following in zip(place, [*place[1:], None], strict=True):
-        if following is None:
-            into[part] = value
-            return
-        base = base[part]
-        if isinstance(into, dict) and part not in into:
-            into[part] = deepcopy(base) if isinstance(base, list) else {}
-        into = into[part]
-
-
-def _classes_first(config: Any) -> Any:
-    if isinstance(config, dict):
-        names = sorted(config, key=lambda name: name != "class_path")
-        return {name: _classes_first(config[name]) for name in names}
-    return [_classes_first(value) for value in config] if isinstance(config, list) else config

@@ -89,7 +89,7 @@ def test_a_section_that_says_too_little(given, words):
         ({"space": {"a": {"type": "categorical", "choices": "ab"}}}, "choices must be a list"),
         ({"space": {"a": {"type": "categorical", "choices": [1, 1]}}}, "names a value twice"),
         (
-            {"space": {"a": {"type": "categorical", "choices": [[1]]}}},
+            {"space": {"a": {"type": "categorical", "choices": [{"a": 1}]}}},
             "a choice is a number, a text",
         ),
         (
@@ -166,6 +166,36 @@ def test_an_overlay_finds_its_place():
     # a class comes first, as its arguments follow it
     both = space.overlay(base, {"model.lr": 1, "model.class_path": "Other"})
     assert list(both["model"]) == ["class_path", "init_args"]
+
+
+def test_a_class_may_be_searched_beside_its_arguments():
+    space = SearchSpace()
+    expected = {"model": {"class_path": "Other", "init_args": {"lr": 1}}}
+    assert space.overlay(BASE, {"model": "Other", "model.lr": 1}) == expected
+    assert space.overlay(BASE, {"model.lr": 1, "model": "Other"}) == expected
+    # null is no class, but takes the place of the object
+    assert space.overlay(BASE, {"model": None}) == {"model": None}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": "Other", "model.class_path": "Third"},
+        {"model.lr": 1, "model.init_args.lr": 2},
+        {"model.lr": 1, "model": None},
+    ],
+)
+def test_two_settings_that_set_the_same_are_refused(values):
+    with pytest.raises(ValueError, match="which set the same: leave out one of them"):
+        SearchSpace().overlay(BASE, values)
+
+
+def test_a_choice_may_be_a_list():
+    entry = {"type": "categorical", "choices": [[16], ["1e-2", [8]]]}
+    assert SearchSpace.read({"model.widths": entry}).entries["model.widths"].choices == (
+        "[16]",
+        "[0.01, [8]]",
+    )
 
 
 @pytest.mark.parametrize(
