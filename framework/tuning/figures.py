@@ -30,7 +30,9 @@ MOST_PARAMETERS = 12
 """Parameters that are drawn; of more, the most important ones."""
 
 
-def study_figures(study: Study, metric: str = "value") -> dict[str, Figure]:
+def study_figures(
+    study: Study, metric: str = "value", best: int | None = None
+) -> dict[str, Figure]:
     """Draw what a study found, by name: ``history`` and three figures of its parameters.
 
     ``parallel_coordinates`` has a line for each complete trial, ``slices`` a panel for each
@@ -40,6 +42,7 @@ def study_figures(study: Study, metric: str = "value") -> dict[str, Figure]:
     Args:
         study: Optuna's study.
         metric: Name of the metric that is tuned.
+        best: Number of the trial to mark; default the one with the best value.
 
     Example:
         >>> import optuna
@@ -62,7 +65,7 @@ def study_figures(study: Study, metric: str = "value") -> dict[str, Figure]:
     parts = importance(study, complete, space)
     names = sorted(space, key=lambda name: -parts.get(name, 0.0))[:MOST_PARAMETERS]
     shown = {name: space[name] for name in space if name in names}
-    best = study.best_trial.number
+    best = study.best_trial.number if best is None else best
     labels = dict(zip(space, short_names(list(space)), strict=True))
     figures["parallel_coordinates"] = parallel_coordinates_figure(
         complete, shown, labels, metric, best, study.direction.name == "MAXIMIZE"

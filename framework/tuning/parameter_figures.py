@@ -10,6 +10,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
@@ -63,8 +64,8 @@ def parallel_coordinates_figure(
     for column, kind in enumerate(space.values()):
         _ticks(axes, column, _marks(kind))
     last = len(space)
-    ends = {0.0: f"{low:.3g}", 1.0: f"{high:.3g}"} if high > low else {0.5: f"{low:.3g}"}
-    _ticks(axes, last, ends)
+    ends = dict(zip((0.0, 1.0), apart(low, high), strict=True))
+    _ticks(axes, last, ends if high > low else {0.5: ends[0.0]})
     axes.set_xticks(range(last + 1), [*(labels[name] for name in space), metric])
     axes.set_yticks([])
     axes.set_ylim(-0.05, 1.05)
@@ -124,7 +125,7 @@ def slices_figure(
             axes.set_xticks(range(len(kind.choices)), [str(choice) for choice in kind.choices])
             axes.set_xlim(-0.5, len(kind.choices) - 0.5)
         elif kind.log:
-            axes.set_xscale("log")
+            _log_axis(axes, kind)
         if (place - 1) % columns == 0:
             axes.set_ylabel(metric)
         else:
@@ -133,6 +134,27 @@ def slices_figure(
     if spans_decades(min(values), max(values)):
         first.set_yscale("log")
     return figure
+
+
+def apart(low: float, high: float) -> tuple[str, str]:
+    """Return two values in as few digits, three or more, as tell them apart.
+
+    Example:
+        >>> apart(2.3384, 2.3405)
+        ('2.338', '2.34')
+    """
+    texts = [(f"{low:.{digits}g}", f"{high:.{digits}g}") for digits in range(3, 18)]
+    return next((both for both in texts if both[0] != both[1]), texts[0])
+
+
+def _log_axis(axes: Axes, kind: Any) -> None:
+    """Show the whole range, by its ends and its middle, however few decades it has."""
+    marks = _numbers(kind)
+    margin = (kind.high / kind.low) ** 0.05
+    axes.set_xscale("log")
+    axes.set_xlim(kind.low / margin, kind.high * margin)
+    axes.set_xticks(list(marks), list(marks.values()))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _coordinate(kind: BaseDistribution, value: Any) -> float:
@@ -154,10 +176,14 @@ def _marks(kind: BaseDistribution) -> dict[float, str]:
     if isinstance(kind, CategoricalDistribution):
         found = list(kind.choices)
         return {to_unit(kind, choice): str(choice) for choice in found}
-    middle = from_unit(kind, 0.5)
+    return {to_unit(kind, value): text for value, text in _numbers(kind).items()}
+
+
+def _numbers(kind: Any) -> dict[float, str]:
+    """Return the ends and the middle of a range, and what is written for them."""
+    values = dict.fromkeys((kind.low, from_unit(kind, 0.5), kind.high))
     whole = isinstance(kind, IntDistribution)
-    values = dict.fromkeys((kind.low, middle, kind.high))
-    return {to_unit(kind, value): str(value) if whole else f"{value:.3g}" for value in values}
+    return {value: str(value) if whole else f"{value:.3g}" for value in values}
 
 
 def _ticks(axes: Axes, column: int, marks: Mapping[float, str]) -> None:

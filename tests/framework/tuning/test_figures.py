@@ -91,6 +91,20 @@ def test_slices_have_the_scales_of_the_settings():
     points = figure.axes[1].collections[0].get_offsets()
     assert points[:, 0].tolist() == pytest.approx([t.params["model.lr"] for t in study.trials])
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["[relu]", "None"]
+    # the whole range is shown by three numbers that do not overlap
+    lr = figure.axes[1]
+    assert [text.get_text() for text in lr.get_xticklabels()] == ["0.0001", "0.01", "1"]
+    assert lr.get_xlim()[0] < 1e-4 < 1.0 < lr.get_xlim()[1]
+    assert not any(text.get_text() for text in lr.get_xticklabels(minor=True))
+
+
+def test_the_marked_trial_may_be_another_than_the_one_with_the_best_value():
+    study = study_of(6)
+    marked = next(trial for trial in study.trials if trial.number != study.best_trial.number)
+    figures = study_figures(study, best=marked.number)
+    assert line(figures["parallel_coordinates"].axes[0], f"best, trial {marked.number}")
+    (star,) = line(figures["slices"].axes[1], "best")
+    assert star == [marked.params["model.lr"], marked.value]
 
 
 def test_losses_over_decades_are_told_apart():
