@@ -36,12 +36,13 @@ def seconds_of(trial: FrozenTrial) -> float | None:
     return trial.duration.total_seconds() if trial.duration else None
 
 
-def trials_table(study: Study, metric: str) -> Table:
+def trials_table(study: Study, metric: str, best: int | None = None) -> Table:
     """Return all trials as a table; a star marks the best one.
 
     Args:
         study: Optuna's study.
         metric: Name of the metric that is tuned.
+        best: Number of the trial to mark; default the one with the best value.
 
     Example:
         >>> import optuna
@@ -50,7 +51,7 @@ def trials_table(study: Study, metric: str) -> Table:
         >>> trials_table(study, "val/loss").row_count
         1
     """
-    names, best = _parameters(study), best_number(study)
+    names, best = _parameters(study), best_number(study) if best is None else best
     table = Table(box=SIMPLE_HEAD)
     table.add_column("trial", justify="right")
     table.add_column("state")
@@ -71,24 +72,26 @@ def trials_table(study: Study, metric: str) -> Table:
     return table
 
 
-def write_trials(study: Study, path: Path) -> None:
+def write_trials(study: Study, path: Path, best: int | None = None) -> None:
     """Write all trials as CSV, whole or not at all.
 
-    A row has ``trial``, ``state``, ``value``, ``best`` (1 for the best trial), ``seconds`` and the
-    parameters under their names. Numbers are written in full.
+    A row has ``trial``, ``state``, ``value``, ``best`` (1 for the best trial), ``seconds``, why it
+    failed (``reason``) and the parameters under their names. Numbers are written in full.
 
     Args:
         study: Optuna's study.
         path: File, which is replaced.
+        best: Number of the trial to mark; default the one with the best value.
     """
-    names, best = _parameters(study), best_number(study)
+    names, best = _parameters(study), best_number(study) if best is None else best
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "value", "best", "seconds", *names])
+    writer.writerow(["trial", "state", "value", "best", "seconds", "reason", *names])
     for trial in study.get_trials(deepcopy=False):
         known = (trial.params.get(name) for name in names)
         best_mark = int(trial.number == best)
-        row = [trial.number, STATES[trial.state], trial.value, best_mark, seconds_of(trial), *known]
+        ended = [seconds_of(trial), trial.user_attrs.get("reason")]
+        row = [trial.number, STATES[trial.state], trial.value, best_mark, *ended, *known]
         writer.writerow(["" if cell is None else cell for cell in row])
     content = text.getvalue().encode()
     write_atomically(path, lambda file: file.write(content))

@@ -27,7 +27,9 @@ def study():
         trial.datetime_start = datetime(2026, 1, 1)
         trial.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)
         study.add_trial(trial)
-    study.add_trial(create_trial(state=TrialState.FAIL, params=values, distributions=SPACE))
+    failed = create_trial(state=TrialState.FAIL, params=values, distributions=SPACE)
+    failed.set_user_attr("reason", "ended by SIGKILL")
+    study.add_trial(failed)
     study.add_trial(
         create_trial(
             state=TrialState.PRUNED,
@@ -55,19 +57,20 @@ def test_the_file_has_every_trial_in_full(study, tmp_path):
     write_trials(study, tmp_path / "out" / "trials.csv")
     with (tmp_path / "out" / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["trial", "state", "value", "best", "seconds", *SPACE]
+    assert list(rows[0]) == ["trial", "state", "value", "best", "seconds", "reason", *SPACE]
     assert [row["state"] for row in rows] == ["complete"] * 3 + ["failed", "pruned"]
     assert [row["best"] for row in rows] == ["0", "1", "0", "0", "0"]
     assert [row["seconds"] for row in rows[:3]] == ["3.21", "75.0", "4000.0"]
     assert rows[0]["model.init_args.lr"] == "0.123456789"
     assert rows[3]["value"] == ""
+    assert [row["reason"] for row in rows] == ["", "", "", "ended by SIGKILL", ""]
 
 
 def test_names_are_told_apart_and_an_empty_study_is_an_empty_table(tmp_path):
     study = optuna.create_study()
     assert trials_table(study, "loss").row_count == 0
     write_trials(study, tmp_path / "trials.csv")
-    assert (tmp_path / "trials.csv").read_text() == "trial,state,value,best,seconds\n"
+    assert (tmp_path / "trials.csv").read_text() == "trial,state,value,best,seconds,reason\n"
     kinds = {name: FloatDistribution(0.0, 1.0) for name in ("a.lr", "b.lr", "lr")}
     params = dict.fromkeys(kinds, 0.5)
     study.add_trial(create_trial(value=1.0, params=params, distributions=kinds))
