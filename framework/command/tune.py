@@ -42,7 +42,7 @@ The section tune of a config, or options --tune.NAME VALUE:
 
 tune.space maps settings to what they may be, and is a file or a section:
   model.optimizer.lr: {{type: float, low: 0.0001, high: 0.1, log: true}}
-  model.widths: {{type: categorical, choices: [16, 32]}}
+  model.widths: {{type: categorical, choices: [[16], [32, 16]]}}
   data.batch_size: {{type: int, low: 16, high: 128, step: 16}}
 
 All other options are those of trimtab fit, and hold for every trial. The same command again goes on
@@ -112,7 +112,7 @@ def search(
                 driver.run()
             finally:
                 write_results(study, arguments)
-        show_results(study)
+        show_results(study, arguments)
         if study.best() is None:
             raise RuntimeError(f"no trial of {study.folder} ended well; see trials/*/output.txt.")
         if settings.retrain_best:
@@ -136,7 +136,7 @@ def check_space(
         SystemExit: With code 2 and a message, where a value is of another type.
     """
     for corner in settings.space.corners():
-        trial_config(settings, base, corner, arguments)
+        trial_config(base, settings.space.overlay(base, corner), arguments)
 
 
 def _retrain(study: StudyFolder, launcher: Launcher, arguments: tuple[str, ...]) -> None:

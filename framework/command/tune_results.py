@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,9 +12,10 @@ import yaml
 
 from framework.command.fit_config import fit_config
 from framework.command.report import relative
+from framework.tuning.best_trial import best_trial, in_best_config
 from framework.tuning.progress import in_words
-from framework.tuning.settings import TuneSettings
 from framework.tuning.study import StudyFolder
+from framework.tuning.trial_overlay import trial_overlay
 from framework.utilities.console import PlainConsole
 from framework.utilities.files import write_text
 
@@ -22,17 +24,19 @@ LONGEST_TABLE = 60
 
 
 def trial_config(
-    settings: TuneSettings,
-    base: Mapping[str, Any],
-    values: Mapping[str, Any],
-    arguments: tuple[str, ...] = (),
+    base: Mapping[str, Any], overlay: Mapping[str, Any], arguments: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return the whole config of a trial."""
-    overlay = settings.space.overlay(base, values)
+    """Return the whole config of a trial.
+
+    Args:
+        base: Whole config of the fit.
+        overlay: What the trial lays over it.
+        arguments: Further arguments of each fit.
+    """
     with TemporaryDirectory() as folder:
         paths = [Path(folder, "base.yaml"), Path(folder, "trial.yaml")]
-        for path, content in zip(paths, (dict(base), overlay), strict=True):
-            write_text(path, yaml.safe_dump(content, sort_keys=False))
+        for path, content in zip(paths, (base, overlay), strict=True):
+            write_text(path, yaml.safe_dump(dict(content), sort_keys=False))
         return fit_config([*arguments, *(f"--config={path}" for path in paths)])
 
 
@@ -46,43 +50,42 @@ def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
     from framework.figures.style import may_fail, save_png
     from framework.tuning.trials_table import write_trials
 
-    write_trials(study.study, study.folder / "trials.csv")
-    if (best := study.best()) is None:
+    best = best_trial(study)
+    number = None if best is None else best.number
+    write_trials(study.study, study.folder / "trials.csv", number)
+    if best is None:
         return
-    name, metric, count = study.settings.name, study.settings.metric, len(study.trials)
-    value, params = float(best.value), best.params
-    head = (
-        f"# Trial {best.number} of the study {name}: {metric} {value:.6g}, the best of {count}.\n"
-    )
-    if study.settings.sampler == "mf_kg" and (full := study.at_full_fidelity()) is not None:
-        params = full
-        head = (
-            f"# What {count} trials of the study {name} expect to have the best {metric} when run "
-            "as long as the longest ones.\n"
-        )
-    config = trial_config(study.settings, study.base, params, arguments)
+    overlay = trial_overlay(study.settings, study.base, best.number, best.params)
+    config = trial_config(study.base, overlay, arguments)
+    head = in_best_config(best, study.settings, len(study.trials))
     write_text(study.folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False))
     with may_fail("the figures of the study"):
         from framework.tuning.figures import study_figures
 
-        for name, figure in study_figures(study.study, study.settings.metric).items():
+        for name, figure in study_figures(study.study, study.settings.metric, number).items():
             save_png(figure, study.folder / "figures" / f"{name}.png")
 
 
-def show_results(study: StudyFolder) -> None:
-    """Print the trials, the best of them and where the results lie."""
+def show_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
+    """Print the trials, the best of them and where the results lie.
+
+    Args:
+        study: Study.
+        arguments: Further arguments of each fit.
+    """
     from framework.tuning.trials_table import trials_table
 
     console = PlainConsole()
+    best = best_trial(study)
     if len(study.trials) <= LONGEST_TABLE:
-        console.print(trials_table(study.study, study.settings.metric))
-    if (best := study.best()) is None:
+        number = None if best is None else best.number
+        console.print(trials_table(study.study, study.settings.metric, number))
+    if best is None:
         return
-    console.print(
-        f"best: trial {best.number}, {study.settings.metric} {float(best.value):.6g}, "
-        f"{in_words(best.params)}",
-        soft_wrap=True,
-    )
-    config = relative(study.folder / "best.yaml")
-    console.print(f"run it: trimtab fit --config {config}", soft_wrap=True)
+    value = f"{study.settings.metric} {best.value:.6g}"
+    if (name := best.fidelity) is not None:
+        value += f" at {best.trial.params[name]}, expected to be the best at {best.params[name]}"
+    console.print(f"best: trial {best.number}, {value}, {in_words(best.params)}", soft_wrap=True)
+    command = ["trimtab", "fit", *arguments, "--config", relative(study.folder / "best.yaml")]
+    console.print(f"run it: {shlex.join(command)}", soft_wrap=True)
     console.print(f"results: {relative(study.folder)}", soft_wrap=True)

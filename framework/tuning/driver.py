@@ -18,6 +18,7 @@ from framework.tuning.progress import Progress
 from framework.tuning.study import StudyFolder
 from framework.tuning.study_record import BASE
 from framework.tuning.trial_files import TrialFiles, best_value
+from framework.tuning.trial_overlay import trial_overlay
 from framework.utilities.files import (
     lock,
     make_folder,
@@ -133,7 +134,7 @@ class Driver:
         _wait_for_end(files.folder)
         set_aside(files.folder, self.study.folder / "interrupted")
         make_folder(files.folder)
-        overlay = self.settings.space.overlay(self.study.base, trial.params)
+        overlay = trial_overlay(self.settings, self.study.base, trial.number, trial.params)
         write_text(files.config, yaml.safe_dump(overlay, sort_keys=False))
         variables = {
             **files.environment(self.settings.metric, waits=self.settings.pruner != "none"),
@@ -226,9 +227,10 @@ class Driver:
         reasons = [str(trial.user_attrs.get("reason", "")) for trial in ended]
         count = UNLUCKY_FAILURES if _OF_SETTINGS.search(reasons[-1]) else SAME_FAILURES
         if len(ended) >= count and len(set(reasons[-count:])) == 1 and all(reasons):
+            alike = "all" if len(ended) == count else f"the last {count} of them"
             raise StudyError(
-                f"the first {len(ended)} trials failed, the last {count} of them by the same "
-                f"error: {reasons[-1].rstrip('.')}; see {self.files(ended[-1].number).output}."
+                f"the first {len(ended)} trials failed, {alike} by the same error: "
+                f"{reasons[-1].rstrip('.')}; see {self.files(ended[-1].number).output}."
             )
 
 

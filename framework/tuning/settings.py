@@ -60,7 +60,9 @@ class TuneSettings:
         slurm: Options of ``srun`` for each trial, such as ``{partition: gpu, gres: gpu:1}``.
         retrain_best: Whether the best config is run once more when the study is done, in the folder
             ``best``.
-        seed: Seed of the sampler.
+        seed: Seed of the sampler, and of the trials where ``seed_everything`` is no number.
+        deterministic: Whether the same settings give the same value, which the sampler then takes
+            for exact: all trials have the seed of the config, rather than that plus their number.
         trial_timeout: Seconds after which a trial is stopped and has failed; None is no limit.
     """
 
@@ -77,6 +79,7 @@ class TuneSettings:
     slurm: dict[str, str] = field(default_factory=dict)
     retrain_best: bool = False
     seed: int = 0
+    deterministic: bool = False
     trial_timeout: float | None = None
 
     def record(self) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class TuneSettings:
             "sampler": self.sampler,
             "pruner": self.pruner,
             "seed": self.seed,
+            "deterministic": self.deterministic,
             "space": self.space.record(),
         }
 
@@ -146,6 +150,7 @@ def read_settings(given: Any, name: str, root: str | Path = "runs") -> TuneSetti
         slurm=_slurm_options(values.get("slurm", {})),
         retrain_best=_flag("retrain_best", values.get("retrain_best", False)),
         seed=_whole("seed", values.get("seed", 0), least=0),
+        deterministic=_flag("deterministic", values.get("deterministic", False)),
         trial_timeout=_seconds(values.get("trial_timeout")),
     )
 

@@ -84,18 +84,6 @@ class StudyFolder:
         done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         return max(done, key=lambda trial: self.settings.sign * float(trial.value), default=None)
 
-    def at_full_fidelity(self) -> dict[str, Any] | None:
-        """Return the settings that are expected to do best at the highest fidelity.
-
-        None where the space has no fidelity, or fewer than two trials have a value.
-        """
-        fidelity = self.settings.space.fidelity()
-        if fidelity is None or sum(trial.values is not None for trial in self.trials) < 2:
-            return None
-        from framework.tuning.botorch_sampler import recommended
-
-        return recommended(self._study, self.distributions, fidelity)
-
     def ask(self) -> FrozenTrial:
         """Choose the settings of the next trial, and note it in the journal by one line."""
         import optuna
@@ -186,6 +174,7 @@ def sampler_of(settings: TuneSettings, number: int) -> BaseSampler:
         settings.sampler,
         settings.seed,
         number,
+        deterministic=settings.deterministic,
         jobs=settings.jobs,
         fidelity=settings.space.fidelity(),
     )

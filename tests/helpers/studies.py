@@ -102,9 +102,11 @@ class FakeFits:
         return FakeChild(0)
 
 
-def search(settings: TuneSettings, launcher: Any, **options: Any) -> StudyFolder:
+def search(
+    settings: TuneSettings, launcher: Any, base: Mapping[str, Any] = BASE, **options: Any
+) -> StudyFolder:
     """Run a study to its end; return it, free for the next search."""
-    study = StudyFolder(settings, BASE, sampler_of, pruner_of)
+    study = StudyFolder(settings, base, sampler_of, pruner_of)
     try:
         console = PlainConsole()
         console.file = StringIO()

@@ -164,6 +164,7 @@ def test_a_config_of_a_search_fits_its_system(config):
             ["--tune.space.model.criterion.class_path={type: categorical, choices: [NoLoss]}"],
             "there is no class 'NoLoss'",
         ),
+        (["--tune.space=nothing.yaml"], "--tune.space nothing.yaml: there is no such file"),
         ([*SPACE, "--tune.trails=3"], "no setting 'tune.trails'; the nearest are trials"),
         ([*SPACE, "--tune.trials"], "--tune.trials needs a value"),
         ([*SPACE, "--tune.slurm={partition: x}"], "tune.slurm is for --tune.launcher slurm"),

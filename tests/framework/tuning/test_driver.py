@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 
-from framework.command import tune
 from framework.tuning.driver import StudyError
 from framework.tuning.journal import JOURNAL
 from framework.tuning.study import StudyFolder, pruner_of, sampler_of
@@ -19,7 +18,6 @@ from framework.tuning.trial_files import Report, TrialFiles
 from tests.helpers.runs import in_child
 from tests.helpers.studies import (
     BASE,
-    SPACE,
     FakeChild,
     FakeFits,
     came_to,
@@ -73,20 +71,25 @@ def test_a_fit_is_told_its_configs_its_folder_and_its_group(tmp_path):
     assert yaml.safe_load((tmp_path / "base.yaml").read_text()) == BASE
 
 
-def test_cheap_trials_recommend_settings_at_the_highest_fidelity(tmp_path, monkeypatch):
-    space = {**SPACE, "model.width": SPACE["model.width"] | {"fidelity": True}}
-    settings = study_settings(tmp_path / "mf", space=space, sampler="mf_kg", trials=4)
-    study = search(settings, FakeFits())
-    found = study.at_full_fidelity()
-    assert found["model.width"] == 64
-    tried = [(trial.params["model.lr"], trial.params["model.act"]) for trial in study.trials]
-    assert (found["model.lr"], found["model.act"]) in tried
-    # the best config is that of the recommendation
-    monkeypatch.setattr(tune, "trial_config", lambda settings, base, values, arguments: values)
-    tune.write_results(study)
-    assert yaml.safe_load((study.folder / "best.yaml").read_text()) == found
-    # without a fidelity there is no such thing
-    assert search(study_settings(tmp_path / "r", trials=3), FakeFits()).at_full_fidelity() is None
+@pytest.mark.parametrize(("given", "first"), [(100, 100), (True, 7), (None, 7)])
+def test_a_trial_has_the_seed_of_the_fit_plus_its_number(given, first, tmp_path):
+    base = BASE if given is None else {**BASE, "seed_everything": given}
+    search(study_settings(tmp_path, trials=3, seed=7), FakeFits(), base=base)
+    seeds = [
+        yaml.safe_load((tmp_path / f"trials/{number:04d}/trial.yaml").read_text())
+        for number in range(3)
+    ]
+    assert [config["seed_everything"] for config in seeds] == [first, first + 1, first + 2]
+
+
+def test_trials_that_are_deterministic_have_the_seed_of_the_fit(tmp_path):
+    settings = study_settings(tmp_path, trials=2, deterministic=True)
+    search(settings, FakeFits())
+    for number in range(2):
+        config = yaml.safe_load((tmp_path / f"trials/{number:04d}/trial.yaml").read_text())
+        assert "seed_everything" not in config
+    assert sampler_of(study_settings(tmp_path, sampler="gp", deterministic=True), 0)._deterministic
+    assert not sampler_of(study_settings(tmp_path, sampler="gp"), 0)._deterministic
 
 
 # ---- resume -------------------------------------------------------------------------------------
@@ -257,7 +260,9 @@ def test_a_search_ends_where_the_first_trials_fail_alike(said, count, tmp_path):
         return FakeChild(1)
 
     fits = FakeFits(before=before)
-    with pytest.raises(StudyError, match=f"the first {count} trials failed.+{said}; see"):
+    with pytest.raises(
+        StudyError, match=f"the first {count} trials failed, all by the same error: {said}; see"
+    ):
         search(study_settings(tmp_path), fits)
     assert fits.started == list(range(count))
 
