@@ -80,7 +80,7 @@ def main(args: Sequence[str], launcher: Launcher | None = None) -> None:
     # what it needs is said before anything is written
     sampler_of(settings, 0)
     check_space(settings, base, allowed)
-    _warn_of_monitor(settings, base)
+    warn_of_monitor(settings, base)
     search(settings, base, launcher or _launcher(settings, base), allowed)
 
 
@@ -175,7 +175,13 @@ def _check_is_alone(args: Sequence[str]) -> None:
             )
 
 
-def _warn_of_monitor(settings: TuneSettings, base: Mapping[str, Any]) -> None:
+def warn_of_monitor(settings: TuneSettings, base: Mapping[str, Any]) -> None:
+    """Say where the checkpoints of a trial are chosen by another metric than the trials.
+
+    Args:
+        settings: Settings of the study.
+        base: Whole config of the fit.
+    """
     checkpoint = base.get("checkpoint") or {}
     monitor, mode = checkpoint.get("monitor"), checkpoint.get("mode")
     if monitor is None or (monitor, mode) == (settings.metric, settings.mode):

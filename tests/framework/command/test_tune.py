@@ -15,6 +15,7 @@ import yaml
 
 import trimtab
 from framework.command import cli, tune
+from framework.tuning.settings import read_settings
 from framework.tuning.trial_files import Report, TrialFiles
 from tests.helpers.command import refused
 from tests.helpers.configs import arguments
@@ -55,39 +56,41 @@ def read(path: str | Path):
 
 
 def test_a_search_writes_its_trials_and_a_config_that_fit_runs(capsys):
-    fits = search("--tune.trials=2", "--tune.retrain_best=true")
+    # a learning rate that gives NaN is a failure, and the search goes on
+    lr = "{type: categorical, choices: [0.01, 1e30]}"
+    space = [f"--tune.space.model.optimizer.lr={lr}", "--tune.seed=7"]
+    fits = search(*space, "--tune.trials=2", "--tune.retrain_best=true", "--seed_everything=4")
     folder = Path("runs/tune/classifier")
     assert len(fits.started) == 3
     shown = capsys.readouterr().out
+    assert "failed: " in shown
     assert "run it: trimtab fit --config runs/tune/classifier/best.yaml" in shown
     with (folder / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["state"] for row in rows] == ["complete"] * 2
-    best = max(rows, key=lambda row: float(row["value"]))
+        rows = {row["state"]: row for row in csv.DictReader(file)}
+    best, failed = rows["complete"], rows["failed"]
+    assert (best["model.optimizer.lr"], failed["model.optimizer.lr"]) == ("0.01", "1e+30")
+    assert "nan" in failed["reason"].lower()
+    kept = read(folder / f"trials/{int(failed['trial']):04d}/trial.yaml")
+    assert kept["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1e30
     # the value is the best of the validations that the fit has logged
-    for row in rows:
-        trial = folder / "trials" / f"{int(row['trial']):04d}"
-        with (trial / "metrics.csv").open() as file:
-            logged = [
-                float(one["val/accuracy"]) for one in csv.DictReader(file) if one["val/accuracy"]
-            ]
-        assert len(logged) == 2
-        assert float(row["value"]) == pytest.approx(max(logged), abs=1e-12)
-        lr = read(trial / "config.yaml")["model"]["init_args"]["optimizer"]["init_args"]["lr"]
-        assert lr == float(row["model.optimizer.lr"])
+    trial = folder / "trials" / f"{int(best['trial']):04d}"
+    with (trial / "metrics.csv").open() as file:
+        logged = [float(row["val/accuracy"]) for row in csv.DictReader(file) if row["val/accuracy"]]
+    assert len(logged) == 2
+    assert float(best["value"]) == pytest.approx(max(logged), abs=1e-12)
     # the best config is the whole of what its trial was, and training it again gives the same bits
-    config, of_trial = (
-        read(path)
-        for path in (folder / "best.yaml", folder / f"trials/{int(best['trial']):04d}/config.yaml")
-    )
+    config, of_trial = read(folder / "best.yaml"), read(trial / "config.yaml")
+    assert of_trial["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.01
+    assert config["seed_everything"] == 4 + int(best["trial"])
     for name in ("num_classes", "input_shape"):
         # what the data says is not written before there is data
         config["model"]["init_args"][name] = of_trial["model"]["init_args"][name]
     assert config == of_trial
     again = (folder / "best" / "metrics.csv").read_text()
-    assert again == (folder / f"trials/{int(best['trial']):04d}/metrics.csv").read_text()
+    assert again == (trial / "metrics.csv").read_text()
 
 
+@pytest.mark.combination
 def test_a_metric_that_is_not_measured(capsys):
     with pytest.raises(SystemExit) as stop:
         search("--tune.metric=val/acuracy")
@@ -96,20 +99,7 @@ def test_a_metric_that_is_not_measured(capsys):
     assert len(list(Path("runs/tune/classifier/trials").iterdir())) == 1
 
 
-def test_nan_is_a_failure_and_the_search_goes_on(capsys):
-    lr = "{type: categorical, choices: [0.001, 1e30]}"
-    fits = search(f"--tune.space.model.optimizer.lr={lr}", "--tune.trials=2", "--tune.seed=7")
-    assert len(fits.started) == 2
-    with Path("runs/tune/classifier/trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    states = {row["model.optimizer.lr"]: row["state"] for row in rows}
-    assert states == {"0.001": "complete", "1e+30": "failed"}
-    assert "failed: " in capsys.readouterr().out
-    (failed, *_) = (row for row in rows if row["state"] == "failed")
-    kept = read(f"runs/tune/classifier/trials/{int(failed['trial']):04d}/trial.yaml")
-    assert kept["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1e30
-
-
+@pytest.mark.combination
 def test_each_trial_is_a_run_of_one_group_on_wandb():
     search("--config=with/wandb", "--tune.trials=2", "--tune.name=digits")
     for number in range(2):
@@ -131,8 +121,6 @@ def test_the_settings_may_lie_in_a_config_and_in_a_file():
     assert read("here/study.yaml")["metric"] == "val/loss"
     assert Path("here/best.yaml").is_file()
     # it goes on with the same settings only
-    tune.main([*TINY[:-1], *given, "--tune.trials=2"], fits)
-    assert len(fits.started) == 2
     with pytest.raises(ValueError, match=r"data.init_args.batch_size is 32 and was"):
         tune.main([*TINY[:-1], *given, "--tune.trials=3", "--data.batch_size=32"], fits)
 
@@ -195,8 +183,12 @@ def test_torchrun_is_refused(monkeypatch, capsys):
 
 
 def test_another_monitor_is_said(capsys):
-    other = ["--tune.metric=val/loss", "--tune.mode=min"]
-    tune.main([*TINY, *ASKED, *SPACE, "--tune.trials=1", *other], pretended())
+    settings = read_settings(
+        {"space": {"model.lr": yaml.safe_load(LR)}, "metric": "val/loss", "mode": "min"}, "digits"
+    )
+    tune.warn_of_monitor(settings, {"checkpoint": {"monitor": "val/loss", "mode": "min"}})
+    assert capsys.readouterr().err == ""
+    tune.warn_of_monitor(settings, {"checkpoint": {"monitor": "val/accuracy", "mode": "max"}})
     said = capsys.readouterr().err
     assert "trials are compared by val/loss (min)" in said
     assert "chosen by val/accuracy (max)" in said
