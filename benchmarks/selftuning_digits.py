@@ -5,7 +5,8 @@
 200 training images of scikit-learn's digits, of whose labels 20 % are random, 250 to tune on, the
 others to test. A perceptron 64-256-256-10 has dropout on its input and on its first hidden layer;
 the step with the least tuning loss counts. Grid: both rates fixed at the same value. Search: 25
-trials of as many steps as a run, with rates that the samplers of ``trimtab tune`` propose.
+trials with rates that the samplers of ``trimtab tune`` propose, each of as many steps as a run, and
+all together of as many.
 """
 
 from __future__ import annotations
@@ -177,22 +178,23 @@ def search(sampler: str, seed: int, trials: int, steps: int) -> tuple[float, flo
 
 
 def print_search(seeds: int, steps: int) -> None:
-    """Print one self-tuning run beside searches of 25 trials."""
-    print(
-        f"\nOne run of {steps} steps beside {TRIALS} trials of as many, medians of {seeds} seeds\n"
-    )
+    """Print one self-tuning run beside searches of 25 trials, each as long, or all together."""
+    print(f"\nOne run of {steps} steps beside searches, medians of {seeds} seeds\n")
     print("| | tuning loss | seconds | times a run |")
     print("| --- | --- | --- | --- |")
-    found = [run(seed, (0.05, 0.05), tuned=True, steps=steps) for seed in range(seeds)]
-    arms = {"self-tuning, from 0.05": [(one.tuning_loss, one.seconds) for one in found]}
-    for sampler in SAMPLERS:
-        arms[f"{TRIALS} trials, {sampler}"] = [
-            search(sampler, seed, TRIALS, steps) for seed in range(seeds)
-        ]
-    base = statistics.median(seconds for _, seconds in arms["self-tuning, from 0.05"])
-    for name, pairs in arms.items():
-        loss, seconds = map(statistics.median, zip(*pairs, strict=True))
-        print(f"| {name} | {loss:.4f} | {seconds:.1f} | {seconds / base:.1f} |", flush=True)
+    base = 0.0
+    for sampler in (None, *SAMPLERS):
+        for part in (1,) if sampler is None else (1, TRIALS):
+            if sampler is None:
+                name = "self-tuning, from 0.05"
+                runs = [run(seed, (0.05, 0.05), tuned=True, steps=steps) for seed in range(seeds)]
+                pairs = [(one.tuning_loss, one.seconds) for one in runs]
+            else:
+                name = f"{TRIALS} trials of {steps // part} steps, {sampler}"
+                pairs = [search(sampler, seed, TRIALS, steps // part) for seed in range(seeds)]
+            loss, seconds = map(statistics.median, zip(*pairs, strict=True))
+            base = base or seconds
+            print(f"| {name} | {loss:.4f} | {seconds:.1f} | {seconds / base:.1f} |", flush=True)
 
 
 SECTIONS = {"grid": print_grid, "search": print_search}

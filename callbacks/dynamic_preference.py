@@ -101,7 +101,7 @@ class DynamicPreference(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the guide's loader; a checkpoint may have set the data up anew since ``setup``."""
         if self._data is not None:
-            self._guide.open(self._data, self.batch_size or self._data.batch_size)
+            self._guide.begin(self._data, self.batch_size or self._data.batch_size)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Empty the module's slot and give back what was held out."""

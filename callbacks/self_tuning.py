@@ -264,7 +264,7 @@ class SelfTuning(ObjectivesCallback, AfterStep):
         if self._data is None:
             self._stream.follow(self._loader)
         else:
-            self._stream.open(self._data, self.batch_size or self._data.batch_size)
+            self._stream.begin(self._data, self.batch_size or self._data.batch_size)
 
     # ---- training steps -----------------------------------------------------------------------
 

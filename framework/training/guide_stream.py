@@ -25,7 +25,7 @@ class GuideStream:
         self._skip = 0
         self._batches: Iterator[Any] | None = None
 
-    def open(self, data: DataModule, batch_size: int) -> None:
+    def begin(self, data: DataModule, batch_size: int) -> None:
         """Make the loader of what is held out now.
 
         Args:

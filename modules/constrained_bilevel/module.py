@@ -183,7 +183,7 @@ class ConstrainedBilevel(TrainingModule):
                 "none: set data.val_size."
             )
         self._held_out_rows.restart(int(self.steps))
-        self._held_out_rows.open(data, data.batch_size)
+        self._held_out_rows.begin(data, data.batch_size)
         self._solver = self._make_solver()
         self._solver.k = int(self.steps)
 

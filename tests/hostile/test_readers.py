@@ -24,6 +24,7 @@ OUR_OWN = {
     "framework.distributed.shared_file:_new_file": "a new file that ranks share",
     "framework.distributed.shared_file:shared_zeros": "a new file that ranks share",
     "framework.language.language_model:_unpacked_smollm": "an installed package",
+    "framework.language.vocabulary:_characters": "text that it has in memory",
     "framework.reports.pages:_source": "templates of the installation",
     "framework.runs.lost_rank:_is_running": "what the system says of a process",
     "framework.utilities.lightning_internals:SubcommandCLI._dump_config": "what it has just dumped",
