@@ -89,7 +89,8 @@ class ResponseEmbedding(ResponseLayer, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Return the vectors of all tokens."""
-        h = self.seen(len(input) if input.dim() else 1)
+        # an export would take len() for a constant
+        h = self.seen(input.shape[0] if input.dim() else 1)
         if not input.dim():
             h = h.reshape(-1)
         y, response = self._rows(input, self.weight), self._rows(input, self.weight_response)

@@ -29,7 +29,8 @@ class ResponseProduct(ResponseLayer):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Return the response of every row."""
-        h = self.seen(len(input) if self.has_rows(input) else 1)
+        # an export would take len() for a constant
+        h = self.seen(input.shape[0] if self.has_rows(input) else 1)
         if not self.has_rows(input):
             h = h.reshape(-1)
         base_bias = self._parameters.get("bias")

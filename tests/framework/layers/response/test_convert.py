@@ -14,6 +14,13 @@ from framework.layers import (
 )
 
 
+class First(nn.Module):
+    """The outputs of an LSTM, without its states."""
+
+    def forward(self, both):
+        return both[0]
+
+
 def network() -> nn.Sequential:
     return nn.Sequential(
         nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8, bias=False)),
@@ -171,3 +178,20 @@ def test_a_compiled_network_sees_each_block() -> None:
     for shape in ((5, 2), (5, 2), (2,), (2,)):
         with conditioning.at(torch.randn(shape)):
             torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_an_export_takes_any_number_of_rows() -> None:
+    network = nn.Sequential(
+        nn.Embedding(7, 4),
+        nn.LSTM(4, 5, batch_first=True),
+        First(),
+        nn.Conv1d(3, 4, 2),
+        nn.Linear(4, 2),
+    )
+    conditioning = convert_to_response(network, 1)
+    h = torch.tensor([0.3])
+    conditioning.source = lambda: h
+    tokens = torch.randint(7, (6, 3))
+    rows = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(network.eval(), (tokens[:2],), dynamic_shapes=rows)
+    torch.testing.assert_close(program.module()(tokens), network(tokens))
