@@ -84,7 +84,7 @@ def _(folder: Path) -> Any:
         "a.train.txt": b"A text.\nOf two lines.\n" * 3,
         "a.valid.txt": b"Another text of one line.",
     },
-    ["datamodules.text:part_files", "framework.language.text:_opened"],
+    ["framework.language.text:_opened"],
     TEXTS,
 )
 def _(folder: Path) -> Any:
