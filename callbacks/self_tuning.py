@@ -79,7 +79,8 @@ class SelfTuning(ObjectivesCallback, AfterStep):
     Raises:
         ValueError: An argument is out of range, or no layer matches (at ``setup``).
         IncompatibleError: Data of which nothing can be held out, a compiled module, one that trains
-            on parts of a batch with ``per_sample``, or an effect that the module cannot have.
+            on parts of a batch with ``per_sample``, an effect that the module cannot have, or
+            layers that its first step does not call.
 
     Example:
         >>> from framework.self_tuning import InputDropout, TunedDropout
@@ -304,6 +305,12 @@ class SelfTuning(ObjectivesCallback, AfterStep):
     ) -> None:
         """End the perturbation, and tune once per optimizer step that is due."""
         self._close()
+        assert self.tuner is not None
+        if not self.tuner.conditioning.was_read:
+            raise IncompatibleError(
+                f"{type(pl_module).__name__} calls none of the layers that respond to "
+                "hyperparameters, so that none can be tuned: widen `include`."
+            )
         self._trainer = trainer
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         every = getattr(trainer, "log_every_n_steps", 0)

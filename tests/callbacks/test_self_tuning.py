@@ -298,6 +298,15 @@ def test_an_exception_leaves_a_module_that_can_be_fitted_again(tmp_path) -> None
     assert list(module.state_dict()) == list(Seen().state_dict())
 
 
+def test_layers_that_no_step_calls_are_refused_before_the_warm_up(tmp_path) -> None:
+    module = Seen()
+    module.spare = nn.Linear(2, 2)
+    callback = tuning(InputDropout(), include=["spare"], warmup_steps=100)
+    with pytest.raises(IncompatibleError, match="Seen calls none of the layers that respond"):
+        fit(tmp_path, callback, module=module, limit_val_batches=0)
+    assert len(module.rows[True]) == 1
+
+
 def test_what_does_not_fit_is_refused(tmp_path) -> None:
     module = Seen()
     module.runs_compiled = True

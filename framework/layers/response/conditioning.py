@@ -29,6 +29,9 @@ class Conditioning:
         centered: Whether layers see h minus the current value of ``source``, which gets no
             gradient, so that their base weights are the response at the current h.
 
+    Attributes:
+        was_read: Whether a layer has read them yet.
+
     Raises:
         ValueError: ``num_hyperparameters`` is below 1, or h has another shape.
         RuntimeError: h is read outside of ``at``, or centered, and there is no ``source``.
@@ -56,6 +59,7 @@ class Conditioning:
         self.centered = centered
         self._current: Tensor | None = None
         self._in_training_only = False
+        self.was_read = False
 
     @contextmanager
     def at(self, h: Tensor, in_training_only: bool = False) -> Iterator[None]:
@@ -87,6 +91,7 @@ class Conditioning:
         Returns:
             (n,), or (rows, n).
         """
+        self.was_read = True
         h = None if self._in_training_only and not training else self._current
         if h is None:
             h = self._from_source(layer)
