@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from framework.distributed.collectives import all_reduce_sum, rank, world_size
+from framework.distributed.collectives import all_reduce_sum, world_size
+from framework.solvers.variables import described
 
 
 class ConstraintValues(NamedTuple):
@@ -54,10 +54,8 @@ def evaluate(
     """
     found = constraints(x, y, *batch)
     result = ConstraintValues(*found) if isinstance(found, tuple) else ConstraintValues(found)
-    if result.values.ndim != 1:
-        raise ValueError(
-            f"constraints must return a vector (p,), got the shape {tuple(result.values.shape)}."
-        )
+    if not isinstance(result.values, Tensor) or result.values.ndim != 1:
+        raise ValueError(f"constraints must return a vector (p,), got {described(result.values)}.")
     if result.rows is not None and total is None:
         raise ValueError("constraints returns numbers of constraints: say num_constraints.")
     if result.rows is None and total is not None and len(result.values) != total:
@@ -66,54 +64,3 @@ def evaluate(
             "numbers (b,), or leave num_constraints out."
         )
     return result
-
-
-def jacobian_norm(values: Tensor, tensors: Sequence[Tensor], iterations: int = 30) -> float:
-    """Return the spectral norm of the derivative of values (p,) in tensors, by power iteration.
-
-    Args:
-        values: Differentiable function of the tensors.
-        tensors: What it is derived in.
-        iterations: Number of products with the derivative and its transpose.
-    """
-    weights = torch.zeros_like(values, requires_grad=True)
-    pulled = torch.autograd.grad(
-        values, tensors, weights, create_graph=True, retain_graph=True, allow_unused=True
-    )
-    used = [(t, row) for t, row in zip(tensors, pulled, strict=True) if row is not None]
-    used = [(t, row) for t, row in used if row.requires_grad]
-    if not used:
-        return 0.0
-    places, rows = [t for t, _ in used], [row for _, row in used]
-    generator = torch.Generator().manual_seed(0)
-    direction = [torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t) for t in places]
-    size = 0.0
-    for _ in range(iterations):
-        length = torch.stack([d.square().sum() for d in direction]).sum().sqrt()
-        (pushed,) = torch.autograd.grad(rows, weights, [d / length for d in direction], True)
-        size = float(pushed.norm())
-        if size == 0:
-            break
-        direction = list(torch.autograd.grad(values, places, pushed.detach(), retain_graph=True))
-    return size
-
-
-def warn_of_unstable_steps(
-    values: Tensor, tensors: Sequence[Tensor], eta: float, bound: float
-) -> None:
-    """Warn where steps on variables and multipliers together would spiral outward.
-
-    Args:
-        values: Constraints (p,) as a function of the tensors.
-        tensors: Variables that descend while the multipliers ascend.
-        eta: Step size of both.
-        bound: What ``eta`` times the squared norm of the derivative must lie below.
-    """
-    square = jacobian_norm(values, tensors) ** 2
-    if eta * square >= bound and rank() == 0:
-        warnings.warn(
-            f"eta={eta:g} times the squared norm {square:.3g} of the constraints' gradient is "
-            f"{eta * square:.3g}, which must lie below {bound:.3g} for the multipliers to settle: "
-            "divide each constraint by the norm of its gradient, or lower eta.",
-            stacklevel=4,
-        )

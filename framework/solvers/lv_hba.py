@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from framework.solvers.constraint_values import (
-    ConstraintValues,
-    evaluate,
-    warn_of_unstable_steps,
-)
+from framework.solvers.constraint_values import ConstraintValues, evaluate
+from framework.solvers.step_sizes import step_size, warn_of_a_slow_copy, warn_of_unstable_steps
 from framework.solvers.variables import (
     Variables,
     asking_for_gradients,
+    check_alike,
+    check_optimized,
     check_variables,
     copy_of,
     gradients_of,
     means_over_ranks,
+    scalar,
     tensors_of,
     write,
 )
@@ -72,7 +72,8 @@ class LVHBA:
         x: Upper variables: a tensor, several, named ones, or a network.
         y: Lower variables, likewise.
         project_C: Function of x and y that projects both, in place, onto where all constraints
-            hold, such as ``flat(AffineSet(A, b))``; None for no projection.
+            hold, such as ``flat(AffineSet(A, b))``; None for no projection, where y may break
+            them.
         project_Y: Function that projects lower variables, in place; None for no projection.
         alpha: Step size of x and y; not used with ``optimizer``.
         beta: Step size of z.
@@ -85,14 +86,15 @@ class LVHBA:
         r: Largest multiplier; it must exceed those of the solution.
         equality: Whether the constraints are equations, whose multipliers may be negative.
         num_constraints: Number p of all constraints, where a batch has some of them only.
-        optimizer: Optimizer of x and y that takes the directions as gradients.
-        mu: Strong convexity of f in y, for the check of ``eta``.
+        optimizer: Optimizer of x and y, all of them, that takes the directions as gradients.
+        mu: Strong convexity of f in y, for the checks of step sizes.
         theta: Start of the copy, in the form of y; None for a copy of y.
         multipliers: Start of the multipliers (p,); None for zeros.
         z: Start of z (p,); None for zeros.
 
     Raises:
-        ValueError: An argument out of its range, or variables that cannot be changed.
+        ValueError: An argument out of its range, variables that cannot be changed or that are not
+            the optimizer's, or (at a step) a loss that is no scalar.
         FloatingPointError: (at a step) a loss or a constraint is not finite.
 
     Example:
@@ -143,9 +145,13 @@ class LVHBA:
         self.constraints = constraints
         self.x = x
         self.y = y
-        self.theta = copy_of(y) if theta is None else theta
-        for variables in (self.x, self.y, self.theta):
+        for variables in (x, y):
             check_variables(variables)
+        self.theta = copy_of(y) if theta is None else theta
+        check_variables(self.theta)
+        check_alike("theta", self.theta, self.y)
+        if optimizer is not None:
+            check_optimized(optimizer, {"x": x, "y": y})
         self.project_C = project_C
         self.project_Y = project_Y
         self.alpha, self.beta, self.eta = alpha, beta, eta
@@ -173,12 +179,11 @@ class LVHBA:
         """Move the copy and the multipliers, both by gradients where they are."""
         theta = tensors_of(self.theta)
         with asking_for_gradients(self.theta):
-            value = self.lower(self.x, self.theta, *batch)
+            value = scalar("lower", self.lower(self.x, self.theta, *batch))
             found = self._constraints(self.theta, batch)
+            if self.k == 0:
+                self._warn_of_step_sizes(found)
             if found is not None:
-                if self.k == 0:
-                    bound = 2 * min(self.mu + 1 / self.gamma1, 1 / self.gamma2)
-                    warn_of_unstable_steps(found.values, theta, self.eta, bound)
                 assert self.multipliers is not None
                 value = value + found.weighted(self.multipliers)
             *gradients, value = means_over_ranks([*gradients_of(value, theta), value.detach()])
@@ -202,7 +207,7 @@ class LVHBA:
         with asking_for_gradients(self.x, self.y):
             if values is None:
                 values = self.upper(self.x, self.y, *batch), self.lower(self.x, self.y, *batch)
-            upper, lower = values
+            upper, lower = scalar("upper", values[0]), values[1]
             merit = upper / self.divisor + lower - self.lower(self.x, self.theta, *batch)
             found = self._constraints(self.theta, batch)
             if found is not None:
@@ -271,7 +276,22 @@ class LVHBA:
             zeros = found.values.detach().new_zeros(total, dtype=dtype)
             self.multipliers = zeros if self.multipliers is None else self.multipliers
             self.z = zeros.clone() if self.z is None else self.z
+            for name in ("multipliers", "z"):
+                if (start := getattr(self, name)).shape != (total,):
+                    raise ValueError(
+                        f"{name} must start as ({total},), a number for each constraint, got "
+                        f"{tuple(start.shape)}."
+                    )
         return found
+
+    def _warn_of_step_sizes(self, found: ConstraintValues | None) -> None:
+        first, pull = tensors_of(self.y)[0], 1 / self.gamma1
+        alpha = self.alpha if self.optimizer is None else step_size(self.optimizer, first)
+        if alpha is not None:
+            warn_of_a_slow_copy(alpha, self.eta, pull, self.mu)
+        if found is not None:
+            bound = 2 * min(self.mu + pull, 1 / self.gamma2)
+            warn_of_unstable_steps(found.values, tensors_of(self.theta), self.eta, bound)
 
     def _move_multipliers(self, found: ConstraintValues) -> None:
         assert self.multipliers is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from framework.distributed.collectives import all_reduce_sum, world_size
 
@@ -33,15 +34,41 @@ def tensors_of(variables: Variables) -> list[Tensor]:
 
 def check_variables(variables: Variables) -> None:
     """Raise ``ValueError`` where there is no tensor, or one that is the result of others."""
+    if isinstance(variables, (int, float)):
+        raise ValueError(f"A variable must be a tensor, got the number {variables}.")
     tensors = tensors_of(variables)
     if not tensors:
         raise ValueError("Variables without a tensor to change: give at least one.")
     for tensor in tensors:
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"A variable of shape {tuple(tensor.shape)} holds {tensor.dtype}, which has no "
+                "gradient: give variable.float()."
+            )
         if not tensor.is_leaf:
             raise ValueError(
                 f"A variable of shape {tuple(tensor.shape)} is the result of other tensors, which "
                 "no step can change: give variable.detach()."
             )
+
+
+def check_alike(name: str, variables: Variables, others: Variables) -> None:
+    """Raise ``ValueError`` where variables, named in the message, have other shapes than others."""
+    found, expected = ([tuple(t.shape) for t in tensors_of(v)] for v in (variables, others))
+    if found != expected:
+        raise ValueError(f"{name} must have the shapes {expected} of y, got {found}.")
+
+
+def check_optimized(optimizer: Optimizer, groups: Mapping[str, Variables]) -> None:
+    """Raise ``ValueError`` where a tensor of groups, by name, is not among the optimizer's."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, group in groups.items():
+        for tensor in tensors_of(group):
+            if id(tensor) not in held:
+                raise ValueError(
+                    f"The optimizer does not hold a tensor of {name}, of shape "
+                    f"{tuple(tensor.shape)}, which would never move: build it from x and y."
+                )
 
 
 @contextmanager
@@ -51,7 +78,8 @@ def asking_for_gradients(*groups: Variables) -> Iterator[None]:
     for tensor in plain:
         tensor.requires_grad_()
     try:
-        yield
+        with torch.enable_grad():
+            yield
     finally:
         for tensor in plain:
             tensor.requires_grad_(False)
@@ -80,6 +108,28 @@ def write(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         raise ValueError(f"The saved variables have the shapes {shapes[1]}, not {shapes[0]}.")
     for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)
+
+
+def described(value: Any) -> str:
+    """Return what a value is, for messages."""
+    if isinstance(value, Tensor):
+        return f"the shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def scalar(name: str, value: Any) -> Tensor:
+    """Return a value that must be a scalar.
+
+    Args:
+        name: Name of the function it comes from.
+        value: What the function returned.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ValueError(f"{name} must return a scalar tensor, got {described(value)}.")
+    return value.reshape(())
 
 
 def gradients_of(value: Tensor, tensors: list[Tensor]) -> list[Tensor]:

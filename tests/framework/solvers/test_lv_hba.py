@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from framework.solvers import LVHBA, AffineSet, Ball, flat, proximal_lagrangian_value
+from framework.solvers import (
+    LVHBA,
+    AffineSet,
+    Ball,
+    Box,
+    Polyhedron,
+    flat,
+    proximal_lagrangian_value,
+)
 from tests.helpers.runs import ROOT
 
 
@@ -110,6 +118,7 @@ def test_one_step_by_hand():
         gamma2=4.0,
         c0=2.0,
         p=0.3,
+        mu=1.0,
     )
     solver.step()
     # both with the old copy: x + 0.5 * -2 + (3 - 2) / 2 and 1 - 6 - 0.25 / 4
@@ -196,7 +205,8 @@ def test_a_network_is_trained_in_a_loop_of_ones_own():
     optimizer = torch.optim.SGD(
         [{"params": [weights], "lr": 5.0}, {"params": net.parameters()}], 0.2
     )
-    solver = LVHBA(upper, lower, x=weights, y=net, optimizer=optimizer)
+    # a lower loss that curved lets y take larger steps than its copy
+    solver = LVHBA(upper, lower, x=weights, y=net, optimizer=optimizer, mu=0.4)
     for _ in range(400):
         solver.step(torch.randperm(40)[:20])
     assert float(weights[:16].mean()) < float(weights[16:].mean()) - 0.5
@@ -257,6 +267,7 @@ def test_the_released_settings_of_the_toy_problem_are_warned_of():
         lambda x, y: (x.sum() + y[0].sum() + y[1].sum())[None],
         x=one.clone(),
         y=(one.clone(), one.clone()),
+        alpha=0.01,
         eta=0.01,
         gamma1=10.0,
         equality=True,
@@ -340,3 +351,98 @@ def test_the_loop_of_the_documentation_runs():
     page = (ROOT / "docs" / "bilevel.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
     exec(compile(code, "docs/bilevel.md", "exec"), {})
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ({"alpha": 0.1, "eta": 0.1}, None),
+        ({"alpha": 0.1, "eta": 0.09}, "0.1"),
+        ({"alpha": 0.1, "eta": 0.09, "mu": 0.06}, None),
+        ({"alpha": 0.1, "eta": 0.01, "gamma1": math.inf}, None),
+        ({"optimizer": {"lr": 0.2}, "eta": 0.1}, "0.2"),
+        ({"optimizer": {"lr": 0.1, "momentum": 0.9}, "eta": 0.5}, "1"),
+        ({"optimizer": {"lr": 0.1, "momentum": 0.9, "dampening": 0.9}, "eta": 0.1}, None),
+    ],
+)
+def test_a_copy_slower_than_y_is_warned_of(options, step, recwarn):
+    x, y = number(0.0), number(1.0)
+    if "optimizer" in options:
+        options = {**options, "optimizer": torch.optim.SGD([x, y], **options["optimizer"])}
+    solver = LVHBA(lambda x, y: x**2, lambda x, y: 0 * y, x=x, y=y, **options)
+    solver.step()
+    solver.step()
+    messages = [str(warning.message) for warning in recwarn]
+    assert len(messages) == (step is not None)
+    if step is not None:
+        assert messages[0].startswith(f"The step size of y, {step}, is above eta={options['eta']}")
+
+
+def test_a_copy_slower_than_y_diverges_where_the_lower_loss_is_flat():
+    def gap(eta):
+        options = {"x": number(0.0), "y": number(1.0), "theta": number(0.9)}
+        solver = LVHBA(lambda x, y: x**2, lambda x, y: 0 * y, alpha=0.1, eta=eta, **options)
+        for _ in range(60):
+            solver.step()
+        return float(solver.y - solver.theta)
+
+    with pytest.warns(UserWarning, match="outruns where the lower loss is flat"):
+        assert gap(0.05) == pytest.approx(0.1 * (0.95 * 1.1) ** 60, rel=1e-9)
+    assert gap(0.15) == pytest.approx(0.1 * (0.85 * 1.1) ** 60, rel=1e-6)
+
+
+def test_a_quadratic_program_with_a_box_and_an_inequality():
+    """The lower solution is the nearest point to x of the triangle y >= 0, y1 + y2 <= 1."""
+    wanted = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    triangle = [[0.0, 0, 1, 1], [0, 0, -1, 0], [0, 0, 0, -1]]
+    solver = LVHBA(
+        lambda x, y: 0.5 * (y - wanted).square().sum(),
+        lambda x, y: 0.5 * (y - x).square().sum(),
+        lambda x, y: ((y.sum() - 1) / math.sqrt(2))[None],
+        x=torch.zeros(2, dtype=torch.float64),
+        y=torch.zeros(2, dtype=torch.float64),
+        project_Y=flat(Box(0.0, 1.0)),
+        project_C=flat(Polyhedron(torch.tensor(triangle), torch.tensor([1.0, 0, 0]))),
+        p=0.49,
+        alpha=0.5,
+        eta=0.5,
+    )
+    for _ in range(300):
+        solver.step()
+    for found in (solver.x, solver.y, solver.theta):
+        assert found.tolist() == pytest.approx([0.75, 0.25], abs=1e-3)
+    assert float(solver.y.sum()) <= 1 + 1e-9
+
+
+def test_steps_need_no_gradients_to_be_on():
+    y = number(1.0)
+    with torch.no_grad():
+        LVHBA(lambda x, y: y, lambda x, y: (y - x) ** 2, x=number(0.0), y=y).step()
+    assert float(y) == pytest.approx(1 - 0.05 * (1 + 2 - 0.2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"upper": lambda x, y: y**2}, r"upper must return a scalar tensor, got the shape \(3,\)"),
+        ({"lower": lambda x, y: y**2}, r"lower must return a scalar tensor, got the shape \(3,\)"),
+        ({"lower": lambda x, y: 1.0}, "lower must return a scalar tensor, got a float"),
+        ({"constraints": lambda x, y: [y.sum()]}, r"vector \(p,\), got a list"),
+        ({"theta": torch.zeros(1)}, r"theta must have the shapes \[\(3,\)\] of y, got \[\(1,\)\]"),
+        ({"multipliers": torch.zeros(2)}, r"multipliers must start as \(3,\), .* got \(2,\)"),
+        ({"z": torch.zeros(1)}, r"z must start as \(3,\), .* got \(1,\)"),
+        ({"y": torch.zeros(3, dtype=torch.int64)}, r"torch.int64, which has no gradient"),
+        ({"x": 0.0}, r"must be a tensor, got the number 0.0"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, r"does not hold a tensor of x, of"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, message):
+    options = {
+        "upper": lambda x, y: y.sum(),
+        "lower": lambda x, y: y.square().sum(),
+        "constraints": lambda x, y: y - 1,
+        "x": torch.zeros(2),
+        "y": torch.zeros(3),
+    }
+    with pytest.raises(ValueError, match=message):
+        LVHBA(**{**options, **arguments}).step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def test_without_a_guide_set_validation_rows_are_held_out(tmp_path):
 
 
 def test_the_norm_is_a_constraint_with_a_multiplier(tmp_path):
-    model = build(max_norm=0.5, ridge=0.0, eta=0.05, gamma1=10.0)
+    slow = {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.05)}
+    model = build(max_norm=0.5, ridge=0.0, eta=0.05, gamma1=10.0, **slow)
     trained(model, data(), tmp_path, max_steps=80)
     matrix = model.network.head.weight.detach()
     assert float(matrix.norm()) == pytest.approx(0.5, abs=1e-5)
@@ -211,7 +213,7 @@ def test_a_schedule_counts_steps(tmp_path):
 
 
 def test_steps_that_diverge_end_with_a_clear_message(tmp_path):
-    model = build(optimizer=lambda groups: torch.optim.SGD(groups, lr=1e30))
+    model = build(gamma1=math.inf, optimizer=lambda groups: torch.optim.SGD(groups, lr=1e30))
     with pytest.raises(FloatingPointError, match="became NaN or infinite at step"):
         trained(model, data(), tmp_path, max_steps=20)
 

@@ -22,7 +22,7 @@ def fitted(folder: Path, steps: int, batch_size: int = 20, **options: Any) -> Co
     model = ConstrainedSVM(
         num_inputs=30,
         eta=0.02,
-        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.05),
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.02),
         penalty_lr_scale=10.0,
         lr_scheduler=None,
     )
