@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
@@ -16,19 +17,17 @@ from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
-from framework.objectives.reduction import reduce_objectives
 from framework.runs.panels import STEP, Panel
 from framework.self_tuning.effect import Effect
-from framework.self_tuning.effects.term_weight import TermWeight
 from framework.self_tuning.self_tuner import SelfTuner
 from framework.training.evaluation import EvaluationModule
 from framework.training.guide_stream import GuideStream
 from framework.training.module import TrainingModule
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.tuned_weights import SPACE, add_space, remove_space
+from framework.training.tuning_loss import rows_of_batch, tuning_loss
 from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
 from framework.utilities.lightning_internals import datamodule_of, logged_step, micro_batch_of
-from framework.utilities.nearest_names import nearest
 
 WARMUP_EPOCHS = 5
 TuningSet = Literal["held_out", "val"]
@@ -275,7 +274,9 @@ class SelfTuning(ObjectivesCallback, AfterStep):
         """Perturb the hyperparameters for the rows of this step, and change its batch."""
         assert self.tuner is not None
         self._close()
-        self._open = self.tuner.training(_rows(batch), trainer.global_step, micro_batch_of(trainer))
+        self._open = self.tuner.training(
+            self._rows(batch), trainer.global_step, micro_batch_of(trainer)
+        )
         self._open.__enter__()
         changing = [e for e in self.effects if type(e).change_batch is not Effect.change_batch]
         if not changing:
@@ -347,39 +348,12 @@ class SelfTuning(ObjectivesCallback, AfterStep):
             return
         for _ in range(self.tuner.tune_steps):
             batch = self._stream.next(self._trainer)
-            self.tuner.tune(lambda: self._tuning_loss(pl_module, batch), _rows(batch))  # noqa: B023
+            self.tuner.tune(partial(self._tuning_loss, pl_module, batch), self._rows(batch))
 
     def _tuning_loss(self, module: Any, batch: Any) -> Tensor:
         if self._loss is not None:
             return self._loss(module, batch)
-        objectives = module.guide_objectives(module.fields_of(batch))
-        terms = [*objectives.terms, *objectives.per_sample]
-        kept = self._kept_terms(terms)
-        objectives.terms = {n: v for n, v in objectives.terms.items() if n in kept}
-        objectives.per_sample = {n: v for n, v in objectives.per_sample.items() if n in kept}
-        return reduce_objectives(objectives).total
-
-    def _kept_terms(self, terms: Sequence[str]) -> set[str]:
-        """Return the names of the terms that make the tuning loss.
-
-        Raises:
-            IncompatibleError: There is none, or a name that was given is none of them.
-        """
-        if self.tuning_terms is not None:
-            for name in self.tuning_terms:
-                if name not in terms:
-                    raise IncompatibleError(
-                        f"tuning_terms has {name!r}, which is none of the terms "
-                        f"{', '.join(terms)}{nearest(name, terms)}."
-                    )
-            return set(self.tuning_terms)
-        tuned = {effect.term for effect in self.effects if isinstance(effect, TermWeight)}
-        if not (kept := set(terms) - tuned):
-            raise IncompatibleError(
-                "The weights of all terms of the module are tuned, and none is left to judge them "
-                "by: name some in tuning_terms."
-            )
-        return kept
+        return tuning_loss(module, batch, self.effects, self.tuning_terms)
 
     # ---- the end ------------------------------------------------------------------------------
 
@@ -401,6 +375,10 @@ class SelfTuning(ObjectivesCallback, AfterStep):
         self._close()
         self._return_data()
 
+    def _rows(self, batch: Any) -> int:
+        """Return the rows that have draws of their own."""
+        return rows_of_batch(batch) if self._options["per_sample"] else 0
+
     def _return_data(self) -> None:
         if self._data is not None:
             self._data.return_held_out()
@@ -420,19 +398,3 @@ class SelfTuning(ObjectivesCallback, AfterStep):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until training starts."""
         self._loaded = state_dict or None
-
-
-def _rows(batch: Any) -> int:
-    """Return the rows of a batch: the length of its first tensor with an axis of rows.
-
-    Raises:
-        IncompatibleError: It holds none.
-    """
-    parts = batch.values() if isinstance(batch, dict) else batch
-    for part in [batch] if isinstance(batch, Tensor) else parts:
-        if isinstance(part, Tensor) and part.ndim:
-            return len(part)
-    raise IncompatibleError(
-        f"A batch of type {type(batch).__name__} holds no tensor with rows, for each of which "
-        "SelfTuning would draw hyperparameters: set per_sample to false."
-    )

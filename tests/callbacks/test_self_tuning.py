@@ -265,6 +265,26 @@ def test_a_module_that_is_not_ours_tunes_by_a_loss_of_its_own(tmp_path) -> None:
     torch.testing.assert_close(tested(x), module.eval()(x))
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:The number of training")
+def test_batches_without_an_axis_of_rows_have_one_draw(tmp_path) -> None:
+    def loss(module: Any, batch: Any) -> Tensor:
+        return torch.stack([module.layer(x).square().mean() for x in batch["images"]]).mean()
+
+    class Lists(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return loss(self, batch)
+
+    images = [{"images": [torch.rand(3, 32), torch.rand(2, 32)]} for _ in range(4)]
+    batches: Any = DataLoader(images, batch_size=None)
+    dropout = TunedDropout(layers="layer", where="input")
+    callback = tuning(dropout).tune_by(loss, batches)
+    with pytest.raises(IncompatibleError, match="set per_sample to false"):
+        plain_trainer(tmp_path, callback, max_epochs=1).fit(Lists(), batches)
+    callback = tuning(dropout, per_sample=False).tune_by(loss, batches)
+    plain_trainer(tmp_path, callback, max_epochs=1).fit(Lists(), batches)
+    assert callback.values["dropout.rate"] != pytest.approx(0.05, abs=1e-4)
+
+
 def test_the_weights_of_terms_are_tuned_and_judged_by_the_others(tmp_path) -> None:
     callback = tuning(TermWeight("size"))
     logger = RunLogger(tmp_path / "run")
