@@ -78,7 +78,6 @@ NO_PATHS = [
     "Omniglot.val_alphabets",
     "options",
     "padding",
-    "padding_mode",
     "params",
     "per_sample",
     "plain_terms",
