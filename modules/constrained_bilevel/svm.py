@@ -14,10 +14,11 @@ from torchmetrics.classification import BinaryAccuracy
 from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch
 from framework.distributed.collectives import gather
+from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.runs.panels import Panel
 from framework.solvers.slack_margins import project_on_slack_margins
-from framework.training.compatibility import check_fact, check_unmixed
+from framework.training.compatibility import check_unmixed
 from modules.constrained_bilevel.module import BilevelOptions, ConstrainedBilevel, Constraints
 
 
@@ -143,7 +144,18 @@ class ConstrainedSVM(ConstrainedBilevel):
     def setup(self, stage: str) -> None:
         """Make a penalty, a slack and a multiplier for every training sample."""
         data = self.datamodule
-        check_fact(data, "num_classes", 2)
+        name, classes = type(data).__name__, getattr(data, "num_classes", 2)
+        if classes != 2:
+            raise IncompatibleError(
+                f"{type(self).__name__} tells two classes apart, and {name} has {classes}: give "
+                "data of two classes."
+            )
+        shape = getattr(data, "input_shape", None)
+        if shape is not None and (inputs := math.prod(shape)) != self.num_inputs:
+            raise IncompatibleError(
+                f"{name} has {inputs} inputs, but the model was built for {self.num_inputs}: set "
+                f"model.num_inputs to {inputs}."
+            )
         check_unmixed(data, "A support-vector machine has a slack for each sample")
         super().setup(stage)
         if stage == "fit" and isinstance(data, DataModule):

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from datamodules import BreastCancer
+from framework.objectives.errors import IncompatibleError
 from modules import ConstrainedSVM
 from tests.helpers.runs import largest_difference
 
@@ -124,3 +125,17 @@ def test_a_resumed_run_has_the_same_bits(tmp_path):
 def test_missing_inputs_are_named():
     with pytest.raises(ValueError, match=r"set model.num_inputs"):
         ConstrainedSVM()
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"num_classes": 10}, "two classes apart, and Table has 10: give data of two classes"),
+        ({"input_shape": (4,)}, r"Table has 4 inputs, .* for 30: set model\.num_inputs to 4\."),
+    ],
+)
+def test_data_that_does_not_fit_is_named(facts, message, monkeypatch):
+    data = type("Table", (), {"num_classes": 2, "input_shape": (30,), **facts})()
+    monkeypatch.setattr(ConstrainedSVM, "datamodule", data)
+    with pytest.raises(IncompatibleError, match=message):
+        ConstrainedSVM(num_inputs=30).setup("fit")
