@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 import trimtab
+from modules import LSTMLanguageModel
 from tests.helpers.configs import arguments
-from tests.helpers.runs import QUIET
+from tests.helpers.runs import CONFIGS, QUIET
 
 
 def test_a_checkpoint_predicts_another_text_and_writes(tmp_path: Path) -> None:
@@ -28,3 +30,11 @@ def test_a_checkpoint_predicts_another_text_and_writes(tmp_path: Path) -> None:
     written = trimtab.generate_text(model, "First", length=20, seed=1)
     assert len(written) == 20
     assert written == trimtab.generate_text(model, "First", length=20, seed=1)
+
+
+@pytest.mark.parametrize("name", ["language_model", "selftuning_lstm"])
+def test_the_configs_monitor_what_words_have_too(name: str) -> None:
+    model = LSTMLanguageModel(vocabulary_size=5, width=4, hidden_width=4)
+    model.data_facts = {"token_level": "word"}
+    monitor = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["checkpoint"]["monitor"]
+    assert monitor.removeprefix("val/") in model.make_metrics()
