@@ -41,7 +41,8 @@ def convert_to_response(
     """Turn layers of ``module`` into response layers, in place, and return what they read.
 
     Every layer stays the same object, with its parameters, hooks and names; layers of other
-    classes, subclasses too, stay as they are. What is tied stays tied: a weight that a converted
+    classes, subclasses too, stay as they are, and so do those whose weight is computed from other
+    parameters, as by spectral norm. What is tied stays tied: a weight that a converted
     and an ordinary layer share is the base weight in the converted one. The new parameters of a
     frozen layer are frozen, with gates of 0. Code that reads the ``weight`` of a layer rather than
     calling it, such as ``nn.MultiheadAttention`` and a tied decoder, sees the base weight.
@@ -105,7 +106,7 @@ def _chosen(
     # a layer that is used twice has two names
     names: dict[nn.Module, list[str]] = {}
     for name, layer in module.named_modules(remove_duplicate=False):
-        if type(layer) in KINDS:
+        if type(layer) in KINDS and _owns_weights(layer):
             names.setdefault(layer, []).append(name)
     known = [name for several in names.values() for name in several]
     kinds = ", ".join(kind.__name__ for kind in KINDS)
@@ -132,6 +133,12 @@ def _chosen(
             f"{', '.join(map(repr, known))}."
         )
     return chosen
+
+
+def _owns_weights(layer: nn.Module) -> bool:
+    """Return whether a layer's weights are parameters, which no hook computes from others."""
+    names = getattr(layer, "_flat_weights_names", ["weight"])
+    return all(isinstance(layer._parameters.get(name), nn.Parameter) for name in names)
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -195,3 +195,12 @@ def test_an_export_takes_any_number_of_rows() -> None:
     rows = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(network.eval(), (tokens[:2],), dynamic_shapes=rows)
     torch.testing.assert_close(program.module()(tokens), network(tokens))
+
+
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_a_weight_that_is_computed_from_others_stays_as_it_is(norm) -> None:
+    network = nn.Sequential(norm(nn.Linear(3, 4)), nn.Linear(4, 2))
+    names = list(network[0].state_dict())
+    convert_to_response(network, 1)
+    assert list(response_layers(network)) == ["1"]
+    assert list(network[0].state_dict()) == names
