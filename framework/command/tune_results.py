@@ -84,7 +84,8 @@ def show_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
         return
     value = f"{study.settings.metric} {best.value:.6g}"
     if (name := best.fidelity) is not None:
-        value += f" at {best.trial.params[name]}, expected to be the best at {best.params[name]}"
+        at, whole = (in_words({name: of[name]}) for of in (best.trial.params, best.params))
+        value += f" at {at}, expected to be the best at {whole}"
     console.print(f"best: trial {best.number}, {value}, {in_words(best.params)}", soft_wrap=True)
     command = ["trimtab", "fit", *arguments, "--config", relative(study.folder / "best.yaml")]
     console.print(f"run it: {shlex.join(command)}", soft_wrap=True)

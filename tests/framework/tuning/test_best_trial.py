@@ -45,8 +45,8 @@ def test_cheap_trials_recommend_settings_at_the_highest_fidelity(tmp_path, monke
     tune_results.show_results(study, ("--allow=mine",))
     shown = capsys.readouterr().out
     assert f"{best.number} *" in shown
-    assert f"best: trial {best.number}, val/loss {best.value:.6g} at " in shown
-    assert "expected to be the best at 64, " in shown
+    assert f"best: trial {best.number}, val/loss {best.value:.6g} at width " in shown
+    assert "expected to be the best at width 64, " in shown
     # what is printed can be run as it stands
     command = f"run it: trimtab fit --allow=mine --config '{relative(tmp_path / 'best.yaml')}'"
     assert command in shown
