@@ -10,7 +10,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
@@ -126,6 +126,8 @@ def slices_figure(
             axes.set_xlim(-0.5, len(kind.choices) - 0.5)
         elif kind.log:
             _log_axis(axes, kind)
+        elif isinstance(kind, IntDistribution):
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if (place - 1) % columns == 0:
             axes.set_ylabel(metric)
         else:

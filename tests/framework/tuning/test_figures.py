@@ -96,6 +96,8 @@ def test_slices_have_the_scales_of_the_settings():
     assert [text.get_text() for text in lr.get_xticklabels()] == ["0.0001", "0.01", "1"]
     assert lr.get_xlim()[0] < 1e-4 < 1.0 < lr.get_xlim()[1]
     assert not any(text.get_text() for text in lr.get_xticklabels(minor=True))
+    figure.axes[2].set_xlim(8, 10)
+    assert all(float(tick).is_integer() for tick in figure.axes[2].get_xticks())
 
 
 def test_the_marked_trial_may_be_another_than_the_one_with_the_best_value():
