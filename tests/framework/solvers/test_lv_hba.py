@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from itertools import count, islice
 
 import pytest
 import torch
@@ -58,9 +60,9 @@ class LinearlyConstrained:
 @pytest.mark.parametrize(
     ("n", "p", "error"),
     [
-        (1, 0.49, 1.26e-2),
         (100, 0.3, 4.80e-2),
         pytest.param(1, 0.3, 4.80e-2, marks=pytest.mark.slow),
+        pytest.param(1, 0.49, 1.26e-2, marks=pytest.mark.slow),
         pytest.param(100, 0.49, 1.26e-2, marks=pytest.mark.slow),
     ],
 )
@@ -72,13 +74,44 @@ def test_toy_errors_after_2000_steps(n, p, error):
     assert multiplier == pytest.approx(-1, abs=error)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("p", "errors"), [(0.49, (4.06e-3, 1.85e-3)), (0.3, (2.52e-2, 1.59e-2))])
-@pytest.mark.parametrize("n", [1, 100])
-def test_toy_errors_after_20000_and_100000_steps(n, p, errors):
-    toy = LinearlyConstrained(n, p)
-    assert toy.run_to(20_000) == pytest.approx(errors[0], rel=5e-3)
-    assert toy.run_to(100_000) == pytest.approx(errors[1], rel=5e-3)
+def written_out(p: float) -> Iterator[tuple[float, ...]]:
+    """Yield x, y1, y2, the multiplier and z of the toy problem of n = 1 after each step."""
+    x = y1 = y2 = t1 = t2 = 1.0
+    multiplier = z = 0.0
+    unit = 1 / math.sqrt(3)
+    for k in count(1):
+        falls = t1 - x + multiplier * unit + t1 - y1, 1 + multiplier * unit + t2 - y2
+        rise = (x + t1 + t2) * unit - (multiplier - z)
+        t1, t2, multiplier = t1 - 0.1 * falls[0], t2 - 0.1 * falls[1], multiplier + 0.1 * rise
+        c = k**p
+        d_x = (x - y2) / c - y1 + t1 - multiplier * unit
+        d_y1 = (y1 - 1) / c + y1 - x - (y1 - t1)
+        d_y2 = (y2 - x) / c + 1 - (y2 - t2)
+        x, y1, y2 = x - 0.05 * d_x, y1 - 0.05 * d_y1, y2 - 0.05 * d_y2
+        mean = (x + y1 + y2) / 3
+        x, y1, y2 = x - mean, y1 - mean, y2 - mean
+        z += 0.05 * (multiplier - z)
+        yield x, y1, y2, multiplier, z
+
+
+@pytest.mark.parametrize("p", [0.3, 0.49])
+def test_steps_of_the_toy_problem_are_the_papers(p):
+    solver = LinearlyConstrained(1, p).solver
+    for expected in islice(written_out(p), 200):
+        solver.step()
+        found = [solver.x, *solver.y, solver.multipliers, solver.z]
+        assert [float(v.detach()) for v in found] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("p", "errors"), [(0.49, (1.26e-2, 4.06e-3, 1.85e-3)), (0.3, (4.80e-2, 2.52e-2, 1.59e-2))]
+)
+def test_toy_errors_after_20000_and_100000_steps(p, errors):
+    wanted = (-0.3, 0.7, -0.4)
+    for k, (*found, _, _) in enumerate(islice(written_out(p), 100_000), start=1):
+        if k in (2000, 20_000, 100_000):
+            error = math.dist(found, wanted) / math.hypot(*wanted)
+            assert error == pytest.approx(errors[(k >= 20_000) + (k == 100_000)], rel=5e-3)
 
 
 def test_the_copy_and_the_multipliers_settle_at_the_saddle_point():
@@ -88,10 +121,10 @@ def test_the_copy_and_the_multipliers_settle_at_the_saddle_point():
     def constraints(x: Tensor, y: Tensor) -> Tensor:
         return (y - 1)[None]
 
-    solver = LVHBA(lambda x, y: y**2, lower, constraints, x=number(3.0), y=number(0.0), eta=0.2)
-    for _ in range(400):
+    solver = LVHBA(lambda x, y: y**2, lower, constraints, x=number(3.0), y=number(0.0), eta=0.4)
+    for _ in range(150):
         solver.lower_step()
-    exact = proximal_lagrangian_value(lower, constraints, number(3.0), number(0.0))
+    exact = proximal_lagrangian_value(lower, constraints, number(3.0), number(0.0), eta=0.4)
     assert float(solver.theta) == pytest.approx(4 / 3, abs=1e-9)
     assert float(solver.multipliers[0]) == pytest.approx(1 / 3, abs=1e-9)
     # then the step of x, y and z is that of the value's exact gradients
