@@ -31,7 +31,7 @@ NEEDED = {
     "paper/sae_smollm2": 1,
     "paper/paretoda_office31": 2,
     "paper/paretoda_visda": 2,
-    "paper/constrained_svm": 14,  # the projection onto its constraints is found on the CPU
+    "paper/constrained_svm": 14,  # the projection asks after each of its steps whether it is done
     "paper/depict_mnist_test": 2,  # the range of the first images, one of its two steps
 }
 """Host waits that a training step cannot do without; no other config needs any."""
