@@ -54,8 +54,9 @@ def build(**options: Any) -> HyperCleaning:
     return HyperCleaning(**{**defaults, **options})
 
 
-def results(folder: Path) -> dict[str, float]:
-    args = [CONFIG, *QUIET, f"--run_folder={folder}"]
+def results(folder: Path, *more: str) -> dict[str, float]:
+    # the weights belong to the rows of one split
+    args = [CONFIG, *QUIET, f"--run_folder={folder}", *more]
     trimtab.main(["test", *args, f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"])
     with (folder / "metrics_test.csv").open() as file:
         *_, row = csv.DictReader(file)
@@ -64,7 +65,7 @@ def results(folder: Path) -> dict[str, float]:
 
 def learned(folder: Path, *more: str) -> dict[str, float]:
     trimtab.main(["fit", CONFIG, *QUIET, f"--run_folder={folder}", *more])
-    return results(folder)
+    return results(folder, *more)
 
 
 def test_wrong_labels_get_small_weights_and_the_classifier_is_better(tmp_path):
