@@ -16,6 +16,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("framework.tuning.botorch_proposal.STEPS", 20)
 
 
+MORE = pytest.mark.combination
 PLANE = {"x": FloatDistribution(-1.0, 1.0), "y": FloatDistribution(-1.0, 1.0)}
 MIXED = {
     "lr": FloatDistribution(1e-4, 1.0, log=True),
@@ -49,7 +50,9 @@ def next_of(study, name, space, seed=0, **options):
     return study.ask(space)
 
 
-@pytest.mark.parametrize("name", ["kg", "noisy_ei", "mes", "mf_kg"])
+@pytest.mark.parametrize(
+    "name", ["noisy_ei", *(pytest.param(n, marks=MORE) for n in ("kg", "mes", "mf_kg"))]
+)
 def test_settings_lie_in_a_mixed_space_and_depend_on_the_seed_alone(name):
     fidelity = "epochs" if name == "mf_kg" else None
     found = []
@@ -170,7 +173,9 @@ def test_settings_are_random_where_linear_algebra_fails(monkeypatch, caplog):
     assert "kg found no setting for trial 6" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["kg", "noisy_ei", "mes"])
+@pytest.mark.parametrize(
+    "name", ["kg", *(pytest.param(n, marks=MORE) for n in ("noisy_ei", "mes"))]
+)
 def test_all_values_equal_is_no_fault(name):
     study = study_of(PLANE, lambda params: 1.0, 7)
     assert next_of(study, name, PLANE).params.keys() == PLANE.keys()

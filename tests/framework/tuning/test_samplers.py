@@ -46,7 +46,7 @@ def test_settings_lie_in_the_space_and_depend_on_the_seed_alone(name):
     assert len({str(p) for p in params}) == len(params)
 
 
-@pytest.mark.parametrize("name", OPTUNA)
+@pytest.mark.parametrize("name", [pytest.param("gp", marks=pytest.mark.combination), *OPTUNA[1:]])
 def test_an_interrupted_study_goes_on_as_a_whole_one(name):
     whole = run(name, trials=7, startup_trials=5)
     part = optuna.create_study(pruner=make_pruner("none"))
