@@ -142,8 +142,8 @@ def apart(low: float, high: float) -> tuple[str, str]:
     """Return two values in as few digits, three or more, as tell them apart.
 
     Example:
-        >>> apart(2.3384, 2.3405)
-        ('2.338', '2.34')
+        >>> apart(2.3384, 2.3421)
+        ('2.338', '2.342')
     """
     texts = [(f"{low:.{digits}g}", f"{high:.{digits}g}") for digits in range(3, 18)]
     return next((both for both in texts if both[0] != both[1]), texts[0])
