@@ -211,9 +211,9 @@ def _settings_help() -> str:
     """Return a line for each setting, from the docstring that explains them."""
     from textwrap import fill
 
-    from jsonargparse._parameter_resolvers import parse_docs
+    from framework.command.jsonargparse_internals import arguments_of
 
-    texts = parse_docs(TuneSettings, None, None)
+    texts = {argument.name: argument.text for argument in arguments_of(TuneSettings)}
     assert set(NAMES) == {one.name for one in fields(TuneSettings)}
     lines = []
     for name in NAMES:

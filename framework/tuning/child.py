@@ -61,7 +61,8 @@ class ChildProcess:
         with open_new_binary(output) as file:
             self.process = subprocess.Popen(
                 list(command),
-                env=dict(environment),
+                # what it prints and what goes wrong stay in order
+                env={**environment, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -10,7 +10,7 @@ import yaml
 
 from framework.utilities.error_reason import reason_of
 from framework.utilities.files import write_text
-from framework.utilities.yaml_files import read_yaml
+from framework.utilities.yaml_files import load_yaml, read_yaml
 
 RECORD, BASE = "study.yaml", "base.yaml"
 
@@ -41,7 +41,7 @@ def changed(folder: Path, record: Mapping[str, Any], base: Mapping[str, Any]) ->
         except (OSError, ValueError) as error:
             return f"{name} cannot be read ({reason_of(error)})"
         # what YAML makes of both is compared
-        if difference := _difference(before, yaml.safe_load(_text(now))):
+        if difference := _difference(before, load_yaml(_text(now), name)):
             return difference
     return ""
 

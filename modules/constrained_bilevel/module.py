@@ -21,6 +21,7 @@ from framework.solvers.lv_hba import LVHBA
 from framework.training.compatibility import require
 from framework.training.guide_stream import GuideStream
 from framework.training.module import TrainingModule, TrainingOptions
+from framework.utilities.lightning_internals import trainer_of
 
 Constraints = Tensor | tuple[Tensor, Tensor] | None
 
@@ -201,7 +202,7 @@ class ConstrainedBilevel(TrainingModule):
 
     def _make_solver(self) -> LVHBA:
         constrained = len(self.multipliers) > 0
-        trains = self._trainer is not None
+        trains = trainer_of(self) is not None
         return LVHBA(
             upper=self.upper_loss,
             lower=self._lower_term,

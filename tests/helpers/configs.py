@@ -79,6 +79,7 @@ SHOWN_ELSEWHERE = HEADS | {
     "with/depict_square",
     "with/gghl_class",
     "with/gghl_mesa",
+    "with/gghl_selftuning",
     "with/ldr",
     "with/noise",
     "with/normalized_logistic",
@@ -96,6 +97,7 @@ ALIKE = HEADS | {
     "with/ddp",  # on two ranks every module is in the tests of parity
     "with/fsdp2",
     "with/gghl_class",
+    "with/gghl_selftuning",
     "with/ldr",
     "with/normalized_logistic",
     "with/partial",
