@@ -133,7 +133,7 @@ def test_drop_block_keeps_parity(tmp_path, two_ranks):
     "precision",
     [one_of_many("32-true", quick=False), one_of_many("bf16-mixed", quick=True)],
 )
-@pytest.mark.parametrize("system", systems())
+@pytest.mark.parametrize("system", systems("classifier", "depict", "gghl", "sae"))
 def test_precisions_keep_parity(system, precision, tmp_path, two_ranks, data_folder):
     args = [*arguments(system, data=data_folder), *PLAIN_SGD, "--trainer.logger=false"]
     args += [f"--trainer.precision={precision}", "--trainer.max_steps=1"]
@@ -185,7 +185,9 @@ def test_ranks_without_shared_statistics_are_accumulated_batches(tmp_path, two_r
     assert largest_difference(shared.gradients[0], two.gradients[0]) > 1e-3
 
 
-@pytest.mark.parametrize("system", [s for s in systems() if s.values[0] not in WHOLE])
+@pytest.mark.parametrize(
+    "system", [s for s in systems("classifier", "face") if s.values[0] not in WHOLE]
+)
 def test_sharded_ranks_equal_one_process(system, tmp_path, two_ranks, data_folder):
     args = [*arguments(system, data=data_folder), *FLOAT64]
     one = fit([*args, f"--run_folder={tmp_path / 'one'}"], gradients=True)

@@ -117,7 +117,15 @@ def test_resume_from_the_best_checkpoint_of_an_epochs_end(tmp_path):
         assert_same_bits(whole, resumed)
 
 
-@pytest.mark.parametrize("overlay", [None, "with/saf", "with/mesa", "with/aldr", "with/partial"])
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        None,
+        "with/saf",
+        "with/partial",
+        *(one_of_many(name, quick=False) for name in ("with/mesa", "with/aldr")),
+    ],
+)
 def test_resume_on_another_number_of_ranks(overlay, tmp_path, two_ranks):
     overlays = [] if overlay is None else [overlay]
     base = "classifier" if overlay is None else base_of(overlay)

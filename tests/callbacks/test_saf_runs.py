@@ -18,7 +18,7 @@ from tests.test_parity import FLOAT64, PLAIN_SGD, assert_parity, compare
 from tests.test_resume import EVERY, KILLED, assert_close, assert_same_bits, kill_and_resume, last
 
 # without a GPU the memory of the device is that of the CPU
-STORAGES = ["memmap", "exchange", "cpu", one_of_many("device", quick=False)]
+STORAGES = ["memmap", "exchange", *(one_of_many(name, quick=False) for name in ("cpu", "device"))]
 
 
 def overlay(folder: Path, name: str = "SAF", **arguments: Any) -> str:

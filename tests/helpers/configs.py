@@ -76,6 +76,8 @@ HEADS = {
 # overlays without a state, or whose kind of state another one shows
 SHOWN_ELSEWHERE = HEADS | {
     "with/compsum",
+    "with/metrix",
+    "with/sface",
     "with/depict_square",
     "with/gghl_class",
     "with/gghl_mesa",
@@ -97,6 +99,7 @@ ALIKE = HEADS | {
     "with/ddp",  # on two ranks every module is in the tests of parity
     "with/fsdp2",
     "with/gghl_class",
+    "with/gghl_mesa",
     "with/gghl_selftuning",
     "with/ldr",
     "with/normalized_logistic",
@@ -107,6 +110,7 @@ ALIKE = HEADS | {
     "with/sae_matryoshka",
     "with/sae_transcoder",
     "with/sharded",
+    "with/wandb",
 }
 
 
@@ -124,13 +128,14 @@ def one_of_many(*values: object, quick: bool, system: str | None = None) -> obje
     return pytest.param(*values, marks=marks)
 
 
-def systems(every: bool = False) -> list[object]:
+def systems(*chosen: str) -> list[object]:
     """Return one test parameter per config.
 
     Args:
-        every: all of them belong to `make test`, not one per module class.
+        *chosen: those that belong to `make test`; default one per module class.
     """
-    return [one_of_many(name, quick=every or name in DOMAINS, system=name) for name in SYSTEMS]
+    quick = chosen or tuple(DOMAINS)
+    return [one_of_many(name, quick=name in quick, system=name) for name in SYSTEMS]
 
 
 def overlays(*without: str) -> list[object]:

@@ -268,7 +268,7 @@ def test_a_record_that_is_none_is_passed_over(process: Process, content: bytes) 
     assert process(JOB_ID=5, RESTART_COUNT=1).path == folder
 
 
-@pytest.mark.parametrize("exact", [None, "mine"])
+@pytest.mark.parametrize("exact", [None, pytest.param("mine", marks=pytest.mark.combination)])
 def test_torchrun_finds_its_folder_again(exact: str | None, process: Process) -> None:
     """Counts of restarts differ between agents, hence none is asked."""
     agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
