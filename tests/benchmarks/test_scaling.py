@@ -27,6 +27,7 @@ def collectives() -> Traffic:
     return counted.traffic
 
 
+@pytest.mark.combination
 def test_every_collective_is_counted_to_the_byte(two_ranks) -> None:
     for traffic in two_ranks(collectives):
         # an all-to-all sends its counts, two of int64, before its rows

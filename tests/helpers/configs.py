@@ -76,6 +76,7 @@ HEADS = {
 # overlays without a state, or whose kind of state another one shows
 SHOWN_ELSEWHERE = HEADS | {
     "with/compsum",
+    "with/curricularface",
     "with/metrix",
     "with/sface",
     "with/depict_square",
