@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from framework.tuning.encoded_space import EncodedSpace
-from framework.tuning.unit_cube import known_space
+from framework.tuning.relative_sampler import RelativeSampler
 from framework.utilities.error_reason import reason_of
 from framework.utilities.randomness import seeded
 
@@ -37,7 +36,7 @@ class Observations(NamedTuple):
     pending: list[dict[str, Any]]
 
 
-class BoTorchSampler(BaseSampler):
+class BoTorchSampler(RelativeSampler):
     """Proposes the settings at which an acquisition function of BoTorch is largest.
 
     The values of trials are standardized, those far worse than most are brought nearer, and a
@@ -85,18 +84,12 @@ class BoTorchSampler(BaseSampler):
         deterministic: bool = False,
         fidelity: str | None = None,
     ) -> None:
+        super().__init__(seed)
         self._name = name
         self._seed = seed
         self._startup_trials = max(2, startup_trials)
         self._deterministic = deterministic
         self._fidelity = fidelity if name == "mf_kg" else None
-        self._random = RandomSampler(seed=seed % 2**32)
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Return what all trials had to choose."""
-        return known_space(study)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
@@ -133,16 +126,6 @@ class BoTorchSampler(BaseSampler):
         known = [*found.settings, *found.pending] if self._deterministic else found.pending
         new = (settings for row in rows if (settings := space.decode(row)) not in known)
         return next(new, {})
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Return a random value."""
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
 
 
 def recommended(

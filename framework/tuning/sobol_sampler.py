@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from framework.tuning.unit_cube import from_unit, known_space
+from framework.tuning.relative_sampler import RelativeSampler
+from framework.tuning.unit_cube import from_unit
 from framework.utilities.randomness import stable_seed
 
 
-class SobolSampler(BaseSampler):
+class SobolSampler(RelativeSampler):
     """Proposes a certain point of a scrambled Sobol sequence, one coordinate for each parameter.
 
     Optuna's own counts its calls in the study, so that a call that was interrupted moves all
@@ -34,15 +34,9 @@ class SobolSampler(BaseSampler):
     """
 
     def __init__(self, seed: int, number: int) -> None:
+        super().__init__(stable_seed(seed, number))
         self._seed = seed
         self._number = number
-        self._first = RandomSampler(seed=stable_seed(seed, number) % 2**32)
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Return what all trials had to choose."""
-        return known_space(study)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
@@ -61,22 +55,3 @@ class SobolSampler(BaseSampler):
             point = engine.random(1)[0]
         pairs = zip(search_space.items(), point.tolist(), strict=True)
         return {name: from_unit(kind, place) for (name, kind), place in pairs}
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Return a random value of a parameter that other trials do not have."""
-        return self._first.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """Do nothing: nothing is remembered."""
