@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from framework.figures.panels import spans_decades
 from framework.figures.style import COLORS, STYLE, titled
 from framework.tuning.parameter_figures import parallel_coordinates_figure, slices_figure
-from framework.tuning.trials_table import short_names
+from framework.tuning.short_names import short_names
 from framework.tuning.unit_cube import known_space
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from framework.tuning.settings import TuneSettings
+from framework.tuning.short_names import short_names
 from framework.utilities.console import PlainConsole
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ class Progress:
         self.settings = settings
         self.console = console or PlainConsole()
         self._rows: dict[int, list[str]] = {}
-        self._began: dict[int, float] = {}
         self._live: Live | None = None
         self._best = ""
 
@@ -53,7 +52,6 @@ class Progress:
 
     def started(self, trial: FrozenTrial) -> None:
         """Show the settings of a trial that begins."""
-        self._began[trial.number] = time.monotonic()
         self._rows[trial.number] = ["runs", "", in_words(trial.params)]
         self._draw()
 
@@ -70,7 +68,6 @@ class Progress:
 
     def ended(self, trial: FrozenTrial, study: StudyFolder) -> None:
         """Show what a trial came to, and the best one so far."""
-        seconds = time.monotonic() - self._began.get(trial.number, time.monotonic())
         best = study.best()
         self._best = "" if best is None else f"best {float(best.value):.4g} (trial {best.number})"
         state = str(trial.state.name).lower()
@@ -84,7 +81,12 @@ class Progress:
             return
         said = f"{self.settings.metric} {what}" if value else f"failed: {what}"
         pruned = " (pruned)" if state == "pruned" else ""
-        parts = [f"{said}{pruned}", in_words(trial.params), f"{seconds:.0f} s", self._best]
+        parts = [
+            f"{said}{pruned}",
+            in_words(trial.params),
+            f"{trial.user_attrs['seconds']:.0f} s",
+            self._best,
+        ]
         self.console.print(
             f"trial {trial.number}: {' | '.join(part for part in parts if part)}", soft_wrap=True
         )
@@ -103,15 +105,13 @@ class Progress:
 
 
 def in_words(params: Mapping[str, Any]) -> str:
-    """Return settings on one line, by the last part of their names where that says which.
+    """Return settings on one line, by as few last parts of their names as tell them apart.
 
     Example:
         >>> in_words({"model.optimizer.lr": 0.012345, "data.batch_size": 32})
         'lr 0.01235, batch_size 32'
     """
-    last = [key.rpartition(".")[2] for key in params]
-    names = [
-        short if last.count(short) == 1 else key for short, key in zip(last, params, strict=True)
-    ]
     values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in params.values()]
-    return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+    return ", ".join(
+        f"{name} {value}" for name, value in zip(short_names(list(params)), values, strict=True)
+    )

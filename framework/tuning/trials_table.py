@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from framework.tuning.short_names import short_names
 from framework.utilities.files import write_atomically
 
 STATES = {
@@ -100,17 +101,6 @@ def write_trials(study: Study, path: Path, best: int | None = None) -> None:
 def _parameters(study: Study) -> list[str]:
     names = (name for trial in study.get_trials(deepcopy=False) for name in trial.params)
     return list(dict.fromkeys(names))
-
-
-def short_names(names: list[str]) -> list[str]:
-    """Return the last parts of dotted names, as many as tell them apart."""
-    short = []
-    for name in names:
-        parts = name.split(".")
-        ends = (".".join(parts[-count:]) for count in range(1, len(parts)))
-        alone = (end for end in ends if sum(f".{n}".endswith(f".{end}") for n in names) == 1)
-        short.append(next(alone, name))
-    return short
 
 
 def _text(value: Any) -> str:

@@ -45,4 +45,5 @@ def test_a_table_on_a_terminal(tmp_path, monkeypatch):
 
 
 def test_names_are_as_short_as_they_can_be():
+    assert in_words({"a.b.lr": 0.5, "a.c.lr": 1}) == "b.lr 0.5, c.lr 1"
     assert in_words({"a.lr": 0.5, "b.lr": 1, "c.act": None}) == "a.lr 0.5, b.lr 1, act None"
