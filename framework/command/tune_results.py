@@ -62,7 +62,9 @@ def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
     with may_fail("the figures of the study"):
         from framework.tuning.figures import study_figures
 
-        for name, figure in study_figures(study.study, study.settings.metric, number).items():
+        metric = study.settings.metric
+        figures = study_figures(study.study, metric, best.number, best.fidelity)
+        for name, figure in figures.items():
             save_png(figure, study.folder / "figures" / f"{name}.png")
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from matplotlib import rc_context
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.distributions import BaseDistribution
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from framework.figures.panels import spans_decades
@@ -31,7 +32,7 @@ MOST_PARAMETERS = 12
 
 
 def study_figures(
-    study: Study, metric: str = "value", best: int | None = None
+    study: Study, metric: str = "value", best: int | None = None, fidelity: str | None = None
 ) -> dict[str, Figure]:
     """Draw what a study found, by name: ``history`` and three figures of its parameters.
 
@@ -43,6 +44,8 @@ def study_figures(
         study: Optuna's study.
         metric: Name of the metric that is tuned.
         best: Number of the trial to mark; default the one with the best value.
+        fidelity: Name of the parameter at whose highest value that trial is expected to be the
+            best; None where it has the best value.
 
     Example:
         >>> import optuna
@@ -56,19 +59,23 @@ def study_figures(
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if math.isfinite(trial.value)
     ]
-    figures = {"history": history_figure(study, metric)} if complete else {}
+    left_out = "trimtab: figures of the study are left out, because no %s"
+    if not complete:
+        log.info(left_out, "trial is complete")
+        return {}
     space = known_space(study)
-    if not complete or not space:
-        missing = "parameter varies" if complete else "trial is complete"
-        log.info("trimtab: figures of the study are left out, because no %s", missing)
+    labels = dict(zip(space, short_names(list(space)), strict=True))
+    best = study.best_trial.number if best is None else best
+    of_fidelity = None if fidelity is None else labels.get(fidelity, fidelity)
+    figures = {"history": history_figure(study, metric, best, of_fidelity)}
+    if not space:
+        log.info(left_out, "parameter varies")
         return figures
     parts = importance(study, complete, space)
     names = sorted(space, key=lambda name: -parts.get(name, 0.0))[:MOST_PARAMETERS]
     shown = {name: space[name] for name in space if name in names}
-    best = study.best_trial.number if best is None else best
-    labels = dict(zip(space, short_names(list(space)), strict=True))
     figures["parallel_coordinates"] = parallel_coordinates_figure(
-        complete, shown, labels, metric, best, study.direction.name == "MAXIMIZE"
+        complete, shown, labels, metric, best, _is_maximized(study)
     )
     figures["slices"] = slices_figure(complete, shown, labels, metric, best)
     if parts:
@@ -77,31 +84,42 @@ def study_figures(
 
 
 @rc_context(STYLE)
-def history_figure(study: Study, metric: str) -> Figure:
+def history_figure(study: Study, metric: str, best: int, fidelity: str | None = None) -> Figure:
     """Draw the value of each trial and the best one so far; mark pruned and failed ones.
+
+    Values at several fidelities are not compared: then the best trial has a star.
 
     Args:
         study: Optuna's study, with a complete trial.
         metric: Name of the metric that is tuned.
+        best: Number of the best trial.
+        fidelity: Short name of the parameter at whose highest value it is expected to be the best;
+            None where it has the best value.
     """
     trials = study.get_trials(deepcopy=False)
-    best = study.best_trial
-    figure = titled(
-        f"{metric} is {best.value:.4g} in trial {best.number}, the best of {len(trials)}", 3.4
-    )
+    value = trials[best].value
+    title = f"{metric} is {value:.4g} in trial {best}, the best of {len(trials)}"
+    if fidelity is not None:
+        title = (
+            f"Trial {best} of {len(trials)} is expected to have the best {metric} at the highest "
+            f"{fidelity}"
+        )
+    figure = titled(title, 3.4)
     axes = figure.add_subplot()
     done = _points(trials, TrialState.COMPLETE)
     cut = _points(trials, TrialState.PRUNED)
-    pick = max if study.direction.name == "MAXIMIZE" else min
-    path = [pick(value for _, value in done[: i + 1]) for i in range(len(done))]
     last = len(trials) - 1
-    axes.step(
-        [*(number for number, _ in done), last],
-        [*path, path[-1]],
-        where="post",
-        color=COLORS[1],
-        label="best so far",
-    )
+    if fidelity is None:
+        path = list(accumulate((v for _, v in done), max if _is_maximized(study) else min))
+        axes.step(
+            [*(number for number, _ in done), last],
+            [*path, path[-1]],
+            where="post",
+            color=COLORS[1],
+            label="best so far",
+        )
+    else:
+        axes.plot(best, value, "*", color=COLORS[1], markersize=11, zorder=3, label="best")
     axes.plot(*zip(*done, strict=True), "o", color=COLORS[0], markersize=4.5, label="complete")
     if cut:
         axes.plot(
@@ -196,6 +214,10 @@ def scale_values(axes: Axes, values: Sequence[float]) -> None:
     """Take a logarithmic axis where the values could not be told apart otherwise."""
     if values and spans_decades(min(values), max(values)):
         axes.set_yscale("log")
+
+
+def _is_maximized(study: Study) -> bool:
+    return study.direction == StudyDirection.MAXIMIZE
 
 
 def _points(trials: Sequence[FrozenTrial], state: TrialState) -> list[tuple[int, float]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 
+import pytest
 import yaml
+from PIL import Image
 
 from framework.command import tune_results
 from framework.command.report import relative
@@ -24,6 +26,7 @@ def test_a_study_without_a_value_has_none(tmp_path):
     assert best_trial(search(study_settings(tmp_path, trials=1), failing())) is None
 
 
+@pytest.mark.pictures
 def test_cheap_trials_recommend_settings_at_the_highest_fidelity(tmp_path, monkeypatch, capsys):
     tmp_path = tmp_path / "my study"
     space = {**SPACE, "model.width": SPACE["model.width"] | {"fidelity": True}}
@@ -42,6 +45,9 @@ def test_cheap_trials_recommend_settings_at_the_highest_fidelity(tmp_path, monke
     with (tmp_path / "trials.csv").open() as file:
         marks = [row["best"] for row in csv.DictReader(file)]
     assert marks == ["1" if number == best.number else "0" for number in range(4)]
+    with Image.open(tmp_path / "figures" / "history.png") as picture:
+        said = picture.text["Description"]
+    assert said.startswith(f"Trial {best.number} of 4 is expected to have the best val/loss")
     tune_results.show_results(study, ("--allow=mine",))
     shown = capsys.readouterr().out
     assert f"{best.number} *" in shown

@@ -109,6 +109,16 @@ def test_the_marked_trial_may_be_another_than_the_one_with_the_best_value():
     assert star == [marked.params["model.lr"], marked.value]
 
 
+def test_values_at_several_fidelities_are_not_compared():
+    study = study_of(6)
+    marked = study.trials[(study.best_trial.number + 1) % 6]
+    figure = study_figures(study, "val/loss", marked.number, "model.width")["history"]
+    said = f"Trial {marked.number} of 6 is expected to have the best val/loss at the highest width"
+    assert caption_of(figure) == said
+    assert line(figure.axes[0], "best") == [[marked.number, marked.value]]
+    assert "best so far" not in {drawn.get_label() for drawn in figure.axes[0].lines}
+
+
 def test_losses_over_decades_are_told_apart():
     study = optuna.create_study()
     for value in (1e-3, 1.0, 500.0):
