@@ -10,16 +10,19 @@ from itertools import accumulate
 from typing import Any
 
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from framework.figures.panels import spans_decades
 from framework.figures.style import COLORS, STYLE, titled
-from framework.tuning.parameter_figures import parallel_coordinates_figure, slices_figure
+from framework.tuning.parameter_figures import (
+    Findings,
+    parallel_coordinates_figure,
+    scale_values,
+    slices_figure,
+)
 from framework.tuning.short_names import short_names
 from framework.tuning.unit_cube import known_space
 
@@ -74,12 +77,11 @@ def study_figures(
     parts = importance(study, complete, space)
     names = sorted(space, key=lambda name: -parts.get(name, 0.0))[:MOST_PARAMETERS]
     shown = {name: space[name] for name in space if name in names}
-    figures["parallel_coordinates"] = parallel_coordinates_figure(
-        complete, shown, labels, metric, best, _is_maximized(study)
-    )
-    figures["slices"] = slices_figure(complete, shown, labels, metric, best)
+    found = Findings(complete, shown, labels, metric, best)
+    figures["parallel_coordinates"] = parallel_coordinates_figure(found, _is_maximized(study))
+    figures["slices"] = slices_figure(found)
     if parts:
-        figures["importance"] = importance_figure(parts, labels, metric, len(complete))
+        figures["importance"] = importance_figure(parts, found)
     return figures
 
 
@@ -153,24 +155,21 @@ def history_figure(study: Study, metric: str, best: int, fidelity: str | None = 
 
 
 @rc_context(STYLE)
-def importance_figure(
-    parts: Mapping[str, float], labels: Mapping[str, str], metric: str, trials: int
-) -> Figure:
+def importance_figure(parts: Mapping[str, float], found: Findings) -> Figure:
     """Draw how much of the spread of the values each parameter accounts for.
 
     Args:
         parts: Parts of the whole by the names of the parameters.
-        labels: Short names of the parameters.
-        metric: Name of the metric that is tuned.
-        trials: Complete trials from which the parts were found.
+        found: What is known of the parameters.
     """
     shown = sorted(parts.items(), key=lambda item: item[1])[-MOST_PARAMETERS:]
-    figure = titled(f"What {metric} depends on, by {trials} trials", 1.0 + 0.32 * len(shown))
+    title = f"What {found.metric} depends on, by {len(found.trials)} trials"
+    figure = titled(title, 1.0 + 0.32 * len(shown))
     axes = figure.add_subplot()
     places = range(len(shown))
     bars = axes.barh(places, [part for _, part in shown], color=COLORS[0], height=0.6)
     axes.bar_label(bars, fmt="{:.0%}", padding=4)
-    axes.set_yticks(places, [labels[name] for name, _ in shown])
+    axes.set_yticks(places, [found.labels[name] for name, _ in shown])
     axes.set_xlim(0, 1.08 * max(max(part for _, part in shown), 0.01))
     axes.grid(visible=False)
     axes.set_xticks([])
@@ -208,12 +207,6 @@ def importance(
             study, evaluator=FanovaImportanceEvaluator(seed=0), params=list(space)
         )
     return {name: float(part) for name, part in found.items()}
-
-
-def scale_values(axes: Axes, values: Sequence[float]) -> None:
-    """Take a logarithmic axis where the values could not be told apart otherwise."""
-    if values and spans_decades(min(values), max(values)):
-        axes.set_yscale("log")
 
 
 def _is_maximized(study: Study) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib import colormaps, rc_context
@@ -22,16 +23,9 @@ SHADES = "viridis"
 BEST = COLORS[1]
 
 
-@rc_context(STYLE)
-def parallel_coordinates_figure(
-    trials: Sequence[FrozenTrial],
-    space: Mapping[str, BaseDistribution],
-    labels: Mapping[str, str],
-    metric: str,
-    best: int,
-    larger_is_better: bool,
-) -> Figure:
-    """Draw each trial as a line through its settings to its value, the good ones dark.
+@dataclass(frozen=True)
+class Findings:
+    """What is known of the parameters of a study.
 
     Args:
         trials: Complete trials.
@@ -39,19 +33,39 @@ def parallel_coordinates_figure(
         labels: Short names of the parameters.
         metric: Name of the metric that is tuned.
         best: Number of the best trial.
+    """
+
+    trials: Sequence[FrozenTrial]
+    space: Mapping[str, BaseDistribution]
+    labels: Mapping[str, str]
+    metric: str
+    best: int
+
+    @property
+    def values(self) -> list[float]:
+        """Value of each trial."""
+        return [float(trial.value) for trial in self.trials]
+
+
+@rc_context(STYLE)
+def parallel_coordinates_figure(found: Findings, larger_is_better: bool) -> Figure:
+    """Draw each trial as a line through its settings to its value, the good ones dark.
+
+    Args:
+        found: What is known of the parameters.
         larger_is_better: Whether the metric is maximized.
     """
-    figure = titled(f"Settings of {len(trials)} trials, by rank of {metric}", 3.6)
+    trials, space = found.trials, found.space
+    figure = titled(f"Settings of {len(trials)} trials, by rank of {found.metric}", 3.6)
     axes = figure.add_subplot()
-    values = [float(trial.value) for trial in trials]
-    low, high = min(values), max(values)
+    low, high = min(found.values), max(found.values)
     logarithmic = spans_decades(low, high)
     ordered = sorted(trials, key=lambda trial: float(trial.value), reverse=not larger_is_better)
     shades = colormaps[SHADES]
     for rank, trial in enumerate(ordered):
         place = _place(float(trial.value), low, high, logarithmic)
         line = [*(to_unit(kind, trial.params[name]) for name, kind in space.items()), place]
-        is_best = trial.number == best
+        is_best = trial.number == found.best
         color = BEST if is_best else shades(0.95 * (1 - (rank + 1) / len(ordered)))
         axes.plot(
             range(len(line)),
@@ -66,7 +80,7 @@ def parallel_coordinates_figure(
     last = len(space)
     ends = dict(zip((0.0, 1.0), apart(low, high), strict=True))
     _ticks(axes, last, ends if high > low else {0.5: ends[0.0]})
-    axes.set_xticks(range(last + 1), [*(labels[name] for name in space), metric])
+    axes.set_xticks(range(last + 1), [*(found.labels[name] for name in space), found.metric])
     axes.set_yticks([])
     axes.set_ylim(-0.05, 1.05)
     axes.set_xlim(-0.2, last + 0.2)
@@ -85,27 +99,17 @@ def parallel_coordinates_figure(
 
 
 @rc_context(STYLE)
-def slices_figure(
-    trials: Sequence[FrozenTrial],
-    space: Mapping[str, BaseDistribution],
-    labels: Mapping[str, str],
-    metric: str,
-    best: int,
-) -> Figure:
+def slices_figure(found: Findings) -> Figure:
     """Draw the value of each trial over each of its settings, the later ones darker.
 
     Args:
-        trials: Complete trials.
-        space: Parameters that are shown.
-        labels: Short names of the parameters.
-        metric: Name of the metric that is tuned.
-        best: Number of the best trial.
+        found: What is known of the parameters.
     """
+    trials, space, values = found.trials, found.space, found.values
     columns = min(3, len(space))
     lines = math.ceil(len(space) / columns)
-    figure = titled(f"{metric} over each setting, later trials darker", 0.8 + 2.2 * lines)
-    values = [float(trial.value) for trial in trials]
-    winner = next((trial for trial in trials if trial.number == best), None)
+    figure = titled(f"{found.metric} over each setting, later trials darker", 0.8 + 2.2 * lines)
+    winner = next((trial for trial in trials if trial.number == found.best), None)
     first: Axes | None = None
     for place, (name, kind) in enumerate(space.items(), start=1):
         axes = figure.add_subplot(lines, columns, place, sharey=first)
@@ -120,7 +124,7 @@ def slices_figure(
         if winner is not None:
             at = _coordinate(kind, winner.params[name])
             axes.plot(at, winner.value, "*", color=BEST, markersize=11, label="best")
-        axes.set_xlabel(labels[name])
+        axes.set_xlabel(found.labels[name])
         if isinstance(kind, CategoricalDistribution):
             axes.set_xticks(range(len(kind.choices)), [str(choice) for choice in kind.choices])
             axes.set_xlim(-0.5, len(kind.choices) - 0.5)
@@ -129,13 +133,18 @@ def slices_figure(
         elif isinstance(kind, IntDistribution):
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if (place - 1) % columns == 0:
-            axes.set_ylabel(metric)
+            axes.set_ylabel(found.metric)
         else:
             axes.tick_params(labelleft=False)
     assert first is not None
-    if spans_decades(min(values), max(values)):
-        first.set_yscale("log")
+    scale_values(first, values)
     return figure
+
+
+def scale_values(axes: Axes, values: Sequence[float]) -> None:
+    """Take a logarithmic axis where the values could not be told apart otherwise."""
+    if spans_decades(min(values), max(values)):
+        axes.set_yscale("log")
 
 
 def apart(low: float, high: float) -> tuple[str, str]:
@@ -176,8 +185,7 @@ def _place(value: float, low: float, high: float, logarithmic: bool) -> float:
 def _marks(kind: BaseDistribution) -> dict[float, str]:
     """Return the values that are written at an axis, by their places."""
     if isinstance(kind, CategoricalDistribution):
-        found = list(kind.choices)
-        return {to_unit(kind, choice): str(choice) for choice in found}
+        return {to_unit(kind, choice): str(choice) for choice in kind.choices}
     return {to_unit(kind, value): text for value, text in _numbers(kind).items()}
 
 
