@@ -161,11 +161,14 @@ def _entry(place: str, given: Any) -> Entry:
         raise ValueError(f"{place}.low is {low} and must be less than high, which is {high}.")
     if log and low <= 0:
         raise ValueError(f"{place}.low is {low}: with log it must be greater than 0.")
+    fidelity = _flag(f"{place}.fidelity", given.get("fidelity"))
+    if fidelity and low <= 0:
+        raise ValueError(f"{place}.low is {low}: a fidelity must be greater than 0.")
     if step is not None and (step <= 0 or step > high - low):
         raise ValueError(f"{place}.step is {step}: it must lie in (0, high - low].")
     if step is not None and log and (kind == "float" or step != 1):
         raise ValueError(f"{place} has a step and log: leave out one of them.")
-    return Entry(kind, low, high, log, step, (), _flag(f"{place}.fidelity", given.get("fidelity")))
+    return Entry(kind, low, high, log, step, fidelity=fidelity)
 
 
 def _categorical(place: str, given: Mapping[str, Any]) -> Entry:

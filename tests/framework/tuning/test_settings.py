@@ -96,6 +96,10 @@ def test_a_section_that_says_too_little(given, words):
             {"space": {"a": {**FLOAT, "fidelity": True}, "b": {**FLOAT, "fidelity": True}}},
             "one fid",
         ),
+        (
+            {"space": {"a": {**FLOAT, "low": 0, "fidelity": True}}},
+            "tune.space.a.low is 0.0: a fidelity must be greater than 0",
+        ),
     ],
 )
 def test_a_setting_that_is_wrong(changes, words):
