@@ -81,6 +81,7 @@ def main(args: Sequence[str], launcher: Launcher | None = None) -> None:
     sampler_of(settings, 0)
     check_space(settings, base, allowed)
     warn_of_monitor(settings, base)
+    warn_of_fidelity(settings)
     search(settings, base, launcher or _launcher(settings, base), allowed)
 
 
@@ -190,6 +191,21 @@ def warn_of_monitor(settings: TuneSettings, base: Mapping[str, Any]) -> None:
         f"trimtab: trials are compared by {settings.metric} ({settings.mode}), and their best "
         f"checkpoints are chosen by {monitor} ({mode}), as checkpoint.monitor and checkpoint.mode "
         "say.\n"
+    )
+
+
+def warn_of_fidelity(settings: TuneSettings) -> None:
+    """Say where a fidelity is marked that the sampler does not know of.
+
+    Args:
+        settings: Settings of the study.
+    """
+    fidelity = settings.space.fidelity()
+    if fidelity is None or settings.sampler == "mf_kg":
+        return
+    sys.stderr.write(
+        f"trimtab: tune.space marks {fidelity} as the fidelity, which is for --tune.sampler mf_kg; "
+        f"{settings.sampler} searches over it as over any other setting.\n"
     )
 
 

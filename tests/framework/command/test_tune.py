@@ -194,6 +194,17 @@ def test_another_monitor_is_said(capsys):
     assert "chosen by val/accuracy (max)" in said
 
 
+def test_a_fidelity_that_the_sampler_does_not_know_is_said(capsys):
+    space = {"trainer.max_epochs": {"type": "int", "low": 1, "high": 9, "fidelity": True}}
+    given = {"space": space, "metric": "val/loss", "mode": "min"}
+    tune.warn_of_fidelity(read_settings(given | {"sampler": "mf_kg"}, "digits"))
+    tune.warn_of_fidelity(read_settings(given | {"space": {"model.lr": yaml.safe_load(LR)}}, "a"))
+    assert capsys.readouterr().err == ""
+    tune.warn_of_fidelity(read_settings(given, "digits"))
+    said = capsys.readouterr().err
+    assert "marks trainer.max_epochs as the fidelity, which is for --tune.sampler mf_kg; gp" in said
+
+
 def test_its_help_names_every_setting(capsys):
     trimtab.main(["tune", "--help"])
     shown = capsys.readouterr().out
