@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -112,9 +111,9 @@ def search(
             try:
                 driver.run()
             finally:
-                write_results(study, arguments)
-        show_results(study, arguments)
-        if study.best() is None:
+                best = write_results(study, arguments)
+        show_results(study, best, arguments)
+        if best is None:
             raise RuntimeError(f"no trial of {study.folder} ended well; see trials/*/output.txt.")
         if settings.retrain_best:
             _retrain(study, launcher, arguments)
@@ -230,7 +229,6 @@ def _settings_help() -> str:
     from framework.command.jsonargparse_internals import arguments_of
 
     texts = {argument.name: argument.text for argument in arguments_of(TuneSettings)}
-    assert set(NAMES) == {one.name for one in fields(TuneSettings)}
     lines = []
     for name in NAMES:
         text = " ".join(str(texts.get(name, "")).replace("``", "").split())

@@ -12,7 +12,7 @@ import yaml
 
 from framework.command.fit_config import fit_config
 from framework.command.report import relative
-from framework.tuning.best_trial import best_trial, in_best_config
+from framework.tuning.best_trial import BestTrial, best_trial, in_best_config
 from framework.tuning.progress import in_words
 from framework.tuning.study import StudyFolder
 from framework.tuning.trial_overlay import trial_overlay
@@ -40,12 +40,15 @@ def trial_config(
         return fit_config([*arguments, *(f"--config={path}" for path in paths)])
 
 
-def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
+def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> BestTrial | None:
     """Write ``best.yaml``, ``trials.csv`` and the figures of what is known so far.
 
     Args:
         study: Study.
         arguments: Further arguments of each fit.
+
+    Returns:
+        The trial that the study recommends; None before one has a value.
     """
     from framework.figures.style import may_fail, save_png
     from framework.tuning.trials_table import write_trials
@@ -54,7 +57,7 @@ def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
     number = None if best is None else best.number
     write_trials(study.study, study.folder / "trials.csv", number)
     if best is None:
-        return
+        return None
     overlay = trial_overlay(study.settings, study.base, best.number, best.params)
     config = trial_config(study.base, overlay, arguments)
     head = in_best_config(best, study.settings, len(study.trials))
@@ -66,19 +69,22 @@ def write_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
         figures = study_figures(study.study, metric, best.number, best.fidelity)
         for name, figure in figures.items():
             save_png(figure, study.folder / "figures" / f"{name}.png")
+    return best
 
 
-def show_results(study: StudyFolder, arguments: tuple[str, ...] = ()) -> None:
+def show_results(
+    study: StudyFolder, best: BestTrial | None, arguments: tuple[str, ...] = ()
+) -> None:
     """Print the trials, the best of them and where the results lie.
 
     Args:
         study: Study.
+        best: Trial that it recommends.
         arguments: Further arguments of each fit.
     """
     from framework.tuning.trials_table import trials_table
 
     console = PlainConsole()
-    best = best_trial(study)
     if len(study.trials) <= LONGEST_TABLE:
         number = None if best is None else best.number
         console.print(trials_table(study.study, study.settings.metric, number))

@@ -36,7 +36,7 @@ def test_cheap_trials_recommend_settings_at_the_highest_fidelity(tmp_path, monke
     assert best.params == best.trial.params | {"model.width": 64}
     # the file, the table and what is printed say the same
     monkeypatch.setattr(tune_results, "trial_config", lambda base, overlay, arguments: overlay)
-    tune_results.write_results(study)
+    assert tune_results.write_results(study) == best
     written = (tmp_path / "best.yaml").read_text()
     assert f"# Trial {best.number} of the study points: of 4 the one that is expected" in written
     config = yaml.safe_load(written)
@@ -48,7 +48,7 @@ def test_cheap_trials_recommend_settings_at_the_highest_fidelity(tmp_path, monke
     with Image.open(tmp_path / "figures" / "history.png") as picture:
         said = picture.text["Description"]
     assert said.startswith(f"Trial {best.number} of 4 is expected to have the best val/loss")
-    tune_results.show_results(study, ("--allow=mine",))
+    tune_results.show_results(study, best, ("--allow=mine",))
     shown = capsys.readouterr().out
     assert f"{best.number} *" in shown
     assert f"best: trial {best.number}, val/loss {best.value:.6g} at width " in shown
