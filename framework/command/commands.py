@@ -18,6 +18,7 @@ COMMANDS = {
     "configs": "List the configs that came with Trimtab.",
 }
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+_WITH_CONFIGS = (*TRAINER_COMMANDS, "tune")
 EXAMPLE = "trimtab fit --config classifier"
 OVERVIEW = """\
 usage: trimtab COMMAND [OPTION ...]
@@ -84,7 +85,7 @@ def check_command(args: Sequence[str]) -> None:
         FileNotFoundError: There is no such config.
     """
     word = args[0]
-    if word in (*TRAINER_COMMANDS, "tune"):
+    if word in _WITH_CONFIGS:
         for name in option(args, *CONFIG_FLAGS):
             find_config(name)
     if word in COMMANDS or word.startswith("-"):
@@ -95,5 +96,4 @@ def check_command(args: Sequence[str]) -> None:
 
 def asks_for_configs(args: Sequence[str]) -> bool:
     """Return whether a command line asks which configs there are, by no name of one."""
-    with_config = (*TRAINER_COMMANDS, "tune")
-    return args[0] == "configs" or (args[-1] in CONFIG_FLAGS and args[0] in with_config)
+    return args[0] == "configs" or (args[-1] in CONFIG_FLAGS and args[0] in _WITH_CONFIGS)
