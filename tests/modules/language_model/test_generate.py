@@ -76,3 +76,7 @@ def test_what_cannot_be_written_is_refused() -> None:
     untrained = LSTMLanguageModel(vocabulary_size=4)
     with pytest.raises(ValueError, match="knows no vocabulary: train it on TextWindows"):
         generate_text(untrained, "a")
+    with pytest.raises(ValueError, match="prompt must be a text, got 5: put it in quotes"):
+        generate_text(model(), 5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="by an LSTMLanguageModel, got a Linear: load one by"):
+        generate_text(torch.nn.Linear(1, 1), "a")  # type: ignore[arg-type]
