@@ -42,15 +42,7 @@ class LSTMNetwork(nn.Module):
     Paper: Merity, Keskar, Socher, Regularizing and Optimizing LSTM Language Models, ICLR 2018,
     arXiv:1708.02182, of which the masks and the tied decoder are.
 
-    Args:
-        vocabulary_size: Number V of tokens.
-        width: Width D of the embedding, and of the last LSTM's output.
-        hidden_width: Width of the output of the other LSTMs.
-        layers: Number of LSTMs.
-        tied: Whether the decoder's weights are those of the embedding.
-        input_dropout: Probability of a zero in what the first LSTM gets.
-        hidden_dropout: Probability of a zero between two LSTMs.
-        output_dropout: Probability of a zero in what the decoder gets.
+    The arguments are those of ``LSTMLanguageModel``.
 
     Raises:
         ValueError: A size or a probability out of range.
@@ -65,9 +57,9 @@ class LSTMNetwork(nn.Module):
     def __init__(
         self,
         vocabulary_size: int,
-        width: int = 128,
-        hidden_width: int = 256,
-        layers: int = 2,
+        width: int,
+        hidden_width: int,
+        layers: int,
         tied: bool = True,
         input_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
