@@ -255,10 +255,11 @@ class LVHBA:
         """
         for name in ("x", "y", "theta"):
             write(tensors_of(getattr(self, name)), state[name])
+        device = tensors_of(self.y)[0].device
         for name in ("multipliers", "z"):
             value = state[name]
             if value is None or getattr(self, name) is None:
-                setattr(self, name, None if value is None else value.clone())
+                setattr(self, name, None if value is None else value.to(device, copy=True))
             else:
                 write([getattr(self, name)], [value])
         self.k = state["k"]

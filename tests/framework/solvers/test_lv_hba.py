@@ -290,6 +290,15 @@ def test_it_continues_from_its_state_with_the_same_bits():
         LinearlyConstrained(4, 0.3).solver.load_state_dict(state)
 
 
+def test_a_state_is_loaded_onto_the_device_of_the_variables():
+    state = LVHBA(None, None, x=number(0.0), y=number(0.0)).state_dict()
+    state |= {"multipliers": torch.ones(1), "z": torch.ones(1)}
+    x, y = (torch.zeros((), device="meta") for _ in range(2))
+    solver = LVHBA(None, None, x=x, y=y)
+    solver.load_state_dict(state)
+    assert solver.multipliers.device == solver.z.device == y.device
+
+
 def test_the_released_settings_of_the_toy_problem_are_warned_of():
     """They never divide the constraint by the length of its gradient, and diverge."""
     n = 100
