@@ -103,7 +103,7 @@ class HyperCleaning(ConstrainedBilevel):
         check_positive(max_norm=max_norm, weight_lr=weight_lr)
         shape = tuple(input_shape)
         network = build_network(
-            backbone, num_classes, shape if len(shape) == 3 else (1, 1, *shape), widths
+            backbone, num_classes, (1, 1, *shape) if len(shape) == 1 else shape, widths
         )
         super().__init__(
             nn.ParameterDict({"logits": torch.zeros(1)}),

@@ -223,6 +223,7 @@ def test_steps_that_diverge_end_with_a_clear_message(tmp_path):
     ("options", "message"),
     [
         ({"num_classes": None}, "set model.num_classes and model.input_shape"),
+        ({"input_shape": (5, 6)}, r"must be \[channels, height, width\], got \[5, 6\]"),
         ({"max_norm": 0.0}, "max_norm must be"),
         ({"ridge": -1.0}, "ridge must be at least 0"),
         ({"p": 0.5}, r"p must lie in \[0, 0.5\)"),
