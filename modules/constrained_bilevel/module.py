@@ -23,7 +23,7 @@ from framework.training.guide_stream import GuideStream
 from framework.training.module import TrainingModule, TrainingOptions
 from framework.utilities.lightning_internals import trainer_of
 
-Constraints = Tensor | tuple[Tensor, Tensor] | None
+Constraints = Tensor | tuple[Tensor, Tensor]
 
 
 class BilevelOptions(TrainingOptions, total=False):
