@@ -16,6 +16,7 @@ from framework.command.tune_results import show_results, trial_config, write_res
 from framework.runs.config_files import ROOT, name_of_config, option
 from framework.runs.slurm_job import said_once
 from framework.runs.stop_signals import command_signals
+from framework.tuning.config_places import laid_over
 from framework.tuning.driver import Driver
 from framework.tuning.launcher import (
     Launcher,
@@ -136,7 +137,7 @@ def check_space(
         SystemExit: With code 2 and a message, where a value is of another type.
     """
     for corner in settings.space.corners():
-        trial_config(base, settings.space.overlay(base, corner), arguments)
+        trial_config(base, laid_over(base, corner), arguments)
 
 
 def _retrain(study: StudyFolder, launcher: Launcher, arguments: tuple[str, ...]) -> None:

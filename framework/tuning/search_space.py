@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from framework.tuning.config_places import laid_over
 from framework.utilities.nearest_names import nearest
 
 if TYPE_CHECKING:
@@ -77,13 +76,11 @@ class SearchSpace:
     Example:
         >>> lr = {"type": "float", "low": "1e-4", "high": 0.1, "log": True}
         >>> space = SearchSpace.read({"model.optimizer.lr": lr})
-        >>> base = {"model": {"class_path": "Classifier", "init_args": {"optimizer": {
-        ...     "class_path": "AdamW", "init_args": {"lr": 0.001}}}}}
-        >>> space.overlay(base, {"model.optimizer.lr": 0.01})
-        {'model': {'init_args': {'optimizer': {'init_args': {'lr': 0.01}}}}}
+        >>> space.entries["model.optimizer.lr"].ends
+        (0.0001, 0.1)
     """
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, Entry]
 
     @classmethod
     def read(cls, given: Any) -> SearchSpace:
@@ -121,23 +118,9 @@ class SearchSpace:
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """Yield points that have every end and every choice of each setting in one of them."""
-        if not self.entries:
-            return
-        for number in range(max(len(entry.ends) for entry in self.entries.values())):
-            ends = {key: entry.ends for key, entry in self.entries.items()}
+        ends = {key: entry.ends for key, entry in self.entries.items()}
+        for number in range(max(map(len, ends.values()))):
             yield {key: values[min(number, len(values) - 1)] for key, values in ends.items()}
-
-    def overlay(self, base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a config that is laid over another and holds the values of one trial.
-
-        Args:
-            base: Whole config of a fit.
-            values: Value of each setting.
-
-        Raises:
-            ValueError: The config has no such setting, or two of them are one.
-        """
-        return laid_over(base, values)
 
 
 def _entry(place: str, given: Any) -> Entry:

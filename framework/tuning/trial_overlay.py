@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from framework.tuning.config_places import laid_over
 from framework.tuning.settings import TuneSettings
 
 SEED = "seed_everything"
@@ -25,7 +26,7 @@ def trial_overlay(
     Raises:
         ValueError: The config has no such setting; the message names the nearest.
     """
-    overlay = settings.space.overlay(base, values)
+    overlay = laid_over(base, values)
     if settings.deterministic or SEED in overlay:
         return overlay
     return {SEED: seed_of_trial(settings.seed, base, number), **overlay}

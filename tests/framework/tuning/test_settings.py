@@ -1,4 +1,4 @@
-"""What a section `tune` may say, and where its settings stand in a config."""
+"""What a section `tune` may say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 
 from framework.tuning.search_space import SearchSpace
 from framework.tuning.settings import read_settings
-from tests.helpers.studies import BASE
 
 FLOAT = {"type": "float", "low": 0.1, "high": 1.0}
 
@@ -152,67 +151,9 @@ def test_every_end_and_choice_is_in_a_corner():
     ]
 
 
-def test_an_overlay_finds_its_place():
-    base = {
-        **BASE,
-        "trainer": {"callbacks": [{"class_path": "A"}, {"class_path": "B", "init_args": {"w": 1}}]},
-    }
-    space = SearchSpace()
-    assert space.overlay(base, {"model.init_args.lr": 2, "model.class_path": "Other"}) == {
-        "model": {"class_path": "Other", "init_args": {"lr": 2}}
-    }
-    laid = space.overlay(base, {"model.width": 3, "trainer.callbacks.1.w": 5})
-    assert laid == {
-        "model": {"init_args": {"width": 3}},
-        "trainer": {"callbacks": [{"class_path": "A"}, {"class_path": "B", "init_args": {"w": 5}}]},
-    }
-    assert base["trainer"]["callbacks"][1]["init_args"] == {"w": 1}
-    # a class comes first, as its arguments follow it
-    both = space.overlay(base, {"model.lr": 1, "model.class_path": "Other"})
-    assert list(both["model"]) == ["class_path", "init_args"]
-
-
-def test_a_class_may_be_searched_beside_its_arguments():
-    space = SearchSpace()
-    expected = {"model": {"class_path": "Other", "init_args": {"lr": 1}}}
-    assert space.overlay(BASE, {"model": "Other", "model.lr": 1}) == expected
-    assert space.overlay(BASE, {"model.lr": 1, "model": "Other"}) == expected
-    # null is no class, but takes the place of the object
-    assert space.overlay(BASE, {"model": None}) == {"model": None}
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"model": "Other", "model.class_path": "Third"},
-        {"model.lr": 1, "model.init_args.lr": 2},
-        {"model.lr": 1, "model": None},
-    ],
-)
-def test_two_settings_that_set_the_same_are_refused(values):
-    with pytest.raises(ValueError, match="which set the same: leave out one of them"):
-        SearchSpace().overlay(BASE, values)
-
-
 def test_a_choice_may_be_a_list():
     entry = {"type": "categorical", "choices": [[16], ["1e-2", [8]]]}
     assert SearchSpace.read({"model.widths": entry}).entries["model.widths"].choices == (
         "[16]",
         "[0.01, [8]]",
     )
-
-
-@pytest.mark.parametrize(
-    ("key", "near"),
-    [
-        ("model.widht", "model.width"),
-        ("model.init_args.learning_rate", ""),
-        ("data.batchsize", "data.batch_size"),
-        ("trainer.max_epochs", ""),
-        ("model.lr.value", ""),
-    ],
-)
-def test_a_setting_that_the_fit_does_not_have(key, near):
-    with pytest.raises(ValueError, match=f"{key}, which is no setting of this fit") as error:
-        SearchSpace().overlay(BASE, {key: 1})
-    assert near in str(error.value)
