@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,28 +132,15 @@ def read_settings(given: Any, name: str, root: str | Path = "runs") -> TuneSetti
     missing = [key for key in ("space", "metric", "mode") if given.get(key) is None]
     if missing:
         raise ValueError(f"tune.{missing[0]} must be given, in a section tune or as a flag.")
-    values = {key: value for key, value in given.items() if value is not None}
-    name = file_name(str(values.get("name", name)), "A study")
-    space = SearchSpace.read(values["space"])
-    trials = _whole("trials", values.get("trials", 25))
-    sampler = values.get("sampler", default_sampler(len(space.entries), trials))
-    return TuneSettings(
-        space=space,
-        metric=_text("metric", values["metric"]),
-        mode=_one_of("mode", values["mode"], ("min", "max")),
-        name=name,
-        folder=Path(str(values.get("folder", Path(root) / "tune" / name))).expanduser(),
-        trials=trials,
-        sampler=_one_of("sampler", sampler, SAMPLERS),
-        pruner=_one_of("pruner", values.get("pruner", "none"), PRUNERS),
-        jobs=_whole("jobs", values.get("jobs", 1)),
-        launcher=_one_of("launcher", values.get("launcher", "subprocess"), LAUNCHERS),
-        slurm=_slurm_options(values.get("slurm", {})),
-        retrain_best=_flag("retrain_best", values.get("retrain_best", False)),
-        seed=_whole("seed", values.get("seed", 0), least=0),
-        deterministic=_flag("deterministic", values.get("deterministic", False)),
-        trial_timeout=_seconds(values.get("trial_timeout")),
-    )
+    said = {key: _READERS[key](key, value) for key, value in given.items() if value is not None}
+    if "name" not in said:
+        said["name"] = _name("name", name)
+    if "folder" not in said:
+        said["folder"] = _folder("folder", Path(root) / "tune" / said["name"])
+    if "sampler" not in said:
+        trials = said.get("trials", TuneSettings.trials)
+        said["sampler"] = default_sampler(len(said["space"].entries), trials)
+    return TuneSettings(**said)
 
 
 def _nearest(key: str) -> str:
@@ -166,7 +154,15 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+def _name(_: str, value: Any) -> str:
+    return file_name(str(value), "A study")
+
+
+def _folder(_: str, value: Any) -> Path:
+    return Path(str(value)).expanduser()
+
+
+def _one_of(allowed: tuple[str, ...], name: str, value: Any) -> str:
     if value not in allowed:
         near = nearest(str(value), allowed)
         raise ValueError(f"tune.{name} is {value!r}: it must be one of {', '.join(allowed)}{near}.")
@@ -185,16 +181,14 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _seconds(value: Any) -> float | None:
-    if value is None:
-        return None
+def _seconds(name: str, value: Any) -> float:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     if not known or not 0 < value < math.inf:
-        raise ValueError(f"tune.trial_timeout is {value!r}: it must be a number of seconds.")
+        raise ValueError(f"tune.{name} is {value!r}: it must be a number of seconds.")
     return float(value)
 
 
-def _slurm_options(given: Any) -> dict[str, str]:
+def _slurm_options(_: str, given: Any) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise ValueError(f"tune.slurm is {given!r}: it must map options of srun to their values.")
     options = {str(key).lstrip("-").replace("_", "-"): str(given[key]) for key in given}
@@ -206,3 +200,23 @@ def _slurm_options(given: Any) -> dict[str, str]:
                 "come from trainer.devices and trainer.num_nodes."
             )
     return options
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "space": lambda _, value: SearchSpace.read(value),
+    "metric": _text,
+    "mode": partial(_one_of, ("min", "max")),
+    "trials": _whole,
+    "sampler": partial(_one_of, SAMPLERS),
+    "pruner": partial(_one_of, PRUNERS),
+    "name": _name,
+    "folder": _folder,
+    "jobs": _whole,
+    "launcher": partial(_one_of, LAUNCHERS),
+    "slurm": _slurm_options,
+    "retrain_best": _flag,
+    "seed": partial(_whole, least=0),
+    "deterministic": _flag,
+    "trial_timeout": _seconds,
+}
+"""Functions that read a setting, or refuse its value, by its name."""
