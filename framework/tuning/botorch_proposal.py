@@ -57,10 +57,8 @@ def proposals(
         pending: Encoded settings (m, d) of the trials that are running.
         deterministic: Whether the values are exact.
     """
-    x = torch.tensor(inputs, dtype=torch.float64, device="cpu")
-    y = torch.tensor(targets, dtype=torch.float64, device="cpu")[:, None]
-    waiting = torch.tensor(pending, dtype=torch.float64, device="cpu") if pending else None
-    bounds = torch.tensor(space.bounds, dtype=torch.float64, device="cpu")
+    x, y, bounds = _tensor(inputs), _tensor(targets)[:, None], _tensor(space.bounds)
+    waiting = _tensor(pending) if pending else None
     one_shot = name in ("kg", "mf_kg")
     noise = None if not deterministic else EXACT_FANTASIES if one_shot else EXACT
     model = _fitted(x, y, noise, space.fidelity_column)
@@ -82,7 +80,7 @@ def proposals(
     if not one_shot:
         # what the settings themselves are worth, which may lie some way from the point
         rounded = [[space.encode(space.decode(row[0]))] for row in points.tolist()]
-        points = torch.tensor(rounded, dtype=torch.float64, device="cpu")
+        points = _tensor(rounded)
         with torch.no_grad():
             values = function(points)
     order = values.argsort(descending=True)
@@ -103,14 +101,17 @@ def expected_values(
         targets: Their standardized values (n,); larger is better.
         deterministic: Whether the values are exact.
     """
-    x = torch.tensor(inputs, dtype=torch.float64, device="cpu")
-    y = torch.tensor(targets, dtype=torch.float64, device="cpu")[:, None]
+    x, y = _tensor(inputs), _tensor(targets)[:, None]
     model = _fitted(x, y, EXACT_FANTASIES if deterministic else None, space.fidelity_column)
     full = x.clone()  # the model holds on to x itself
     if space.fidelity_column is not None:
         full[:, space.fidelity_column] = 1.0
     with torch.no_grad():
         return model.posterior(full).mean.squeeze(-1).tolist()
+
+
+def _tensor(values: Sequence[Any]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def _fitted(x: Tensor, y: Tensor, noise: float | None, fidelity: int | None) -> Model:
@@ -143,8 +144,7 @@ def _acquisition(
     if name == "mes":
         places = torch.rand(512, space.columns, dtype=torch.float64, device="cpu")
         settings = [space.encode(space.decode(row)) for row in places.tolist()]
-        candidates = torch.tensor(settings, dtype=torch.float64, device="cpu")
-        return qMaxValueEntropy(model, torch.cat([candidates, x]), X_pending=pending)
+        return qMaxValueEntropy(model, torch.cat([_tensor(settings), x]), X_pending=pending)
     return _multi_fidelity(model, space, bounds, pending)
 
 
