@@ -59,7 +59,7 @@ def best_trial(study: StudyFolder) -> BestTrial | None:
     params = recommended(study.study, study.distributions, fidelity, study.settings.deterministic)
     same = [trial for trial in tried if {**trial.params, fidelity: params[fidelity]} == params]
     # of the same settings at several fidelities, the one that came nearest to the whole
-    trial = max(same, key=lambda trial: float(trial.params[fidelity]), default=best)
+    trial = max(same, key=lambda trial: float(trial.params[fidelity]))
     return BestTrial(trial, params, fidelity)
 
 

@@ -26,14 +26,16 @@ class Observations(NamedTuple):
     """What a study knows.
 
     Args:
-        settings: Settings of the trials that ended.
+        settings: Settings of the trials that ended, those that failed last.
         values: What each of them came to; larger is better.
         pending: Settings of the trials that are running.
+        failed: Number of the settings that failed.
     """
 
     settings: list[dict[str, Any]]
     values: list[float]
     pending: list[dict[str, Any]]
+    failed: int
 
 
 class BoTorchSampler(RelativeSampler):
@@ -150,7 +152,7 @@ def recommended(
         from framework.tuning.botorch_proposal import expected_values
 
         means = expected_values(encoded, inputs, standardized(found.values), deterministic)
-    best = max(range(len(means)), key=means.__getitem__)
+    best = max(range(len(means) - found.failed), key=means.__getitem__)
     return {**found.settings[best], fidelity: space[fidelity].high}
 
 
@@ -179,11 +181,12 @@ def observations(study: Study, space: Mapping[str, BaseDistribution]) -> Observa
             (done if trial.state == TrialState.COMPLETE else cut).append((settings, sign * value))
     middle = statistics.median(value for _, value in done) if done else math.inf
     ended = [*done, *((settings, min(value, middle)) for settings, value in cut)]
-    if ended:
-        worst = min(value for _, value in ended)
-        tried = [settings for settings, _ in ended]
-        ended += [(settings, worst) for settings in failed if settings not in tried]
-    return Observations([s for s, _ in ended], [value for _, value in ended], pending)
+    tried = [settings for settings, _ in ended]
+    values = [value for _, value in ended]
+    lost = [settings for settings in failed if settings not in tried] if ended else []
+    return Observations(
+        [*tried, *lost], [*values, *(min(values) for _ in lost)], pending, len(lost)
+    )
 
 
 def standardized(values: Sequence[float]) -> list[float]:

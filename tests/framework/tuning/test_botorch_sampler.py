@@ -101,6 +101,23 @@ def test_settings_are_recommended_at_the_highest_fidelity(mode):
     assert found == {"x": 0.5, "epochs": 9}
 
 
+def test_settings_that_failed_are_not_recommended(monkeypatch):
+    space = {"x": FloatDistribution(0.0, 1.0), "epochs": IntDistribution(1, 9)}
+    study = optuna.create_study()
+    for x, state in (
+        (0.2, TrialState.FAIL),
+        (0.4, TrialState.COMPLETE),
+        (0.6, TrialState.COMPLETE),
+    ):
+        value = 1.0 if state == TrialState.COMPLETE else None
+        params = {"x": x, "epochs": 9}
+        study.add_trial(create_trial(state=state, value=value, params=params, distributions=space))
+    # all values are equal, so that digits that say nothing may decide
+    expected = "framework.tuning.botorch_proposal.expected_values"
+    monkeypatch.setattr(expected, lambda space, inputs, *_: [1e-17 * i for i in range(len(inputs))])
+    assert recommended(study, space, "epochs") == {"x": 0.6, "epochs": 9}
+
+
 def test_what_is_running_is_not_proposed_again():
     study = study_of(PLANE, parabola, 10)
     first, second = (next_of(study, "noisy_ei", PLANE) for _ in range(2))
@@ -135,6 +152,7 @@ def test_values_of_all_that_ended_count():
     assert [settings["x"] for settings in found.settings] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.7]
     assert found.values == [-1.0, -2.0, -4.0, -2.0, -9.0, -9.0]
     assert found.pending == [{"x": 0.8}]
+    assert found.failed == 1
 
 
 def test_failed_trials_are_left_alone():
