@@ -15,6 +15,7 @@ from framework.data.datasets import Batch, IndexedDataset, Sample, root_and_rows
 from framework.data.facts import Facts, facts_of, same_facts
 from framework.data.loader import ElasticDataLoader, usual_workers
 from framework.data.origin import has_changed, is_another, is_elsewhere, origin_of
+from framework.data.run_hold_out import RunHoldOut
 from framework.data.samplers import GlobalBatchSampler, SampleKey, StreamOptions
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.checks import check_at_least
@@ -55,7 +56,7 @@ def _passthrough(batch: Any) -> Any:
     return batch
 
 
-class DataModule(CheckedLoading, LightningDataModule):
+class DataModule(RunHoldOut, CheckedLoading, LightningDataModule):
     """Base of every map-style datamodule: elastic sampling and exact resume.
 
     A subclass sets ``train_set``, ``val_set``, ``test_set`` and ``predict_set`` (those it has) in
@@ -114,8 +115,6 @@ class DataModule(CheckedLoading, LightningDataModule):
         self._sampler: GlobalBatchSampler | None = None
         self._resume: SampleKey = (0, 0)
         self._run_facts: Facts | None = None
-        self._held_for_run: tuple[float | None] | None = None
-        self._whole: tuple[Dataset[Sample] | None, ...] | None = None
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples to a batch; override where fields have varying shapes."""
@@ -208,9 +207,7 @@ class DataModule(CheckedLoading, LightningDataModule):
         if type(self).setup is not LightningDataModule.setup:
             self.forget()
             self.setup(stage)
-            if self._held_for_run is not None:
-                self._whole = None
-                self.hold_out_for_run(*self._held_for_run)
+            self.hold_out_anew()
 
     def forget(self) -> None:
         """Forget what ``setup`` read."""
@@ -282,43 +279,6 @@ class DataModule(CheckedLoading, LightningDataModule):
         self.train_set = Subset(self.train_set, kept)
         if self.plain_train_set is not None:
             self.plain_train_set = Subset(plain, kept)
-
-    def hold_out_for_run(self, share: float | None) -> None:
-        """Hold a share out until ``return_held_out``, also where ``adopt`` sets the data up anew.
-
-        Data that hold something out themselves stay as they are. Of several callbacks the first
-        says the share; where one takes the validation set, all do, and all other rows are trained.
-
-        Args:
-            share: Share of the training set; None lends the validation set instead.
-
-        Raises:
-            IncompatibleError: The data hold rows out themselves, which one callback takes, and
-                another takes the validation set.
-        """
-        if self._whole is None:
-            self._whole = self.train_set, self.plain_train_set, self.guide_set
-        if self._held_for_run is None:
-            self._held_for_run = (share,)
-        elif (self._held_for_run[0] is None) != (share is None):
-            if self._whole[2] is not None:
-                raise IncompatibleError(
-                    f"One callback of the run takes the rows that {type(self).__name__} holds out, "
-                    "and another the validation set in the same place: set tuning_set of "
-                    "SelfTuning to held_out."
-                )
-            self._held_for_run = (None,)
-        if self._held_for_run[0] is None:
-            self.train_set, self.plain_train_set, _ = self._whole
-            self.guide_set = self.val_set
-        elif self.guide_set is None:
-            self.hold_out(self._held_for_run[0])
-
-    def return_held_out(self) -> None:
-        """Undo ``hold_out_for_run``."""
-        if self._whole is not None:
-            self.train_set, self.plain_train_set, self.guide_set = self._whole
-        self._held_for_run = self._whole = None
 
     def _held_and_kept(self, share: float, rows: int) -> tuple[Sequence[int], Sequence[int]]:
         """Return the rows to hold out and the others, each in ascending order."""

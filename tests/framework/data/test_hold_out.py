@@ -119,7 +119,12 @@ def test_callbacks_that_hold_out_together_share_rows_in_any_order():
     data.hold_out_for_run(0.2)
     assert len(data.guide_set) == 3
     # a run that goes on sets the data up anew
-    assert data._held_for_run == (0.5,)
+    data.train_set, data.guide_set = trained, None
+    data.hold_out_anew()
+    assert len(data.guide_set) == 3
+    data.return_held_out()
+    data.hold_out_anew()
+    assert data.guide_set is None
 
 
 def test_rows_that_data_hold_out_are_not_exchanged_for_the_validation_set():
