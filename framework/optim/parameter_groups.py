@@ -7,8 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn import Parameter
 
-GATES = ("_gate", "_column_gate")
-"""Ends of the names of what makes layers respond to hyperparameters."""
+from framework.layers.response.names import GATES
 
 
 def is_decayed(name: str, parameter: Parameter) -> bool:
@@ -25,7 +24,7 @@ def is_decayed(name: str, parameter: Parameter) -> bool:
         >>> is_decayed("0.weight_gate", nn.Parameter(torch.zeros(2, 3)))
         False
     """
-    return parameter.ndim > 1 and not name.endswith(GATES)
+    return parameter.ndim > 1 and not name.endswith(tuple(GATES))
 
 
 def decay_norm_bias_groups(module: nn.Module) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from framework.layers.response.convert import convert_to_response
 from framework.layers.response.fold import fold_response, fold_state_dict
+from framework.layers.response.names import RESPONSE
 from framework.self_tuning.self_tuner import SelfTuner
 from framework.utilities.randomness import seeded
 
@@ -64,7 +65,7 @@ def match_tuned_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:
 
 def _untie(module: nn.Module, state: dict[str, Any]) -> None:
     """Give layers that respond in a state weights of their own: what was tied responds apart."""
-    layers = {name.rpartition(".")[0] for name in state if name.endswith("_response")}
+    layers = {name.rpartition(".")[0] for name in state if name.endswith(RESPONSE)}
     known = {name for name, _ in module.named_modules()}
     if layers and layers <= known:
         with seeded("untie"):

@@ -43,7 +43,6 @@ class ResponseEmbedding(ResponseLayer, nn.Embedding):
     """
 
     ordinary = nn.Embedding
-    axis = 1
     suffix = "_column_gate"
 
     def __init__(
@@ -85,7 +84,7 @@ class ResponseEmbedding(ResponseLayer, nn.Embedding):
         super().start_response(conditioning, gate_scale, place)
         if self.padding_idx is not None:
             with torch.no_grad():
-                self.get_parameter("weight_response")[self.padding_idx] = 0
+                self.response("weight")[self.padding_idx] = 0
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Return the vectors of all tokens."""
@@ -93,7 +92,7 @@ class ResponseEmbedding(ResponseLayer, nn.Embedding):
         h = self.seen(input.shape[0] if input.dim() else 1)
         if not input.dim():
             h = h.reshape(-1)
-        y, response = self._rows(input, self.weight), self._rows(input, self.weight_response)
+        y, response = self._rows(input, self.weight), self._rows(input, self.response("weight"))
         gate = self.gate("weight", h).to(y.dtype)
         if h.dim() == 2:
             gate = gate.view(len(gate), *[1] * (input.dim() - 1), self.embedding_dim)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from framework.layers.response.convert import response_layers
 from framework.layers.response.fast_path import return_to_fast_path
 from framework.layers.response.layer import gate_values, gated_sum
+from framework.layers.response.names import GATES, RESPONSE
 
 M = TypeVar("M", bound=nn.Module)
-GATES = {"_gate": 0, "_column_gate": 1}
 
 
 def fold_response(module: M, h: Tensor) -> M:
@@ -82,14 +82,14 @@ def fold_state_dict(
     seen = h if center is None else h - center
     folded = dict(state)
     for name, base in state.items():
-        response = state.get(f"{name}_response")
+        response = state.get(name + RESPONSE)
         for suffix, axis in GATES.items():
             gate = state.get(name + suffix)
             if gate is None or response is None:
                 continue
             check_vector(seen, gate.shape[1])
             folded[name] = gated_sum(base, response, gate_values(gate, seen), axis)
-            del folded[f"{name}_response"], folded[name + suffix]
+            del folded[name + RESPONSE], folded[name + suffix]
     return folded
 
 

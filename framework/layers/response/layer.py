@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.layers.response.conditioning import Conditioning
+from framework.layers.response.names import GATES, RESPONSE
 from framework.utilities.precision import without_half
 
 
@@ -22,15 +23,18 @@ class ResponseLayer(nn.Module):
 
     Class attributes:
         ordinary: Class of the layer without hyperparameters.
-        axis: Axis of a parameter along which gates lie.
-        suffix: End of the name of a gate.
+        suffix: End of the name of a gate, which says along which axis of a parameter gates lie.
     """
 
     ordinary: ClassVar[type[nn.Module]]
-    axis: ClassVar[int] = 0
     suffix: ClassVar[str] = "_gate"
     conditioning: Conditioning
     place: str = ""
+
+    @property
+    def axis(self) -> int:
+        """Axis of a parameter along which gates lie."""
+        return GATES[self.suffix]
 
     @staticmethod
     def check(layer: nn.Module, name: str) -> None:
@@ -66,7 +70,7 @@ class ResponseLayer(nn.Module):
             gate = torch.zeros(shape, dtype=dtype, device=base.device)
             if base.requires_grad:
                 gate.normal_().mul_(gate_scale)
-            for suffix, value in (("_response", response), (self.suffix, gate)):
+            for suffix, value in ((RESPONSE, response), (self.suffix, gate)):
                 self.register_parameter(name + suffix, nn.Parameter(value, base.requires_grad))
 
     def seen(self, rows: int | None = None) -> Tensor:
@@ -75,13 +79,17 @@ class ResponseLayer(nn.Module):
         name = f"{kind} {self.place!r}" if self.place else kind
         return self.conditioning.of(rows, name, self.training)
 
+    def response(self, name: str) -> nn.Parameter:
+        """Return the response of a parameter."""
+        return self.get_parameter(name + RESPONSE)
+
     def gate(self, name: str, h: Tensor) -> Tensor:
         """Return the gates (out,) or (B, out) of a parameter."""
         return gate_values(self.get_parameter(name + self.suffix), h)
 
     def effective(self, name: str, h: Tensor) -> Tensor:
         """Return a parameter at the hyperparameters ``h`` (n,), as the layer sees them."""
-        base, response = self.get_parameter(name), self.get_parameter(f"{name}_response")
+        base, response = self.get_parameter(name), self.response(name)
         return gated_sum(base, response, self.gate(name, h), self.axis)
 
     def squared_norm(self) -> Tensor:
@@ -93,7 +101,7 @@ class ResponseLayer(nn.Module):
         h = self.seen()
         norms = []
         for name in filter(lambda name: name.startswith("weight"), self.gated()):
-            base, response = self.get_parameter(name), self.get_parameter(f"{name}_response")
+            base, response = self.get_parameter(name), self.response(name)
             axes = [axis for axis in range(base.dim()) if axis != self.axis]
             g = self.gate(name, h)
             w0, w1 = base.to(g.dtype), response.to(g.dtype)
@@ -108,7 +116,7 @@ class ResponseLayer(nn.Module):
             parameter = nn.Parameter(
                 self.effective(name, h), self.get_parameter(name).requires_grad
             )
-            delattr(self, f"{name}_response")
+            delattr(self, name + RESPONSE)
             delattr(self, name + self.suffix)
             setattr(self, name, parameter)
         del self.conditioning
@@ -124,7 +132,7 @@ class ResponseLayer(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        names = [f"{name}{end}" for name in self.gated() for end in ("_response", self.suffix)]
+        names = [f"{name}{end}" for name in self.gated() for end in (RESPONSE, self.suffix)]
         if not any(prefix + name in state_dict for name in names):
             for name in names:
                 state_dict[prefix + name] = self.get_parameter(name).detach()

@@ -189,7 +189,7 @@ class ResponseLSTM(ResponseLayer, nn.LSTM):
         """Run one layer in one direction."""
         fixed = self._input_part(end, x, h)
         name = f"weight_hh_{end}"
-        both: list[Tensor] = [self.get_parameter(n) for n in (name, f"{name}_response")]
+        both: list[Tensor] = [self.get_parameter(name), self.response(name)]
         if self.hidden_mask is not None:
             both = [weight * self.hidden_mask.to(weight.dtype) for weight in both]
         w0, w1, gate = (t.to(fixed.dtype) for t in (*both, self.gate(name, h)))
@@ -205,10 +205,10 @@ class ResponseLSTM(ResponseLayer, nn.LSTM):
         """Return what inputs and biases add to the gates of one layer, for all times."""
         name = f"weight_ih_{end}"
         fixed = F.linear(x, self.get_parameter(name))
-        response = F.linear(x, self.get_parameter(f"{name}_response"))
+        response = F.linear(x, self.response(name))
         fixed = torch.addcmul(fixed, self.gate(name, h).to(fixed.dtype), response)
         for name in (f"bias_ih_{end}", f"bias_hh_{end}") if self.bias else ():
-            gated = self.gate(name, h) * self.get_parameter(f"{name}_response")
+            gated = self.gate(name, h) * self.response(name)
             fixed = fixed + (self.get_parameter(name) + gated).to(fixed.dtype)
         return fixed
 

@@ -38,11 +38,11 @@ class ResponseProduct(ResponseLayer):
             bias = None if base_bias is None else self.effective("bias", h)
             return self.product(input, self.effective("weight", h), bias)
         y = self.product(input, self.get_parameter("weight"), base_bias)
-        response = self.product(input, self.get_parameter("weight_response"), None)
+        response = self.product(input, self.response("weight"), None)
         # no backward pass reads y, and in place it takes no more memory
         y = y.addcmul_(self._per_row(self.gate("weight", h), y), response)
         if base_bias is not None:
-            bias = self.gate("bias", h) * self.get_parameter("bias_response")
+            bias = self.gate("bias", h) * self.response("bias")
             y = y.add_(self._per_row(bias, y))
         return y
 
