@@ -11,16 +11,12 @@ from torch import Tensor, nn
 
 from framework.layers.response.lstm import ResponseLSTM
 from framework.self_tuning.draws import Draws
-from framework.self_tuning.effect import Effect
-from framework.self_tuning.effects.dropping import drop
+from framework.self_tuning.effects.dropping import RATE, drop
+from framework.self_tuning.effects.layer_effect import LayerEffect
 from framework.self_tuning.hyperparameter import HyperParameter
-from framework.self_tuning.layer_patterns import layers_by_pattern
-
-RATE = HyperParameter(init=0.05, low=0.0, high=1.0)
-"""Range of the rate in the paper's code."""
 
 
-class DropConnect(Effect):
+class DropConnect(LayerEffect):
     """Drops hidden-to-hidden weights of LSTMs, the same for all rows, ranks and times of a step.
 
     What is kept is divided by 1 - rate. One mask holds for the weights and for their responses, and
@@ -51,6 +47,7 @@ class DropConnect(Effect):
     """
 
     per_batch: ClassVar[bool] = True
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.LSTM,)
 
     def __init__(
         self,
@@ -58,24 +55,7 @@ class DropConnect(Effect):
         name: str = "drop_connect",
         rate: HyperParameter = RATE,
     ) -> None:
-        super().__init__(name, {"rate": rate.within(f"{name}.rate", RATE, low=0, high=1)})
-        self.layers = layers
-        self._lstms: dict[str, nn.Module] = {}
-
-    def attach(self, model: nn.Module) -> None:
-        """Find the LSTMs.
-
-        Raises:
-            ValueError: A pattern matches no LSTM.
-        """
-        super().attach(model)
-        for found in layers_by_pattern(model, self.layers, (nn.LSTM,)).values():
-            self._lstms |= found
-
-    def detach(self, model: nn.Module) -> None:
-        """Forget the LSTMs."""
-        super().detach(model)
-        self._lstms.clear()
+        super().__init__(layers, name, {"rate": rate.within(f"{name}.rate", RATE, low=0, high=1)})
 
     @contextmanager
     def at(self, values: Mapping[str, Tensor], draws: Draws) -> Iterator[None]:
@@ -87,7 +67,7 @@ class DropConnect(Effect):
         own: list[tuple[ResponseLSTM, Tensor | None]] = []
         with super().at(values, draws):
             try:
-                for name, layer in self._lstms.items():
+                for name, layer in self._attached.items():
                     if not isinstance(layer, ResponseLSTM):
                         raise ValueError(
                             f"{self.name} drops weights of the LSTM {name!r}, which does not "

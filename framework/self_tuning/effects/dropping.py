@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from framework.self_tuning.hyperparameter import HyperParameter
+
+RATE = HyperParameter(init=0.05, low=0.0, high=1.0)
+"""Range of the rate in the paper's code."""
+
 
 def drop(x: Tensor, rate: Tensor, noise: Tensor) -> Tensor:
     """Return ``x`` with 0 where ``noise`` is below ``rate``, and divided by ``1 - rate``.

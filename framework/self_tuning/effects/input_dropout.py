@@ -5,12 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from framework.self_tuning.draws import Draws
-from framework.self_tuning.effects.dropping import drop
+from framework.self_tuning.effects.dropping import RATE, drop
 from framework.self_tuning.effects.input_effect import InputEffect
 from framework.self_tuning.hyperparameter import HyperParameter
-
-RATE = HyperParameter(init=0.05, low=0.0, high=1.0)
-"""Range of the rate in the paper's code."""
 
 
 class InputDropout(InputEffect):

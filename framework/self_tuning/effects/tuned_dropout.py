@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from framework.layers.dropout import GlobalDropout
 from framework.self_tuning.draws import Draws
-from framework.self_tuning.effect import Effect
 from framework.self_tuning.effects.dropping import drop
+from framework.self_tuning.effects.layer_effect import LayerEffect
 from framework.self_tuning.hyperparameter import HyperParameter
-from framework.self_tuning.layer_patterns import layers_by_pattern
 from framework.utilities.checks import check_one_of
 
 RATE = HyperParameter(init=0.05, low=0.0, high=0.9)
@@ -26,7 +25,7 @@ CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Those that drop whole channels."""
 
 
-class TunedDropout(Effect):
+class TunedDropout(LayerEffect):
     """Drops elements of activations at a rate that each row of the batch has for itself.
 
     Dropout layers get the rate in the place of their own and drop what they would: elements, or
@@ -71,12 +70,10 @@ class TunedDropout(Effect):
         where: str = "output",
         locked: bool = False,
     ) -> None:
-        super().__init__(name, {"rate": rate.within(f"{name}.rate", RATE, low=0, high=1)})
+        super().__init__(layers, name, {"rate": rate.within(f"{name}.rate", RATE, low=0, high=1)})
         check_one_of(("output", "input"), where=where)
-        self.layers = layers
         self.where = where
         self.locked = locked
-        self._dropouts: dict[str, nn.Module] = {}
 
     def attach(self, model: nn.Module) -> None:
         """Find the layers and hook into them.
@@ -85,32 +82,31 @@ class TunedDropout(Effect):
             ValueError: A pattern matches nothing, or ``*`` no dropout layer.
         """
         super().attach(model)
-        hooked: dict[str, nn.Module] = {}
-        for pattern, found in layers_by_pattern(model, self.layers).items():
-            dropouts = {name: one for name, one in found.items() if isinstance(one, DROPOUTS)}
-            if not dropouts and pattern == "*":
-                raise ValueError(
-                    f"{self.name}: {type(model).__name__} has no dropout layer; name in `layers` "
-                    f"the layers whose {self.where} is to be dropped."
-                )
-            hooked |= dropouts or found
-        for name, layer in hooked.items():
-            if isinstance(layer, DROPOUTS):
-                self._dropouts[name] = layer
-            if self.where == "input" and name not in self._dropouts:
+        for name, layer in self._attached.items():
+            if self.where == "input" and not isinstance(layer, DROPOUTS):
                 self._handles.append(layer.register_forward_pre_hook(self._before(name)))
             else:
                 self._handles.append(layer.register_forward_hook(self._after(name)))
 
-    def detach(self, model: nn.Module) -> None:
-        """Remove the hooks."""
-        super().detach(model)
-        self._dropouts.clear()
+    def chosen(
+        self, model: nn.Module, pattern: str, found: dict[str, nn.Module]
+    ) -> dict[str, nn.Module]:
+        """Return the dropout layers or, where there is none, all."""
+        dropouts: dict[str, nn.Module] = {
+            name: one for name, one in found.items() if isinstance(one, DROPOUTS)
+        }
+        if not dropouts and pattern == "*":
+            raise ValueError(
+                f"{self.name}: {type(model).__name__} has no dropout layer; name in `layers` the "
+                f"layers whose {self.where} is to be dropped."
+            )
+        return dropouts or found
 
     @contextmanager
     def at(self, values: Mapping[str, Tensor], draws: Draws) -> Iterator[None]:
         """Let it act inside the block, where dropout layers do not drop by themselves."""
-        own: list[tuple[Any, float]] = [(layer, layer.p) for layer in self._dropouts.values()]  # type: ignore[misc]
+        dropouts = [layer for layer in self._attached.values() if isinstance(layer, DROPOUTS)]
+        own = [(layer, layer.p) for layer in dropouts]
         for layer, _ in own:
             layer.p = 0.0
         try:

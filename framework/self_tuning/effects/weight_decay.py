@@ -9,16 +9,15 @@ from torch import Tensor, nn
 
 from framework.layers.response.layer import ResponseLayer
 from framework.objectives.objectives import Objectives
-from framework.self_tuning.effect import Effect
+from framework.self_tuning.effects.layer_effect import LayerEffect
 from framework.self_tuning.hyperparameter import HyperParameter
-from framework.self_tuning.layer_patterns import layers_by_pattern
 from framework.utilities.precision import at_least_float32
 
 WEIGHT = HyperParameter(init=5e-4, low=0.0, high=0.01, shared=True)
 """Range of the strength."""
 
 
-class WeightDecay(Effect):
+class WeightDecay(LayerEffect):
     r"""Adds half the sum of squares of weights times a tuned number to the training loss.
 
     The term ``weight_decay`` is :math:`\frac{\lambda}{2} \sum |W(h)|^2` for each row: of a response
@@ -58,30 +57,18 @@ class WeightDecay(Effect):
         name: str = "weight_decay",
         weight: HyperParameter = WEIGHT,
     ) -> None:
-        super().__init__(name, {"weight": weight.within(f"{name}.weight", WEIGHT, low=0)})
-        self.layers = layers
-        self._decayed: list[nn.Module] = []
+        super().__init__(layers, name, {"weight": weight.within(f"{name}.weight", WEIGHT, low=0)})
 
-    def attach(self, model: nn.Module) -> None:
-        """Find the layers.
-
-        Raises:
-            ValueError: A pattern matches no layer with a matrix of weights.
-        """
-        super().attach(model)
-        for pattern, found in layers_by_pattern(model, self.layers).items():
-            decayed = [layer for layer in found.values() if _has_weights(layer)]
-            if not decayed:
-                raise ValueError(
-                    f"{self.name}: none of the layers that {pattern!r} matches has a matrix of "
-                    "weights."
-                )
-            self._decayed += [layer for layer in decayed if layer not in self._decayed]
-
-    def detach(self, model: nn.Module) -> None:
-        """Forget the layers."""
-        super().detach(model)
-        self._decayed.clear()
+    def chosen(
+        self, model: nn.Module, pattern: str, found: dict[str, nn.Module]
+    ) -> dict[str, nn.Module]:
+        """Return those with a matrix of weights."""
+        decayed = {name: layer for name, layer in found.items() if _has_weights(layer)}
+        if not decayed:
+            raise ValueError(
+                f"{self.name}: none of the layers that {pattern!r} matches has a matrix of weights."
+            )
+        return decayed
 
     def change_objectives(
         self, objectives: Objectives, batch: Mapping[str, Any], model: nn.Module
@@ -96,11 +83,11 @@ class WeightDecay(Effect):
 
     def _squared_norms(self) -> Tensor:
         """Return the sum of squares, (1,) or (B,)."""
-        responding = [one for one in self._decayed if isinstance(one, ResponseLayer)]
+        responding = [one for one in self._attached.values() if isinstance(one, ResponseLayer)]
         # a weight that two layers share decays once
         seen = {id(p) for layer in responding for p in layer.parameters(recurse=False)}
         parts = [layer.squared_norm() for layer in responding]
-        for layer in self._decayed:
+        for layer in self._attached.values():
             for parameter in layer.parameters(recurse=False):
                 if parameter.ndim > 1 and id(parameter) not in seen:
                     seen.add(id(parameter))

@@ -7,16 +7,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from framework.self_tuning.effect import Effect
-from framework.self_tuning.effects.dropping import drop
+from framework.self_tuning.effects.dropping import RATE, drop
+from framework.self_tuning.effects.layer_effect import LayerEffect
 from framework.self_tuning.hyperparameter import HyperParameter
-from framework.self_tuning.layer_patterns import layers_by_pattern
-
-RATE = HyperParameter(init=0.05, low=0.0, high=1.0)
-"""Range of the rate in the paper's code."""
 
 
-class WordDropout(Effect):
+class WordDropout(LayerEffect):
     """Drops whole rows of an embedding, so that a word is missing everywhere in the batch.
 
     What is kept is divided by 1 - rate. All rows and ranks share the rate and the words. A decoder
@@ -48,6 +44,7 @@ class WordDropout(Effect):
     """
 
     per_batch: ClassVar[bool] = True
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Embedding,)
 
     def __init__(
         self,
@@ -55,8 +52,7 @@ class WordDropout(Effect):
         name: str = "word_dropout",
         rate: HyperParameter = RATE,
     ) -> None:
-        super().__init__(name, {"rate": rate.within(f"{name}.rate", RATE, low=0, high=1)})
-        self.layers = layers
+        super().__init__(layers, name, {"rate": rate.within(f"{name}.rate", RATE, low=0, high=1)})
 
     def attach(self, model: nn.Module) -> None:
         """Find the embeddings and hook into them.
@@ -65,9 +61,8 @@ class WordDropout(Effect):
             ValueError: A pattern matches no embedding.
         """
         super().attach(model)
-        for found in layers_by_pattern(model, self.layers, (nn.Embedding,)).values():
-            for name, layer in found.items():
-                self._handles.append(layer.register_forward_hook(self._after(name)))
+        for name, layer in self._attached.items():
+            self._handles.append(layer.register_forward_hook(self._after(name)))
 
     def _after(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def drop_words(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:

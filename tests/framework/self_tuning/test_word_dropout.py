@@ -57,3 +57,14 @@ def test_its_rate_is_shared_and_needs_an_embedding() -> None:
     assert effect.hyperparameters["rate"] == HyperParameter(0.1, 0.0, 1.0, shared=True)
     with pytest.raises(ValueError, match=r"'\*' matches no Embedding of Sequential"):
         effect.attach(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_a_table_with_two_names_is_dropped_once() -> None:
+    table = nn.Embedding(50, 3)
+    model = nn.ModuleDict({"words": table, "tied": table})
+    effect = WordDropout(layers=["words", "tied"])
+    effect.attach(model)
+    with effect.at({"rate": torch.tensor(0.5)}, Draws(0, 0)):
+        y = model["tied"](torch.arange(50))
+    plain = table(torch.arange(50))
+    assert torch.allclose(y, torch.where(y == 0, 0, 2 * plain))
