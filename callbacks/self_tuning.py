@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -20,20 +20,21 @@ from framework.objectives.objectives import Objectives
 from framework.runs.panels import STEP, Panel
 from framework.self_tuning.effect import Effect
 from framework.self_tuning.self_tuner import SelfTuner
+from framework.self_tuning.settings import SelfTuningOptions, SelfTuningSettings
 from framework.training.evaluation import EvaluationModule
 from framework.training.guide_stream import GuideStream
 from framework.training.module import TrainingModule
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.tuned_weights import SPACE, add_space, remove_space
 from framework.training.tuning_loss import rows_of_batch, tuning_loss
-from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
+from framework.utilities.checks import check_at_least, check_interval, check_one_of
 from framework.utilities.lightning_internals import datamodule_of, logged_step, micro_batch_of
 
 WARMUP_EPOCHS = 5
 TuningSet = Literal["held_out", "val"]
 
 
-class SelfTuning(ObjectivesCallback, AfterStep):
+class SelfTuning(SelfTuningSettings, ObjectivesCallback, AfterStep):
     r"""Tunes hyperparameters of any module in the one run that trains it.
 
     The module's layers become functions of the hyperparameters (``SelfTuner``). Each training step
@@ -54,26 +55,14 @@ class SelfTuning(ObjectivesCallback, AfterStep):
 
     Args:
         effects: Places where hyperparameters act, such as ``TunedDropout``.
-        include: Patterns of the names of layers that respond, such as ``network.body.*``.
-        exclude: Patterns of the names of layers that do not.
         tuning_set: Rows to tune on: ``held_out``, a share of the training set that is not trained
             then, or ``val``, the validation set.
         held_out: Share of the training set that is held out.
         batch_size: Rows of a global batch of a tuning step; default that of training.
         tuning_terms: Names of the terms of the module that make the tuning loss; default all but
             those whose weight is tuned.
-        train_steps: Number of training steps between two rounds of tuning.
-        tune_steps: Number of tuning steps of a round.
         warmup_steps: Number of training steps before the first round; default 5 epochs.
-        hyper_lr: Learning rate of Adam on the hyperparameters.
-        scale_lr: Learning rate of Adam on the scales of the perturbation.
-        tune_scales: Whether the scales are tuned; if not, a tuning step is not perturbed.
-        entropy_weight: Weight of the entropy of the perturbation, which keeps it from vanishing.
-        init_scale: Standard deviation of the perturbation at the start.
-        per_sample: Whether each row of a batch has a draw of its own, or the batch has one.
-        centered: Whether layers respond to the distance from the hyperparameters at the time, which
-            is more stable (Delta-STN).
-        gate_scale: Standard deviation of the gates of the response at the start; Delta-STN has 0.
+        **options: Arguments of ``SelfTuningSettings``.
 
     Raises:
         ValueError: An argument is out of range, or no layer matches (at ``setup``).
@@ -98,51 +87,26 @@ class SelfTuning(ObjectivesCallback, AfterStep):
     def __init__(
         self,
         effects: Sequence[Effect],
-        include: Sequence[str] = ("*",),
-        exclude: Sequence[str] = (),
+        *,
         tuning_set: TuningSet = "held_out",
         held_out: float = 0.2,
         batch_size: int | None = None,
         tuning_terms: Sequence[str] | None = None,
-        train_steps: int = 2,
-        tune_steps: int = 1,
         warmup_steps: int | None = None,
-        hyper_lr: float = 3e-3,
-        scale_lr: float = 3e-3,
-        tune_scales: bool = True,
-        entropy_weight: float = 1e-3,
-        init_scale: float = 0.5,
-        per_sample: bool = True,
-        centered: bool = False,
-        gate_scale: float = 0.01,
+        **options: Unpack[SelfTuningOptions],
     ) -> None:
+        super().__init__(**options)
         check_one_of(get_args(TuningSet), tuning_set=tuning_set)
         check_interval("(0, 1)", held_out=held_out)
-        check_at_least(1, batch_size=batch_size, train_steps=train_steps, tune_steps=tune_steps)
-        check_at_least(0, warmup_steps=warmup_steps, entropy_weight=entropy_weight)
-        check_positive(hyper_lr=hyper_lr, scale_lr=scale_lr)
-        check_interval("[0.001, 5]", init_scale=init_scale)
+        check_at_least(1, batch_size=batch_size)
+        check_at_least(0, warmup_steps=warmup_steps)
         self.effects = list(effects)
         self.tuning_set = tuning_set
         self.held_out = held_out
         self.batch_size = batch_size
         self.tuning_terms = tuning_terms
-        self.train_steps = train_steps
         self.warmup_steps = warmup_steps
-        self._options: dict[str, Any] = {
-            "include": include,
-            "exclude": exclude,
-            "train_steps": train_steps,
-            "tune_steps": tune_steps,
-            "hyper_lr": hyper_lr,
-            "scale_lr": scale_lr,
-            "tune_scales": tune_scales,
-            "entropy_weight": entropy_weight,
-            "init_scale": init_scale,
-            "per_sample": per_sample,
-            "centered": centered,
-            "gate_scale": gate_scale,
-        }
+        self._options = options
         self.tuner: SelfTuner | None = None
         """What tunes the module of the fit at hand; None outside of one."""
         self.values: dict[str, float] = {}
@@ -206,7 +170,7 @@ class SelfTuning(ObjectivesCallback, AfterStep):
                 "compiled code would not see: set model.compile to false."
             )
         if isinstance(module, TrainingModule):
-            if self._options["per_sample"] and not module.whole_batches:
+            if self.per_sample and not module.whole_batches:
                 raise IncompatibleError(
                     f"{type(module).__name__} trains its networks on parts of a batch, and "
                     "SelfTuning draws hyperparameters for each row of the whole: set its "
@@ -377,7 +341,7 @@ class SelfTuning(ObjectivesCallback, AfterStep):
 
     def _rows(self, batch: Any) -> int:
         """Return the rows that have draws of their own."""
-        return rows_of_batch(batch) if self._options["per_sample"] else 0
+        return rows_of_batch(batch) if self.per_sample else 0
 
     def _return_data(self) -> None:
         if self._data is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,13 @@ from framework.objectives.objectives import Objectives
 from framework.self_tuning.draws import Draws
 from framework.self_tuning.effect import Effect, acting, hyperparameters_of
 from framework.self_tuning.hyper_space import HyperSpace
-from framework.utilities.checks import check_at_least, check_interval, check_positive
+from framework.self_tuning.settings import SelfTuningOptions, SelfTuningSettings
+from framework.utilities.checks import check_at_least
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.randomness import global_seed, seeded, stable_seed
 
 
-class SelfTuner:
+class SelfTuner(SelfTuningSettings):
     r"""Makes a network a self-tuning one: its layers learn how they respond to hyperparameters.
 
     Every converted layer has the weights :math:`W_0 + \mathrm{diag}(V h) W_1`, of which h (n,) are
@@ -43,20 +44,9 @@ class SelfTuner:
         network: Network, whose layers are converted in place; make the optimizer of its parameters
             afterwards.
         effects: Places where hyperparameters act.
-        include: Patterns of the names of layers that respond, such as ``network.body.*``.
-        exclude: Patterns of the names of layers that do not.
-        train_steps: Number of training steps between two rounds of tuning.
-        tune_steps: Number of tuning steps of a round.
         warmup_steps: Number of training steps before the first round.
-        hyper_lr: Learning rate of Adam on the hyperparameters.
-        scale_lr: Learning rate of Adam on the scales of the perturbation.
-        tune_scales: Whether the scales are tuned; if not, a tuning step is not perturbed.
-        entropy_weight: Weight of the entropy of the perturbation, which keeps it from vanishing.
-        init_scale: Standard deviation of the perturbation at the start.
-        per_sample: Whether each row of a batch has a draw of its own, or the batch has one.
-        centered: Whether layers respond to the distance from the hyperparameters at the time.
-        gate_scale: Standard deviation of the gates V at the start.
         seed: Seed of the perturbation and of the noise of the effects; default that of the run.
+        **options: Arguments of ``SelfTuningSettings``.
 
     Raises:
         ValueError: An argument is out of range, no layer matches, or two effects share a name; the
@@ -85,41 +75,22 @@ class SelfTuner:
         self,
         network: nn.Module,
         effects: Sequence[Effect],
-        include: Sequence[str] = ("*",),
-        exclude: Sequence[str] = (),
-        train_steps: int = 2,
-        tune_steps: int = 1,
+        *,
         warmup_steps: int = 0,
-        hyper_lr: float = 3e-3,
-        scale_lr: float = 3e-3,
-        tune_scales: bool = True,
-        entropy_weight: float = 1e-3,
-        init_scale: float = 0.5,
-        per_sample: bool = True,
-        centered: bool = False,
-        gate_scale: float = 0.01,
         seed: int | None = None,
+        **options: Unpack[SelfTuningOptions],
     ) -> None:
-        check_at_least(1, train_steps=train_steps, tune_steps=tune_steps)
-        check_at_least(0, warmup_steps=warmup_steps, entropy_weight=entropy_weight)
-        check_positive(hyper_lr=hyper_lr, scale_lr=scale_lr)
-        check_interval("[0.001, 5]", init_scale=init_scale)
+        super().__init__(**options)
+        check_at_least(0, warmup_steps=warmup_steps)
         self.network = network
         self.effects = list(effects)
-        self.train_steps = train_steps
-        self.tune_steps = tune_steps
         self.warmup_steps = warmup_steps
-        self.hyper_lr = hyper_lr
-        self.scale_lr = scale_lr
-        self.tune_scales = tune_scales
-        self.entropy_weight = entropy_weight
-        self.per_sample = per_sample
         self.seed = global_seed() if seed is None else seed
         self.steps = 0
         """Number of tuning steps so far."""
         self.tuning_loss: Tensor | None = None
         """Loss of the latest tuning step over all ranks, without the entropy; None before one."""
-        self.space = HyperSpace(hyperparameters_of(self.effects), init_scale)
+        self.space = HyperSpace(hyperparameters_of(self.effects), self.init_scale)
         try:
             for effect in self.effects:
                 effect.attach(network)
@@ -128,10 +99,10 @@ class SelfTuner:
                 self.conditioning: Conditioning = convert_to_response(
                     network,
                     self.space.size,
-                    include=include,
-                    exclude=exclude,
-                    gate_scale=gate_scale,
-                    centered=centered,
+                    include=self.include,
+                    exclude=self.exclude,
+                    gate_scale=self.gate_scale,
+                    centered=self.centered,
                 )
         except Exception:
             for effect in self.effects:
