@@ -131,8 +131,10 @@ def _log_gain(process: GaussianProcess, point: Tensor, points: Tensor) -> Tensor
 
 def _slopes(covariances: Tensor, variance: Tensor, noise: Tensor | float) -> Tensor:
     """Return by how much the means move per standard deviation of the observation."""
-    spread = (variance.clamp(min=0) + noise).clamp(min=1e-300).sqrt()
-    return covariances / spread[..., None]
+    total = (variance.clamp(min=0) + noise)[..., None]
+    # what is known exactly tells nothing, whatever rounding has left of the covariances
+    spread = torch.where(total > 0, total, 1.0).sqrt()
+    return torch.where(total > 0, covariances, 0.0) / spread
 
 
 def _highest_lines(intercepts: Tensor, slopes: Tensor) -> Tensor:

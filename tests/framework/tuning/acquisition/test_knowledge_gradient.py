@@ -17,6 +17,7 @@ from framework.tuning.acquisition import (
     noisy_expected_improvement,
 )
 from framework.tuning.acquisition.expected_improvement import log_h
+from framework.tuning.acquisition.knowledge_gradient import log_gain_at_evaluated
 from tests.helpers.botorch_models import botorch_model
 
 X = torch.tensor([[0.0], [0.4], [1.0]], dtype=torch.float64)
@@ -101,6 +102,17 @@ def test_what_tells_nothing_is_worth_nothing():
     assert knowledge_gradient(exact, X[1], X).item() == pytest.approx(0.0, abs=1e-12)
     drowned = GaussianProcess(X, Y, lengthscale=0.5, noise=1e8)
     assert 0 < knowledge_gradient(drowned, GRID[7], GRID) < 1e-4
+
+
+def test_what_rounding_leaves_of_a_covariance_tells_nothing():
+    covariance = torch.diag(numbers(0.1, 0.2, 0.0))
+    covariance[0, 2] = covariance[2, 0] = 1e-17
+    assert log_gain_at_evaluated(numbers(0.3, 0.5, 0.2), covariance, 0.0).item() == -math.inf
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.rand(2, 5, generator=generator, dtype=torch.float64)
+        exact = GaussianProcess(x[:, None], y, lengthscale=0.3)
+        assert all(knowledge_gradient(exact, point, x[:, None]) < 1e-6 for point in x[:, None])
 
 
 finite = st.floats(-3, 3).map(lambda value: round(value, 2))
