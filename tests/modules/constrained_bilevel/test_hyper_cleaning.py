@@ -19,7 +19,7 @@ from framework.objectives.errors import IncompatibleError
 from framework.solvers import LVHBA
 from framework.training.objectives_callback import ObjectivesCallback
 from modules import HyperCleaning
-from tests.helpers.runs import CONFIGS, QUIET
+from tests.helpers.runs import CONFIGS, QUIET, largest_difference
 
 CONFIG = f"--config={CONFIGS / 'hypercleaning.yaml'}"
 
@@ -163,6 +163,22 @@ def test_the_norm_is_a_constraint_with_a_multiplier(tmp_path):
     assert float(model.theta.head.weight.detach().norm()) < 0.7
     assert float(model.multipliers[0]) > 1e-3
     assert float(model.z[0]) > 0
+
+
+def bounded(folder: Path, **options: Any) -> dict[str, Tensor]:
+    """Fit with a norm that is too large at the start, on this rank of a pair or alone."""
+    plain = {"precision": "64-true", "use_distributed_sampler": False}
+    model = trained(build(max_norm=0.2), data(batch_size=71), folder, **plain, **options)
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def test_two_ranks_have_the_multiplier_of_one(tmp_path, two_ranks):
+    alone = bounded(tmp_path)
+    one, two = two_ranks(bounded, tmp_path, devices=2, strategy="ddp")
+    assert float(alone["multipliers"]) > 0.1
+    assert float(alone["z"]) > 0
+    assert largest_difference(alone, one) < 1e-12
+    assert largest_difference(one, two) == 0
 
 
 def test_images_are_cleaned_by_a_convolutional_network(tmp_path):
