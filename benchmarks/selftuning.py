@@ -1,8 +1,8 @@
 """Self-tuning: the cost of response layers, and of folded ones.
 
-    python -m benchmarks.selftuning [--only layers] [--device cuda] [--rounds 15] [--width 1024]
+    python -m benchmarks.selftuning [--device cuda] [--rounds 15] [--width 1024]
 
-Layers: forward and backward of a linear layer of width 4,096 with hyperparameters of each row,
+Forward and backward of a linear layer of width 4,096 with hyperparameters of each row,
 against ``nn.Linear``, at 128 and 512 rows; besides, with one h for all rows, and folded. Goals: at
 most 1.9 with h of each row, and 1.0 folded, within 2 percent. With h of each row there are two
 products where the ordinary layer has one, as in an ordinary layer with twice the outputs, whose
@@ -75,9 +75,6 @@ def print_layers(device: str, rounds: int, width: int) -> None:
             print(f"  {name:32s} {peak / 2**20:10.1f} MiB  {ratio:6.3f}   alive in a step")
 
 
-SECTIONS: dict[str, Callable[[str, int, int], None]] = {"layers": print_layers}
-
-
 def main() -> None:
     """Run and print."""
     import torch
@@ -86,12 +83,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--width", type=int, default=4096, help="width of the linear layer")
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(machine(arguments.device))
-    for name in arguments.only:
-        SECTIONS[name](arguments.device, arguments.rounds, arguments.width)
+    print_layers(arguments.device, arguments.rounds, arguments.width)
 
 
 if __name__ == "__main__":
