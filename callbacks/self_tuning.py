@@ -276,7 +276,6 @@ class SelfTuning(SelfTuningSettings, ObjectivesCallback, AfterStep):
                 f"{type(pl_module).__name__} calls none of the layers that respond to "
                 "hyperparameters, so that none can be tuned: widen `include`."
             )
-        self._trainer = trainer
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         every = getattr(trainer, "log_every_n_steps", 0)
         if isinstance(pl_module, TrainingModule) or not every or not trainer.loggers:
@@ -311,7 +310,7 @@ class SelfTuning(SelfTuningSettings, ObjectivesCallback, AfterStep):
         if not self.tuner.is_due(self._step):
             return
         for _ in range(self.tuner.tune_steps):
-            batch = self._stream.next(self._trainer)
+            batch = self._stream.next(pl_module.trainer)
             self.tuner.tune(partial(self._tuning_loss, pl_module, batch), self._rows(batch))
 
     def _tuning_loss(self, module: Any, batch: Any) -> Tensor:
