@@ -8,11 +8,11 @@ from .response.conv import ResponseConv1d as ResponseConv1d
 from .response.conv import ResponseConv2d as ResponseConv2d
 from .response.conv import ResponseConv3d as ResponseConv3d
 from .response.convert import convert_to_response as convert_to_response
-from .response.convert import has_response_layers as has_response_layers
-from .response.convert import response_layers as response_layers
 from .response.embedding import ResponseEmbedding as ResponseEmbedding
 from .response.fold import fold_response as fold_response
 from .response.fold import fold_state_dict as fold_state_dict
+from .response.layer import has_response_layers as has_response_layers
+from .response.layer import response_layers as response_layers
 from .response.linear import ResponseLinear as ResponseLinear
 from .response.lstm import ResponseLSTM as ResponseLSTM
 from .sync_batchnorm import SyncBatchNorm as SyncBatchNorm

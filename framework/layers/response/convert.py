@@ -89,16 +89,6 @@ def convert_to_response(
     return conditioning
 
 
-def response_layers(module: nn.Module) -> dict[str, ResponseLayer]:
-    """Return the response layers of a network by their dotted names, each once."""
-    return {n: layer for n, layer in module.named_modules() if isinstance(layer, ResponseLayer)}
-
-
-def has_response_layers(module: nn.Module) -> bool:
-    """Return whether a network has a response layer."""
-    return any(isinstance(layer, ResponseLayer) for layer in module.modules())
-
-
 def _chosen(
     module: nn.Module, include: Sequence[str], exclude: Sequence[str]
 ) -> dict[nn.Module, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from framework.layers.response.layer import ResponseLayer
+from framework.layers.response.layer import has_response_layers, response_layers
 
 
 def leave_fast_path(module: nn.Module) -> None:
@@ -16,11 +16,11 @@ def leave_fast_path(module: nn.Module) -> None:
     has a hook. Folding takes the hook away again.
     """
     for parent in module.modules():
-        if isinstance(parent, nn.TransformerEncoder) and _responds(parent):
+        if isinstance(parent, nn.TransformerEncoder) and has_response_layers(parent):
             parent.use_nested_tensor = False
         elif isinstance(parent, nn.TransformerEncoderLayer):
-            for layer in parent.modules():
-                if isinstance(layer, ResponseLayer) and not _hooks(layer):
+            for layer in response_layers(parent).values():
+                if not _hooks(layer):
                     layer.register_forward_pre_hook(_no_change)
 
 
@@ -28,10 +28,6 @@ def return_to_fast_path(layer: nn.Module) -> None:
     """Remove what ``leave_fast_path`` added to a layer."""
     for key in _hooks(layer):
         del layer._forward_pre_hooks[key]
-
-
-def _responds(module: nn.Module) -> bool:
-    return any(isinstance(layer, ResponseLayer) for layer in module.modules())
 
 
 def _hooks(layer: nn.Module) -> list[int]:

@@ -8,9 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from framework.layers.response.convert import response_layers
 from framework.layers.response.fast_path import return_to_fast_path
-from framework.layers.response.layer import gate_values, gated_sum
+from framework.layers.response.layer import gate_values, gated_sum, response_layers
 from framework.layers.response.names import GATES, RESPONSE
 
 M = TypeVar("M", bound=nn.Module)

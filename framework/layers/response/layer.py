@@ -139,6 +139,16 @@ class ResponseLayer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
+def response_layers(module: nn.Module) -> dict[str, ResponseLayer]:
+    """Return the response layers of a network by their dotted names, each once."""
+    return {n: layer for n, layer in module.named_modules() if isinstance(layer, ResponseLayer)}
+
+
+def has_response_layers(module: nn.Module) -> bool:
+    """Return whether a network has a response layer."""
+    return any(isinstance(layer, ResponseLayer) for layer in module.modules())
+
+
 def gate_values(gate: Tensor, h: Tensor) -> Tensor:
     """Return the gates of hyperparameters, in the precision of ``gate`` also under autocast.
 
