@@ -69,7 +69,10 @@ class Progress:
     def ended(self, trial: FrozenTrial, study: StudyFolder) -> None:
         """Show what a trial came to, and the best one so far."""
         best = study.best()
-        self._best = "" if best is None else f"best {float(best.value):.4g} (trial {best.number})"
+        if best is not None:
+            # which trial mf_kg recommends is found at the end of the search
+            where = " at any fidelity" if self.settings.sampler == "mf_kg" else ""
+            self._best = f"best{where} {float(best.value):.4g} (trial {best.number})"
         state = str(trial.state.name).lower()
         value = "" if trial.value is None else f"{float(trial.value):.4g}"
         what = value or str(trial.user_attrs.get("reason", ""))

@@ -8,15 +8,15 @@ from framework.tuning.driver import Driver
 from framework.tuning.progress import Progress, in_words
 from framework.tuning.study import StudyFolder, pruner_of, sampler_of
 from framework.utilities.console import PlainConsole
-from tests.helpers.studies import BASE, FakeChild, FakeFits, study_settings
+from tests.helpers.studies import BASE, SPACE, FakeChild, FakeFits, study_settings
 
 
-def shown(folder, is_terminal: bool) -> str:
+def shown(folder, is_terminal: bool, **given) -> str:
     console = PlainConsole()
     console.file = StringIO()
     console._force_terminal = console.is_interactive = is_terminal
     console.width = 160
-    settings = study_settings(folder, trials=3)
+    settings = study_settings(folder, trials=3, **given)
     study = StudyFolder(settings, BASE, sampler_of, pruner_of)
     fits = FakeFits(before=lambda number, files: FakeChild(-9) if number == 1 else None)
     with Progress(settings, console) as progress:
@@ -32,6 +32,12 @@ def test_lines_where_there_is_no_terminal(tmp_path):
     assert "lr " in lines[0]
     assert "best " in lines[0]
     assert lines[1].startswith("trial 1: failed: ended by SIGKILL")
+
+
+def test_the_best_value_of_several_fidelities_is_called_so(tmp_path):
+    space = {**SPACE, "model.width": SPACE["model.width"] | {"fidelity": True}}
+    lines = shown(tmp_path, is_terminal=False, space=space, sampler="mf_kg").splitlines()
+    assert "| best at any fidelity " in lines[0]
 
 
 def test_a_table_on_a_terminal(tmp_path, monkeypatch):
