@@ -13,6 +13,7 @@ from framework.data import *
 from framework.detection import *
 from framework.detection.body_parts import *
 from framework.distributed import *
+from framework.dynamics import *
 from framework.embedding import *
 from framework.embedding.backbones import *
 from framework.embedding.heads import *
@@ -25,6 +26,7 @@ from framework.metrics import *
 from framework.objectives import *
 from framework.ops import *
 from framework.optim import *
+from framework.pruning import *
 from framework.runs import *
 from framework.schedules import *
 from framework.self_tuning import *
@@ -44,6 +46,7 @@ from modules.embedding import *
 from modules.gghl import *
 from modules.language_model import *
 from modules.nested import *
+from modules.random_features import *
 from modules.regressor import *
 from modules.sae import *
 

@@ -1,3 +1,4 @@
+from .averages import average_over_ranks as average_over_ranks
 from .collectives import all_reduce_max as all_reduce_max
 from .collectives import all_reduce_sum as all_reduce_sum
 from .collectives import all_reduce_sum_with_grad as all_reduce_sum_with_grad
