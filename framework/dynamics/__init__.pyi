@@ -1,0 +1,2 @@
+from .sharpness import hessian_top_eigenvalue as hessian_top_eigenvalue
+from .sharpness import hessian_top_eigenvalues as hessian_top_eigenvalues
