@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import Parameter
@@ -43,6 +44,7 @@ from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.optimizers import make_optimizer
 from framework.training.plateau import PlateauStep, plateau_config, step_plateau
 from framework.training.row_shards import save_whole_rows, take_own_states
+from framework.training.step_replay import StepReplay
 from framework.training.term_log import TermLog
 from framework.training.terms import add_term, explained_labels
 from framework.training.trainable import TrainableParameters
@@ -127,6 +129,7 @@ class TrainingModule(EvaluationModule):
         self._trainable: TrainableParameters | None = None
         self._fields_checked = False
         self._window = AccumulationWindow()
+        self._replay: StepReplay | None = None
         self._num_samples: int | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
@@ -281,6 +284,8 @@ class TrainingModule(EvaluationModule):
         """Refuse an optimizer that does not fit the run."""
         compatibility.check_optimizer(optimizer, self.trainer)
         compatibility.check_row_optimizer(optimizer, self)
+        wants_replays = getattr(optimizer, "needs_problem", False)
+        self._replay = StepReplay(self, optimizer) if wants_replays else None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule from the callables of the config."""
@@ -371,7 +376,7 @@ class TrainingModule(EvaluationModule):
                     "inputs": inputs,
                     "epoch": self.current_epoch,
                     "step": self.global_step,
-                    "forward": self.forward,
+                    "forward": self.forward if self._replay is None else self.recorded_forward,
                 }
                 available[need] = others[need]
         ignore_index = getattr(loss, "ignore_index", IGNORE_INDEX)
@@ -381,7 +386,8 @@ class TrainingModule(EvaluationModule):
     def reduced_objectives(self, batch: Batch) -> ReducedObjectives:
         """Return the step's terms after the callbacks and the reduction over ranks."""
         batch = self.fields_of(batch)
-        objectives = self.objectives(batch)
+        replay = self._replay
+        objectives = self.objectives(batch) if replay is None else replay.objectives(batch)
         if not self._fields_checked:
             compatibility.check_provided(self, self._owners, objectives)
             terms = [*objectives.terms, *objectives.per_sample]
@@ -402,6 +408,24 @@ class TrainingModule(EvaluationModule):
             return reduced.total
         normalizer = reduced.rows if reduced.normalizer is None else reduced.normalizer
         return reduced.total * self._window.add(normalizer, batch_idx)
+
+    def recorded_forward(self, *inputs: Any) -> Any:
+        """Return what ``forward`` does, and let the optimizer ask for it again."""
+        return self.forward(*inputs) if self._replay is None else self._replay.forward(*inputs)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Let the optimizer step, and evaluate the batch again where it wants to."""
+        if self._replay is None:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            return
+        with self._replay.at_step() as problem:
+            optimizer.step(closure=optimizer_closure, problem=problem)  # type: ignore[call-overload]
 
     def configure_gradient_clipping(
         self,
