@@ -1,6 +1,9 @@
 from .armijo import ArmijoLineSearch as ArmijoLineSearch
 from .averaged_weights import AveragedWeights as AveragedWeights
+from .curvature import exact_hessian as exact_hessian
 from .empirical_fisher import EmpiricalFisherInverse as EmpiricalFisherInverse
+from .gauss_newton import gauss_newton_product as gauss_newton_product
+from .grad_norm_smooth import GradNormSmoothNewton as GradNormSmoothNewton
 from .lion import LionK as LionK
 from .parameter_groups import decay_norm_bias_groups as decay_norm_bias_groups
 from .sso import SSO as SSO

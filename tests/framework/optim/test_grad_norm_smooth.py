@@ -1,0 +1,637 @@
+"""Gradient-normalized smoothness: worked numbers, the search, closures, resuming, two ranks."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import nn
+
+from framework.distributed.collectives import rank, world_size
+from framework.optim import GradNormSmoothNewton, TargetClosure
+from tests.helpers.weights import save_and_load
+
+
+def start(*values: float, dtype: torch.dtype = torch.float64) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values, dtype=dtype))
+
+
+def rosenbrock(z: torch.Tensor) -> torch.Tensor:
+    return 100 * (z[1] - z[0] ** 2) ** 2 + (1 - z[0]) ** 2
+
+
+def bowl(z: torch.Tensor) -> torch.Tensor:
+    return 0.5 * (z[0] ** 2 + 10 * z[1] ** 2)
+
+
+def closure_of(x: nn.Parameter, f) -> TargetClosure:
+    return TargetClosure([x], lambda: x, f)
+
+
+def plain(x: nn.Parameter, f, calls: list | None = None):
+    def closure():
+        x.grad = None
+        loss = f(x)
+        loss.backward()
+        if calls is not None:
+            calls.append(x.detach().clone())
+        return loss
+
+    return closure
+
+
+def search_of(optimizer: GradNormSmoothNewton) -> dict:
+    return optimizer.state["search"]
+
+
+# ---- worked numbers ------------------------------------------------------------------------------
+
+
+def test_rosenbrock_step_by_step():
+    x = start(-1.2, 1.0)
+    optimizer = GradNormSmoothNewton([x], curvature="exact")
+    closure = closure_of(x, rosenbrock)
+    gradient = 232.867688  # |g| / gamma with gamma 1
+    optimizer.step(closure)
+    torch.testing.assert_close(
+        x.detach() - torch.tensor([-1.2, 1.0]).double(),
+        torch.tensor([0.114514, 0.076313]).double(),
+        rtol=0,
+        atol=1e-6,
+    )
+    assert rosenbrock(x).item() == pytest.approx(5.388991, abs=1e-6)
+    assert search_of(optimizer)["gradient_norm"] == pytest.approx(52.562200, abs=1e-6)
+    assert 52.562200**2 / (8 * gradient) == pytest.approx(1.483023, abs=1e-6)
+    assert search_of(optimizer)["gamma"] == 2
+    optimizer.step(closure)
+    assert rosenbrock(x).item() == pytest.approx(4.134615, abs=1e-6)
+    assert search_of(optimizer)["gamma"] == 4
+    before = search_of(optimizer)["evaluations"]
+    optimizer.step(closure)
+    assert rosenbrock(x).item() == pytest.approx(3.807703, abs=1e-6)
+    # 4, 2 and 1 were rejected, 0.5 was not, and doubled
+    assert search_of(optimizer)["gamma"] == 1
+    assert search_of(optimizer)["evaluations"] - before == 1 + 4
+
+
+def test_rosenbrock_takes_45_steps_of_2_evaluations():
+    x = start(-1.2, 1.0)
+    optimizer = GradNormSmoothNewton([x], curvature="exact", full_batch=True)
+    closure = closure_of(x, rosenbrock)
+    norms = []
+    for _ in range(45):
+        optimizer.step(closure)
+        norms.append(search_of(optimizer)["gradient_norm"])
+    assert norms[-1] < 1e-8 < norms[-2]
+    # that of the start is one more
+    assert search_of(optimizer)["evaluations"] == 1 + 90
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.25])
+def test_a_first_step_without_curvature_has_length_gamma(gamma):
+    x = start(1.0, 1.0)
+    GradNormSmoothNewton([x], gamma0=gamma).step(plain(x, bowl))
+    assert (x.detach() - 1).norm().item() == pytest.approx(gamma, abs=1e-15)
+    if gamma == 1:
+        torch.testing.assert_close(
+            x.detach(), torch.tensor([0.900496, 0.004963]).double(), rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("curvature", ["exact", "ggn", "function"])
+@pytest.mark.parametrize(
+    ("gamma", "end"), [(100.0, (0.091321, 0.009950)), (1e6, (1.005e-5, 1.005e-6))]
+)
+def test_a_large_gamma_is_newtons_method(curvature, gamma, end):
+    x = start(1.0, 1.0)
+    if curvature == "function":
+        matrix = torch.diag(torch.tensor([1.0, 10.0]).double())
+        curvature = lambda: matrix  # noqa: E731
+    optimizer = GradNormSmoothNewton([x], gamma0=gamma, curvature=curvature)
+    optimizer.step(closure_of(x, bowl))
+    torch.testing.assert_close(x.detach(), torch.tensor(end).double(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 8])
+def test_the_empirical_fisher_is_that_of_the_latest_gradients(rank):
+    x, y, gradients = start(-1.2, 1.0), start(-1.2, 1.0), []
+
+    def latest() -> torch.Tensor:
+        gradients.append(torch.autograd.functional.jacobian(rosenbrock, y.detach()))
+        rows = torch.stack(gradients[-rank:])
+        return rows.T @ rows / len(rows)
+
+    ours = GradNormSmoothNewton([x], curvature="empirical_fisher", rank=rank)
+    theirs = GradNormSmoothNewton([y], curvature=latest)
+    for _ in range(5):
+        ours.step(plain(x, rosenbrock))
+        theirs.step(plain(y, rosenbrock))
+    torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
+
+
+# ---- real data -----------------------------------------------------------------------------------
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, label = load_digits(return_X_y=True)
+    return torch.from_numpy(pixels) / 16, torch.from_numpy(label % 2).double() * 2 - 1
+
+
+def parity_of_digits(curvature: str, steps: int) -> tuple[float, dict]:
+    x, y = digits()
+    signed = x * y[:, None]
+    w = nn.Parameter(torch.zeros(64, dtype=torch.float64))
+
+    def per_sample() -> torch.Tensor:
+        return (signed.T * torch.sigmoid(-signed @ w) ** 2) @ signed / len(y)
+
+    matrices = {"per_sample": per_sample, "bound": lambda: x.T @ x / (4 * len(y))}
+    chosen = matrices.get(curvature, curvature)
+    optimizer = GradNormSmoothNewton([w], curvature=chosen, full_batch=True)
+    closure = TargetClosure([w], lambda: signed @ w, lambda z: F.softplus(-z).mean())
+    for _ in range(steps):
+        optimizer.step(closure)
+        if search_of(optimizer)["gradient_norm"] < 1e-8:
+            break
+    return search_of(optimizer)["loss"].item(), search_of(optimizer)
+
+
+def test_logistic_regression_with_the_exact_hessian():
+    loss, search = parity_of_digits("exact", 300)
+    assert loss == pytest.approx(0.168203, abs=1e-6)
+    assert search["gradient_norm"] < 1e-8
+    assert abs(search["step"] - 34) <= 1
+    assert abs(search["evaluations"] - (1 + 64)) <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("curvature", "loss", "norm", "evaluations"),
+    [("per_sample", 0.168734, 9.4e-5, 603), ("bound", 0.168753, 9.8e-5, 601)],
+)
+def test_logistic_regression_with_a_matrix(curvature, loss, norm, evaluations):
+    found, search = parity_of_digits(curvature, 300)
+    assert found == pytest.approx(loss, abs=2e-6)
+    assert search["gradient_norm"] == pytest.approx(norm, rel=0.02)
+    assert abs(search["evaluations"] - (1 + evaluations)) <= 4
+
+
+def test_logistic_regression_without_curvature():
+    found, search = parity_of_digits("zero", 300)
+    assert found == pytest.approx(0.187733, abs=2e-6)
+    assert search["gradient_norm"] == pytest.approx(1.1e-2, rel=0.03)
+    assert abs(search["evaluations"] - (1 + 604)) <= 4
+
+
+# ---- the search ----------------------------------------------------------------------------------
+
+
+def test_an_indefinite_hessian_halves_gamma():
+    # the Hessian is -12 at the start, so that gamma 100 leaves H + |g| / gamma negative
+    x = start(0.1)
+    optimizer = GradNormSmoothNewton([x], gamma0=100.0, curvature="exact")
+    loss = optimizer.step(closure_of(x, lambda z: (z**4 - 6 * z**2).sum()))
+    assert search_of(optimizer)["accepted"]
+    assert search_of(optimizer)["gamma"] < 100
+    assert (x**4 - 6 * x**2).sum() < loss
+
+
+@pytest.mark.parametrize("closure_kind", [plain, closure_of])
+def test_no_accepted_try_leaves_the_point_alone(closure_kind):
+    x = start(0.3, -0.7)
+    before = x.detach().clone()
+    calls = []
+
+    def rising(z):
+        calls.append(1)
+        # every further evaluation finds a larger loss
+        return z.square().sum() + len(calls)
+
+    optimizer = GradNormSmoothNewton([x], max_search=7)
+    optimizer.step(closure_kind(x, rising))
+    assert torch.equal(x, before)
+    assert len(calls) == 1 + 7
+    assert not search_of(optimizer)["accepted"]
+    assert search_of(optimizer)["gamma"] == 2.0**-6
+
+
+def test_gamma_stays_within_its_bounds():
+    x = start(0.3)
+    optimizer = GradNormSmoothNewton([x], gamma_min=0.5, max_search=20)
+    counter = iter(range(100))
+    optimizer.step(plain(x, lambda z: z.sum() + next(counter)))
+    assert search_of(optimizer)["gamma"] == 0.5
+    x = start(3.0)
+    optimizer = GradNormSmoothNewton([x], curvature="exact", gamma_max=3.0)
+    for _ in range(3):
+        optimizer.step(closure_of(x, lambda z: z.square().sum()))
+    assert search_of(optimizer)["gamma"] == 3.0
+
+
+def test_the_gradient_decides_where_the_loss_is_rounded():
+    # in float32, 1e4 + x^2 / 2 is flat around 0 to its last digit
+    x = start(1e-3, dtype=torch.float32)
+    optimizer = GradNormSmoothNewton([x], gamma0=1e3, curvature="exact")
+    optimizer.step(closure_of(x, lambda z: 1e4 + 0.5 * z.square().sum()))
+    assert search_of(optimizer)["accepted"]
+    assert abs(x.item()) < 1e-6
+
+
+def test_a_stationary_point_is_left_alone():
+    x = start(0.0, 0.0)
+    optimizer = GradNormSmoothNewton([x], curvature="exact")
+    optimizer.step(closure_of(x, bowl))
+    assert x.tolist() == [0, 0]
+    assert search_of(optimizer)["evaluations"] == 1
+    assert search_of(optimizer)["gamma"] == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_moves_nothing(value):
+    x = start(1.0)
+    optimizer = GradNormSmoothNewton([x])
+    optimizer.step(plain(x, lambda z: z.sum() * value))
+    assert x.tolist() == [1.0]
+    assert not search_of(optimizer)["accepted"]
+
+
+def test_a_try_beyond_the_domain_is_rejected():
+    # log is NaN left of 0, where gamma 8 leads
+    x = start(1.0)
+    optimizer = GradNormSmoothNewton([x], gamma0=8.0)
+    optimizer.step(plain(x, lambda z: (z - z.log() * 0.5).sum()))
+    assert 0 < x.item() < 1
+    assert search_of(optimizer)["accepted"]
+
+
+def test_an_error_in_a_try_moves_nothing():
+    x = start(1.0)
+    calls = []
+
+    def once(z):
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyError("batch")
+        return z.square().sum()
+
+    with pytest.raises(KeyError):
+        GradNormSmoothNewton([x]).step(plain(x, once))
+    assert x.tolist() == [1.0]
+
+
+# ---- options -------------------------------------------------------------------------------------
+
+
+def steps(curvature: str, maximize: bool = False, full_batch: bool = False, count: int = 6, **more):
+    x = start(-1.2, 1.0)
+    sign = -1 if maximize else 1
+    optimizer = GradNormSmoothNewton(
+        [x], curvature=curvature, maximize=maximize, full_batch=full_batch, **more
+    )
+    closure = closure_of(x, lambda z: sign * rosenbrock(z))
+    losses = [optimizer.step(closure).item() for _ in range(count)]
+    return x.detach(), losses, optimizer
+
+
+@pytest.mark.parametrize("curvature", ["zero", "exact", "ggn", "empirical_fisher"])
+def test_maximize_is_the_step_on_the_negative(curvature):
+    (x, losses, _), (y, negative, _) = steps(curvature), steps(curvature, maximize=True)
+    torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+    assert losses == pytest.approx([-loss for loss in negative])
+
+
+@pytest.mark.parametrize("curvature", ["zero", "exact", "ggn", "empirical_fisher"])
+def test_full_batch_saves_one_evaluation_a_step(curvature):
+    x, losses, all_of_them = steps(curvature)
+    y, kept_losses, kept = steps(curvature, full_batch=True)
+    torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
+    assert losses == pytest.approx(kept_losses)
+    saved = search_of(all_of_them)["evaluations"] - search_of(kept)["evaluations"]
+    assert saved == 5
+
+
+def test_full_batch_shows_the_gradient_of_the_start():
+    x = start(-1.2, 1.0)
+    optimizer = GradNormSmoothNewton([x], full_batch=True)
+    closure = closure_of(x, rosenbrock)
+    for _ in range(2):
+        expected = torch.autograd.grad(rosenbrock(x), x)[0]
+        optimizer.step(closure)
+        torch.testing.assert_close(x.grad, expected)
+
+
+def test_a_metric_is_a_change_of_variables():
+    # with y = sqrt(b) x, the norm of x in the metric b is the length of y
+    b = torch.tensor([4.0, 0.25]).double()
+    x, y = start(-1.2, 1.0), start(-2.4, 0.5)
+    for curvature in ("zero", "exact", "ggn", "empirical_fisher"):
+        x.data, y.data = torch.tensor([-1.2, 1.0]).double(), torch.tensor([-2.4, 0.5]).double()
+        ours = GradNormSmoothNewton([x], curvature=curvature, metric=[b])
+        theirs = GradNormSmoothNewton([y], curvature=curvature)
+        for _ in range(4):
+            ours.step(closure_of(x, rosenbrock))
+            theirs.step(closure_of(y, lambda z: rosenbrock(z / b.sqrt())))
+        torch.testing.assert_close(x * b.sqrt(), y, rtol=1e-9, atol=1e-9)
+
+
+def test_damping_adds_to_the_solve():
+    x = start(1.0, 1.0)
+    GradNormSmoothNewton([x], gamma0=1e9, curvature="exact", damping=10.0).step(closure_of(x, bowl))
+    torch.testing.assert_close(x.detach(), torch.tensor([10 / 11, 0.5]).double())
+
+
+def test_eps_adds_to_gamma():
+    x = start(1.0, 1.0)
+    GradNormSmoothNewton([x], gamma0=0.5, eps=0.25).step(plain(x, bowl))
+    assert (x.detach() - 1).norm().item() == pytest.approx(0.75)
+
+
+def test_groups_are_stepped_together():
+    a, b, whole = start(-1.2), start(1.0), start(-1.2, 1.0)
+    groups = [{"params": [a], "bias": True}, {"params": [b], "weight_decay": 0.0}]
+    apart = GradNormSmoothNewton(groups, curvature="exact")
+    joint = GradNormSmoothNewton([whole], curvature="exact")
+    for _ in range(4):
+        apart.step(TargetClosure([a, b], lambda: torch.cat([a, b]), rosenbrock))
+        joint.step(closure_of(whole, rosenbrock))
+    torch.testing.assert_close(torch.cat([a, b]), whole.detach(), rtol=1e-12, atol=1e-12)
+    assert [group["lr"] for group in apart.param_groups] == [search_of(apart)["gamma"]] * 2
+
+
+def test_what_has_no_gradient_stays():
+    x, idle, frozen = start(1.0, 1.0), start(5.0), start(7.0).requires_grad_(False)
+    for curvature in ("zero", "exact", "ggn", "empirical_fisher"):
+        optimizer = GradNormSmoothNewton([x, idle, frozen], curvature=curvature)
+        optimizer.step(TargetClosure([x, idle], lambda: x, bowl))
+    assert (idle.item(), frozen.item()) == (5, 7)
+    assert idle.grad is None
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32,) * 2])
+@pytest.mark.parametrize("curvature", ["zero", "exact", "ggn"])
+def test_lower_precision_steps_alike(curvature, dtypes):
+    a, b, whole = start(1.0, dtype=dtypes[0]), start(1.0, dtype=dtypes[1]), start(1.0, 1.0)
+    ours = GradNormSmoothNewton([a, b], curvature=curvature)
+    theirs = GradNormSmoothNewton([whole], curvature=curvature)
+    ours.step(TargetClosure([a, b], lambda: torch.cat([a.float(), b.float()]), bowl))
+    theirs.step(closure_of(whole, bowl))
+    found = torch.cat([a.float(), b.float()])
+    torch.testing.assert_close(found, whole.detach().float(), rtol=1e-2, atol=1e-2)
+
+
+# ---- closures ------------------------------------------------------------------------------------
+
+
+def test_a_plain_closure_is_called_at_every_try():
+    x, calls = start(1.0, 1.0), []
+    GradNormSmoothNewton([x]).step(plain(x, bowl, calls))
+    assert [call.tolist() for call in calls] == [[1, 1], x.tolist()]
+
+
+def test_a_plain_closure_and_a_problem_step_alike():
+    ends = []
+    for make in (plain, closure_of):
+        x = start(-1.2, 1.0)
+        optimizer = GradNormSmoothNewton([x])
+        for _ in range(5):
+            optimizer.step(make(x, rosenbrock))
+        ends.append(x.detach())
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
+
+
+def test_a_closure_beside_a_problem_is_called_once():
+    x, calls = start(-1.2, 1.0), []
+    problem = closure_of(x, rosenbrock)
+    optimizer = GradNormSmoothNewton([x], curvature="exact", full_batch=True)
+    for step in range(3):
+        before = torch.autograd.grad(rosenbrock(x), x)[0]
+        optimizer.step(plain(x, rosenbrock, calls), problem=problem)
+        assert len(calls) == step + 1
+        torch.testing.assert_close(x.grad, before)
+    assert "loss" not in search_of(optimizer)
+
+
+def test_tries_see_the_random_numbers_of_the_step():
+    x, noise = start(1.0, 1.0), []
+
+    def noisy(z):
+        noise.append(torch.rand(2, dtype=torch.float64))
+        return bowl(z + noise[-1])
+
+    torch.manual_seed(3)
+    GradNormSmoothNewton([x]).step(plain(x, noisy))
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    first = torch.rand(2, dtype=torch.float64)
+    assert len(noise) == 2
+    assert all(torch.equal(numbers, first) for numbers in noise)
+    assert torch.equal(torch.rand(1), after)
+
+
+def test_a_closure_may_return_a_number():
+    x = start(1.0, 1.0)
+
+    def closure():
+        x.grad = torch.tensor([1.0, 10.0]).double() * x.detach()
+        return bowl(x).item()
+
+    GradNormSmoothNewton([x]).step(closure)
+    assert (x.detach() - 1).norm().item() == pytest.approx(1)
+
+
+# ---- resuming ------------------------------------------------------------------------------------
+
+
+def pair(curvature, dtype, full_batch):
+    x = start(-1.2, 1.0, dtype=dtype)
+    y = start(0.5, dtype=torch.float32)
+    optimizer = GradNormSmoothNewton([x], curvature=curvature, full_batch=full_batch)
+    optimizer.add_param_group({"params": [y]})
+    closure = TargetClosure(
+        [x, y], lambda: (x.float(), y), lambda z: rosenbrock(z[0]) + z[1].square().sum()
+    )
+    return [x, y], optimizer, closure
+
+
+@pytest.mark.parametrize("curvature", ["zero", "exact", "ggn", "empirical_fisher"])
+@pytest.mark.parametrize("full_batch", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_resumed_run_ends_with_the_same_bits(curvature, dtype, full_batch):
+    whole, optimizer, closure = pair(curvature, dtype, full_batch)
+    for _ in range(3):
+        optimizer.step(closure)
+    saved = save_and_load(optimizer.state_dict())
+    values = [p.detach().clone() for p in whole]
+    for _ in range(3):
+        optimizer.step(closure)
+    resumed, other, closure = pair(curvature, dtype, full_batch)
+    for p, value in zip(resumed, values, strict=True):
+        p.data = value
+    untouched = copy.deepcopy(saved)
+    other.load_state_dict(saved)
+    for _ in range(3):
+        other.step(closure)
+    for p, q in zip(whole, resumed, strict=True):
+        assert torch.equal(p, q)
+    assert str(search_of(other)) == str(search_of(optimizer))
+    assert saved["state"]["search"]["gamma"] == untouched["state"]["search"]["gamma"]
+
+
+def test_a_function_is_not_saved():
+    x = start(1.0, 1.0)
+    function = lambda: torch.eye(2).double()  # noqa: E731
+    optimizer = GradNormSmoothNewton([x], curvature=function)
+    optimizer.step(plain(x, bowl))
+    saved = save_and_load(optimizer.state_dict())
+    again = GradNormSmoothNewton([x], curvature=function)
+    again.load_state_dict(saved)
+    again.step(plain(x, bowl))
+    without = GradNormSmoothNewton([x])
+    without.load_state_dict(saved)
+    with pytest.raises(ValueError, match="construct the optimizer with that function"):
+        without.step(plain(x, bowl))
+
+
+def test_a_new_group_starts_afresh():
+    x, y = start(-1.2, 1.0), start(2.0)
+    optimizer = GradNormSmoothNewton([x], full_batch=True)
+    optimizer.step(closure_of(x, rosenbrock))
+    optimizer.add_param_group({"params": [y]})
+    before = search_of(optimizer)["evaluations"]
+    closure = TargetClosure([x, y], lambda: (x, y), lambda z: rosenbrock(z[0]) + z[1].sum())
+    optimizer.step(closure)
+    assert y.item() != 2
+    assert search_of(optimizer)["evaluations"] >= before + 2
+
+
+# ---- two ranks -----------------------------------------------------------------------------------
+
+
+def logistic_steps(curvature: str, as_problem: bool) -> list:
+    """Return weights and state after some steps on this rank's rows, 5 and 2 of 7."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    if world_size() > 1:
+        rows = slice(0, 5) if rank() == 0 else slice(5, 7)
+        x, y = x[rows], y[rows]
+    # the mean over ranks of what a rank has is the mean over all rows
+    share = world_size() * len(x) / 7
+    w = nn.Parameter(torch.zeros(3, 3, dtype=torch.float64))
+    closure = TargetClosure([w], lambda: x @ w, lambda z: share * F.cross_entropy(z, y))
+
+    def given() -> torch.Tensor:
+        """A bound of the Hessian, whose rows are this rank's."""
+        return share * (x.T @ x / len(x)).kron(torch.eye(3, dtype=torch.float64)) / 2
+
+    chosen = given if curvature == "given" else curvature
+    optimizer = GradNormSmoothNewton([w], gamma0=4.0, curvature=chosen)
+    for _ in range(6):
+        if as_problem:
+            optimizer.step(closure)
+        else:
+            optimizer.step(lambda: closure())
+    return [w.detach(), search_of(optimizer)]
+
+
+@pytest.mark.parametrize(
+    ("curvature", "as_problem"),
+    [
+        ("zero", False),
+        ("zero", True),
+        ("exact", True),
+        ("ggn", True),
+        ("given", False),
+        ("empirical_fisher", True),
+    ],
+)
+def test_two_ranks_step_as_one(two_ranks, curvature, as_problem):
+    alone = logistic_steps(curvature, as_problem)
+    first, second = two_ranks(logistic_steps, curvature, as_problem)
+    assert torch.equal(first[0], second[0])
+    assert first[1] == second[1]
+    torch.testing.assert_close(first[0], alone[0], rtol=1e-10, atol=1e-10)
+    assert first[1]["evaluations"] == alone[1]["evaluations"]
+    assert first[1]["gamma"] == alone[1]["gamma"]
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma0": 0.0}, "gamma0 must be"),
+        ({"gamma_min": -1.0}, "gamma_min must be"),
+        ({"gamma_max": math.inf}, "gamma_max must be"),
+        ({"damping": -1e-3}, "damping must be at least 0"),
+        ({"eps": -1.0}, "eps must be at least 0"),
+        ({"rank": 0}, "rank must be at least 1"),
+        ({"max_search": 0}, "max_search must be at least 1"),
+        ({"cg_iterations": 0}, "cg_iterations must be at least 1"),
+        ({"cg_tolerance": 0.0}, "cg_tolerance must be"),
+        ({"curvature": "hessian"}, "curvature must be one of zero, empirical_fisher, ggn, exact"),
+        ({"metric": [torch.ones(3)]}, "of the shapes"),
+        ({"metric": [torch.tensor([1.0, 0.0])]}, "must be positive"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        GradNormSmoothNewton([start(1.0, 1.0)], **options)
+
+
+def test_no_parameters():
+    with pytest.raises(ValueError, match="empty parameter list"):
+        GradNormSmoothNewton([])
+
+
+def test_groups_with_options_of_their_own():
+    optimizer = GradNormSmoothNewton([start(1.0)])
+    with pytest.raises(ValueError, match="damping must be 0.0 as in the first group, got 1.0"):
+        optimizer.add_param_group({"params": [start(1.0)], "damping": 1.0})
+    with pytest.raises(ValueError, match="no weight decay, got 0.1"):
+        optimizer.add_param_group({"params": [start(1.0)], "weight_decay": 0.1})
+
+
+def test_no_closure():
+    with pytest.raises(RuntimeError, match="step needs a closure, which float16's"):
+        GradNormSmoothNewton([start(1.0)]).step()
+
+
+@pytest.mark.parametrize("curvature", ["exact", "ggn"])
+def test_a_plain_closure_gives_no_second_derivatives(curvature):
+    x = start(1.0, 1.0)
+    optimizer = GradNormSmoothNewton([x], curvature=curvature)
+    with pytest.raises(ValueError, match="give step a TargetClosure"):
+        optimizer.step(plain(x, bowl))
+
+
+def test_a_closure_without_a_loss():
+    x = start(1.0)
+    with pytest.raises(ValueError, match="must return the loss of the step"):
+        GradNormSmoothNewton([x]).step(lambda: None)
+
+
+def test_sparse_and_complex_gradients():
+    x = start(1.0, 1.0)
+
+    def closure():
+        x.grad = torch.ones(2, dtype=torch.float64).to_sparse()
+        return 1.0
+
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        GradNormSmoothNewton([x]).step(closure)
+    with pytest.raises(RuntimeError, match="does not support complex parameters"):
+        GradNormSmoothNewton([nn.Parameter(torch.zeros(2, dtype=torch.complex64))])
+
+
+def test_a_schedule_is_refused():
+    x = start(1.0)
+    optimizer = GradNormSmoothNewton([x])
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.5)
+    with pytest.raises(RuntimeError, match="no learning rate that a schedule could set"):
+        optimizer.step(plain(x, lambda z: z.square().sum()))
