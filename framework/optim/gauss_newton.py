@@ -19,7 +19,8 @@ def gauss_newton_product(
 
     The matrix is J^T H_L J: J the Jacobian of the network's outputs, H_L the Hessian of the loss in
     them. It is positive semidefinite where the loss is convex in the outputs, and leaves out the
-    second derivatives of the network. The product is the mean over ranks.
+    second derivatives of the network. No output may be computed from another one. The product is
+    the mean over ranks.
 
     Args:
         problem: Loss and outputs of the step.

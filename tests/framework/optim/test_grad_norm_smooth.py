@@ -591,9 +591,9 @@ def test_no_parameters():
 
 def test_groups_with_options_of_their_own():
     optimizer = GradNormSmoothNewton([start(1.0)])
-    with pytest.raises(ValueError, match="damping must be 0.0 as in the first group, got 1.0"):
+    with pytest.raises(ValueError, match=r"damping must be 0\.0 as in the first group, got 1.0"):
         optimizer.add_param_group({"params": [start(1.0)], "damping": 1.0})
-    with pytest.raises(ValueError, match="no weight decay, got 0.1"):
+    with pytest.raises(ValueError, match=r"no weight decay, got 0\.1"):
         optimizer.add_param_group({"params": [start(1.0)], "weight_decay": 0.1})
 
 
