@@ -5,6 +5,7 @@ from .empirical_fisher import EmpiricalFisherInverse as EmpiricalFisherInverse
 from .gauss_newton import gauss_newton_product as gauss_newton_product
 from .grad_norm_smooth import GradNormSmoothNewton as GradNormSmoothNewton
 from .lion import LionK as LionK
+from .mfac import MFAC as MFAC
 from .parameter_groups import decay_norm_bias_groups as decay_norm_bias_groups
 from .sso import SSO as SSO
 from .target_closure import StepProblem as StepProblem
