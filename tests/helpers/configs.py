@@ -55,11 +55,15 @@ def module_class(system: str) -> str:
     return yaml.safe_load((CONFIGS / f"{system}.yaml").read_text())["model"]["class_path"]
 
 
+# configs of an optimizer, whose module is that of another one
+OF_OPTIMIZERS = {"gns", "mfac", "sso"}
 # per class of modules the config with the shortest name, such as sae before sae_mutual
 DOMAINS = list(
     {
         module_class(name): name
-        for name in sorted(SYSTEMS, key=lambda name: (len(name), name), reverse=True)
+        for name in sorted(
+            SYSTEMS, key=lambda name: (name in OF_OPTIMIZERS, len(name), name), reverse=True
+        )
     }.values()
 )
 # heads of embeddings, of which sface and curricularface differ most from that of the config
