@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from framework.objectives.errors import IncompatibleError
 from framework.optim import LionK
 from framework.optim.kappa import make_kappa
-from framework.optim.lion import has_gradient
+from framework.optim.momentum_optimizer import has_gradient
 from framework.runs.panels import STEP, Panel
 from framework.utilities.checks import check_at_least
 from framework.utilities.lightning_internals import is_accumulating, logged_step

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from framework.optim.blocks import blocks, is_dense
 from framework.optim.kappa import Kappa, make_kappa
+from framework.optim.momentum_optimizer import MomentumOptimizer, Triple
 from framework.utilities.checks import check_at_least, check_one_of
 
-# elements per block: large enough for the calls to cost little, small enough to stay in the cache
-_BLOCK = 1 << 20
 
-
-class LionK(Optimizer):
+class LionK(MomentumOptimizer):
     """Steps against a subgradient of a convex function K of the momentum.
 
     With ``c = beta1 m + (1 - beta1) g`` a step is ``x <- (1 - lr wd) x - lr grad K(c)`` and
@@ -58,6 +56,8 @@ class LionK(Optimizer):
         tensor([ 0.9000, -1.9000])
     """
 
+    momentum_key = "exp_avg"
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -86,9 +86,20 @@ class LionK(Optimizer):
         }
         super().__init__(params, defaults)
 
+    def check(self, options: dict[str, Any]) -> None:
+        """Refuse options that are out of range."""
+        lr, betas, weight_decay = options["lr"], options["betas"], options["weight_decay"]
+        kappa, scope = options["kappa"], options["scope"]
+        check_at_least(0, lr=float(lr), weight_decay=weight_decay)
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {tuple(betas)}.")
+        check_one_of(("tensor", "group"), scope=scope)
+        make_kappa(kappa, options["kappa_kwargs"], options["rms_scale"])
+        if scope == "group" and kappa in ("group", "nuclear"):
+            raise ValueError(f"kappa={kappa!r} is a function of a matrix; it takes scope='tensor'.")
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose options take the place of the defaults."""
-        _check(self.defaults | param_group)
         super().add_param_group(param_group)
         _place_lr(self.param_groups[-1])
 
@@ -98,41 +109,9 @@ class LionK(Optimizer):
         groups = ((g["kappa"], g["kappa_kwargs"], g["rms_scale"]) for g in self.param_groups)
         return not all(make_kappa(*options).elementwise for options in groups)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; a closure is called once and its loss returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            triples = [self._prepare(p, group) for p in group["params"] if has_gradient(p)]
-            if triples:
-                self._step_group(group, triples)
-        return loss
-
-    def _prepare(self, parameter: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return weight, gradient and momentum as real tensors."""
-        gradient = parameter.grad
-        assert gradient is not None
-        if gradient.is_sparse:
-            raise RuntimeError("LionK does not support sparse gradients.")
-        state = self.state[parameter]
-        if "exp_avg" not in state:
-            state["exp_avg"] = torch.zeros_like(
-                parameter, dtype=_momentum_dtype(parameter), memory_format=torch.preserve_format
-            )
-        momentum: Tensor = state["exp_avg"]
-        if group["maximize"]:
-            gradient = gradient.neg()
-        if parameter.is_complex():
-            views = [torch.view_as_real(t) for t in (parameter, gradient, momentum)]
-            return views[0], views[1], views[2]
-        return parameter, gradient.to(momentum.dtype), momentum
-
-    def _step_group(
-        self, group: dict[str, Any], triples: list[tuple[Tensor, Tensor, Tensor]]
-    ) -> None:
+    def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Move the parameters of a group, all of which have a gradient."""
+        triples = [self.triple(p, group) for p in parameters]
         kappa = make_kappa(group["kappa"], group["kappa_kwargs"], group["rms_scale"])
         if group["scope"] == "group" and not kappa.elementwise:
             _step_together(group, kappa, triples)
@@ -144,13 +123,13 @@ class LionK(Optimizer):
             _step_lists(group, kappa, triples)
             return
         if group["foreach"] is None and kappa.elementwise:
-            triples = [block for triple in triples for block in _blocks(*triple)]
+            triples = [cast(Triple, b) for triple in triples for b in blocks(*triple)]
         beta1, beta2 = group["betas"]
         # one buffer for all of a dtype stays in the cache
         size = max(momentum.numel() for _, _, momentum in triples)
         buffers: dict[torch.dtype, Tensor] = {}
         for weight, gradient, momentum in triples:
-            if _is_cuttable(momentum):
+            if is_dense(momentum):
                 if momentum.dtype not in buffers:
                     buffers[momentum.dtype] = momentum.new_empty(size)
                 c = buffers[momentum.dtype].as_strided(momentum.shape, momentum.stride())
@@ -161,52 +140,16 @@ class LionK(Optimizer):
             _apply(group, weight, kappa.grad_(c))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state.
-
-        ``torch.optim`` casts every state to the dtype of its parameter, which would round the
-        float32 momentum of a bfloat16 weight; here it stays what it was.
-        """
+        """Load a state; the momentum of a half-precision weight stays in float32."""
         super().load_state_dict(state_dict)
-        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        own = chain.from_iterable(group["params"] for group in self.param_groups)
-        for key, parameter in zip(saved, own, strict=True):
-            momentum = state_dict["state"].get(key, {}).get("exp_avg")
-            if momentum is not None:
-                self.state[parameter]["exp_avg"] = momentum.to(
-                    parameter.device, _momentum_dtype(parameter), copy=True
-                )
         for group in self.param_groups:
             _place_lr(group)
-
-
-def has_gradient(parameter: Tensor) -> bool:
-    """Return whether a step moves this parameter."""
-    return parameter.grad is not None and parameter.numel() > 0
-
-
-def _check(options: dict[str, Any]) -> None:
-    """Refuse options that are out of range."""
-    lr, betas, weight_decay = options["lr"], options["betas"], options["weight_decay"]
-    kappa, scope = options["kappa"], options["scope"]
-    check_at_least(0, lr=float(lr), weight_decay=weight_decay)
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas must be two numbers in [0, 1), got {tuple(betas)}.")
-    check_one_of(("tensor", "group"), scope=scope)
-    make_kappa(kappa, options["kappa_kwargs"], options["rms_scale"])
-    if scope == "group" and kappa in ("group", "nuclear"):
-        raise ValueError(f"kappa={kappa!r} is a function of a matrix; it takes scope='tensor'.")
 
 
 def _place_lr(group: dict[str, Any]) -> None:
     """Let a capturable group's learning rate be a tensor where its parameters are."""
     if group["capturable"] and group["params"]:
         group["lr"] = torch.as_tensor(group["lr"], device=group["params"][0].device)
-
-
-def _momentum_dtype(parameter: Tensor) -> torch.dtype:
-    # in half precision a momentum with beta2 = 0.99 would lose small gradients
-    low = parameter.dtype in (torch.float16, torch.bfloat16)
-    return torch.float32 if low else parameter.dtype
 
 
 def _apply(group: dict[str, Any], weight: Tensor, direction: Tensor) -> None:
@@ -220,27 +163,7 @@ def _apply(group: dict[str, Any], weight: Tensor, direction: Tensor) -> None:
         weight.add_(direction, alpha=-lr)
 
 
-def _blocks(
-    weight: Tensor, gradient: Tensor, momentum: Tensor
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Cut three tensors of equal memory layout into aligned pieces of their storage."""
-    tensors = (weight, gradient, momentum)
-    equal = weight.stride() == gradient.stride() == momentum.stride()
-    if weight.numel() <= _BLOCK or not equal or not _is_cuttable(momentum):
-        return [tensors]
-    x, g, m = (t.as_strided((t.numel(),), (1,), t.storage_offset()).split(_BLOCK) for t in tensors)
-    return list(zip(x, g, m, strict=True))
-
-
-def _is_cuttable(x: Tensor) -> bool:
-    """Return whether ``x`` is a storage without gaps, which a DTensor is not."""
-    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-    return type(x) is Tensor and x.device.type == "cpu" and dense
-
-
-def _step_lists(
-    group: dict[str, Any], kappa: Kappa, triples: list[tuple[Tensor, Tensor, Tensor]]
-) -> None:
+def _step_lists(group: dict[str, Any], kappa: Kappa, triples: list[Triple]) -> None:
     """Step with one kernel per operation and list, as a GPU prefers."""
     lr, (beta1, beta2) = group["lr"], group["betas"]
     columns: Any = [list(column) for column in zip(*triples, strict=True)]
@@ -273,9 +196,7 @@ def _decay_lists(weights: list[Tensor], factor: Any) -> None:
         weight.mul_(factor)
 
 
-def _step_together(
-    group: dict[str, Any], kappa: Kappa, triples: list[tuple[Tensor, Tensor, Tensor]]
-) -> None:
+def _step_together(group: dict[str, Any], kappa: Kappa, triples: list[Triple]) -> None:
     """Step with K as a function of all tensors of the group."""
     beta1, beta2 = group["betas"]
     parts = [torch.lerp(m, g, 1 - beta1).flatten() for _, g, m in triples]

@@ -11,8 +11,8 @@ from timm.optim.lion import Lion
 from torch import nn
 
 from framework.optim import LionK
+from framework.optim.blocks import BLOCK
 from framework.optim.kappa import make_kappa
-from framework.optim.lion import _BLOCK
 from tests.helpers.weights import assert_equal, give_gradients, network, parameter, take_steps
 
 X = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
@@ -140,7 +140,7 @@ def test_bound_on_weights_that_start_inside(kappa, kappa_kwargs):
 def test_sign_is_timms_lion_bit_for_bit(foreach, maximize):
     own = [
         *network(),
-        nn.Parameter(torch.randn(_BLOCK + 12_345)),
+        nn.Parameter(torch.randn(BLOCK + 12_345)),
         nn.Parameter(torch.randn(3, 5).T),
     ]
     theirs = [parameter(p) for p in own]
@@ -159,10 +159,10 @@ def test_sign_is_timms_lion_bit_for_bit(foreach, maximize):
 
 
 def test_large_channels_last_kernel_is_timms_lion_bit_for_bit():
-    kernel = torch.randn(_BLOCK // (128 * 9) + 8, 128, 3, 3).contiguous(
+    kernel = torch.randn(BLOCK // (128 * 9) + 8, 128, 3, 3).contiguous(
         memory_format=torch.channels_last
     )
-    assert kernel.numel() > _BLOCK
+    assert kernel.numel() > BLOCK
     p, q = parameter(kernel), parameter(kernel)
     ours, lion = (kind([r], lr=1e-2, weight_decay=0.1) for kind, r in ((LionK, p), (Lion, q)))
     for layout in (torch.channels_last, torch.contiguous_format):

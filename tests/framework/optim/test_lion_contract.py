@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
 from framework.optim import LionK
-from framework.optim.lion import _BLOCK
+from framework.optim.blocks import BLOCK
 from tests.helpers.weights import (
     assert_equal,
     give_gradients,
@@ -34,7 +34,7 @@ MEMBERS = [
 every = pytest.mark.parametrize(("kappa", "kappa_kwargs"), MEMBERS)
 paths = pytest.mark.parametrize("foreach", [None, True, False])
 
-LARGE = _BLOCK + 12_345
+LARGE = BLOCK + 12_345
 """More elements than one block, in no whole number of them."""
 
 

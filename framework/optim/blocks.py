@@ -1,0 +1,33 @@
+"""Pieces of tensors that fit into a CPU's cache, for several operations in a row on each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 20
+"""Entries of a piece: enough for the calls to cost little, few enough to stay in the cache."""
+
+
+def blocks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Cut tensors of one shape into pieces of their storage that belong together.
+
+    Tensors that are small, are not on a CPU or lie in memory in different orders stay whole.
+
+    Example:
+        >>> [len(piece) for (piece,) in blocks(torch.zeros(2 * BLOCK + 1))]
+        [1048576, 1048576, 1]
+    """
+    first = tensors[0]
+    equal = all(t.stride() == first.stride() for t in tensors)
+    if first.numel() <= BLOCK or not equal or not all(is_dense(t) for t in tensors):
+        return [tensors]
+    flat = (t.as_strided((t.numel(),), (1,), t.storage_offset()).split(BLOCK) for t in tensors)
+    return list(zip(*flat, strict=True))
+
+
+def is_dense(x: Tensor) -> bool:
+    """Return whether ``x`` is a piece of CPU memory without gaps, which a DTensor is not."""
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    plain = type(x) in (Tensor, torch.nn.Parameter)
+    return plain and x.device.type == "cpu" and dense
