@@ -7,6 +7,8 @@ from .grad_norm_smooth import GradNormSmoothNewton as GradNormSmoothNewton
 from .lion import LionK as LionK
 from .mfac import MFAC as MFAC
 from .parameter_groups import decay_norm_bias_groups as decay_norm_bias_groups
+from .partial_sign import PartialSignSGD as PartialSignSGD
+from .powerprop import PowerpropSGD as PowerpropSGD
 from .sso import SSO as SSO
 from .target_closure import StepProblem as StepProblem
 from .target_closure import Target as Target

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+
+Triple = tuple[Tensor, Tensor, Tensor]
+"""Weight, gradient and momentum of one parameter or of a piece of it, all real."""
 
 BLOCK = 1 << 20
 """Entries of a piece: enough for the calls to cost little, few enough to stay in the cache."""
@@ -24,6 +31,27 @@ def blocks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
         return [tensors]
     flat = (t.as_strided((t.numel(),), (1,), t.storage_offset()).split(BLOCK) for t in tensors)
     return list(zip(*flat, strict=True))
+
+
+def in_lists(
+    triples: Sequence[Triple], foreach: bool | None
+) -> Iterator[tuple[list[Tensor], list[Tensor], list[Tensor]]]:
+    """Yield lists of weights, gradients and momenta for ``torch._foreach_*``.
+
+    Args:
+        triples: Weight, gradient and momentum of each parameter.
+        foreach: Whether a list holds all tensors of a device and dtype, rather than one; None takes
+            lists of one cache-sized block where all tensors are on a CPU, and long ones elsewhere.
+    """
+    on_cpu = all(weight.device.type == "cpu" for weight, _, _ in triples)
+    if foreach or (foreach is None and not on_cpu):
+        columns: Any = [list(column) for column in zip(*triples, strict=True)]
+        for lists, _ in Optimizer._group_tensors_by_device_and_dtype(columns).values():
+            yield cast(tuple[list[Tensor], list[Tensor], list[Tensor]], tuple(lists))
+        return
+    for triple in triples:
+        for weight, gradient, momentum in blocks(*triple) if foreach is None else [triple]:
+            yield [weight], [gradient], [momentum]
 
 
 def is_dense(x: Tensor) -> bool:

@@ -7,11 +7,10 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from framework.optim.blocks import blocks, is_dense
+from framework.optim.blocks import Triple, blocks, in_lists, is_dense
 from framework.optim.kappa import Kappa, make_kappa
-from framework.optim.momentum_optimizer import MomentumOptimizer, Triple
+from framework.optim.momentum_optimizer import MomentumOptimizer
 from framework.utilities.checks import check_at_least, check_one_of
 
 
@@ -166,9 +165,7 @@ def _apply(group: dict[str, Any], weight: Tensor, direction: Tensor) -> None:
 def _step_lists(group: dict[str, Any], kappa: Kappa, triples: list[Triple]) -> None:
     """Step with one kernel per operation and list, as a GPU prefers."""
     lr, (beta1, beta2) = group["lr"], group["betas"]
-    columns: Any = [list(column) for column in zip(*triples, strict=True)]
-    for lists, _ in Optimizer._group_tensors_by_device_and_dtype(columns).values():
-        weights, gradients, momenta = cast(tuple[list[Tensor], ...], lists)
+    for weights, gradients, momenta in in_lists(triples, foreach=True):
         directions = list(torch._foreach_lerp(momenta, gradients, 1 - beta1))
         if group["kappa"] == "sign":
             signs = torch._foreach_sign(directions)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-Triple = tuple[Tensor, Tensor, Tensor]
-"""Weight, gradient and momentum of one parameter or of a piece of it, all real."""
+from framework.optim.blocks import Triple
 
 
 class MomentumOptimizer(Optimizer):
@@ -24,6 +23,11 @@ class MomentumOptimizer(Optimizer):
 
     momentum_key: ClassVar[str] = "momentum_buffer"
     """Name of the momentum in the state of a parameter."""
+
+    @staticmethod
+    def descended(parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """Return what the momentum averages: the gradient, to descend along."""
+        return descended_gradient(parameter, group)
 
     @abstractmethod
     def check(self, options: dict[str, Any]) -> None:
@@ -62,19 +66,16 @@ class MomentumOptimizer(Optimizer):
         state = self.state[parameter]
         if self.momentum_key not in state:
             state[self.momentum_key] = torch.zeros_like(
-                parameter, dtype=_state_dtype(parameter), memory_format=torch.preserve_format
+                parameter, dtype=state_dtype(parameter), memory_format=torch.preserve_format
             )
         momentum: Tensor = state[self.momentum_key]
         return momentum
 
     def triple(self, parameter: Tensor, group: dict[str, Any]) -> Triple:
         """Return weight, gradient to descend along and momentum as real tensors."""
-        momentum = self.momentum(parameter)
-        gradient = descended_gradient(parameter, group)
-        if parameter.is_complex():
-            views = [torch.view_as_real(t) for t in (parameter, gradient, momentum)]
-            return views[0], views[1], views[2]
-        return parameter, gradient.to(momentum.dtype), momentum
+        momentum = real_view(self.momentum(parameter))
+        gradient = real_view(self.descended(parameter, group))
+        return real_view(parameter), gradient.to(momentum.dtype), momentum
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state.
@@ -89,7 +90,7 @@ class MomentumOptimizer(Optimizer):
             momentum = state_dict["state"].get(key, {}).get(self.momentum_key)
             if momentum is not None:
                 self.state[parameter][self.momentum_key] = momentum.to(
-                    parameter.device, _state_dtype(parameter), copy=True
+                    parameter.device, state_dtype(parameter), copy=True
                 )
 
 
@@ -105,7 +106,21 @@ def descended_gradient(parameter: Tensor, group: dict[str, Any]) -> Tensor:
     return gradient.neg() if group["maximize"] else gradient
 
 
-def _state_dtype(parameter: Tensor) -> torch.dtype:
+def penalized_gradient(parameter: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return the gradient likewise, with that of the L2 penalty of ``weight_decay``."""
+    gradient = descended_gradient(parameter, group)
+    return (
+        gradient.add(parameter, alpha=group["weight_decay"]) if group["weight_decay"] else gradient
+    )
+
+
+def real_view(x: Tensor) -> Tensor:
+    """Return complex numbers as pairs of real ones."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def state_dtype(parameter: Tensor) -> torch.dtype:
+    """Return the dtype of what is remembered of a parameter."""
     # in half precision a momentum with a beta of 0.99 would lose small gradients
     low = parameter.dtype in (torch.float16, torch.bfloat16)
     return torch.float32 if low else parameter.dtype

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -13,7 +11,6 @@ from framework.optim import LionK
 from framework.optim.blocks import BLOCK
 from tests.helpers.weights import (
     assert_equal,
-    give_gradients,
     network,
     parameter,
     save_and_load,
@@ -105,18 +102,6 @@ def test_gradients_in_another_layout(kappa, foreach):
 
 
 @paths
-def test_two_dtypes_in_one_group(foreach):
-    single, double = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, dtype=torch.float64))
-    low = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
-    optimizer = LionK([single, double, low], lr=0.25, foreach=foreach)
-    for p in (single, double, low):
-        p.grad = torch.ones_like(p)
-    optimizer.step()
-    for p in (single, double, low):
-        assert torch.equal(p, torch.full_like(p, 0.75))
-
-
-@paths
 def test_complex_parameters_are_pairs_of_real_ones(foreach):
     torch.manual_seed(0)
     z = nn.Parameter(torch.randn(3, 4, dtype=torch.complex64))
@@ -130,40 +115,6 @@ def test_complex_parameters_are_pairs_of_real_ones(foreach):
         real.step()
     assert torch.equal(torch.view_as_real(z), pairs)
     assert ours.state[z]["exp_avg"].dtype == torch.complex64
-
-
-@paths
-@every
-def test_maximize_is_the_step_on_the_negative(kappa, kappa_kwargs, foreach):
-    up, down = network(), network()
-    settings = {"lr": 0.1, "kappa": kappa, "kappa_kwargs": kappa_kwargs, "foreach": foreach}
-    ascend = LionK(up, maximize=True, **settings)
-    descend = LionK(down, **settings)
-    for step in range(3):
-        give_gradients(up, step)
-        give_gradients(down, step)
-        for p in down:
-            p.grad.neg_()
-        ascend.step()
-        descend.step()
-    assert_equal(up, down)
-
-
-@paths
-@every
-@pytest.mark.parametrize("maximize", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_are_left_alone(kappa, kappa_kwargs, maximize, dtype, foreach):
-    own = network(dtype=dtype)
-    optimizer = LionK(
-        own, kappa=kappa, kappa_kwargs=kappa_kwargs, maximize=maximize, foreach=foreach
-    )
-    give_gradients(own, 0)
-    before = [p.grad.clone() for p in own]
-    for _ in range(2):
-        optimizer.step()
-    for p, gradient in zip(own, before, strict=True):
-        assert torch.equal(p.grad, gradient)
 
 
 @pytest.mark.parametrize("capturable", [False, True])
@@ -220,57 +171,6 @@ def test_sharded_weights_take_the_same_step(two_ranks):
 # ---- what every optimizer owes -------------------------------------------------------------------
 
 
-def test_closure_is_called_once_with_gradients_on():
-    x = nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = LionK([x], lr=0.1)
-    calls = []
-
-    def closure():
-        optimizer.zero_grad()
-        loss = x.square().sum()
-        loss.backward()
-        calls.append(loss.item())
-        return loss
-
-    with torch.no_grad():
-        loss = optimizer.step(closure)
-    assert calls == [5.0]
-    assert loss.item() == 5
-    assert x.tolist() == pytest.approx([0.9, -1.9])
-
-
-@paths
-def test_no_gradient_no_step_and_no_state(foreach):
-    own = network()
-    idle = [parameter(p) for p in own]
-    optimizer = LionK(own, lr=0.1, weight_decay=0.5, foreach=foreach)
-    optimizer.step()
-    assert_equal(own, idle)
-    assert not optimizer.state
-    give_gradients(own[:2], 0)
-    optimizer.step()
-    assert_equal(own[2:], idle[2:])
-    assert set(optimizer.state) == set(own[:2])
-
-
-@paths
-@every
-def test_empty_tensors_are_passed_over(kappa, kappa_kwargs, foreach):
-    empty, x = nn.Parameter(torch.empty(0, 3)), nn.Parameter(torch.ones(2, 3))
-    optimizer = LionK([empty, x], kappa=kappa, kappa_kwargs=kappa_kwargs, foreach=foreach)
-    give_gradients([empty, x], 0)
-    optimizer.step()
-    assert torch.isfinite(x).all()
-
-
-def test_sparse_gradients_are_refused():
-    embedding = nn.Embedding(4, 2, sparse=True)
-    optimizer = LionK(embedding.parameters())
-    embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
-        optimizer.step()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -297,11 +197,6 @@ def test_bad_options_are_refused(options, message):
     assert len(optimizer.param_groups) == 1
 
 
-def test_no_parameters_are_refused():
-    with pytest.raises(ValueError, match="empty parameter list"):
-        LionK([])
-
-
 def test_groups_have_options_of_their_own():
     a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = LionK([{"params": [a]}, {"params": [b], "lr": 0.5, "kappa": "square"}], lr=0.25)
@@ -309,15 +204,6 @@ def test_groups_have_options_of_their_own():
     optimizer.step()
     assert a.tolist() == [0.75, 0.75]
     assert b.tolist() == pytest.approx([0.9, 0.9])  # 1 - 0.5 * (1 - 0.9) * 2
-
-
-def test_no_option_lives_outside_the_groups():
-    optimizer = LionK(network(), maximize=True, kappa="topk", kappa_kwargs={"k": 2})
-    plain = LionK(network())
-    plain.load_state_dict(optimizer.state_dict())
-    for key, value in optimizer.param_groups[0].items():
-        if key != "params":
-            assert plain.param_groups[0][key] == value
 
 
 def test_schedules_move_the_learning_rate():
@@ -362,71 +248,3 @@ def test_momentum_follows_a_model_to_float64():
     restored.load_state_dict(optimizer.state_dict())
     assert restored.state[double[0]]["exp_avg"].dtype == torch.float64
     take_steps(restored, 2, 3)
-
-
-@paths
-@every
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("capturable", [False, True])
-def test_resumed_equals_never_stopped(kappa, kappa_kwargs, dtype, foreach, capturable):
-    def build() -> tuple[list[nn.Parameter], LionK]:
-        own = [*network(0, dtype), *network(1, dtype)]
-        optimizer = LionK(
-            own[:4],
-            lr=0.05,
-            weight_decay=0.1,
-            kappa=kappa,
-            kappa_kwargs=kappa_kwargs,
-            foreach=foreach,
-            capturable=capturable,
-        )
-        optimizer.add_param_group({"params": own[4:], "lr": 0.02, "weight_decay": 0.0})
-        return own, optimizer
-
-    straight, optimizer = build()
-    take_steps(optimizer, 0, 6)
-    stopped, optimizer = build()
-    take_steps(optimizer, 0, 3)
-    state = save_and_load(optimizer.state_dict())
-    resumed, optimizer = build()
-    with torch.no_grad():
-        for p, q in zip(resumed, stopped, strict=True):
-            p.copy_(q)
-    optimizer.load_state_dict(state)
-    take_steps(optimizer, 3, 6)
-    assert_equal(resumed, straight)
-    for group in optimizer.param_groups:
-        assert torch.is_tensor(group["lr"]) == capturable
-
-
-def test_copies_are_independent():
-    own = network()
-    optimizer = LionK(own, lr=0.1)
-    take_steps(optimizer, 0, 2)
-    copied = copy.deepcopy(optimizer)
-    before = [parameter(p) for p in own]
-    take_steps(copied, 2, 4)
-    assert_equal(own, before)
-    take_steps(optimizer, 2, 4)
-    assert_equal(own, copied.param_groups[0]["params"])
-
-
-def test_grad_scaler_skips_a_step_with_infinite_gradients():
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    x = nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = LionK([x], lr=0.125)
-
-    def step(factor: float) -> None:
-        optimizer.zero_grad()
-        scaler.scale((factor * x).sum()).backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-    step(1.0)
-    weights, momentum = x.detach().clone(), optimizer.state[x]["exp_avg"].clone()
-    assert momentum.tolist() == pytest.approx([0.01, 0.01])
-    step(float("inf"))
-    assert torch.equal(x, weights)
-    assert torch.equal(optimizer.state[x]["exp_avg"], momentum)
-    step(1.0)
-    assert torch.equal(x, weights - 0.125)
