@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from framework.distributed.averages import average_over_ranks
-from framework.optim.lion import has_gradient
+from framework.optim.momentum_optimizer import has_gradient
 from framework.optim.shared_options import check_shared
 from framework.optim.target_closure import StepProblem
 from framework.utilities.checks import check_at_least, check_interval, check_positive

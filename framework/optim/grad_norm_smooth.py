@@ -140,6 +140,10 @@ class GradNormSmoothNewton(Optimizer):
             kept = self._kept["search"].items()
             self._kept["search"] = {k: v for k, v in kept if k not in ("loss", "gradient")}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of, which ``torch.optim`` takes to be groups and state."""
+        return super().__getstate__() | {"_make_matrix": self._make_matrix}
+
     @property
     def _kept(self) -> dict[Any, Any]:
         """State, of which this optimizer has none for each parameter."""

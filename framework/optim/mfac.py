@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from framework.distributed.collectives import gather, rank, world_size
 from framework.objectives.errors import IncompatibleError
 from framework.optim.empirical_fisher import EmpiricalFisherInverse
-from framework.optim.lion import has_gradient
+from framework.optim.momentum_optimizer import has_gradient
 from framework.optim.window import GradientWindow
 from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
 

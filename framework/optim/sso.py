@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from framework.distributed.collectives import all_reduce_sum, world_size
 from framework.optim.inner_optimizers import INNER, make_inner, minimize
-from framework.optim.lion import has_gradient
+from framework.optim.momentum_optimizer import has_gradient
 from framework.optim.shared_options import check_shared
 from framework.optim.target_closure import StepProblem
 from framework.optim.target_schedules import check_target_schedule, target_factor

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import framework.optim
-from framework.optim import LionK, PartialSignSGD, PowerpropSGD, TargetClosure
+from framework.optim import (
+    MFAC,
+    SSO,
+    ArmijoLineSearch,
+    GradNormSmoothNewton,
+    LionK,
+    PartialSignSGD,
+    PowerpropSGD,
+    TargetClosure,
+)
 from tests.helpers.weights import save_and_load
 
 ROWS = 8
@@ -30,12 +39,14 @@ class Build:
         kind: Class.
         options: Arguments under which it is tested.
         calls: Times that a step calls its closure.
+        one_lr: Whether all groups must have one learning rate.
         elsewhere: Arguments of the constructor that are kept outside the groups, being no numbers.
     """
 
     kind: Callable[..., Optimizer]
     options: dict[str, Any] = field(default_factory=dict)
     calls: int = 1
+    one_lr: bool = False
     elsewhere: tuple[str, ...] = ()
 
     def __call__(self, params: Iterable[Any], **options: Any) -> Optimizer:
@@ -56,6 +67,7 @@ def lion(kappa: str, **options: Any) -> Build:
 
 
 PARTIAL = {"lr": 0.05, "sign_lr": 0.02, "weight_decay": 0.1}
+MFAC_OPTIONS = {"lr": 0.05, "ngrads": 3, "damping": 0.1, "momentum": 0.5}
 BUILD: dict[str, Build] = {
     "LionK sign": lion("sign"),
     "LionK lp": lion("lp", kappa_kwargs={"p": 1.5}, rms_scale=True),
@@ -76,6 +88,21 @@ BUILD: dict[str, Build] = {
         PowerpropSGD, {"lr": 0.02, "alpha": 1.5, "momentum": 0.9, "exact": True}
     ),
     "PowerpropSGD plain": Build(PowerpropSGD, {"lr": 0.02, "alpha": 3.0}),
+    "MFAC": Build(MFAC, {**MFAC_OPTIONS, "weight_decay": 0.1}),
+    "MFAC decoupled": Build(
+        MFAC, {**MFAC_OPTIONS, "weight_decay": 0.1, "decoupled": True, "warmup": "filled"}
+    ),
+    "ArmijoLineSearch": Build(ArmijoLineSearch, {"lr": 0.3, "c": 0.2, "backtracking": 0.6}),
+    "SSO": Build(SSO, {"lr": 0.05, "inner_steps": 4, "schedule": "adagrad", "weight_decay": 0.1}),
+    "SSO armijo": Build(SSO, {"inner": "armijo", "inner_steps": 3, "schedule": "inverse_sqrt"}),
+    "SSO adam": Build(SSO, {"inner": "adam", "inner_steps": 3, "target_lr": 0.5}),
+    "SSO lbfgs": Build(SSO, {"inner": "lbfgs", "inner_steps": 3}, one_lr=True),
+    "GradNormSmoothNewton": Build(GradNormSmoothNewton, {"gamma0": 0.3, "eps": 1e-8}),
+    "GradNormSmoothNewton fisher": Build(
+        GradNormSmoothNewton, {"curvature": "empirical_fisher", "rank": 3, "damping": 0.1}
+    ),
+    "GradNormSmoothNewton ggn": Build(GradNormSmoothNewton, {"curvature": "ggn", "damping": 0.1}),
+    "GradNormSmoothNewton exact": Build(GradNormSmoothNewton, {"curvature": "exact"}),
 }
 
 

@@ -32,8 +32,8 @@ def two_groups(name: str, dtype: torch.dtype) -> torch.optim.Optimizer:
     own = [*network(0, dtype), *network(1, dtype)]
     optimizer = BUILD[name](own[:4])
     group: dict[str, Any] = {"params": own[4:]}
-    if isinstance(rate := optimizer.param_groups[0].get("lr"), float):
-        group["lr"] = rate / 2
+    if "lr" in BUILD[name].arguments and not BUILD[name].one_lr:
+        group["lr"] = float(optimizer.param_groups[0]["lr"]) / 2
     optimizer.add_param_group(group)
     return optimizer
 
