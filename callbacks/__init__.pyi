@@ -8,6 +8,7 @@ from .feature_dashboard import FeatureDashboard as FeatureDashboard
 from .figure_logger import FigureLogger as FigureLogger
 from .loss_recovered_evaluation import LossRecoveredEvaluation as LossRecoveredEvaluation
 from .mesa import MESA as MESA
+from .mfac_pruner import MFACPruner as MFACPruner
 from .metrics_summary import MetricsSummary as MetricsSummary
 from .onnx_export import ONNXExport as ONNXExport
 from .people_writer import PeopleWriter as PeopleWriter

@@ -313,7 +313,9 @@ class DataModule(RunHoldOut, CheckedLoading, LightningDataModule):
             start=start,
         )
 
-    def ordered_train_dataloader(self, rows: Sequence[int] | None = None) -> ElasticDataLoader:
+    def ordered_train_dataloader(
+        self, rows: Sequence[int] | None = None, batch_size: int | None = None
+    ) -> ElasticDataLoader:
         """Return a loader of every training sample once, in order and without augmentation.
 
         It is for methods that look at all samples between epochs. Batches are as in evaluation:
@@ -323,6 +325,7 @@ class DataModule(RunHoldOut, CheckedLoading, LightningDataModule):
 
         Args:
             rows: Positions in ``train_set`` that are read instead of all, in this order.
+            batch_size: Rows of a global batch; default ``eval_batch_size``.
 
         Raises:
             RuntimeError: there is no training set.
@@ -346,7 +349,7 @@ class DataModule(RunHoldOut, CheckedLoading, LightningDataModule):
             if outside is not None:
                 raise ValueError(f"Row {outside} lies outside the training set of {size} samples.")
             dataset = Subset(dataset, rows)
-        return self._eval_loader(dataset)
+        return self._eval_loader(dataset, batch_size)
 
     def val_dataloader(self) -> Any:
         """Return the validation loader, or nothing where there is no validation set."""
@@ -387,13 +390,13 @@ class DataModule(RunHoldOut, CheckedLoading, LightningDataModule):
     def _progress(self) -> SampleKey:
         return training_progress(self.trainer) if self.trainer is not None else (0, 0)
 
-    def _eval_loader(self, dataset: Dataset[Sample] | None) -> Any:
+    def _eval_loader(self, dataset: Dataset[Sample] | None, batch_size: int | None = None) -> Any:
         if dataset is None:
             return []
         self._refuse_iterable(dataset)
         batches = GlobalBatchSampler(
             len(dataset),  # type: ignore[arg-type]
-            self.eval_batch_size,
+            batch_size or self.eval_batch_size,
             shuffle=False,
             rank=self._rank,
             world_size=self._world_size,
