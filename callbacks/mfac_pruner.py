@@ -60,7 +60,7 @@ class MFACPruner(AfterStep):
         IncompatibleError: No layer matches, or a module in manual optimization.
 
     Example:
-        >>> MFACPruner(sparsity=0.8, start=2, end=6).planned(4)
+        >>> round(MFACPruner(sparsity=0.8, start=2, end=6).planned(4), 2)
         0.7
     """
 
