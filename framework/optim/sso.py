@@ -90,7 +90,7 @@ class SSO(Optimizer):
         lr: float = 0.1,
         inner: Literal["gd", "armijo", "adam", "lbfgs"] = "gd",
         inner_steps: int = 10,
-        inner_kwargs: dict[str, Any] | None = None,
+        inner_kwargs: dict[str, bool | int | float | list[float]] | None = None,
         schedule: Literal["constant", "inverse_sqrt", "exponential", "adagrad"] = "constant",
         total_steps: int | None = None,
         reduction: Literal["mean", "sum"] = "mean",
