@@ -17,6 +17,7 @@ from framework.optim.target_closure import StepProblem
 from framework.optim.target_schedules import check_target_schedule, target_factor
 from framework.optim.target_surrogate import TargetSurrogate
 from framework.utilities.checks import check_at_least, check_one_of, check_positive
+from framework.utilities.precision import at_least_float32
 
 _STATE = "sso"
 
@@ -59,7 +60,8 @@ class SSO(Optimizer):
         total_steps: Number of steps after which ``exponential`` has divided by that number.
         reduction: Reduction of the loss over rows: ``mean`` or ``sum``.
         weight_decay: Weight decay, a part of the loss that the surrogate keeps exactly.
-        tolerance: Norm of the surrogate's gradient at which the inner steps stop.
+        tolerance: Norm of the surrogate's gradient at which the inner steps stop, 1e-6 in the
+            official code; with 0 they never do, and a GPU is never waited for.
         maximize: Whether to ascend rather than descend.
 
     Raises:
@@ -95,7 +97,7 @@ class SSO(Optimizer):
         total_steps: int | None = None,
         reduction: Literal["mean", "sum"] = "mean",
         weight_decay: float = 0.0,
-        tolerance: float = 1e-6,
+        tolerance: float = 0.0,
         maximize: bool = False,
     ) -> None:
         defaults = {
@@ -168,26 +170,35 @@ class SSO(Optimizer):
                     parameter.grad = gradient
         return loss
 
-    def _advance(self, problem: StepProblem) -> tuple[float, int]:
+    def _advance(self, problem: StepProblem) -> tuple[float, float | Tensor]:
         """Count the step; return the schedule's factor and what the penalty is divided by."""
         options = self.param_groups[0]
         state = self.state.get(_STATE) or {"step": 0, "squares": 0.0}  # type: ignore[call-overload]
-        ranks, mean = world_size(), options["reduction"] == "mean"
-        rows, square = float(problem.rows), 0.0
+        mean, squares = options["reduction"] == "mean", state["squares"]
+        rows = global_rows(problem) if mean else 1
         if options["schedule"] == "adagrad":
-            norms = [torch.linalg.vector_norm(g.double()) for _, g in problem.targets]
-            square = sum(float(norm.item()) ** 2 for norm in norms)
-        if ranks > 1:
-            found = all_reduce_sum(torch.tensor([rows, square], dtype=torch.float64))
-            # a rank's gradient is that of its share times the number of ranks
-            rows, square = float(found[0]), float(found[1]) / ranks**2
-        divisor = max(int(rows), 1) if mean else 1
-        state = {"step": state["step"] + 1, "squares": state["squares"] + square * divisor}
+            squares += float(rows) * square_of_gradient(problem)
+        factor = target_factor(options["schedule"], state["step"], options["total_steps"], squares)
+        state = {"step": state["step"] + 1, "squares": squares}
         self.state[_STATE] = state  # type: ignore[index]
-        factor = target_factor(
-            options["schedule"], state["step"] - 1, options["total_steps"], state["squares"]
-        )
-        return factor, divisor
+        return factor, rows
+
+
+def global_rows(problem: StepProblem) -> float | Tensor:
+    """Return the rows of a step over all ranks, at least 1; with several ranks as a tensor."""
+    ranks, rows = world_size(), problem.rows
+    if ranks == 1:
+        return max(rows, 1)
+    like = at_least_float32(problem.targets[0].value)
+    # a tensor, so that no GPU has to be waited for
+    return all_reduce_sum(like.new_full((), rows)).clamp_min(1)
+
+
+def square_of_gradient(problem: StepProblem) -> float:
+    """Return the square of the norm of the loss's gradient with respect to the global outputs."""
+    norms = [torch.linalg.vector_norm(at_least_float32(g)).square() for _, g in problem.targets]
+    # a rank's gradient is that of its share times the number of ranks
+    return float(all_reduce_sum(torch.stack(norms).sum())) / world_size() ** 2
 
 
 def _check(options: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ class TargetSurrogate:
         problem: StepProblem,
         parameters: Sequence[Tensor],
         decays: Sequence[float],
-        weight: float,
+        weight: float | Tensor,
         maximize: bool = False,
     ) -> None:
         self.problem = problem
