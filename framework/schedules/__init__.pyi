@@ -1,6 +1,13 @@
 from .cosine import WarmupCosine as WarmupCosine
+from .gradient_norms import GradientNorms as GradientNorms
+from .gradient_norms import gradient_norms as gradient_norms
+from .gradient_norms import read_gradient_norms as read_gradient_norms
+from .gradient_norms import save_gradient_norms as save_gradient_norms
 from .inverse_decay import InverseDecay as InverseDecay
 from .momentum_warmup import MomentumWarmupCosine as MomentumWarmupCosine
 from .non_monotonic import NonMonotonicDecay as NonMonotonicDecay
 from .polynomial import WarmupPolynomial as WarmupPolynomial
+from .refine import refine_schedule as refine_schedule
+from .refined import RefinedLR as RefinedLR
 from .trapezoid import WarmupStableDecay as WarmupStableDecay
+from .warmup_poly import WarmupPolyLR as WarmupPolyLR

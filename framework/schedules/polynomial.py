@@ -52,7 +52,19 @@ class WarmupPolynomial(LambdaLR):
         def factor(step: int) -> float:
             if step < warmup_steps:
                 return (step + 1) / warmup_steps
-            left = max(0, steps - step) / max(1, steps - warmup_steps)
-            return left**power
+            return power_of_rest(step, warmup_steps, steps, power)
 
         super().__init__(optimizer, factor)
+
+
+def power_of_rest(step: float, start: float, total_steps: int, power: float) -> float:
+    """Return a power of the share of a decay that is left, which is 1 where it starts.
+
+    Args:
+        step: Step of the run.
+        start: Step in which the decay starts.
+        total_steps: Step in which it reaches 0.
+        power: Exponent.
+    """
+    left = max(0, total_steps - step) / max(1, total_steps - start)
+    return float(left**power)

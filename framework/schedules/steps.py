@@ -58,3 +58,9 @@ def resolve_total_steps(total_steps: int | str) -> int:
     if steps == float("inf") or steps < 0:
         raise ValueError("total_steps='auto' needs a run with an end; set max_epochs or max_steps.")
     return max(1, int(steps) - start)
+
+
+def continues_run() -> bool:
+    """Return whether a schedule that is being built gets the state of a checkpoint next."""
+    run = _run.get()
+    return run is not None and run[0].ckpt_path is not None

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from framework.schedules import (
     InverseDecay,
     WarmupCosine,
+    WarmupPolyLR,
     WarmupPolynomial,
     WarmupStableDecay,
 )
@@ -176,8 +177,37 @@ def test_a_warm_up_and_a_polynomial(arguments: dict[str, Any], expected: list[fl
     assert rates(schedule, len(expected)) == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-@pytest.mark.parametrize("arguments", [{"power": 0}, {"warmup_fraction": 1.0}, {"total_steps": 0}])
-def test_a_polynomial_that_cannot_be(arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # t = 1, ..., 5 with a T = 2
+        ({"total_steps": 5, "warmup": 0.4}, [1.0, 2.0, 4 / 3, 2 / 3, 0.0, 0.0]),
+        # a T = 1.5 is no whole number, so that the peak lies between steps 1 and 2
+        (
+            {"total_steps": 5, "warmup": 0.3, "power": 2.0},
+            [4 / 3, 2 * (3 / 3.5) ** 2, 2 * (2 / 3.5) ** 2, 2 * (1 / 3.5) ** 2, 0.0],
+        ),
+        ({"total_steps": 4, "warmup": 0.0, "power": 1.5}, [2 * 0.75**1.5, 2 * 0.5**1.5, 0.25, 0.0]),
+        ({"total_steps": 1, "warmup": 0.0}, [0.0, 0.0]),
+    ],
+)
+def test_a_parametric_form(options: dict[str, Any], expected: list[float]) -> None:
+    schedule = WarmupPolyLR(SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0), **options)
+    assert rates(schedule, len(expected)) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "arguments"),
+    [
+        (WarmupPolynomial, {"power": 0}),
+        (WarmupPolynomial, {"warmup_fraction": 1.0}),
+        (WarmupPolynomial, {"total_steps": 0}),
+        (WarmupPolyLR, {"power": 0}),
+        (WarmupPolyLR, {"warmup": 1.0}),
+        (WarmupPolyLR, {"total_steps": 0}),
+    ],
+)
+def test_a_polynomial_that_cannot_be(schedule: Any, arguments: dict[str, Any]) -> None:
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        WarmupPolynomial(optimizer, **{"total_steps": 4, **arguments})
+        schedule(optimizer, **{"total_steps": 4, **arguments})
