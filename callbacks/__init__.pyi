@@ -6,6 +6,7 @@ from .embedding_writer import EmbeddingWriter as EmbeddingWriter
 from .every_run import for_every_run as for_every_run
 from .feature_dashboard import FeatureDashboard as FeatureDashboard
 from .figure_logger import FigureLogger as FigureLogger
+from .gradient_norm_recorder import GradientNormRecorder as GradientNormRecorder
 from .loss_recovered_evaluation import LossRecoveredEvaluation as LossRecoveredEvaluation
 from .mesa import MESA as MESA
 from .mfac_pruner import MFACPruner as MFACPruner

@@ -98,6 +98,7 @@ READS: dict[str, dict[str, str]] = {
     "OnlineProducts": {"root": "images in a folder, and its list of them"},
     "PrototypicalNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "RecordFile": {"path": "a RecordIO file (`.rec`)"},
+    "RefinedLR": {"norms": "the gradient norms of a run, as numbers, in a file or a run folder"},
     "Tabular": {"source": "a table (`.csv`, `.txt`, `.parquet`), or a set of scikit-learn"},
     "TextWindows": {"path": "a file of text, or a folder of such files"},
     "USPS": {"root": "the files of USPS in a folder"},
@@ -146,6 +147,7 @@ FOLDERS: dict[str, dict[str, str]] = {
 
 NAMES: dict[str, tuple[str, ...]] = {
     "CSVLogger": ("name", "version"),
+    "GradientNormRecorder": ("file_name",),
     "ModelCheckpoint": ("filename",),
     "OnExceptionCheckpoint": ("filename",),
     "Profiler": ("filename",),

@@ -121,6 +121,28 @@ def _(folder: Path) -> Any:
     table(latest)
 
 
+@reader(
+    "gradient-norms",
+    lambda: {
+        "gradient_norms.csv": (
+            b"# Trimtab gradient norms, version 1\n# optimizer: SGD\n# total_steps: 4\n"
+            b"step,l2,l1\n0,1.5,3\n1,2,4.25\n2,nan,inf\n3,0.5,1\n"
+        )
+    },
+    [
+        "framework.schedules.gradient_norms:holds_gradient_norms",
+        "framework.schedules.gradient_norms:read_gradient_norms",
+    ],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    from framework.schedules import read_gradient_norms
+    from framework.schedules.gradient_norms import holds_gradient_norms
+
+    holds_gradient_norms(folder / "gradient_norms.csv")
+    return read_gradient_norms(folder).norms
+
+
 RUN = {
     "seed_everything": 0,
     "model": {"class_path": "modules.Classifier", "init_args": {"num_classes": 3}},
