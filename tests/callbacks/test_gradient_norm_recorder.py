@@ -268,6 +268,7 @@ def test_two_ranks_record_what_one_process_does(tmp_path: Path, two_ranks: Any) 
         assert len(values) == one.total_steps
 
 
+@pytest.mark.combination
 def test_a_killed_run_ends_with_the_same_file(tmp_path: Path) -> None:
     kill_and_resume(arguments("classifier", "with/refined"), tmp_path, kill_at=7)
     files = [(tmp_path / name / NAME).read_bytes() for name in ("whole", "killed")]

@@ -109,6 +109,7 @@ ALIKE = HEADS | {
     "with/ldr",
     "with/normalized_logistic",
     "with/partial",
+    "with/refined",
     "with/sae_gated",
     "with/sae_jumprelu",
     "with/sae_l1",
