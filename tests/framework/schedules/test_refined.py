@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from framework.optim import LionK
 from framework.schedules import GradientNorms, RefinedLR, refine_schedule, save_gradient_norms
 from framework.schedules.optimizer_kinds import kind_of
 from framework.schedules.steps import total_steps_from
+from tests.helpers.runs import ROOT
 
 L2 = torch.tensor([4.0, 2.0, 1.0, 1.0, 2.0])
 L1 = torch.tensor([9.0, 4.0, 2.0, 1.0, 1.0])
@@ -161,3 +163,12 @@ def test_every_group_and_a_tensor_as_a_rate_are_scheduled(recorded: Path) -> Non
     schedule.optimizer.step()
     schedule.step()
     assert [float(lr) for lr in schedule.get_last_lr()] == pytest.approx([0.225, 0.45])
+
+
+def test_the_loop_of_the_page_runs(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "refined_schedules.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    torch.manual_seed(0)
+    exec(code, {"__name__": "page"})
+    assert len((tmp_path / "norms.csv").read_text().splitlines()) == 4 + 20
