@@ -9,8 +9,8 @@ from .figure_logger import FigureLogger as FigureLogger
 from .gradient_norm_recorder import GradientNormRecorder as GradientNormRecorder
 from .loss_recovered_evaluation import LossRecoveredEvaluation as LossRecoveredEvaluation
 from .mesa import MESA as MESA
-from .mfac_pruner import MFACPruner as MFACPruner
 from .metrics_summary import MetricsSummary as MetricsSummary
+from .mfac_pruner import MFACPruner as MFACPruner
 from .onnx_export import ONNXExport as ONNXExport
 from .people_writer import PeopleWriter as PeopleWriter
 from .prediction_writer import PredictionWriter as PredictionWriter
