@@ -62,6 +62,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sae
 	$(BIN)/python -m benchmarks.preference
 	$(BIN)/python -m benchmarks.tuning
+	$(BIN)/python -m benchmarks.gns
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -47,6 +47,7 @@ ROW_BY_ROW = {
 WHOLE = {
     "bpjdet",
     "depict",
+    "gns",
     "hypercleaning",
     "paretoda",
     "paretoda_mnist_usps",

@@ -18,6 +18,8 @@ def check_metric(params: Sequence[Tensor], metric: Sequence[Tensor] | None) -> N
     """
     if metric is None:
         return
+    if not all(isinstance(b, Tensor) for b in metric):
+        raise ValueError("The metric must be a list of tensors, one for each parameter of a group.")
     shapes, found = ([tuple(x.shape) for x in tensors] for tensors in (params, metric))
     if found != shapes:
         raise ValueError(

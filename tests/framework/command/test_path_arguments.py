@@ -32,6 +32,7 @@ NO_PATHS = [
     "compute_with_cache",
     "constraint",
     "count",
+    "curvature",
     "dataset",
     "decimal",
     "device",

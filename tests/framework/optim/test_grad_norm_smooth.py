@@ -575,6 +575,7 @@ def test_two_ranks_step_as_one(two_ranks, curvature, as_problem):
         ({"cg_iterations": 0}, "cg_iterations must be at least 1"),
         ({"cg_tolerance": 0.0}, "cg_tolerance must be"),
         ({"curvature": "hessian"}, "curvature must be one of zero, empirical_fisher, ggn, exact"),
+        ({"metric": [1.0]}, "must be a list of tensors"),
         ({"metric": [torch.ones(3)]}, "of the shapes"),
         ({"metric": [torch.tensor([1.0, 0.0])]}, "must be positive"),
     ],
