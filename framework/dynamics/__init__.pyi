@@ -1,2 +1,10 @@
+from .random_features import condition_number as condition_number
+from .random_features import contraction as contraction
+from .random_features import curvature as curvature
+from .random_features import descended as descended
+from .random_features import draw_first_layer as draw_first_layer
+from .random_features import exact_solution as exact_solution
+from .random_features import peak_height as peak_height
+from .random_features import random_features as random_features
 from .sharpness import hessian_top_eigenvalue as hessian_top_eigenvalue
 from .sharpness import hessian_top_eigenvalues as hessian_top_eigenvalues
