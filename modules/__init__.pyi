@@ -10,5 +10,6 @@ from .embedding import PrototypicalNetwork as PrototypicalNetwork
 from .gghl import GGHL as GGHL
 from .language_model import LSTMLanguageModel as LSTMLanguageModel
 from .nested import NestedClassifier as NestedClassifier
+from .random_features import RandomFeatures as RandomFeatures
 from .regressor import Regressor as Regressor
 from .sae import SparseAutoencoderModule as SparseAutoencoderModule

@@ -34,6 +34,7 @@ DOMAINS = (
     "modules.gghl",
     "modules.language_model",
     "modules.nested",
+    "modules.random_features",
     "modules.regressor",
     "modules.sae",
 )
@@ -84,6 +85,7 @@ PIECES = {
     "from modules.gghl import GGHLNetwork, decode": ("modules.gghl", "framework.detection"),
     "from modules.language_model import LSTMNetwork": ("modules.language_model",),
     "from modules.nested import NestedNetwork": ("modules.nested", "modules.classifier"),
+    "from modules.random_features import RandomFeatureNetwork": ("modules.random_features",),
     "from modules.regressor import RegressorNetwork": ("modules.regressor",),
     "from modules.sae import SparseAutoencoder": ("modules.sae", "framework.sparse_coding"),
 }

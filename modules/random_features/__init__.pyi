@@ -1,0 +1,2 @@
+from .module import RandomFeatures as RandomFeatures
+from .network import RandomFeatureNetwork as RandomFeatureNetwork
