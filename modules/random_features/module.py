@@ -273,17 +273,13 @@ class RandomFeatures(TrainingModule):
 
     def score_tables(self, stage: str, values: dict[str, Any]) -> dict[str, Table]:
         """Return the errors, the condition and the weights' length at every width."""
-        if not int(self.network.rows):
+        rows = int(self.network.rows)
+        if not rows:
             return {}
-        return {
-            "widths": width_table(
-                self.widths,
-                values["by_width"],
-                self.network.condition,
-                self.network.weight_norms,
-                int(self.network.rows),
-            )
-        }
+        # a GPU has no median of a fixed order
+        by_width = {name: value.cpu() for name, value in values["by_width"].items()}
+        condition, norms = self.network.condition.cpu(), self.network.weight_norms.cpu()
+        return {"widths": width_table(self.widths, by_width, condition, norms, rows)}
 
     @property
     def _trained_steps(self) -> int:
