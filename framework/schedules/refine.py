@@ -15,8 +15,9 @@ from framework.utilities.checks import check_at_least, check_interval, check_one
 
 POWERS = {"sgd": 2.0, "adam": 1.0}
 """Power p of the weights ``norm ** -p``, by the kind of optimizer."""
-RISE, RATIO = 0.02, 1.5
-"""Rise after a dip that is worth a warning: a share of the peak, and a ratio to the dip."""
+EARLY, SHARE = 0.2, 0.5
+"""Share of the run within which a schedule that falls below this share of the linear decay is
+worth a warning, where it begins with its peak."""
 
 
 def refine_schedule(
@@ -140,13 +141,15 @@ def _floor_of(share: float, steps: int) -> int:
 
 
 def _warn_of_early_peak(schedule: np.ndarray) -> None:
-    lowest = np.minimum.accumulate(schedule)
-    rise = np.where(schedule >= RATIO * lowest, schedule - lowest, 0.0)
-    if schedule.argmax() == 0 and rise.max() >= RISE:
-        after = int(schedule[: int(rise.argmax()) + 1].argmin())
+    early = np.arange(1, 1 + _floor_of(EARLY, len(schedule)))
+    if schedule.argmax() != 0 or not len(early):
+        return
+    shares = schedule[early] / (1 - early / len(schedule))
+    if shares.min() < SHARE:
+        step = int(early[shares.argmin()])
         warnings.warn(
-            f"The refined schedule is largest in its first step and dips to {schedule[after]:.2f} "
-            f"in step {after} of {len(schedule)}, as the norms of the first steps are small: set "
+            f"The refined schedule is largest in its first step and falls to {schedule[step]:.2f} "
+            f"by step {step} of {len(schedule)}, as the norms of the first steps are small: set "
             "ignore_first, such as 0.1, to leave them out.",
             stacklevel=3,
         )

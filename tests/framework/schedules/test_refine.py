@@ -113,17 +113,16 @@ def test_the_width_is_a_share_of_this_run() -> None:
     # 0.58 * 100 is 57.99999999999999, of which the floor would give a width of 57 and not 59
     norms = torch.ones(100)
     linear = refine_schedule([1.0], 100)
-    norms[20:49] = 3.0  # 29 of 59 values
+    norms[30:59] = 3.0  # 29 of 59 values
     assert torch.equal(refine_schedule(norms, 100, smoothing=0.58), linear)
-    norms[20:50] = 3.0
-    with pytest.warns(UserWarning, match="largest in its first step"):
-        assert not torch.equal(refine_schedule(norms, 100, smoothing=0.58), linear)
+    norms[30:60] = 3.0
+    assert not torch.equal(refine_schedule(norms, 100, smoothing=0.58), linear)
 
 
 def test_small_norms_at_the_start_are_told_and_can_be_left_out() -> None:
     norms = torch.cat([torch.full((20,), 0.2), torch.ones(80), torch.full((100,), 0.5)])
     with pytest.warns(
-        UserWarning, match="largest in its first step and dips to 0.02 in step 99 of 200"
+        UserWarning, match="largest in its first step and falls to 0.02 by step 20 of 200"
     ):
         refine_schedule(norms, 200, smoothing=0)
     schedule = refine_schedule(norms, 200, smoothing=0, ignore_first=0.1)
