@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.optim import LBFGS, SGD, AdamW, NAdam, Optimizer
 
@@ -18,6 +20,7 @@ from framework.schedules import GradientNorms, RefinedLR, refine_schedule, save_
 from framework.schedules.optimizer_kinds import kind_of
 from framework.schedules.steps import total_steps_from
 from tests.helpers.runs import ROOT
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 L2 = torch.tensor([4.0, 2.0, 1.0, 1.0, 2.0])
 L1 = torch.tensor([9.0, 4.0, 2.0, 1.0, 1.0])
@@ -154,6 +157,28 @@ def test_a_run_that_goes_on_needs_no_file(tmp_path: Path) -> None:
     trainer.ckpt_path = None
     with total_steps_from(trainer), pytest.raises(FileNotFoundError, match="gone is not there"):
         build(missing, total_steps="auto")
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_real_run_goes_on_where_the_first_is_gone(recorded: Path, tmp_path: Path) -> None:
+    def fit(folder: str, callbacks: list[Any], ckpt_path: Path | None = None) -> TinyModule:
+        torch.manual_seed(0)
+        module = TinyModule()
+        module.optimizer = partial(SGD, lr=0.5)  # type: ignore[assignment]
+        module.lr_scheduler = partial(RefinedLR, norms=str(recorded))
+        trainer = tiny_trainer(tmp_path / folder, callbacks, False)
+        trainer.fit(module, TinyData(), ckpt_path=ckpt_path, weights_only=True)
+        return module
+
+    saving = ModelCheckpoint(tmp_path / "saved", "{step}", save_top_k=-1)
+    with pytest.warns(UserWarning, match="norms of 5 steps, and this run has 12"):
+        whole = fit("whole", [saving])
+    (recorded / "gradient_norms.csv").unlink()
+    resumed = fit("resumed", [], tmp_path / "saved" / "step=6.ckpt")
+    assert torch.equal(resumed.network.weight, whole.network.weight)
+    assert resumed.trainer.optimizers[0].param_groups[0]["lr"] == 0
+    with pytest.raises(FileNotFoundError, match=r"gradient_norms\.csv is not there"):
+        fit("another", [])
 
 
 def test_every_group_and_a_tensor_as_a_rate_are_scheduled(recorded: Path) -> None:
