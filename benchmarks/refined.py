@@ -1,6 +1,7 @@
 """Refined schedules against linear decay, cosine and a constant rate, and what recording costs.
 
-    python -m benchmarks.refined [--seeds 5] [--steps 10000] [--settings noisy] [--cost]
+    python -m benchmarks.refined [--seeds 5] [--steps 10000] [--settings noisy] [--optimizers sgd]
+    python -m benchmarks.refined --cost [--device cuda]
 
 Scikit-learn's digits in two halves, a perceptron 64-64-10, batches of 32 drawn at random. ``clean``
 is the data as it is, which the network comes to know by heart. ``noisy`` has Gaussian noise on each
@@ -16,6 +17,7 @@ import argparse
 import statistics
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -30,6 +32,7 @@ RATES = {"sgd": 0.1, "adam": 0.003}
 NOISE = {"clean": (0.0, 0.0), "noisy": (0.3, 0.2)}
 """Standard deviation of the pixels' noise, and share of the labels that are random, by setting."""
 BATCH = 32
+PLAIN, RECORDED = "step", "step, norms recorded"
 GOAL = 1.01
 """Largest time of a step with recorded norms, of that of one without."""
 
@@ -164,42 +167,42 @@ def compare(setting: str, kind: str, steps: int, seeds: int) -> None:
         print(f"{name}: {tenths}")
 
 
-def recorder_arms() -> dict[str, Callable[[], object]]:
+def recorder_arms(device: str = "cpu", batch: int = 128) -> dict[str, Callable[[], object]]:
     """Return a training step of a ResNet-18 on 32 x 32 images, without and with recorded norms."""
     import timm
 
     arms: dict[str, Callable[[], object]] = {}
-    for name, norms in {"step": (), "step, norms recorded": ("l2", "l1")}.items():
+    for name, norms in {PLAIN: (), RECORDED: ("l2", "l1")}.items():
         torch.manual_seed(0)
-        network = timm.create_model("resnet18", pretrained=False, num_classes=10)
+        network = timm.create_model("resnet18", pretrained=False, num_classes=10).to(device)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-        image, label = torch.randn(32, 3, 32, 32), torch.randint(10, (32,))
-        kept: list[Tensor] = []
-
-        def step(
-            network: nn.Module = network,
-            optimizer: torch.optim.Optimizer = optimizer,
-            image: Tensor = image,
-            label: Tensor = label,
-            norms: tuple[str, ...] = norms,
-            kept: list[Tensor] = kept,
-        ) -> None:
-            optimizer.zero_grad()
-            F.cross_entropy(network(image), label).backward()
-            if norms:
-                values = gradient_norms(network.parameters(), norms).values()
-                kept.append(torch.stack([*values]))
-            optimizer.step()
-
-        arms[name] = step
+        image = torch.randn(batch, 3, 32, 32, device=device)
+        label = torch.randint(10, (batch,), device=device)
+        arms[name] = partial(_step, network, optimizer, image, label, norms, [])
     return arms
 
 
-def print_cost(rounds: int = 30) -> None:
+def _step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    image: Tensor,
+    label: Tensor,
+    norms: tuple[str, ...],
+    kept: list[Tensor],
+) -> None:
+    optimizer.zero_grad()
+    F.cross_entropy(network(image), label).backward()
+    if norms:
+        kept.append(torch.stack([*gradient_norms(network.parameters(), norms).values()]))
+    optimizer.step()
+
+
+def print_cost(device: str = "cpu", rounds: int = 30) -> None:
     """Print what recording costs, as a ratio to the step without it."""
-    medians = interleaved_medians(recorder_arms(), rounds)
-    goals = {"step, norms recorded": GOAL}
-    print_ratios(f"Recording, ResNet-18, batch 32, {machine()}", medians, "step", goals)
+    for batch in (32, 128):
+        medians = interleaved_medians(recorder_arms(device, batch), rounds)
+        title = f"Recorded norms, ResNet-18, {batch} images of 32 x 32, {machine(device)}"
+        print_ratios(title, medians, PLAIN, {RECORDED: GOAL})
 
 
 def main() -> None:
@@ -210,9 +213,10 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=[*NOISE], choices=[*NOISE])
     parser.add_argument("--optimizers", nargs="+", default=[*RATES], choices=[*RATES])
     parser.add_argument("--cost", action="store_true", help="what recording costs, and no table")
+    parser.add_argument("--device", default="cpu", help="device of --cost")
     args = parser.parse_args()
     if args.cost:
-        print_cost()
+        print_cost(args.device)
         return
     torch.set_num_threads(1)
     for setting, kind in product(NOISE, RATES):
