@@ -10,6 +10,7 @@ from torch import Tensor
 
 from framework.optim.blocks import Triple, blocks, in_lists, is_dense
 from framework.optim.kappa import Kappa, make_kappa
+from framework.optim.lion_fused import KINDS, fused_step, is_fusible
 from framework.optim.momentum_optimizer import MomentumOptimizer
 from framework.optim.momentum_optimizer import has_gradient as has_gradient
 from framework.utilities.checks import check_at_least, check_one_of
@@ -40,12 +41,18 @@ class LionK(MomentumOptimizer):
         maximize: Whether to ascend rather than descend.
         foreach: Way of working: None takes cache-sized blocks on a CPU and whole lists on a GPU;
             True takes lists everywhere, False one tensor after the other. The results are the same.
+        fused: Whether to take each weight in one pass over memory, by a C++ kernel that is compiled
+            at the first step: on a CPU, for the element-wise ``sign``, ``threshold``, ``huber`` and
+            ``square``. The results are the same. Complex and float16 weights, DTensors, gradients
+            laid out otherwise than their weights, and a learning rate that is a tensor take the
+            other way.
         capturable: Whether to keep the learning rate in a tensor beside the parameters, for CUDA
             graphs.
 
     Raises:
-        ValueError: an argument is out of range, or K does not take its arguments.
-        RuntimeError: sparse gradients.
+        ValueError: an argument is out of range, K does not take its arguments, or ``fused`` does
+            not go with another.
+        RuntimeError: sparse gradients; with ``fused`` a weight on a GPU, or no C++ compiler.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
@@ -70,6 +77,7 @@ class LionK(MomentumOptimizer):
         rms_scale: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
+        fused: bool = False,
         capturable: bool = False,
     ) -> None:
         defaults = {
@@ -82,6 +90,7 @@ class LionK(MomentumOptimizer):
             "rms_scale": rms_scale,
             "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
             "capturable": capturable,
         }
         super().__init__(params, defaults)
@@ -97,6 +106,10 @@ class LionK(MomentumOptimizer):
         make_kappa(kappa, options["kappa_kwargs"], options["rms_scale"])
         if scope == "group" and kappa in ("group", "nuclear"):
             raise ValueError(f"kappa={kappa!r} is a function of a matrix; it takes scope='tensor'.")
+        if options["fused"] and kappa not in KINDS:
+            raise ValueError(f"fused=True takes one of {', '.join(KINDS)} as kappa, not {kappa!r}.")
+        if options["fused"] and (options["foreach"] or options["capturable"]):
+            raise ValueError("fused=True excludes foreach=True and capturable=True.")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose options take the place of the defaults."""
@@ -111,6 +124,10 @@ class LionK(MomentumOptimizer):
 
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Move the parameters of a group, all of which have a gradient."""
+        if group.get("fused") and not isinstance(group["lr"], Tensor):
+            parameters = [p for p in parameters if not self._step_fused(p, group)]
+        if not parameters:
+            return
         triples = [self.triple(p, group) for p in parameters]
         kappa = make_kappa(group["kappa"], group["kappa_kwargs"], group["rms_scale"])
         if group["scope"] == "group" and not kappa.elementwise:
@@ -138,6 +155,20 @@ class LionK(MomentumOptimizer):
                 c = torch.lerp(momentum, gradient, 1 - beta1)
             momentum.lerp_(gradient, 1 - beta2)
             _apply(group, weight, kappa.grad_(c))
+
+    def _step_fused(self, parameter: Tensor, group: dict[str, Any]) -> bool:
+        """Step in one pass if that is possible, and return whether it was."""
+        gradient, momentum = parameter.grad, self.momentum(parameter)
+        assert gradient is not None
+        if parameter.device.type != "cpu":
+            raise RuntimeError(
+                f"LionK(fused=True) works on a CPU and found a weight on {parameter.device}: leave "
+                "fused out there, where whole lists of weights take a kernel per operation."
+            )
+        fusible = is_fusible(parameter, gradient) and momentum.stride() == parameter.stride()
+        if fusible:
+            fused_step(parameter, gradient, momentum, group)
+        return fusible
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; the momentum of a half-precision weight stays in float32."""

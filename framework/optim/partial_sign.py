@@ -149,8 +149,11 @@ def _move(
     momenta: list[Tensor],
 ) -> None:
     """Take step number ``age`` with tensors of one dtype."""
-    torch._foreach_mul_(momenta, group["momentum"])
-    torch._foreach_add_(momenta, gradients, alpha=1 - group["dampening"])
+    if group["momentum"] == group["dampening"]:
+        torch._foreach_lerp_(momenta, gradients, 1 - group["dampening"])
+    else:
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients, alpha=1 - group["dampening"])
     # the debiased momentum is above r where the momentum itself is above r times its bias
     bias = 1 - group["dampening"] ** age
     threshold = group["measured_threshold" if group["threshold"] is None else "threshold"]

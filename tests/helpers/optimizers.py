@@ -7,6 +7,8 @@ a line in ``BUILD``.
 from __future__ import annotations
 
 import inspect
+import os
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +31,7 @@ from framework.optim import (
 from tests.helpers.weights import save_and_load
 
 ROWS = 8
+HAS_COMPILER = shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,13 @@ class Build:
         return bool(getattr(self.kind, "needs_closure", False))
 
     @property
+    def ways(self) -> list[bool | None]:
+        """Values of ``foreach`` that the options allow."""
+        if "foreach" not in self.arguments or self.options.get("fused"):
+            return []
+        return [None, True, False]
+
+    @property
     def arguments(self) -> list[str]:
         names = list(inspect.signature(self.kind).parameters)
         return [n for n in names if n not in ("self", "params", *self.elsewhere)]
@@ -78,6 +88,7 @@ BUILD: dict[str, Build] = {
     "LionK square": lion("square"),
     "LionK group": lion("group"),
     "LionK nuclear": lion("nuclear"),
+    **({"LionK fused": lion("huber", kappa_kwargs={"e": 0.2}, fused=True)} if HAS_COMPILER else {}),
     "LionK capturable": lion("sign", capturable=True),
     "PartialSignSGD": Build(PartialSignSGD, {**PARTIAL, "threshold_quantile": 0.5}),
     "PartialSignSGD threshold": Build(

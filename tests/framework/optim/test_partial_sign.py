@@ -197,7 +197,7 @@ def test_the_step_is_that_of_plain_operations(dtype):
     for step in range(4):
         give_gradients(own, step)
         for p, mean, x in zip(own, means, expected, strict=True):
-            mean.mul_(0.9).add_(p.grad.float(), alpha=1 - 0.9)
+            mean.lerp_(p.grad.float(), 1 - 0.9)
             bias = 1 - 0.9 ** (step + 1)
             large = mean.abs() > 0.7 * bias
             x.add_(mean.where(~large, 0), alpha=-0.1 / bias).add_(mean.sign() * large, alpha=-0.01)
