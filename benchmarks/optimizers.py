@@ -1,7 +1,7 @@
-"""Time of one optimizer step, as a ratio to ``torch.optim.AdamW(foreach=True)``.
+"""Time of one optimizer step, as a ratio to ``torch.optim``, and the memory of its state.
 
 ``python -m benchmarks.optimizers [--device cuda] [--rounds 15]``: the weights of a ResNet-18 and of
-a ViT-S/16 with random gradients; nothing but ``step`` is timed.
+a ViT-S/16 with random gradients; nothing but ``step`` is timed. The arms take turns.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from benchmarks.timing import interleaved_medians, machine, pin_allocator, print
 NETWORKS = ("resnet18", "vit_small_patch16_224")
 BASELINE = "AdamW foreach"
 SIGN = "LionK sign"
+FUSED = "LionK sign fused"
 LP = "LionK lp 2"
-GOALS = {SIGN: 0.35, LP: 1.2}
+GOALS = {SIGN: 0.35, FUSED: 0.25, LP: 1.2}
+ADAM = "Adam foreach"
+PARTIAL = "PartialSignSGD"
+PARTIAL_GOALS = {PARTIAL: 1.0}
 # our name, module, class
 PEERS = (
     ("timm Lion", "timm.optim.lion", "Lion"),
@@ -37,13 +41,13 @@ def peers() -> dict[str, Callable[..., Any]]:
     return found
 
 
-def step_arms(network: str, device: str) -> dict[str, Callable[[], object]]:
-    """Return the step of every optimizer, each with its own copy of the network's weights."""
+def optimizers_of(network: str, device: str) -> dict[str, Any]:
+    """Return every optimizer, each with its own copy of the network's weights."""
     import timm
     import torch
-    from torch.optim import SGD, AdamW
+    from torch.optim import SGD, Adam, AdamW
 
-    from framework.optim import LionK
+    from framework.optim import LionK, PartialSignSGD
 
     weights = [p.detach() for p in timm.create_model(network, pretrained=False).parameters()]
     generator = torch.Generator().manual_seed(0)
@@ -63,10 +67,28 @@ def step_arms(network: str, device: str) -> dict[str, Callable[[], object]]:
         "SGD fused": SGD(parameters(), **common, momentum=0.9, fused=True),
         SIGN: LionK(parameters(), **common),
         LP: LionK(parameters(), **common, kappa="lp", kappa_kwargs={"p": 2}),
+        ADAM: Adam(parameters(), lr=1e-4, foreach=True),
+        PARTIAL: PartialSignSGD(parameters()),
     }
+    if device == "cpu":
+        optimizers[FUSED] = LionK(parameters(), **common, fused=True)
     for name, kind in peers().items():
         optimizers[name] = kind(parameters(), **common)
-    return {name: optimizer.step for name, optimizer in optimizers.items()}
+    return optimizers
+
+
+def state_bytes(optimizer: Any) -> float:
+    """Return the bytes of state per parameter, after a step."""
+    import torch
+
+    tensors = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    ]
+    sizes = [p.numel() for group in optimizer.param_groups for p in group["params"]]
+    return sum(t.numel() * t.element_size() for t in tensors) / sum(sizes)
 
 
 def main() -> None:
@@ -77,9 +99,15 @@ def main() -> None:
     pin_allocator()
     print(machine(arguments.device))
     for network in NETWORKS:
-        arms = step_arms(network, arguments.device)
+        optimizers = optimizers_of(network, arguments.device)
+        arms = {name: optimizer.step for name, optimizer in optimizers.items()}
         medians = interleaved_medians(arms, arguments.rounds)
         print_ratios(f"one step on the weights of {network}", medians, BASELINE, GOALS)
+        pair = {name: medians[name] for name in (ADAM, PARTIAL)}
+        print_ratios(f"partial adaptivity, on the weights of {network}", pair, ADAM, PARTIAL_GOALS)
+        print(f"\nbytes of state per parameter of {network}")
+        for name, optimizer in optimizers.items():
+            print(f"  {name:32s} {state_bytes(optimizer):10.2f}")
 
 
 if __name__ == "__main__":
