@@ -49,11 +49,13 @@ def double_descent(
         widths: Numbers of features P, in ascending order.
         rows: Number of training rows N.
         exact: Errors of the exact solutions.
-        curves: Errors of trained heads by name, the smallest budget of training first.
+        curves: Errors of trained heads by name, one at least, the smallest budget first.
         condition: Condition number (W, R) of the features.
         others: Errors of heads that were trained by other methods, by name.
     """
-    height = 5.0 if len(curves) + len(others or {}) <= 3 else 5.6
+    entries = 1 + len(curves) + len(others or {})
+    columns = entries if entries <= 4 else 3
+    height = 5.0 + 0.2 * math.ceil(entries / columns)
     title = f"Double descent: test error by the number of features, {rows:,} training rows"
     figure = titled(title, height)
     grid = figure.add_gridspec(2, 2, width_ratios=(1.7, 1))
@@ -70,10 +72,7 @@ def double_descent(
     left.set_yscale("log")
     left.set_ylabel("squared error on test rows")
     left.set_xlabel("number of random features P")
-    if len(trained) > 3:
-        figure.legend(loc="outside lower center", ncols=3)
-    else:
-        left.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=columns)
 
     share = figure.add_subplot(grid[0, 1])
     _line(share, widths, exact.error, "", EXACT)
