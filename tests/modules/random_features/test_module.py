@@ -24,7 +24,13 @@ def digits(**options: object) -> Digits:
     return Digits(label_noise=noise, **(sizes | options))  # type: ignore[arg-type]
 
 
-def fit(model: RandomFeatures, data: Digits, steps: int, **options: object) -> None:
+def fit(
+    model: RandomFeatures,
+    data: Digits,
+    steps: int,
+    checkpoint: Path | None = None,
+    **options: object,
+) -> Trainer:
     trainer = Trainer(
         max_epochs=steps,
         logger=False,
@@ -35,7 +41,8 @@ def fit(model: RandomFeatures, data: Digits, steps: int, **options: object) -> N
         precision="64-true",
         **options,  # type: ignore[arg-type]
     )
-    trainer.fit(model, data)
+    trainer.fit(model, data, ckpt_path=checkpoint)
+    return trainer
 
 
 def model(**options: object) -> RandomFeatures:
@@ -115,6 +122,25 @@ def test_evaluation_measures_every_head_and_keeps_every_budget() -> None:
     assert float(last["train_mse"].min()) > 1e-2
     predicted = net.predict(batch)
     torch.testing.assert_close(predicted["output"], outputs[2].mean(0).to(predicted["output"]))
+
+
+def test_a_resumed_run_goes_on_with_the_features_and_the_budgets(tmp_path: Path) -> None:
+    whole, first, second = model(), model(), model()
+    fit(whole, digits(), steps=4)
+    fit(first, digits(), steps=2).save_checkpoint(tmp_path / "two.ckpt")
+    with torch.no_grad():
+        second.network.first.zero_()  # what a network of another seed has is replaced
+    fit(second, digits(), steps=4, checkpoint=tmp_path / "two.ckpt")
+    assert [budget.step for budget in second.budgets] == [1, 2, 3, 4]
+    for found, expected in zip(second.budgets, whole.budgets, strict=True):
+        for name, value in expected.values.items():
+            assert torch.equal(found.values[name], value), name
+    assert all(
+        torch.equal(found, expected)
+        for found, expected in zip(
+            second.network.state_dict().values(), whole.network.state_dict().values(), strict=True
+        )
+    )
 
 
 def test_a_run_has_the_figure_the_table_and_the_peak(tmp_path: Path) -> None:
