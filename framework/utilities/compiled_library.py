@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC")
-# none of these changes a result; the first keeps a product and a sum from being rounded once
-_FLAGS += ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+# without contraction a product and a sum are rounded once only where the source says so; the last
+# two change no result, and let loops with comparisons be vectorized
+_FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fPIC"),
+    *("-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"),
+)
 
 
 def compile_library(package: str, name: str, macros: Sequence[str] = ()) -> ctypes.CDLL:
@@ -28,7 +31,7 @@ def compile_library(package: str, name: str, macros: Sequence[str] = ()) -> ctyp
         macros: Macros, such as ``FUSED=1``.
 
     Raises:
-        RuntimeError: There is no C++ compiler, or it fails.
+        RuntimeError: There is no C++ compiler, it fails, or what it made cannot be loaded.
 
     Example:
         >>> library = compile_library(
@@ -46,16 +49,23 @@ def compile_library(package: str, name: str, macros: Sequence[str] = ()) -> ctyp
         (Path(folder) / name).write_text(source)
         built, library = Path(folder) / "code.o", Path(folder) / "code.so"
         flags = [*_FLAGS, *(f"-D{macro}" for macro in macros)]
-        first = [compiler, *flags, "-c", str(Path(folder) / name), "-o", str(built)]
-        # linked without OpenMP, whose threads are then those that torch has loaded
+        compiling = [compiler, *flags, "-c", str(Path(folder) / name), "-o", str(built)]
+        linking = [compiler, "-shared", str(built), "-o", str(library)]
         try:
-            _run([*first, "-fopenmp"], name)
-            _run([compiler, "-shared", str(built), "-o", str(library)], name)
+            # linked without OpenMP, whose threads are then those that torch has loaded
+            _run([*compiling, "-fopenmp"], name)
+            _run(linking, name)
             return ctypes.CDLL(str(library))
         except (OSError, RuntimeError):
-            _run(first, name)
-            _run([compiler, "-shared", str(built), "-o", str(library)], name)
+            _run(compiling, name)
+            _run(linking, name)
+        try:
             return ctypes.CDLL(str(library))
+        except OSError as error:
+            raise RuntimeError(
+                f"{name} was compiled but cannot be loaded ({error}): let TMPDIR name a folder from "
+                "which programs may run."
+            ) from error
 
 
 def _run(command: list[str], name: str) -> None:
