@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -91,6 +92,12 @@ class GradientNormRecorder(Callback):
             raise IncompatibleError(
                 f"GradientNormRecorder records the steps of one optimizer; this run has "
                 f"{' and '.join(optimizers) or 'none'}."
+            )
+        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+            raise IncompatibleError(
+                f"GradientNormRecorder needs whole gradients, and "
+                f"{type(trainer.strategy).__name__} gives each rank a part of them: use the "
+                "strategy ddp."
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -174,7 +181,7 @@ class GradientNormRecorder(Callback):
             )
             unknown = torch.full((len(self.norms), missing), math.nan)
             self._series = torch.cat([self._series, unknown], 1)
-        self._series = self._series[:, :step]
+        self._series = self._series[:, :step].clone()  # a view would be saved with all it is of
         self._written = min(self._written, step)
 
     def _fetch(self) -> None:

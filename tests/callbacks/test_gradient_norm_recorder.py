@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD
 from torch.utils.data import DataLoader
@@ -225,6 +227,14 @@ def test_several_optimizers_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(IncompatibleError, match="one optimizer; this run has SGD and SGD"):
         run(tmp_path, Two())
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_gradients_in_parts_are_refused(strategy: Any) -> None:
+    optimizers = [SGD([nn.Parameter(torch.zeros(1))], lr=0.1)]
+    trainer: Any = SimpleNamespace(optimizers=optimizers, strategy=strategy())
+    with pytest.raises(IncompatibleError, match=f"{strategy.__name__} gives each rank a part"):
+        GradientNormRecorder().on_fit_start(trainer, Quadratic())
 
 
 def test_a_module_of_ours_has_a_row_per_step(tmp_path: Path) -> None:
