@@ -23,6 +23,8 @@ from .saf import SAF as SAF
 from .selection_schedule import SelectionPhase as SelectionPhase
 from .selection_schedule import SelectionSchedule as SelectionSchedule
 from .self_tuning import SelfTuning as SelfTuning
+from .stop_at_train_loss import StopAtTrainLoss as StopAtTrainLoss
+from .task_matrix import TaskMatrix as TaskMatrix
 from .threshold_calibration import ThresholdCalibration as ThresholdCalibration
 from .trial_reporter import TrialReporter as TrialReporter
 from .unit_norm_projection import UnitNormProjection as UnitNormProjection

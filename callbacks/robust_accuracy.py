@@ -14,6 +14,7 @@ from framework.metrics.accuracy_under_attack import correct_under_attack
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.labels import IGNORE_INDEX
 from framework.training.compatibility import require_alone
+from framework.training.labeled_batches import inputs_and_labels
 from framework.training.module import TrainingModule
 from framework.utilities.checks import check_at_least
 from framework.utilities.lightning_internals import datamodule_of
@@ -95,7 +96,7 @@ class RobustAccuracy(Callback):
         beyond = self.limit_batches is not None and batch_idx >= self.limit_batches
         if beyond or not self._active(trainer):
             return
-        (images, *others), labels = _inputs_and_labels(pl_module, batch)
+        (images, *others), labels = inputs_and_labels(pl_module, batch, "RobustAccuracy")
         with torch.inference_mode(False):
             # a tensor of inference mode cannot take part in a gradient
             others = [v.clone() if isinstance(v, Tensor) else v for v in others]
@@ -124,18 +125,3 @@ class RobustAccuracy(Callback):
             return False
         fitting = trainer.state.fn == "fit"
         return not fitting or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-
-
-def _inputs_and_labels(module: LightningModule, batch: Any) -> tuple[tuple[Any, ...], Tensor]:
-    """Return what ``forward`` takes and the labels (B,), or refuse the batch."""
-    if isinstance(module, TrainingModule):
-        fields = module.fields_of(batch)
-        return module.forward_inputs(fields), fields["label"]
-    if isinstance(batch, dict) and {"image", "label"} <= batch.keys():
-        return (batch["image"],), batch["label"]
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return (batch[0],), batch[1]
-    raise IncompatibleError(
-        "RobustAccuracy needs batches that are a dict with 'image' and 'label' or a tuple "
-        f"(image, label), got {type(batch).__name__}."
-    )

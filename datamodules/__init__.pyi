@@ -4,6 +4,7 @@ from .bags import Bags as Bags
 from .body_parts import BodyParts as BodyParts
 from .breast_cancer import BreastCancer as BreastCancer
 from .cifar import CIFAR as CIFAR
+from .class_incremental import ClassIncremental as ClassIncremental
 from .classification import ClassificationData as ClassificationData
 from .digits import Digits as Digits
 from .domain_pair import DomainPair as DomainPair

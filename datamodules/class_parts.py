@@ -85,7 +85,7 @@ def class_parts(
     if data.mixes_samples or data.has_groups:
         raise ValueError(f"{name} makes samples of several: switch its mixup off.")
     source, _ = root_and_rows(data.train_set, [])
-    label = _labels(source, name)
+    label = labels_of(source, name)
     if "clean_label" in source.fields:
         raise ValueError(f"Classes are told by labels that are right: drop {name}'s label_noise.")
     plain, _ = root_and_rows(data.plain_train_set, [])
@@ -122,7 +122,16 @@ def class_parts(
     )
 
 
-def _labels(source: Any, name: str) -> Tensor:
+def labels_of(source: Any, name: str) -> Tensor:
+    """Return the labels (N,) of a set of images.
+
+    Args:
+        source: Set of images.
+        name: Name of its datamodule, for the message.
+
+    Raises:
+        TypeError: It holds no labels.
+    """
     if "label" not in getattr(source, "fields", {}):
         raise TypeError(
             f"{name} serves {type(source).__name__}, and classes can be told apart in labeled "

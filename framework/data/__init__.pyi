@@ -20,3 +20,4 @@ from .record_writer import write_records as write_records
 from .samplers import GlobalBatchSampler as GlobalBatchSampler
 from .samplers import SampleKey as SampleKey
 from .samplers import WeightedBatchSampler as WeightedBatchSampler
+from .task_sampling import TaskBatchSampler as TaskBatchSampler
