@@ -23,6 +23,7 @@ from .saf import SAF as SAF
 from .selection_schedule import SelectionPhase as SelectionPhase
 from .selection_schedule import SelectionSchedule as SelectionSchedule
 from .self_tuning import SelfTuning as SelfTuning
+from .solution_probe import SolutionProbe as SolutionProbe
 from .stop_at_train_loss import StopAtTrainLoss as StopAtTrainLoss
 from .task_matrix import TaskMatrix as TaskMatrix
 from .threshold_calibration import ThresholdCalibration as ThresholdCalibration

@@ -33,7 +33,7 @@ class TaskBatchSampler(GlobalBatchSampler):
     Example:
         >>> tasks = [torch.tensor([0, 1]), torch.tensor([2, 3, 4])]
         >>> list(TaskBatchSampler(tasks, batch_size=2, start=lambda: (1, 0)))
-        [[(1, 4), (1, 3)], [(1, 2), (1, 4)]]
+        [[(1, 3), (1, 4)], [(1, 2), (1, 4)]]
     """
 
     def __init__(

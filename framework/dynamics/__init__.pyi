@@ -6,5 +6,16 @@ from .random_features import draw_first_layer as draw_first_layer
 from .random_features import exact_solution as exact_solution
 from .random_features import peak_height as peak_height
 from .random_features import random_features as random_features
+from .layer_features import LayerFeatures as LayerFeatures
+from .loss_ascent import loss_ascent as loss_ascent
+from .margins import logit_margins as logit_margins
+from .margins import margin_quantiles as margin_quantiles
 from .sharpness import hessian_top_eigenvalue as hessian_top_eigenvalue
 from .sharpness import hessian_top_eigenvalues as hessian_top_eigenvalues
+from .solution_probe import measure_solution as measure_solution
+from .solution_weights import curve_area as curve_area
+from .solution_weights import pruned_by_magnitude as pruned_by_magnitude
+from .solution_weights import pruning_curve as pruning_curve
+from .solution_weights import sparsity as sparsity
+from .solution_weights import weight_norms as weight_norms
+from .solution_weights import weights_of as weights_of

@@ -11,6 +11,32 @@ from torchmetrics import Metric
 from framework.utilities.checks import check_at_least
 
 
+def pair_cosines(sums: Tensor) -> Tensor:
+    """Return the cosines (C, C) between class means, NaN where a class has no direction.
+
+    Args:
+        sums: Sums or means (C, K) of the features of each class; both point the same way.
+    """
+    length = sums.norm(dim=1, keepdim=True)
+    unit = (sums / length).where(length > 0, torch.nan)
+    return (unit @ unit.mT).float()
+
+
+def mean_pair_cosine(sums: Tensor) -> Tensor:
+    """Return the mean cosine of two different classes, NaN where fewer than two have a direction.
+
+    Args:
+        sums: Sums or means (C, K) of the features of each class.
+
+    Example:
+        >>> mean_pair_cosine(torch.tensor([[1.0, 0.0], [3.0, 3.0]]))
+        tensor(0.7071)
+    """
+    cosines = pair_cosines(sums)
+    first, second = torch.triu_indices(len(cosines), len(cosines), offset=1)
+    return cosines[first, second].nanmean()
+
+
 class ClassMeanCosine(Metric):
     """Mean cosine between the mean features of two classes, over all pairs of classes.
 
@@ -61,14 +87,8 @@ class ClassMeanCosine(Metric):
 
     def cosines(self) -> Tensor:
         """Return the cosines (C, C) between class means, NaN where a class has no direction."""
-        length = self.total.norm(dim=1, keepdim=True)
-        # the sum points where the mean does
-        unit = (self.total / length).where(length > 0, torch.nan)
-        return (unit @ unit.mT).float()
+        return pair_cosines(self.total)
 
     def compute(self) -> Tensor:
         """Return the mean of the cosines of two different classes."""
-        cosines = self.cosines()
-        classes = len(cosines)
-        first, second = torch.triu_indices(classes, classes, offset=1)
-        return cosines[first, second].nanmean()
+        return mean_pair_cosine(self.total)
