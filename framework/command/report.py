@@ -27,8 +27,10 @@ def main(args: Sequence[str]) -> None:
     Raises:
         FileNotFoundError: A place that holds no run.
         FileExistsError: The page would take the place of another file.
+        ValueError: Runs that cannot be compared at equal loss.
         WriteError: The page cannot be written where ``--output`` says.
     """
+    from framework.reports.equal_loss import TRAIN_LOSS
     from framework.reports.run_result import find_runs
 
     parser = PlainParser(
@@ -46,12 +48,28 @@ def main(args: Sequence[str]) -> None:
         help="page that is written; default report.html in the run folder, or of several runs in "
         "the folder that holds them",
     )
+    parser.add_argument(
+        "--equal",
+        metavar="METRIC",
+        nargs="?",
+        const=TRAIN_LOSS,
+        help="compare the runs where this loss is equal, and not at their ends; default "
+        "%(const)s. Runs that differ in their seeds alone are averaged",
+    )
+    parser.add_argument(
+        "--at",
+        metavar="VALUE",
+        type=float,
+        help="loss at which --equal compares; default the lowest that all runs reach",
+    )
     given = parser.parse_args(args)
+    if given.at is not None and given.equal is None:
+        parser.error("--at is the loss of --equal, which is not given")
     runs = find_runs(given.run)
-    if len(runs) == 1:
+    if len(runs) == 1 and given.equal is None:
         _show(runs[0], given.output)
     else:
-        _compare(runs, given.output)
+        _compare(runs, given.output, given.equal, given.at)
 
 
 def _show(run: Path, output: Path | None) -> None:
@@ -78,17 +96,28 @@ def _show(run: Path, output: Path | None) -> None:
     _write(place, run_page(run, beside), output is not None)
 
 
-def _compare(runs: Sequence[Path], output: Path | None) -> None:
+def _compare(
+    runs: Sequence[Path], output: Path | None, metric: str | None, level: float | None
+) -> None:
     from framework.command.comparison import comparison_table
+    from framework.command.equal_loss import equal_loss_table
     from framework.reports.comparison import Comparison
     from framework.reports.comparison_page import comparison_page
+    from framework.reports.equal_loss import EqualLoss
     from framework.reports.pages import FILE_NAME
     from framework.reports.run_result import RunResult, is_run
 
     for run in runs:
         check_links(run)
     found = [RunResult.read(run) for run in runs]
-    PlainConsole().print(comparison_table(Comparison(found)))
+    console = PlainConsole()
+    equal = None if metric is None else EqualLoss(found, metric, level)
+    if equal is None:
+        console.print(comparison_table(Comparison(found)))
+    else:
+        console.print(equal_loss_table(equal))
+        for note in equal.notes:
+            console.print(note, soft_wrap=True)
     place = output
     if place is None:
         holder = Path(os.path.commonpath([run.resolve().parent for run in runs]))
@@ -97,7 +126,7 @@ def _compare(runs: Sequence[Path], output: Path | None) -> None:
         if is_run(holder) or (not holder.is_relative_to(here) and holder in here.parents):
             holder = here
         place = holder / FILE_NAME
-    _write(place, comparison_page(found, place.parent), output is not None)
+    _write(place, comparison_page(found, place.parent, equal), output is not None)
 
 
 def _write(place: Path, page: str, must: bool) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from framework.reports.charts import comparison_charts, epochs
+from framework.reports.charts import comparison_charts, epochs, title
 from framework.reports.comparison import Comparison
+from framework.reports.equal_loss import EqualLoss
 from framework.reports.pages import FILE_NAME, number, render
 from framework.reports.run_page import state
 from framework.reports.run_result import RunResult
@@ -16,12 +18,13 @@ MOST_SETTINGS = 60
 """Columns of settings."""
 
 
-def comparison_page(runs: Sequence[RunResult], place: Path) -> str:
+def comparison_page(runs: Sequence[RunResult], place: Path, equal: EqualLoss | None = None) -> str:
     """Return the page of several runs: their curves, and a table in which a person searches.
 
     Args:
         runs: Runs, two or more.
         place: Folder in which the page will lie, from which it leads to the pages of the runs.
+        equal: The runs at equal loss, where they are compared so.
     """
     found = Comparison(runs)
     settings = list(dict.fromkeys(key for each in found.differences for key in each))
@@ -51,6 +54,7 @@ def comparison_page(runs: Sequence[RunResult], place: Path) -> str:
         mode=found.mode,
         test=found.test if found.has_test else "",
         settings=shown,
+        equal=None if equal is None else _equal(equal),
         left_out=len(settings) - len(shown),
         rows=rows,
         show=number,
@@ -61,6 +65,24 @@ def comparison_page(runs: Sequence[RunResult], place: Path) -> str:
             "charts": comparison_charts(ordered, found.metric),
         },
     )
+
+
+def _equal(found: EqualLoss) -> dict[str, Any]:
+    """Return what the page shows of runs at equal loss."""
+    rows = [
+        ("optimizer steps", [str(group.steps) for group in found.groups]),
+        *(
+            (title(metric), [str(group.values.get(metric, "")) for group in found.groups])
+            for metric in found.metrics
+        ),
+    ]
+    return {
+        "loss": title(found.metric),
+        "level": f"{found.level:.4g}",
+        "groups": [(group.name, len(group.runs)) for group in found.groups],
+        "rows": rows,
+        "notes": found.notes,
+    }
 
 
 def _link(run: Path, place: Path) -> str:
