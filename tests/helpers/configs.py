@@ -91,6 +91,7 @@ SHOWN_ELSEWHERE = HEADS | {
     "with/noise",
     "with/normalized_logistic",
     "with/pgd_eval",
+    "with/probe",
     "with/sae_gated",
     "with/sae_l1",
     "with/sae_matryoshka",

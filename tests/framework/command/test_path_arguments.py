@@ -109,6 +109,7 @@ NO_PATHS = [
     "text_field",
     "TimmEmbedder.others",
     "tokenizer",
+    "StopAtTrainLoss.metric",
     "TrialReporter.metric",
     "TunedDropout.where",
     "UnitNormProjection.parameters",
