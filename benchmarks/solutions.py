@@ -5,9 +5,10 @@
 Both are of scikit-learn's digits and a perceptron 64-128-10, in plain loops on the kernels that
 ``ClassIncremental``, ``TaskMatrix`` and ``SolutionProbe`` stand on. ``incremental``: pairs of
 digits, 200 steps each, without a replay. ``equal``: all digits, trained until the mean training
-loss of an epoch is at most 0.02. Learning rates are tuned for each optimizer on a seed that is not
-among those of the tables; the tables are mean ± standard error over seeds. Takes a few minutes on
-one core.
+loss of an epoch is at most 0.02. Learning rates are tuned for each optimizer on validation rows and
+a seed that is not among those of the tables: ``incremental`` takes the largest average accuracy
+after all pairs of the rates by which each pair is learned to 95 % on average, ``equal`` the largest
+accuracy. The tables are mean ± standard error over seeds. Takes a few minutes on one core.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +27,9 @@ from torch import Tensor, nn
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 TUNING_SEED = 1000
 TASKS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
-STEPS, BATCH, LEVEL, MOST_EPOCHS = 200, 32, 0.02, 200
+STEPS, BATCH, LEVEL, MOST_EPOCHS = 200, 32, 0.02, 100
+LEARNED = 0.95
+"""Mean accuracy on each pair when it was learned that a learning rate must reach."""
 
 
 class Both:
@@ -123,15 +127,27 @@ def incremental(make: Any, lr: float, seed: int, data: Parts, part: str) -> Tens
     forgetting = AverageForgetting(len(TASKS))
     held_x, held_y = getattr(data, part)
     for learned in range(len(TASKS)):
-        batches = TaskBatchSampler(
-            rows, BATCH, 1, STEPS, seed=seed, start=lambda learned=learned: (learned, 0)
-        )
+        batches = TaskBatchSampler(rows, BATCH, 1, STEPS, seed=seed, start=partial(_start, learned))
         for keys in batches:
             chosen = [row for _, row in keys]
             step(model, optimizer, x[chosen], y[chosen])
         with torch.no_grad():
             forgetting.update(model(held_x), held_y, held_y // 2, learned)
     return forgetting.matrix()
+
+
+def _start(epoch: int) -> tuple[int, int]:
+    return epoch, 0
+
+
+def retention(make: Any, data: Parts, lr: float) -> float:
+    """Return the average accuracy after all pairs, if pairs are learned at all at this rate.
+
+    The largest average without this condition is that of the smallest rate, which learns little.
+    """
+    matrix = incremental(make, lr, TUNING_SEED, data, "val")
+    learned = float(matrix.diag().mean())
+    return float(matrix[-1].mean()) if learned >= LEARNED else learned - 1
 
 
 def at_equal_loss(make: Any, lr: float, seed: int, data: Parts) -> tuple[nn.Module, int] | None:
@@ -191,11 +207,7 @@ def print_incremental(seeds: int, data: Parts) -> None:
 
     def rows() -> Iterator[Sequence[str]]:
         for name, make in OPTIMIZERS.items():
-            lr = tuned(
-                lambda lr, make=make: float(
-                    incremental(make, lr, TUNING_SEED, data, "val")[-1].mean()
-                )
-            )
+            lr = tuned(partial(retention, make, data))
             found = [incremental(make, lr, seed, data, "test") for seed in range(seeds)]
             last = torch.stack([matrix[-1] for matrix in found])
             forgotten = [float(average_forgetting_of(matrix)) for matrix in found]
@@ -216,7 +228,7 @@ def print_equal(seeds: int, data: Parts) -> None:
 
     def rows() -> Iterator[Sequence[str]]:
         for name, make in OPTIMIZERS.items():
-            lr = tuned(lambda lr, make=make: quickness(make, lr, data))
+            lr = tuned(partial(quickness, make, data))
             runs = [at_equal_loss(make, lr, seed, data) for seed in range(seeds)]
             reached = [run for run in runs if run is not None]
             found = [solution(model, data) for model, _ in reached]  # type: ignore[arg-type]
@@ -228,7 +240,7 @@ def print_equal(seeds: int, data: Parts) -> None:
     table(["", "lr", "reached", "steps", *names], rows())
 
 
-def quickness(make: Any, lr: float, data: Parts) -> float:
+def quickness(make: Any, data: Parts, lr: float) -> float:
     """Return the accuracy of the validation at the level; minus infinity where it is not reached.
 
     Of equal accuracies the quicker rate is the better one.
