@@ -27,7 +27,7 @@ from torch import Tensor, nn
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 TUNING_SEED = 1000
 TASKS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
-STEPS, BATCH, LEVEL, MOST_EPOCHS = 200, 32, 0.02, 100
+STEPS, BATCH, LEVEL, MOST_EPOCHS = 200, 32, 0.02, 50
 LEARNED = 0.95
 """Mean accuracy on each pair when it was learned that a learning rate must reach."""
 

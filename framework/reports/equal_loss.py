@@ -146,12 +146,13 @@ class EqualLoss:
             {k: v for k, v in run.settings.items() if k.rpartition(".")[2] not in SEEDS}
             for run in runs
         ]
+        found = differences(settings)
         groups: dict[str, Group] = {}
-        for number, differing in enumerate(differences(settings)):
+        for number, differing in enumerate(found):
             if self.reached[number] is None:
                 continue
-            name = _name(differing)
-            groups.setdefault(name, Group(name)).runs.append(number)
+            name = _name(differing, found)
+            groups.setdefault(str(sorted(differing.items())), Group(name)).runs.append(number)
         return list(groups.values())
 
     def _compared(self, runs: Sequence[RunResult]) -> list[str]:
@@ -186,8 +187,17 @@ def _finite(run: RunResult, metric: str) -> Curve | None:
     return finite
 
 
-def _name(differing: dict[str, str]) -> str:
-    """Return the settings of a group, the optimizer first and without its name."""
-    optimizers = [v for k, v in differing.items() if k.rpartition(".")[2] == "optimizer"]
-    others = [f"{k}={v}" for k, v in differing.items() if k.rpartition(".")[2] != "optimizer"]
-    return " ".join([*optimizers, *others]) or "all runs"
+def _name(differing: dict[str, str], others: Sequence[dict[str, str]]) -> str:
+    """Return what tells a group from others, the optimizer first and without its name.
+
+    Settings that only this optimizer has, and always alike, are left out.
+    """
+    optimizer = next((k for k in differing if k.rpartition(".")[2] == "optimizer"), "")
+    kin = [other for other in others if other.get(optimizer) == differing.get(optimizer)]
+    told = [
+        f"{key}={value}"
+        for key, value in differing.items()
+        if key != optimizer
+        and (all(key in other for other in others) or any(one.get(key) != value for one in kin))
+    ]
+    return " ".join([differing[optimizer], *told] if optimizer else told) or "all runs"

@@ -13,8 +13,8 @@ from framework.reports.run_result import RunResult
 from tests.helpers.pages import Page, make_run
 
 
-def config(optimizer: str, seed: int, lr: float = 0.1) -> dict:
-    part = {"class_path": f"torch.optim.{optimizer}", "init_args": {"lr": lr}}
+def config(optimizer: str, seed: int, lr: float = 0.1, **more: float) -> dict:
+    part = {"class_path": f"torch.optim.{optimizer}", "init_args": {"lr": lr, **more}}
     model = {"class_path": "modules.Classifier", "init_args": {"optimizer": part}}
     return {"seed_everything": seed, "model": model}
 
@@ -74,6 +74,15 @@ def test_runs_are_grouped_by_all_settings_but_seeds(tmp_path):
         for name, lr in (("SGD", 0.1), ("SGD", 0.2), ("AdamW", 0.1))
     ]
     assert [g.name for g in EqualLoss(runs).groups] == ["SGD lr=0.1", "SGD lr=0.2", "AdamW lr=0.1"]
+    more = {"eps": 1e-8}  # only this optimizer has it, and always alike
+    assert [
+        g.name
+        for g in EqualLoss([*runs[:2], make(tmp_path / "m", [0.5], [1.0], "Adam", **more)]).groups
+    ] == [
+        "SGD lr=0.1",
+        "SGD lr=0.2",
+        "Adam lr=0.1",
+    ]
     same = [make(tmp_path / f"s{k}", [0.5], [1.0], seed=k) for k in range(3)]
     (group,) = EqualLoss(same).groups
     assert (group.name, group.runs) == ("all runs", [0, 1, 2])
