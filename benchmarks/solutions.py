@@ -6,7 +6,7 @@ Both are of scikit-learn's digits and a perceptron 64-128-10, in plain loops on 
 ``ClassIncremental``, ``TaskMatrix`` and ``SolutionProbe`` stand on. ``incremental``: pairs of
 digits, 200 steps each, without a replay. ``equal``: all digits, trained until the mean training
 loss of an epoch is at most 0.02. Learning rates are tuned for each optimizer on validation rows and
-a seed that is not among those of the tables: ``incremental`` takes the largest average accuracy
+seeds that are not among those of the tables: ``incremental`` takes the largest average accuracy
 after all pairs of the rates by which each pair is learned to 95 % on average, ``equal`` the largest
 accuracy. The tables are mean ± standard error over seeds. Takes a few minutes on one core.
 """
@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-TUNING_SEED = 1000
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+TUNING_SEEDS = (1000, 1001)
 TASKS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
 STEPS, BATCH, LEVEL, MOST_EPOCHS = 200, 32, 0.02, 50
 LEARNED = 0.95
@@ -129,7 +129,7 @@ def incremental(make: Any, lr: float, seed: int, data: Parts, part: str) -> Tens
     for learned in range(len(TASKS)):
         batches = TaskBatchSampler(rows, BATCH, 1, STEPS, seed=seed, start=partial(_start, learned))
         for keys in batches:
-            chosen = [row for _, row in keys]
+            chosen = torch.tensor([row for _, row in keys])
             step(model, optimizer, x[chosen], y[chosen])
         with torch.no_grad():
             forgetting.update(model(held_x), held_y, held_y // 2, learned)
@@ -145,9 +145,9 @@ def retention(make: Any, data: Parts, lr: float) -> float:
 
     The largest average without this condition is that of the smallest rate, which learns little.
     """
-    matrix = incremental(make, lr, TUNING_SEED, data, "val")
-    learned = float(matrix.diag().mean())
-    return float(matrix[-1].mean()) if learned >= LEARNED else learned - 1
+    found = [incremental(make, lr, seed, data, "val") for seed in TUNING_SEEDS]
+    learned = min(float(matrix.diag().mean()) for matrix in found)
+    return float(torch.stack(found)[:, -1].mean()) if learned >= LEARNED else learned - 1
 
 
 def at_equal_loss(make: Any, lr: float, seed: int, data: Parts) -> tuple[nn.Module, int] | None:
@@ -245,7 +245,7 @@ def quickness(make: Any, data: Parts, lr: float) -> float:
 
     Of equal accuracies the quicker rate is the better one.
     """
-    run = at_equal_loss(make, lr, TUNING_SEED, data)
+    run = at_equal_loss(make, lr, TUNING_SEEDS[0], data)
     if run is None:
         return -math.inf
     model, steps = run
