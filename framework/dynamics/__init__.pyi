@@ -1,3 +1,7 @@
+from .layer_features import LayerFeatures as LayerFeatures
+from .loss_ascent import loss_ascent as loss_ascent
+from .margins import logit_margins as logit_margins
+from .margins import margin_quantiles as margin_quantiles
 from .random_features import condition_number as condition_number
 from .random_features import contraction as contraction
 from .random_features import curvature as curvature
@@ -6,10 +10,6 @@ from .random_features import draw_first_layer as draw_first_layer
 from .random_features import exact_solution as exact_solution
 from .random_features import peak_height as peak_height
 from .random_features import random_features as random_features
-from .layer_features import LayerFeatures as LayerFeatures
-from .loss_ascent import loss_ascent as loss_ascent
-from .margins import logit_margins as logit_margins
-from .margins import margin_quantiles as margin_quantiles
 from .sharpness import hessian_top_eigenvalue as hessian_top_eigenvalue
 from .sharpness import hessian_top_eigenvalues as hessian_top_eigenvalues
 from .solution_probe import measure_solution as measure_solution

@@ -3,10 +3,10 @@ from .accuracy_under_attack import robust_accuracy as robust_accuracy
 from .average_forgetting import AverageForgetting as AverageForgetting
 from .average_forgetting import average_forgetting_of as average_forgetting_of
 from .bag_calibration import BagCalibrationError as BagCalibrationError
-from .condition_number import ConditionNumber as ConditionNumber
 from .class_mean_cosine import ClassMeanCosine as ClassMeanCosine
 from .class_mean_cosine import mean_pair_cosine as mean_pair_cosine
 from .class_mean_cosine import pair_cosines as pair_cosines
+from .condition_number import ConditionNumber as ConditionNumber
 from .effective_rank import EffectiveRank as EffectiveRank
 from .effective_rank import effective_rank_of as effective_rank_of
 from .embedding_sample import EmbeddingSample as EmbeddingSample
