@@ -2,6 +2,12 @@ from .layer_features import LayerFeatures as LayerFeatures
 from .loss_ascent import loss_ascent as loss_ascent
 from .margins import logit_margins as logit_margins
 from .margins import margin_quantiles as margin_quantiles
+from .opposing_signals import SignalStep as SignalStep
+from .opposing_signals import SignalTracker as SignalTracker
+from .opposing_signals import cosine_of as cosine_of
+from .opposing_signals import opposing_groups as opposing_groups
+from .opposing_signals import signal_cosine as signal_cosine
+from .opposing_signals import swapped_share as swapped_share
 from .random_features import condition_number as condition_number
 from .random_features import contraction as contraction
 from .random_features import curvature as curvature
