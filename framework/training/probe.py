@@ -1,0 +1,239 @@
+"""A fixed set of training rows, at which a run is looked at in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import IterableDataset
+
+from framework.data.datamodule import DataModule
+from framework.data.datasets import Batch, root_and_rows
+from framework.distributed.averages import average_over_ranks
+from framework.distributed.collectives import gather, rank, world_size
+from framework.dynamics.sharpness import hessian_top_eigenvalue
+from framework.objectives.errors import IncompatibleError
+from framework.training.compatibility import check_needs
+from framework.training.module import TrainingModule
+from framework.utilities.checks import check_at_least
+from framework.utilities.evaluation_mode import evaluation_mode
+from framework.utilities.lightning_internals import datamodule_of, train_loader
+from framework.utilities.randomness import capture_rng, restore_rng, seeded, stable_seed
+
+
+class Probe:
+    """Rows of the training set that are read once, and their losses under the present parameters.
+
+    Each rank holds its part of every batch. A look is in evaluation mode and changes nothing: no
+    parameter or its gradient, no buffer and no global random number.
+
+    The loss of a row is the weighted sum of the ``per_sample`` terms of a ``TrainingModule``, as
+    its ``objectives`` returns them, without what callbacks add; of any other ``LightningModule``
+    what its method ``per_sample_losses(batch)`` returns, (B,).
+
+    Args:
+        module: Module attached to a Trainer, whose training is about to start.
+        size: Largest number of rows N; where the training set has more, they are drawn by a seed
+            that depends on its size alone.
+        owner: Object that looks, for messages.
+        batch_size: Rows of a batch over all ranks.
+
+    Raises:
+        IncompatibleError: Data without positions, or fewer than two rows; or see
+            ``check_probed``.
+    """
+
+    def __init__(
+        self, module: LightningModule, size: int, owner: object, batch_size: int = 500
+    ) -> None:
+        check_at_least(2, size=size)
+        self.module = module
+        self._losses = check_probed(module, owner)
+        dataset, self._read = _reader(module, owner)
+        rows = len(dataset)
+        if rows < 2:
+            raise IncompatibleError(
+                f"{type(owner).__name__} compares training rows, and there are {rows}."
+            )
+        generator = torch.Generator().manual_seed(stable_seed("probe", rows))
+        chosen = torch.randperm(rows, generator=generator)[:size].sort().values
+        self.rows: list[int] = chosen.tolist()
+        """Positions of the rows in the data set, ascending."""
+        self.index: list[int] = root_and_rows(dataset, self.rows)[1]
+        """Positions of the rows in the full training set, the ``index`` of a batch."""
+        self._own = [_own_part(part) for part in torch.arange(len(chosen)).split(batch_size)]
+        self._batches = [self.read(places.tolist()) for places in self._own]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, places: Sequence[int]) -> Batch:
+        """Return some rows as a batch on the CPU, without augmentation; not collective.
+
+        Args:
+            places: Places of the rows in the probe.
+        """
+        return self._read([self.rows[place] for place in places])
+
+    def losses(self) -> Tensor:
+        """Return the losses (N,) of all rows, float64 on the CPU. Collective."""
+        parts = []
+        with torch.no_grad(), self._looking():
+            for batch, places in zip(self._batches, self._own, strict=True):
+                value = self._of(batch, len(places)).double()
+                parts.append(torch.stack([places.to(value.device).double(), value]))
+        places, values = gather(torch.cat(parts, 1).T).T.cpu()
+        return values[places.argsort()]
+
+    def sharpness(self, tolerance: float = 1e-2) -> float:
+        """Return the largest eigenvalue of the Hessian of the mean loss. Collective.
+
+        Attention is computed by operations that can be differentiated twice.
+
+        Args:
+            tolerance: Relative accuracy of the eigenvalue.
+        """
+        with self._looking(), sdpa_kernel(SDPBackend.MATH):
+            return hessian_top_eigenvalue(self._parts, self.parameters, tolerance=tolerance)
+
+    def gradients(self, *groups: Tensor) -> list[list[Tensor]]:
+        """Return the gradients of the summed losses of groups of rows. Collective.
+
+        Args:
+            *groups: Places of the rows of each group.
+
+        Returns:
+            For each group one tensor per trainable parameter.
+        """
+        parameters = self.parameters
+        total = [[torch.zeros_like(p) for p in parameters] for _ in groups]
+        wanted = torch.cat(groups)
+        with torch.enable_grad(), self._looking():
+            for batch, own in zip(self._batches, self._own, strict=True):
+                kept = torch.isin(own, wanted)
+                if not kept.any():
+                    continue
+                part = _rows_of(batch, kept)
+                places = own if part is None else own[kept]
+                losses = self._of(batch if part is None else part, len(places))
+                for sums, group in zip(total, groups, strict=True):
+                    mask = torch.isin(places, group).to(losses.device)
+                    if losses.requires_grad and mask.any():
+                        found = torch.autograd.grad(
+                            losses[mask].sum(), parameters, retain_graph=True, allow_unused=True
+                        )
+                        for sum_, value in zip(sums, found, strict=True):
+                            if value is not None:
+                                sum_ += value
+        return [[g * world_size() for g in average_over_ranks(sums)] for sums in total]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The trainable parameters."""
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def _parts(self) -> Iterator[Tensor]:
+        """Yield this rank's parts of the mean loss, whose mean over ranks is that of all rows."""
+        scale = world_size() / len(self)
+        for batch, places in zip(self._batches, self._own, strict=True):
+            with torch.enable_grad():
+                part = self._of(batch, len(places)).sum() * scale
+            yield part
+
+    def _of(self, batch: Batch, rows: int) -> Tensor:
+        """Return the losses of the rows of a batch."""
+        trainer: Any = self.module.trainer
+        precision = trainer.precision_plugin
+        batch = trainer.strategy.batch_to_device(precision.convert_input(batch))
+        with precision.forward_context():
+            losses = self._losses(batch)
+        if losses.shape != (rows,):
+            raise IncompatibleError(
+                f"The losses of {rows} rows of {type(self.module).__name__} have the shape "
+                f"{tuple(losses.shape)}: a probe needs one value per row."
+            )
+        return losses
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        state = capture_rng()
+        try:
+            with evaluation_mode(self.module):
+                yield
+        finally:
+            restore_rng(state)
+
+
+def check_probed(module: LightningModule, owner: object) -> Callable[[Batch], Tensor]:
+    """Return the function from a batch to the losses (B,) of its rows.
+
+    Args:
+        module: Module.
+        owner: Object that needs them, for messages.
+
+    Raises:
+        IncompatibleError: The module has no loss per sample.
+    """
+    own = getattr(module, "per_sample_losses", None)
+    if own is not None:
+        return own
+    if not isinstance(module, TrainingModule):
+        raise IncompatibleError(
+            f"{type(owner).__name__} needs the loss of each sample: give {type(module).__name__} a "
+            "method per_sample_losses(batch) that returns them, (B,)."
+        )
+    check_needs(owner, ("per_sample",), module, module.provides)
+
+    def losses(batch: Batch) -> Tensor:
+        objectives = module.objectives(module.fields_of(batch))
+        weights = objectives.weights
+        terms = [weights.get(name, 1.0) * v for name, v in objectives.per_sample.items()]
+        return torch.stack(terms).sum(0)
+
+    return losses
+
+
+def _reader(module: LightningModule, owner: object) -> tuple[Any, Callable[[list[int]], Batch]]:
+    """Return the training set, and a function from positions in it to a batch."""
+    data = datamodule_of(module.trainer)
+    if isinstance(data, DataModule):
+        indexed: Any = data.ordered_train_dataloader().dataset
+        return indexed.dataset, lambda rows: indexed.__getitems__([(0, row) for row in rows])
+    given = train_loader(module.trainer)
+    loader: Any = module.trainer.train_dataloader if given is None else given
+    dataset: Any = getattr(loader, "dataset", None)
+    if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
+        raise IncompatibleError(
+            f"{type(owner).__name__} looks at the same training rows again and again: give fit() a "
+            "DataLoader of a map-style data set, or a trimtab DataModule."
+        )
+
+    def read(rows: list[int]) -> Batch:
+        with seeded("probe", *rows):
+            if hasattr(dataset, "__getitems__"):
+                return loader.collate_fn(dataset.__getitems__(rows))
+            return loader.collate_fn([dataset[row] for row in rows])
+
+    return dataset, read
+
+
+def _own_part(places: Tensor) -> Tensor:
+    """Return this rank's contiguous part of a batch; parts differ by at most one row."""
+    return places.tensor_split(world_size())[rank()]
+
+
+def _rows_of(batch: Any, kept: Tensor) -> Any:
+    """Return some rows of a batch, or None where a field has another number of rows."""
+    if isinstance(batch, dict):
+        values = {name: _rows_of(value, kept) for name, value in batch.items()}
+        return None if any(v is None for v in values.values()) else values
+    if isinstance(batch, (tuple, list)):
+        parts = [_rows_of(value, kept) for value in batch]
+        return None if any(v is None for v in parts) else type(batch)(parts)
+    rows = isinstance(batch, Tensor) and batch.ndim > 0 and len(batch) == len(kept)
+    return batch[kept] if rows else None
