@@ -12,6 +12,7 @@ from .mesa import MESA as MESA
 from .metrics_summary import MetricsSummary as MetricsSummary
 from .mfac_pruner import MFACPruner as MFACPruner
 from .onnx_export import ONNXExport as ONNXExport
+from .opposing_signals import OpposingSignals as OpposingSignals
 from .people_writer import PeopleWriter as PeopleWriter
 from .prediction_writer import PredictionWriter as PredictionWriter
 from .report_writer import ReportWriter as ReportWriter
