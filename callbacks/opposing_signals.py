@@ -134,8 +134,8 @@ class OpposingSignals(AfterStep):
         """Look at the probe, where it is time to."""
         assert self._probe is not None
         self._done += 1
-        place = (self._done - 1) % self._interval(pl_module.trainer)
-        if self._interval(pl_module.trainer) <= IN_A_ROW:
+        place = (self._done - 1) % self.interval(pl_module.trainer)
+        if self.interval(pl_module.trainer) <= IN_A_ROW:
             place = self._done - 1
         elif place >= IN_A_ROW:
             return
@@ -145,7 +145,7 @@ class OpposingSignals(AfterStep):
         if found is not None:
             self._measure(pl_module, found)
 
-    def _interval(self, trainer: Trainer) -> int:
+    def interval(self, trainer: Trainer) -> int:
         """Return the optimizer steps from one row of looks to the next."""
         if self.every_n_steps is not None:
             return self.every_n_steps

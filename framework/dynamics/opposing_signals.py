@@ -95,7 +95,7 @@ def signal_cosine(up: Tensor, down: Tensor, params: Iterable[Tensor]) -> float:
 def cosine_of(one: Iterable[Tensor], two: Iterable[Tensor]) -> float:
     """Return the cosine between two lists of tensors of the same shapes, NaN where one is zero."""
     pairs = [(a.double().flatten(), b.double().flatten()) for a, b in zip(one, two, strict=True)]
-    products = torch.stack([torch.stack([a @ b, a @ a, b @ b]).cpu() for a, b in pairs])
+    products = torch.stack([torch.stack([a @ b, a @ a, b @ b]) for a, b in pairs])
     product, left, right = products.sum(0).tolist()
     return product / (left * right) ** 0.5 if left * right > 0 else float("nan")
 

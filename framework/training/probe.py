@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import IterableDataset
 
 from framework.data.datamodule import DataModule
@@ -24,6 +25,9 @@ from framework.utilities.checks import check_at_least
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import datamodule_of, train_loader
 from framework.utilities.randomness import capture_rng, restore_rng, seeded, stable_seed
+
+MOST_ON_DEVICE = 1 << 28
+"""Bytes of rows that stay on the device; more are moved there for every look."""
 
 
 class Probe:
@@ -67,7 +71,9 @@ class Probe:
         self.index: list[int] = root_and_rows(dataset, self.rows)[1]
         """Positions of the rows in the full training set, the ``index`` of a batch."""
         self._own = [_own_part(part) for part in torch.arange(len(chosen)).split(batch_size)]
-        self._batches = [self.read(places.tolist()) for places in self._own]
+        batches = [self.read(places.tolist()) for places in self._own]
+        self._on_device = sum(map(_bytes, batches)) <= MOST_ON_DEVICE
+        self._batches = [self._moved(b) for b in batches] if self._on_device else batches
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,24 +118,25 @@ class Probe:
         """
         parameters = self.parameters
         total = [[torch.zeros_like(p) for p in parameters] for _ in groups]
-        wanted = torch.cat(groups)
         with torch.enable_grad(), self._looking():
             for batch, own in zip(self._batches, self._own, strict=True):
-                kept = torch.isin(own, wanted)
-                if not kept.any():
+                # rows group by group, so that no mask makes a GPU wait
+                rows = [torch.isin(own, group).nonzero().flatten() for group in groups]
+                if not sum(map(len, rows)):
                     continue
-                part = _rows_of(batch, kept)
-                places = own if part is None else own[kept]
-                losses = self._of(batch if part is None else part, len(places))
-                for sums, group in zip(total, groups, strict=True):
-                    mask = torch.isin(places, group).to(losses.device)
-                    if losses.requires_grad and mask.any():
+                part = _rows_of(batch, torch.cat(rows))
+                if part is None:
+                    losses = self._of(batch, len(own))
+                    parts = [losses[row] for row in rows]
+                else:
+                    sizes = [len(row) for row in rows]
+                    parts = list(self._of(part, sum(sizes)).split(sizes))
+                for sums, values in zip(total, parts, strict=True):
+                    if len(values) and values.requires_grad:
                         found = torch.autograd.grad(
-                            losses[mask].sum(), parameters, retain_graph=True, allow_unused=True
+                            values.sum(), parameters, retain_graph=True, materialize_grads=True
                         )
-                        for sum_, value in zip(sums, found, strict=True):
-                            if value is not None:
-                                sum_ += value
+                        torch._foreach_add_(sums, found)
         return [[g * world_size() for g in average_over_ranks(sums)] for sums in total]
 
     @property
@@ -147,9 +154,8 @@ class Probe:
 
     def _of(self, batch: Batch, rows: int) -> Tensor:
         """Return the losses of the rows of a batch."""
-        trainer: Any = self.module.trainer
-        precision = trainer.precision_plugin
-        batch = trainer.strategy.batch_to_device(precision.convert_input(batch))
+        precision = self.module.trainer.precision_plugin
+        batch = batch if self._on_device else self._moved(batch)
         with precision.forward_context():
             losses = self._losses(batch)
         if losses.shape != (rows,):
@@ -158,6 +164,11 @@ class Probe:
                 f"{tuple(losses.shape)}: a probe needs one value per row."
             )
         return losses
+
+    def _moved(self, batch: Batch) -> Batch:
+        """Return a batch in the precision and on the device of the run."""
+        trainer: Any = self.module.trainer
+        return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
@@ -227,13 +238,18 @@ def _own_part(places: Tensor) -> Tensor:
     return places.tensor_split(world_size())[rank()]
 
 
-def _rows_of(batch: Any, kept: Tensor) -> Any:
-    """Return some rows of a batch, or None where a field has another number of rows."""
+def _rows_of(batch: Any, rows: Tensor) -> Any:
+    """Return some rows of a batch, or None where its fields have other numbers of rows."""
     if isinstance(batch, dict):
-        values = {name: _rows_of(value, kept) for name, value in batch.items()}
-        return None if any(v is None for v in values.values()) else values
+        sizes = {len(v) if isinstance(v, Tensor) and v.ndim else -1 for v in batch.values()}
+        if len(sizes) != 1 or -1 in sizes:
+            return None
+        return {name: value[rows] for name, value in batch.items()}
     if isinstance(batch, (tuple, list)):
-        parts = [_rows_of(value, kept) for value in batch]
-        return None if any(v is None for v in parts) else type(batch)(parts)
-    rows = isinstance(batch, Tensor) and batch.ndim > 0 and len(batch) == len(kept)
-    return batch[kept] if rows else None
+        found = _rows_of(dict(enumerate(batch)), rows)
+        return None if found is None else type(batch)(found.values())
+    return None
+
+
+def _bytes(batch: Any) -> int:
+    return sum(x.nbytes for x in tree_leaves(batch) if isinstance(x, Tensor))

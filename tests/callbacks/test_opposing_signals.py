@@ -99,7 +99,7 @@ def test_by_default_it_looks_as_rarely_as_the_probe_is_large(tmp_path: Path) -> 
     # 24 rows of the probe, 4 in a batch
     assert list(signals.tracker.steps) == [1, 2, 3]
     signals.on_train_start(trainer, module)
-    assert signals._interval(trainer) == 300
+    assert signals.interval(trainer) == 300
 
 
 class SaveAndStop(Callback):

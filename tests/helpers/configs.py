@@ -96,6 +96,7 @@ SHOWN_ELSEWHERE = HEADS | {
     "with/sae_l1",
     "with/sae_matryoshka",
     "with/sae_transcoder",
+    "with/signals",
 }
 
 # overlays that change what another one changes, in the same kind of module

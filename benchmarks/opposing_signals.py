@@ -1,0 +1,183 @@
+"""What looking for opposing signals costs, and what it finds.
+
+    python -m benchmarks.opposing_signals [--device cuda] [--rounds 7]
+    python -m benchmarks.opposing_signals --table [--data FOLDER] [--seeds 3]
+
+The first trains a ResNet-18 at 32 x 32 and batch 128, and a perceptron, with and without
+``OpposingSignals`` as it is by default; whole stretches of its schedule take turns with stretches
+without it. Goal: at most 1.03 of the time without. The second prints the tables of
+docs/opposing_signals.md, on MNIST.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import interleaved_medians, machine, pin_allocator, print_ratios
+
+GOAL = 1.03
+ROWS, BATCH = 10_000, 128
+
+
+def make_arm(
+    backbone: str, shape: tuple[int, ...], device: str, watched: bool
+) -> Callable[[], None]:
+    """Return a function that trains for as many steps as lie between two rows of looks."""
+    import torch
+    from lightning.pytorch import Trainer
+
+    from callbacks import OpposingSignals
+    from framework.data.datamodule import DataModule
+    from framework.data.datasets import ArrayDataset
+    from modules import Classifier
+
+    class Images(DataModule):
+        num_classes = 10
+
+        def __init__(self) -> None:
+            super().__init__(batch_size=BATCH)
+            generator = torch.Generator().manual_seed(0)
+            self.train_set = ArrayDataset(
+                image=torch.randn(ROWS, *shape, generator=generator),
+                label=torch.randint(10, (ROWS,), generator=generator),
+            )
+
+    torch.manual_seed(0)
+    module = Classifier(10, shape, backbone).to(device).train()
+    signals = OpposingSignals()
+    trainer = Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    # what the Trainer does before a fit's first step, so that arms can take turns
+    trainer.strategy.connect(module)
+    trainer.datamodule = data = Images()  # type: ignore[attr-defined]
+    module.trainer = trainer
+    signals.on_train_start(trainer, module)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+    batch = next(iter(data.train_dataloader()))
+    batch = {name: value.to(device) for name, value in batch.items()}
+    stretch = signals.interval(trainer)
+
+    def train() -> None:
+        for _ in range(stretch):
+            optimizer.zero_grad()
+            module.training_step(batch, 0).backward()
+            optimizer.step()
+            if watched:
+                signals.after_step(module)
+
+    return train
+
+
+def overhead(device: str, rounds: int) -> None:
+    """Print the ratios of both networks."""
+    for backbone, shape in (("resnet18", (3, 32, 32)), ("mlp", (1, 28, 28))):
+        arms = {
+            "without": make_arm(backbone, shape, device, watched=False),
+            "OpposingSignals": make_arm(backbone, shape, device, watched=True),
+        }
+        medians = interleaved_medians(arms, rounds, warmup=1)
+        print_ratios(f"{backbone}, batch {BATCH}", medians, "without", {"OpposingSignals": GOAL})
+
+
+def tracker_table(folder: Path, seeds: int) -> None:
+    """Print what the tracker finds on planted digits, in parts of 50 steps."""
+    from benchmarks.opposing_planted import descend, mnist_digits
+
+    runs = [descend(*mnist_digits(folder, s), s, cosine=True) for s in range(seeds)]
+    names = ("up", "down", "overlap", "cosine", "rose")
+    print(f"\n| steps | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}")
+    for start in range(0, 300, 50):
+        cells = []
+        for name in names:
+            parts = [getattr(run, name)[start : start + 50] for run in runs]
+            # there is no overlap in the first step
+            means = [statistics.mean(v for v in part if v == v) for part in parts]
+            cells.append(f"{statistics.mean(means):.2f} ({min(means):.2f} to {max(means):.2f})")
+        print(f"| {start + 1} to {start + 50} | {' | '.join(cells)} |", flush=True)
+
+
+def final_loss(folder: Path, make: Callable[[Any], Any], seed: int) -> float:
+    """Train a perceptron for five epochs and return the cross-entropy of all training rows."""
+    import torch
+    from torch import nn
+
+    from datamodules.idx import read_idx
+
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    rows = torch.randperm(60_000, generator=generator)[:ROWS]
+    images = torch.as_tensor(read_idx(folder / "train-images-idx3-ubyte", 3))[rows]
+    labels = torch.as_tensor(read_idx(folder / "train-labels-idx1-ubyte", 1)).long()[rows]
+    images = images.flatten(1).float() / 255
+    hidden = [nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()]
+    network = nn.Sequential(*hidden, nn.Linear(128, 10))
+    optimizer = make(network.parameters())
+    for _ in range(5):
+        for part in torch.randperm(ROWS, generator=generator).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(images[part]), labels[part]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(network(images), labels))
+
+
+def optimizer_table(folder: Path, seeds: int) -> None:
+    """Print how the loss of PartialSignSGD and of others depends on their learning rate."""
+    from torch.optim import SGD, Adam
+
+    from framework.optim import PartialSignSGD
+
+    print("\n| optimizer | lr | loss | spread of the means |\n| --- | --- | --- | --- |")
+    arms: list[tuple[str, tuple[float, ...], Callable[[Any, float], Any]]] = [
+        ("PartialSignSGD", (1e-4, 1e-2, 1.0, 100.0), lambda p, lr: PartialSignSGD(p, lr=lr)),
+        ("Adam", (1e-3,), lambda p, lr: Adam(p, lr=lr)),
+        ("SGD", (1e-2, 1.0), lambda p, lr: SGD(p, lr=lr, momentum=0.9, dampening=0.9)),
+    ]
+    for name, rates, make in arms:
+        means = []
+        for lr in rates:
+            losses = [final_loss(folder, lambda p: make(p, lr), s) for s in range(seeds)]  # noqa: B023
+            means.append(statistics.mean(losses))
+            spread = f"{(max(means) - min(means)) / min(means):.0%}" if lr == rates[-1] else ""
+            deviation = statistics.stdev(losses) if seeds > 1 else 0.0
+            print(f"| {name} | {lr:g} | {means[-1]:.4f} ± {deviation:.4f} | {spread} |", flush=True)
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--table", action="store_true", help="print the tables instead")
+    parser.add_argument("--data", default=os.environ.get("TRIMTAB_DATA"), help="folder of the sets")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
+    arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    print(machine(arguments.device))
+    if not arguments.table:
+        overhead(arguments.device, arguments.rounds)
+        return
+    if arguments.data is None:
+        parser.error("name the folder of the data sets by --data or TRIMTAB_DATA")
+    folder = Path(arguments.data) / "mnist" / "MNIST" / "raw"
+    tracker_table(folder, arguments.seeds)
+    optimizer_table(folder, arguments.seeds)
+
+
+if __name__ == "__main__":
+    pin_allocator()
+    main()
