@@ -12,7 +12,6 @@ from framework.optim.blocks import Triple, blocks, in_lists, is_dense
 from framework.optim.kappa import Kappa, make_kappa
 from framework.optim.lion_fused import KINDS, fused_step, is_fusible
 from framework.optim.momentum_optimizer import MomentumOptimizer
-from framework.optim.momentum_optimizer import has_gradient as has_gradient
 from framework.utilities.checks import check_at_least, check_one_of
 
 

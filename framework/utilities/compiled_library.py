@@ -63,8 +63,8 @@ def compile_library(package: str, name: str, macros: Sequence[str] = ()) -> ctyp
             return ctypes.CDLL(str(library))
         except OSError as error:
             raise RuntimeError(
-                f"{name} was compiled but cannot be loaded ({error}): let TMPDIR name a folder from "
-                "which programs may run."
+                f"{name} was compiled but cannot be loaded ({error}): let TMPDIR name a folder "
+                "from which programs may run."
             ) from error
 
 
