@@ -167,6 +167,7 @@ def test_arguments_out_of_range_are_refused():
         SolutionProbe(rho=0.0)
 
 
+@pytest.mark.combination
 def test_two_ranks_log_what_one_process_logs_and_training_is_as_without(tmp_path, two_ranks):
     args = [*arguments("classifier"), "--trainer.precision=64-true", "--trainer.max_epochs=2"]
     probe = ["--trainer.callbacks+=SolutionProbe"]
