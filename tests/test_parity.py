@@ -57,6 +57,8 @@ WHOLE = {
     "selftuning",
     "selftuning_cifar",
     "selftuning_lstm",
+    "sso",
+    "sso_convex",
 }
 STATES = ("state_dict", "optimizer_states")
 

@@ -56,7 +56,7 @@ def module_class(system: str) -> str:
 
 
 # configs of an optimizer, whose module is that of another one
-OF_OPTIMIZERS = {"gns", "mfac", "sso"}
+OF_OPTIMIZERS = {"gns", "mfac", "sso", "sso_convex"}
 # per class of modules the config with the shortest name, such as sae before sae_mutual
 DOMAINS = list(
     {
@@ -97,6 +97,7 @@ SHOWN_ELSEWHERE = HEADS | {
     "with/sae_matryoshka",
     "with/sae_transcoder",
     "with/signals",
+    "with/sso",
 }
 
 # overlays that change what another one changes, in the same kind of module
@@ -118,6 +119,7 @@ ALIKE = HEADS | {
     "with/sae_matryoshka",
     "with/sae_transcoder",
     "with/sharded",
+    "with/sso",  # which modules it refuses is tested with the replays
     "with/wandb",
 }
 

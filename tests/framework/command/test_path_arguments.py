@@ -55,6 +55,7 @@ NO_PATHS = [
     "HyperSpace.hyperparameters",
     "include",
     "init_options",
+    "inner_kwargs",
     "job_type",
     "kappa",
     "kappa_kwargs",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from framework.optim import SSO, ArmijoLineSearch, StepProblem, TargetClosure
 from framework.optim.target_schedules import target_factor
 from framework.optim.target_surrogate import TargetSurrogate
+from tests.helpers.runs import ROOT
 from tests.helpers.weights import save_and_load
 
 X = torch.tensor([[1.0, 0.0], [0.5, 1.0]], dtype=torch.float64)
@@ -383,3 +386,9 @@ def test_groups_share_what_is_done_with_all_outputs():
     SSO([{"params": [first]}, {"params": [second], "lr": 2.0, "weight_decay": 0.1}])
     assert ArmijoLineSearch.needs_closure
     assert SSO.needs_problem
+
+
+def test_the_page_runs():
+    page = (ROOT / "docs" / "sso.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "docs/sso.md", "exec"), {})
