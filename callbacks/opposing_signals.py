@@ -28,7 +28,7 @@ NAME = "opposing_signals"
 IN_A_ROW = 3
 """Looks at the losses after consecutive steps: two changes, whose groups may be swapped."""
 COST = 0.02
-"""Rows that the probe looks at over those that the network trains on, by default."""
+"""Rows of one look over those that are trained on from one row of looks to the next."""
 
 
 class OpposingSignals(AfterStep):
@@ -60,8 +60,8 @@ class OpposingSignals(AfterStep):
         probe_size: Largest number of rows of the probe.
         k: Number of rows in either group.
         every_n_steps: Optimizer steps between the beginnings of two rows of tracked steps; a row is
-            three looks after consecutive steps, and up to 3 track every step. None for as many as
-            keep the rows looked at near a fiftieth of those trained on.
+            three looks after consecutive steps, and up to 3 track every step. None for fifty
+            times the rows of the probe over those of a step.
         sharpness_every: Tracked steps between two measurements of the largest eigenvalue of the
             Hessian of the probe's mean loss; 0 for none.
         every_n_minutes: Least time in minutes between two drawings during training.
