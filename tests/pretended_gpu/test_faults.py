@@ -23,6 +23,8 @@ NEEDED = {
     "gghl with/preference": 2,  # the terms' gradients are compared on the CPU
     "paretoda": 2,
     "paretoda_mnist_usps": 2,
+    "mfac": 2,  # whether the gradient is finite, and the matrix could be factored
+    "classifier with/mfac": 2,
     "gns": 12,  # each try of a step is compared with its start
     "sae": 1,  # latents that are dead are counted
     "sae_mutual": 1,
