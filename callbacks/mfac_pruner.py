@@ -205,7 +205,7 @@ class MFACPruner(AfterStep):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the share of weights that are removed."""
         assert self.pruner is not None
-        pl_module.log("train/sparsity", self.pruner.sparsity, sync_dist=True)
+        pl_module.log("train/sparsity", self.pruner.sparsity)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masks, and the epoch whose removal is done."""
