@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.runs import ROOT
 
 PACKAGES = ("framework", "modules", "datamodules", "callbacks", "configs", "trimtab-stubs")
-SUFFIXES = (".py", ".pyi", ".yaml", ".txt", ".html", ".css", ".js")
+SUFFIXES = (".py", ".pyi", ".yaml", ".txt", ".html", ".css", ".js", ".cpp")
 SETUPTOOLS = "import setuptools; assert int(setuptools.__version__.split('.')[0]) >= 77"
 
 
