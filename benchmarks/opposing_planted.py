@@ -13,7 +13,7 @@ from datamodules.idx import read_idx
 from framework.dynamics.opposing_signals import SignalTracker, signal_cosine
 from framework.dynamics.sharpness import hessian_top_eigenvalue
 
-ROWS, PLANTED, STRIP, BRIGHT, LABELS = 1000, 40, 60, 5.0, (1, 7)
+ROWS, PLANTED, STRIP, LABELS = 1000, 40, 60, (1, 7)
 
 
 @dataclass
@@ -63,19 +63,20 @@ def plant(
     return images, labels, marked
 
 
-def mnist_digits(folder: Path, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def mnist_digits(folder: Path, seed: int, bright: float = 5.0) -> tuple[Tensor, Tensor, Tensor]:
     """Return 1,000 of MNIST's digits (N, 784), of which 40 are planted: see ``plant``.
 
     Args:
         folder: Folder of the IDX files.
         seed: Seed of what is drawn.
+        bright: Value of the strip's pixels.
     """
     images = torch.as_tensor(read_idx(folder / "train-images-idx3-ubyte", 3))
     labels = torch.as_tensor(read_idx(folder / "train-labels-idx1-ubyte", 1)).long()
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=generator)[:ROWS]
     pixels = images[rows].flatten(1).float() / 255
-    return plant(pixels, labels[rows], PLANTED, STRIP, generator, BRIGHT)
+    return plant(pixels, labels[rows], PLANTED, STRIP, generator, bright)
 
 
 def descend(

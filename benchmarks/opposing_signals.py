@@ -15,6 +15,7 @@ import argparse
 import logging
 import os
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from benchmarks.timing import machine, pin_allocator, print_ratios, synchronize
 
 GOAL = 1.03
 ROWS, BATCH, COST = 10_000, 128, 0.02
+BRIGHT = (5.0, 4.0, 1.0)
+"""Values of the planted strip; those of the digits are in [0, 1]."""
 
 
 def make_arm(
@@ -63,11 +66,16 @@ def make_arm(
                 self.seconds = now - self.start
 
     def run() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return fit(folder)
+
+    def fit(folder: str) -> float:
         torch.manual_seed(0)
         signals, clock = OpposingSignals(), Clock()
         # three looks lie between: after steps 2 and 3, and in the next row
         stretch = round(signals.probe_size / (COST * BATCH))
         trainer = Trainer(
+            default_root_dir=folder,
             accelerator="gpu" if device == "cuda" else "cpu",
             devices=1,
             max_steps=1 + stretch,
@@ -98,11 +106,18 @@ def overhead(device: str, rounds: int) -> None:
         print_ratios(f"{backbone}, batch {BATCH}", medians, "without", {"OpposingSignals": GOAL})
 
 
-def tracker_table(folder: Path, seeds: int) -> None:
-    """Print what the tracker finds on planted digits, in parts of 50 steps."""
+def tracker_table(folder: Path, seeds: int, bright: float) -> None:
+    """Print what the tracker finds on planted digits, in parts of 50 steps.
+
+    Args:
+        folder: Folder of MNIST's files.
+        seeds: Number of seeds.
+        bright: Value of the strip that is planted.
+    """
     from benchmarks.opposing_planted import descend, mnist_digits
 
-    runs = [descend(*mnist_digits(folder, s), s, cosine=True) for s in range(seeds)]
+    print(f"\nstrip of value {bright:g}")
+    runs = [descend(*mnist_digits(folder, s, bright), s, cosine=True) for s in range(seeds)]
     names = ("up", "down", "overlap", "cosine", "rose")
     print(f"\n| steps | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}")
     for start in range(0, 300, 50):
@@ -115,8 +130,12 @@ def tracker_table(folder: Path, seeds: int) -> None:
         print(f"| {start + 1} to {start + 50} | {' | '.join(cells)} |", flush=True)
 
 
-def final_loss(folder: Path, make: Callable[[Any], Any], seed: int) -> float:
-    """Train a perceptron for five epochs; return the mean training loss of the last one."""
+def final_losses(folder: Path, make: Callable[[Any], Any], seed: int) -> tuple[float, float]:
+    """Train a perceptron for five epochs.
+
+    Returns:
+        The mean training loss of the steps of the last epoch, and that of all rows after it.
+    """
     import torch
     from torch import nn
 
@@ -138,9 +157,10 @@ def final_loss(folder: Path, make: Callable[[Any], Any], seed: int) -> float:
             loss = nn.functional.cross_entropy(network(images[part]), labels[part])
             loss.backward()
             optimizer.step()
-            # one step's loss is too noisy to be compared
             total += float(loss.detach()) * len(part) if epoch == 4 else 0.0
-    return total / ROWS
+    with torch.no_grad():
+        last = nn.functional.cross_entropy(network(images), labels)
+    return total / ROWS, float(last)
 
 
 def optimizer_table(folder: Path, seeds: int) -> None:
@@ -149,20 +169,25 @@ def optimizer_table(folder: Path, seeds: int) -> None:
 
     from framework.optim import PartialSignSGD
 
-    print("\n| optimizer | lr | loss | spread of the means |\n| --- | --- | --- | --- |")
+    names = ("last epoch", "after the last step")
+    print(f"\n| optimizer | lr | {' | '.join(names)} |\n| --- | --- | --- | --- |")
     arms: list[tuple[str, tuple[float, ...], Callable[[Any, float], Any]]] = [
         ("PartialSignSGD", (1e-4, 1e-2, 1.0, 100.0), lambda p, lr: PartialSignSGD(p, lr=lr)),
         ("Adam", (1e-3,), lambda p, lr: Adam(p, lr=lr)),
         ("SGD", (1e-2, 1.0), lambda p, lr: SGD(p, lr=lr, momentum=0.9, dampening=0.9)),
     ]
     for name, rates, make in arms:
-        means = []
+        means: list[list[float]] = []
         for lr in rates:
-            losses = [final_loss(folder, lambda p: make(p, lr), s) for s in range(seeds)]  # noqa: B023
-            means.append(statistics.mean(losses))
-            spread = f"{(max(means) - min(means)) / min(means):.0%}" if lr == rates[-1] else ""
-            deviation = statistics.stdev(losses) if seeds > 1 else 0.0
-            print(f"| {name} | {lr:g} | {means[-1]:.4f} ± {deviation:.4f} | {spread} |", flush=True)
+            runs = [final_losses(folder, lambda p: make(p, lr), s) for s in range(seeds)]  # noqa: B023
+            columns = [*zip(*runs, strict=True)]
+            means.append([statistics.mean(losses) for losses in columns])
+            deviations = [statistics.stdev(v) if seeds > 1 else 0.0 for v in columns]
+            cells = [f"{m:.4f} ± {d:.4f}" for m, d in zip(means[-1], deviations, strict=True)]
+            print(f"| {name} | {lr:g} | {' | '.join(cells)} |", flush=True)
+        if len(rates) > 1:
+            spreads = [f"{max(v) / min(v) - 1:.0%}" for v in zip(*means, strict=True)]
+            print(f"| {name} | spread | {' | '.join(spreads)} |", flush=True)
 
 
 def main() -> None:
@@ -183,7 +208,8 @@ def main() -> None:
     if arguments.data is None:
         parser.error("name the folder of the data sets by --data or TRIMTAB_DATA")
     folder = Path(arguments.data) / "mnist" / "MNIST" / "raw"
-    tracker_table(folder, arguments.seeds)
+    for bright in BRIGHT:
+        tracker_table(folder, arguments.seeds, bright)
     optimizer_table(folder, arguments.seeds)
 
 
