@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from framework.distributed.averages import average_over_ranks
 from framework.distributed.collectives import all_reduce_sum, rank, world_size
@@ -45,7 +46,8 @@ def hessian_top_eigenvalues(
 
     Args:
         loss: Scalar with a graph; or a function that returns the parts, which are summed, one
-            after the other, so that the graph of only one is held.
+            after the other, so that the graph of only one is held and attention is computed by
+            operations that can be differentiated twice.
         params: Parameters in whose entries the loss is differentiated twice.
         k: Number of eigenvalues.
         iterations: Largest number of restarts; each costs up to 20 products.
@@ -88,13 +90,17 @@ def hessian_top_eigenvalues(
     def solve(product: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         if size <= max(SMALL, k + 1):
             dense = np.stack([product(row) for row in np.eye(size, dtype=kind)])
-            return _eigenvalues(dense.astype(np.float64))
-        start = np.random.default_rng(seed).standard_normal(size).astype(kind)
-        return _lanczos(product, start, k, iterations, tolerance, which)
+            found = _eigenvalues(dense.astype(np.float64))
+        else:
+            start = np.random.default_rng(seed).standard_normal(size).astype(kind)
+            found = _lanczos(product, start, k, iterations, tolerance, which)
+        order = np.argsort(-(np.abs(found) if which == "magnitude" else found), kind="stable")
+        return found[order[:k]]
 
-    found = _on_rank_0(solve, product, size, kind) if world_size() > 1 else solve(product)
-    order = np.argsort(-(np.abs(found) if which == "magnitude" else found), kind="stable")
-    return torch.from_numpy(found[order[:k]].astype(np.float64))
+    # the fused kernels of attention have no second derivative
+    with sdpa_kernel(SDPBackend.MATH):
+        found = _on_rank_0(solve, product, size, k, kind) if world_size() > 1 else solve(product)
+    return torch.from_numpy(found.astype(np.float64))
 
 
 def hessian_top_eigenvalue(
@@ -190,6 +196,7 @@ def _on_rank_0(
     solve: Callable[[Callable[[np.ndarray], np.ndarray]], np.ndarray],
     product: Callable[[np.ndarray], np.ndarray],
     size: int,
+    k: int,
     kind: type[np.floating],
 ) -> np.ndarray:
     """Return what ``solve`` finds on rank 0, where every rank takes part in each product.
@@ -204,8 +211,8 @@ def _on_rank_0(
 
     if rank() == 0:
         found = solve(lambda vector: product(share(vector, True)[:-1]))
-        share(np.pad(found, (0, size - len(found))), False)
-        return found
+        # as the others receive it
+        return share(np.pad(found, (0, size - k)), False)[:k]
     while (received := share(np.empty(0), True))[-1]:
         product(received[:-1])
-    return received[:-1]
+    return received[:k]

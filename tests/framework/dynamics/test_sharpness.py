@@ -147,3 +147,35 @@ def test_two_ranks_find_what_one_process_finds(two_ranks: TwoRanks, entries: int
     first, second = two_ranks(_on_ranks, entries)
     assert first == second
     assert first == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+def _concave_on_ranks(entries: int, value: float) -> list[float]:
+    w = torch.ones(entries, requires_grad=True)
+    # each rank's loss has other eigenvalues, whose means count
+    diagonal = value * torch.linspace(1, 3, entries) * (1 + rank())
+    return hessian_top_eigenvalues(0.5 * (diagonal * w**2).sum(), [w], k=2).tolist()
+
+
+@pytest.mark.parametrize("entries", [4, 30])
+@pytest.mark.parametrize("value", [-1.0, math.nan])
+def test_ranks_agree_on_eigenvalues_below_zero_and_nan(
+    two_ranks: TwoRanks, entries: int, value: float
+) -> None:
+    first, second = two_ranks(_concave_on_ranks, entries, value)
+    expected = [1.5 * value, 1.5 * value * (1 + 2 / (entries - 1))]
+    assert str(first) == str(second)
+    assert first == pytest.approx(expected, rel=1e-3, nan_ok=True)
+
+
+def test_attention_is_differentiated_twice() -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(4, 2, batch_first=True)
+    x = torch.randn(3, 5, 4)
+    parameters = [*attention.parameters()]
+    found = hessian_top_eigenvalue(
+        lambda: [attention(x, x, x, need_weights=False)[0].square().mean()], parameters
+    )
+    # the other way to the same output
+    loss = attention(x, x, x)[0].square().mean()
+    assert found == pytest.approx(hessian_top_eigenvalue(loss, parameters), rel=1e-2)
+    assert found > 0
