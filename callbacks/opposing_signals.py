@@ -150,8 +150,7 @@ class OpposingSignals(AfterStep):
         if self.every_n_steps is not None:
             return self.every_n_steps
         assert self._probe is not None
-        size: int = getattr(datamodule_of(trainer), "batch_size", 1) or 1
-        rows = size * trainer.accumulate_grad_batches
+        rows = self._probe.rows_of_step * trainer.accumulate_grad_batches
         # a look goes forward only, a third of the work of a step on as many rows
         return max(IN_A_ROW + 1, round(len(self._probe) / (COST * rows)))
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import IterableDataset
 
@@ -71,9 +70,12 @@ class Probe:
         self.index: list[int] = root_and_rows(dataset, self.rows)[1]
         """Positions of the rows in the full training set, the ``index`` of a batch."""
         self._own = [_own_part(part) for part in torch.arange(len(chosen)).split(batch_size)]
+        self.rows_of_step = _rows_of_step(module)
+        """Rows of a batch of training over all ranks."""
         batches = [self.read(places.tolist()) for places in self._own]
         self._on_device = sum(map(_bytes, batches)) <= MOST_ON_DEVICE
-        self._batches = [self._moved(b) for b in batches] if self._on_device else batches
+        with self._looking():
+            self._batches = [self._moved(b) for b in batches] if self._on_device else batches
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,12 +101,10 @@ class Probe:
     def sharpness(self, tolerance: float = 1e-2) -> float:
         """Return the largest eigenvalue of the Hessian of the mean loss. Collective.
 
-        Attention is computed by operations that can be differentiated twice.
-
         Args:
             tolerance: Relative accuracy of the eigenvalue.
         """
-        with self._looking(), sdpa_kernel(SDPBackend.MATH):
+        with self._looking():
             return hessian_top_eigenvalue(self._parts, self.parameters, tolerance=tolerance)
 
     def gradients(self, *groups: Tensor) -> list[list[Tensor]]:
@@ -168,7 +168,10 @@ class Probe:
     def _moved(self, batch: Batch) -> Batch:
         """Return a batch in the precision and on the device of the run."""
         trainer: Any = self.module.trainer
-        return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+        batch = trainer.precision_plugin.convert_input(batch)
+        # hooks of the module may draw, and the rows stay the same
+        with seeded("probe"):
+            return trainer.strategy.batch_to_device(batch)
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
@@ -215,8 +218,7 @@ def _reader(module: LightningModule, owner: object) -> tuple[Any, Callable[[list
     if isinstance(data, DataModule):
         indexed: Any = data.ordered_train_dataloader().dataset
         return indexed.dataset, lambda rows: indexed.__getitems__([(0, row) for row in rows])
-    given = train_loader(module.trainer)
-    loader: Any = module.trainer.train_dataloader if given is None else given
+    loader = _loader(module)
     dataset: Any = getattr(loader, "dataset", None)
     if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
         raise IncompatibleError(
@@ -231,6 +233,22 @@ def _reader(module: LightningModule, owner: object) -> tuple[Any, Callable[[list
             return loader.collate_fn([dataset[row] for row in rows])
 
     return dataset, read
+
+
+def _loader(module: LightningModule) -> Any:
+    given = train_loader(module.trainer)
+    return module.trainer.train_dataloader if given is None else given
+
+
+def _rows_of_step(module: LightningModule) -> int:
+    """Return the rows of a batch of training over all ranks, 1 where nothing says it."""
+    data = datamodule_of(module.trainer)
+    if isinstance(data, DataModule):
+        return data.batch_size
+    loader = _loader(module)
+    batches = getattr(loader, "batch_sampler", None)
+    size = getattr(batches, "batch_size", None) or getattr(loader, "batch_size", None) or 1
+    return int(size) * world_size()
 
 
 def _own_part(places: Tensor) -> Tensor:

@@ -164,9 +164,13 @@ def test_two_ranks_find_what_one_process_finds(tmp_path: Path, two_ranks: TwoRan
 def test_a_module_of_any_kind_is_served(tmp_path: Path) -> None:
     signals = OpposingSignals(k=2, every_n_steps=1)
     loader = DataLoader(_plain_data(), 8)
-    _fit(tmp_path, signals, module=Published(), data=loader, max_epochs=1)
+    module, trainer = _fit(tmp_path, signals, module=Published(), data=loader, max_epochs=1)
     assert list(signals.tracker.steps) == [1, 2, 3]
     assert (tmp_path / "figures" / "opposing_signals.png").is_file()
+    rare = OpposingSignals()
+    rare.on_train_start(trainer, module)
+    # 24 rows of the probe, 8 in a batch
+    assert rare.interval(trainer) == 150
 
 
 class Coupled(TinyModule):

@@ -175,6 +175,21 @@ def test_a_module_of_any_kind_publishes_its_losses(tmp_path: Path) -> None:
     assert ends.ended
 
 
+def test_a_module_that_changes_batches_at_random_does_not_notice(tmp_path: Path) -> None:
+    class Augmented(Published):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch[0] + torch.randn_like(batch[0]), batch[1]
+
+    found = []
+    for callbacks in ([], [OpposingSignals(k=2, every_n_steps=1)]):
+        torch.manual_seed(0)
+        module = Augmented()
+        trainer = tiny_trainer(tmp_path, [*callbacks], False)
+        trainer.fit(module, DataLoader(_plain_data(), 8, shuffle=True))
+        found.append(module.state_dict())
+    assert not differences(*found)
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         return iter([*zip(*_plain_data().tensors, strict=True)])
