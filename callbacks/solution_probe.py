@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
-from torch.utils.hooks import RemovableHandle
 
 from framework.distributed.collectives import all_reduce_sum
 from framework.distributed.row_shards import row_shards
-from framework.dynamics.layer_features import LayerFeatures
 from framework.dynamics.solution_probe import CLASSIFIED, WeightMetric, measure_solution
+from framework.dynamics.watched_layers import WatchedLayer, WatchedLayers, find_layers
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.reduction import reduce_objectives
 from framework.runs.panels import Panel
@@ -106,9 +104,7 @@ class SolutionProbe(Callback):
         self.max_samples = max_samples
         self.rho = rho
         self._is_explicit = metrics is not None
-        self._hooks: list[RemovableHandle] = []
-        self._seen: dict[str, Tensor] = {}
-        self._features: dict[str, LayerFeatures] = {}
+        self._watched: WatchedLayers | None = None
         self._batches: list[tuple[Any, int]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -122,16 +118,18 @@ class SolutionProbe(Callback):
                     f"{type(pl_module).__name__} does not have: leave it out of metrics."
                 )
         if "features" in self.metrics:
-            _layers(pl_module, self.layers, self._is_explicit)
+            self._layers_of(pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the layers, if this validation is measured."""
         self._forget()
-        if not self._measures(trainer) or "features" not in self.metrics:
-            return
-        for name, layer, is_input in _layers(pl_module, self.layers, self._is_explicit):
-            self._features[name] = LayerFeatures()
-            self._hooks.append(layer.register_forward_hook(self._hook(name, is_input)))
+        if self._measures(trainer) and "features" in self.metrics:
+            self._watched = WatchedLayers(self._layers_of(pl_module))
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Forget what another callback let the layers see since the last batch."""
+        if self._watched is not None:
+            self._watched.forget()
 
     def on_validation_batch_end(
         self,
@@ -145,10 +143,8 @@ class SolutionProbe(Callback):
         """Add the features up, and keep the batch for what is measured at the end."""
         if not self._measures(trainer):
             return
-        label = _label(pl_module, batch)
-        for name, value in self._seen.items():
-            self._features[name].add(value, label)
-        self._seen = {}
+        if self._watched is not None:
+            self._watched.add(_label(pl_module, batch))
         if set(self.metrics) != {"features"} and self._rows < self.max_samples:
             count = torch.tensor(_rows(batch), device=pl_module.device)
             with torch.inference_mode(False):
@@ -160,10 +156,7 @@ class SolutionProbe(Callback):
         """Measure and log."""
         if not self._measures(trainer):
             return
-        values: dict[str, Tensor] = {}
-        for name, features in self._features.items():
-            found = features.compute().items()
-            values |= {f"{metric}/{name}" if name else metric: value for metric, value in found}
+        values = {} if self._watched is None else self._watched.compute()
         batches = self._batches
         self._forget()
         if batches:
@@ -212,7 +205,14 @@ class SolutionProbe(Callback):
 
         def predict(*inputs: Any) -> Tensor:
             output = module(*inputs)
-            return module.predictions_of(output) if isinstance(module, TrainingModule) else output
+            found = module.predictions_of(output) if isinstance(module, TrainingModule) else output
+            if not isinstance(found, Tensor) or found.ndim != 2:
+                raise IncompatibleError(
+                    f"SolutionProbe takes a forward that returns class logits (B, C), which that "
+                    f"of {type(module).__name__} does not: set its metrics to features, sparsity "
+                    "and norms."
+                )
+            return found
 
         pairs = [inputs_and_labels(module, b, "SolutionProbe") for b, _ in batches if classifies]
         try:
@@ -230,24 +230,23 @@ class SolutionProbe(Callback):
             for buffer, value in buffers:
                 buffer.copy_(value)
 
-    def _hook(self, name: str, is_input: bool) -> Any:
-        def see(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            value = inputs[0] if is_input else output
-            # a layer that is called several times is looked at the first time
-            if isinstance(value, Tensor):
-                self._seen.setdefault(name, value.detach())
-
-        return see
-
     @property
     def _rows(self) -> int:
         return sum(count for _, count in self._batches)
 
+    def _layers_of(self, module: LightningModule) -> list[WatchedLayer]:
+        found = find_layers(module, self.layers)
+        if not found and self._is_explicit:
+            raise IncompatibleError(
+                f"{type(module).__name__} has no linear layer whose inputs are features: name "
+                "layers of SolutionProbe."
+            )
+        return found
+
     def _forget(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self._batches = [], []
-        self._seen, self._features = {}, {}
+        if self._watched is not None:
+            self._watched.close()
+        self._watched, self._batches = None, []
 
     def _measures(self, trainer: Trainer) -> bool:
         if trainer.sanity_checking:
@@ -255,32 +254,6 @@ class SolutionProbe(Callback):
         done = trainer.current_epoch + 1
         due = done % self.every_n_epochs == 0 or done == trainer.max_epochs
         return due or trainer.state.fn == "validate"
-
-
-def _layers(
-    module: nn.Module, patterns: list[str] | None, must: bool
-) -> Iterable[tuple[str, nn.Module, bool]]:
-    """Return names, layers, and whether their input is looked at."""
-    if patterns is None:
-        linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
-        if not linear and must:
-            raise IncompatibleError(
-                f"{type(module).__name__} has no linear layer whose inputs are features: name "
-                "layers of SolutionProbe."
-            )
-        return [("", linear[-1], True)] if linear else []
-    named = [(name, layer) for name, layer in module.named_modules() if name]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name, _ in named):
-            raise IncompatibleError(
-                f"No layer of {type(module).__name__} matches {pattern!r}; there are "
-                f"{', '.join(name for name, _ in named[:30])}."
-            )
-    return [
-        (name, layer, False)
-        for name, layer in named
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-    ]
 
 
 def _classifies(module: LightningModule) -> bool:

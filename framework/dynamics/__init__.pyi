@@ -25,3 +25,6 @@ from .solution_weights import pruning_curve as pruning_curve
 from .solution_weights import sparsity as sparsity
 from .solution_weights import weight_norms as weight_norms
 from .solution_weights import weights_of as weights_of
+from .watched_layers import WatchedLayer as WatchedLayer
+from .watched_layers import WatchedLayers as WatchedLayers
+from .watched_layers import find_layers as find_layers

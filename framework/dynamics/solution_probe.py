@@ -120,7 +120,7 @@ def _margins(logits: Callable[..., Tensor], batches: Batches) -> Tensor:
     for inputs, label in batches:
         known = label >= 0
         found.append(logit_margins(logits(*inputs).float()[known], label[known]))
-    return gather(torch.cat(found)) if found else torch.zeros(0)
+    return gather(torch.cat(found) if found else torch.zeros(0))
 
 
 def _entropies(logits: Callable[..., Tensor], batches: Batches) -> Iterator[Tensor]:

@@ -136,6 +136,36 @@ def test_serves_a_plain_module(tmp_path):
         assert found[f"probe/{name}"] == pytest.approx(float(value), rel=1e-3, abs=1e-6), name
 
 
+class Pair(Plain):
+    def forward(self, image):
+        return self.network(image), image
+
+
+@pytest.mark.filterwarnings("ignore:The .val_dataloader. does not have many workers")
+def test_a_forward_of_another_kind_is_refused_in_words(tmp_path):
+    fields = TinyData().val_set.fields
+    loader = DataLoader(list(zip(fields["image"], fields["label"], strict=True)), batch_size=4)
+    trainer = tiny_trainer(tmp_path, [SolutionProbe()], False)
+    with pytest.raises(IncompatibleError, match=r"logits \(B, C\), which that of Pair does not"):
+        trainer.validate(Pair(), loader, verbose=False)
+    trainer = tiny_trainer(tmp_path, [SolutionProbe(["features", "norms"])], False)
+    trainer.validate(Pair(), loader, verbose=False)
+    assert "probe/effective_rank" in trainer.callback_metrics
+
+
+class Looks(Callback):
+    """Another callback that runs the module on what it likes."""
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, *place):
+        pl_module(torch.full_like(batch["image"], 7.0))
+
+
+def test_other_callbacks_do_not_mix_with_the_features(tmp_path):
+    _, _, found = run(tmp_path, SolutionProbe(["features"]))
+    _, _, same = run(tmp_path, SolutionProbe(["features"]), Looks())
+    assert found == same
+
+
 class Shapeless(Module):
     prediction_shape = None
 
