@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from framework.data.datamodule import DataModule
@@ -27,6 +28,8 @@ from modules.random_features.network import RandomFeatureNetwork
 from modules.random_features.scores import Budget, spread_budgets, width_table
 
 WIDTHS = (50, 100, 150, 190, 200, 210, 300, 600, 1200)
+SHARES = (0.25, 0.5, 0.75, 0.95, 1, 1.05, 1.5, 3, 6)
+"""Widths that show the peak, in units of the training rows."""
 
 
 class RandomFeatures(TrainingModule):
@@ -172,6 +175,17 @@ class RandomFeatures(TrainingModule):
         self._training_rows = found["input"].flatten(1), self._one_hot(found["label"])
         if not int(self.network.rows):
             self.network.prepare(*self._training_rows)
+        self._check_widths(int(self.network.rows))
+
+    def _check_widths(self, rows: int) -> None:
+        """Warn where no width shows the peak."""
+        if peak_height(self.widths, torch.ones(len(self.widths)), rows) is None:
+            better = sorted({max(1, round(share * rows)) for share in SHARES})
+            rank_zero_warn(
+                f"There is no peak to be seen: among the widths {list(self.widths)} none is near "
+                f"the {rows:,} training rows, or none is larger. Set model.widths, such as to "
+                f"{better}."
+            )
 
     def check_numbers(self, batch: Batch) -> None:
         """Refuse a label that is no class."""

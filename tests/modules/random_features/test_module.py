@@ -88,6 +88,7 @@ def test_the_learning_rate_is_that_of_the_loss_itself_without_unit_curvature() -
     torch.testing.assert_close(net.network.heads[2][1], descended(z, targets, 5, step=0.01))
 
 
+@pytest.mark.filterwarnings("ignore:There is no peak to be seen")
 def test_the_start_is_a_scale_of_the_heads_as_they_act() -> None:
     start = model(init_scale=3.0, widths=(900,), draws=2)
     assert float(start.network.heads[0].detach().square().mean()) * 900 == pytest.approx(
@@ -153,6 +154,14 @@ def test_a_run_has_the_figure_the_table_and_the_peak(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "val_double_descent.png").exists()
     table = (tmp_path / "tables" / "val_widths.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table[1:]] == ["10", "50", "120"]
+
+
+def test_widths_without_a_peak_are_warned_of() -> None:
+    said = (
+        r"among the widths \[10, 90\] none is near the 40 .* such as to \[10, 20, 30, 38, 40, 42, "
+    )
+    with pytest.warns(UserWarning, match=said):
+        fit(model(widths=(10, 90)), digits(), steps=1)
 
 
 def test_what_does_not_fit_is_refused() -> None:
