@@ -146,7 +146,9 @@ def _draw_images(figure: Any, picture: SignalPicture) -> None:
             before, after = picture.losses[-2:, group[number]]
             name = "" if picture.labels is None else _name(picture, picture.labels[row][number])
             change = _signed(after - before, "+.2g")
-            axes.set_title(f"{name}\n{change}" if name else change, fontsize=7, pad=2)
+            # no title: those are what the caption of the figure says
+            said = f"{name}\n{change}" if name else change
+            axes.text(0.5, 1.03, said, transform=axes.transAxes, fontsize=7, ha="center")
 
 
 def _draw_losses(axes: Axes, picture: SignalPicture) -> None:
@@ -162,7 +164,9 @@ def _draw_losses(axes: Axes, picture: SignalPicture) -> None:
         axes.plot(steps, mean, color=color, marker=".", label=label)
     axes.set_title("Mean loss of these samples", loc="left")
     axes.set_xlabel(_explained(picture))
-    axes.set_ylim(bottom=min(0.0, float(np.nanmin(picture.losses))))
+    low, high = axes.dataLim.intervaly
+    low = min(0.0, low)
+    axes.set_ylim(low, high + 0.05 * (high - low))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     # above the lines, beside the title
     axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=3, fontsize=8, borderpad=0.2)
@@ -186,9 +190,11 @@ def _draw_classes(axes: Axes, picture: SignalPicture) -> None:
     # the commonest first, and no more than can be read
     order = np.argsort(-counts.sum(0), kind="stable")[:12]
     place = np.arange(len(order))
+    # a class of one group alone has its bar at its name
+    apart = 0.2 * (counts[:, order] > 0).all(0)
     for row, (name, _, color) in enumerate(_groups(picture)):
         axes.barh(
-            place + 0.4 * row - 0.2,
+            place + (2 * row - 1) * apart,
             counts[row, order],
             height=0.38,
             color=color,
