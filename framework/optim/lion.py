@@ -164,7 +164,7 @@ class LionK(MomentumOptimizer):
                 f"LionK(fused=True) works on a CPU and found a weight on {parameter.device}: leave "
                 "fused out there, where whole lists of weights take a kernel per operation."
             )
-        fusible = is_fusible(parameter, gradient) and momentum.stride() == parameter.stride()
+        fusible = is_fusible(parameter, gradient, momentum)
         if fusible:
             fused_step(parameter, gradient, momentum, group)
         return fusible

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from framework.optim.blocks import is_dense
+from framework.optim.momentum_optimizer import state_dtype
 from framework.utilities.compiled_library import compile_library
 
 KINDS = ("sign", "threshold", "huber", "square")
@@ -22,10 +23,20 @@ _NAMES[torch.bfloat16] = "lion_bfloat16"
 _ENTRIES_PER_THREAD = 1 << 15
 
 
-def is_fusible(weight: Tensor, gradient: Tensor) -> bool:
-    """Return whether the kernel takes a weight: dense, on a CPU, with a gradient laid out alike."""
-    alike = weight.dtype == gradient.dtype and weight.stride() == gradient.stride()
-    return alike and weight.dtype in _NAMES and is_dense(weight) and is_dense(gradient)
+def is_fusible(weight: Tensor, gradient: Tensor, momentum: Tensor) -> bool:
+    """Return whether the kernel takes a weight: dense, on a CPU, the others laid out alike.
+
+    A weight that was cast, moved or resized between steps leaves its momentum behind, whose memory
+    the kernel would read as what it is not.
+    """
+    if weight.dtype not in _NAMES:
+        return False
+    if (gradient.dtype, momentum.dtype) != (weight.dtype, state_dtype(weight)):
+        return False
+    layout = weight.shape, weight.stride()
+    return all(
+        is_dense(x) and (x.shape, x.stride()) == layout for x in (weight, gradient, momentum)
+    )
 
 
 def fused_step(weight: Tensor, gradient: Tensor, momentum: Tensor, group: dict[str, Any]) -> None:

@@ -46,6 +46,10 @@ def assert_same_steps(plain: LionK, fused: LionK, steps: int = 3) -> None:
         assert torch.equal(plain.state[p]["exp_avg"], fused.state[q]["exp_avg"])
 
 
+def zero_momentum(p: nn.Parameter) -> torch.Tensor:
+    return LionK([p]).momentum(p)
+
+
 @needs_compiler
 @kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -59,7 +63,7 @@ def assert_same_steps(plain: LionK, fused: LionK, steps: int = 3) -> None:
 )
 def test_one_pass_changes_no_bit(kappa, dtype, options):
     own = [*network(dtype=dtype), nn.Parameter(torch.randn(LARGE).to(dtype))]
-    assert all(is_fusible(p, torch.randn_like(p)) for p in own)
+    assert all(is_fusible(p, torch.randn_like(p), zero_momentum(p)) for p in own)
     options |= {"kappa": kappa, "kappa_kwargs": ARGUMENTS.get(kappa, {})}
     assert_same_steps(*pair(own, lr=0.013, **options))
 
@@ -126,7 +130,7 @@ def test_what_the_kernel_does_not_take_goes_the_other_way():
     half.grad, pairs.grad = torch.ones_like(half), torch.ones_like(pairs)
     turned.grad = torch.randn(3, 4).T
     own = [half, pairs, turned]
-    assert not any(is_fusible(p, p.grad) for p in own)
+    assert not any(is_fusible(p, p.grad, zero_momentum(p)) for p in own)
     plain, fused = pair(own, lr=0.1)
     copies = fused.param_groups[0]["params"]
     for p, q in zip(own, copies, strict=True):
@@ -135,6 +139,17 @@ def test_what_the_kernel_does_not_take_goes_the_other_way():
     fused.step()
     assert_equal([half, turned], [copies[0], copies[2]])
     assert torch.equal(pairs, copies[1])
+
+
+@needs_compiler
+def test_a_weight_that_was_cast_goes_the_other_way():
+    own = [nn.Parameter(torch.randn(1000))]
+    plain, fused = pair(own, lr=0.1, kappa="square")
+    assert_same_steps(plain, fused, steps=1)
+    for optimizer in (plain, fused):
+        (p,) = optimizer.param_groups[0]["params"]
+        p.data = p.data.double()
+    assert_same_steps(plain, fused)
 
 
 def test_a_learning_rate_that_is_a_tensor_goes_the_other_way():
