@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -38,19 +39,20 @@ def compile_library(package: str, name: str, macros: Sequence[str] = ()) -> ctyp
         ...     "framework.optim", "lion_kernel.cpp", ["FUSED=0"]
         ... )  # doctest: +SKIP
     """
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
+    # such as "ccache g++ -m64"
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    if shutil.which(compiler[0]) is None:
         raise RuntimeError(
-            f"{name} needs a C++ compiler, and there is no {compiler!r} on this machine: install "
-            "one, or name it in the variable CXX."
+            f"{name} needs a C++ compiler, and there is no {compiler[0]!r} on this machine: "
+            "install one, or name it in the variable CXX."
         )
     source = files(package).joinpath(name).read_text()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / name).write_text(source)
         built, library = Path(folder) / "code.o", Path(folder) / "code.so"
         flags = [*_FLAGS, *(f"-D{macro}" for macro in macros)]
-        compiling = [compiler, *flags, "-c", str(Path(folder) / name), "-o", str(built)]
-        linking = [compiler, "-shared", str(built), "-o", str(library)]
+        compiling = [*compiler, *flags, "-c", str(Path(folder) / name), "-o", str(built)]
+        linking = [*compiler, "-shared", str(built), "-o", str(library)]
         try:
             # linked without OpenMP, whose threads are then those that torch has loaded
             _run([*compiling, "-fopenmp"], name)
@@ -71,5 +73,6 @@ def compile_library(package: str, name: str, macros: Sequence[str] = ()) -> ctyp
 def _run(command: list[str], name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[0]
-        raise RuntimeError(f"The C++ compiler {command[0]!r} cannot compile {name}: {last}")
+        said = done.stderr.strip().splitlines() or ["no message"]
+        fault = next((line for line in said if "error" in line), said[0])
+        raise RuntimeError(f"The C++ compiler {command[0]!r} cannot compile {name}: {fault}")
