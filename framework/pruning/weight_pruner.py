@@ -103,6 +103,8 @@ class WeightPruner:
         """
         check_interval("[0, 1)", sparsity=sparsity)
         start, rounds = self.sparsity, 1 if self.method == "magnitude" else self.recomputations
+        if sparsity <= start:
+            return
         for number in range(1, rounds + 1):
             density = (1 - start) * ((1 - sparsity) / (1 - start)) ** (number / rounds)
             count = round((1 - density) * self.size) - self.removed
@@ -136,15 +138,19 @@ class WeightPruner:
         fisher = EmpiricalFisherInverse(
             self.ngrads, int(left.sum()), self.damping, self.block_size, device=left.device
         )
+        wrong = 0
         with torch.enable_grad():
             for parts in gradients():
                 flat = torch.cat([part.detach().flatten().to(left.device) for part in parts])
-                fisher.push(flat[left])
+                wrong += not fisher.push(flat[left])
                 if fisher.window.pushed == self.ngrads:
                     return fisher
+                # the function may yield for ever
+                if wrong == self.ngrads:
+                    break
         raise ValueError(
-            f"The method mfac needs {self.ngrads} finite gradients, got {fisher.window.pushed}: "
-            "lower ngrads, or give more batches."
+            f"The method mfac needs {self.ngrads} finite gradients, got {fisher.window.pushed} and "
+            f"{wrong} that are not finite: lower ngrads, or give more batches."
         )
 
     @torch.no_grad()

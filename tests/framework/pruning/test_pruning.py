@@ -119,6 +119,22 @@ def test_too_few_gradients():
     assert torch.equal(first, before)
 
 
+def test_gradients_that_never_are_finite_end_it():
+    first, second, gradients = problem()
+    pruner = WeightPruner({"a": first, "b": second}, ngrads=9)
+    endless = itertools.cycle(stream(gradients * torch.nan)())
+    with pytest.raises(ValueError, match="got 0 and 9 that are not finite"):
+        pruner.prune_to(0.5, lambda: endless)
+
+
+def test_nothing_is_left_to_remove():
+    weight = nn.Parameter(torch.ones(4))
+    pruner = WeightPruner({"a": weight}, "magnitude")
+    for _ in range(2):
+        pruner.prune_to(0.99)
+        assert pruner.sparsity == 1
+
+
 def test_momentum_moves_no_removed_weight():
     first, second, gradients = problem()
     optimizer = torch.optim.SGD([first, second], lr=0.1, momentum=0.9, weight_decay=0.1)
