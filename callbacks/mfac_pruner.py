@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 
 from callbacks.after_step import AfterStep
 from framework.objectives.errors import IncompatibleError
+from framework.optim.averaged_weights import AveragedWeights
 from framework.pruning.sparsity_schedule import cubic_sparsity
 from framework.pruning.weight_pruner import WeightPruner, check_pruning
 from framework.runs.panels import Panel
@@ -162,17 +164,18 @@ class MFACPruner(AfterStep):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what is due in this epoch."""
-        self._prune(pl_module, trainer.current_epoch)
+        self._prune(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Remove what is due where a run goes on, of which not every epoch is said to start."""
-        self._prune(pl_module, trainer.current_epoch)
+        self._prune(trainer, pl_module)
 
-    def _prune(self, pl_module: LightningModule, epoch: int) -> None:
-        """Remove what is due in an epoch, once."""
+    def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what is due in this epoch, once."""
         assert self.pruner is not None
+        epoch = trainer.current_epoch
         if epoch == self._epoch:
             return
         self._epoch = epoch
@@ -188,7 +191,8 @@ class MFACPruner(AfterStep):
                 ("pruning", epoch, next(rounds)),
             )
 
-        self.pruner.prune_to(self.planned(epoch), gradients)
+        with _averages_follow(trainer, pl_module, self.pruner):
+            self.pruner.prune_to(self.planned(epoch), gradients)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -217,3 +221,22 @@ class MFACPruner(AfterStep):
         """Keep the masks until training starts."""
         self._loaded = state_dict.get("masks")
         self._epoch = state_dict.get("epoch", -1)
+
+
+@contextmanager
+def _averages_follow(
+    trainer: Trainer, module: LightningModule, pruner: WeightPruner
+) -> Iterator[None]:
+    """Let averages of the weights, which would remember those that leave, do what these do."""
+    found = (getattr(c, "weights", None) for c in trainer.callbacks)  # type: ignore[attr-defined]
+    averages = [a.average for a in found if isinstance(a, AveragedWeights)]
+    before = {n: w.detach().clone() for n, w in pruner.weights.items()} if averages else {}
+    yield
+    known = {id(pruner.weights[name]): name for name in before}
+    # a parameter that layers share has an average under each of its names
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if id(parameter) in known:
+            own = known[id(parameter)]
+            for average in averages:
+                average[name].add_(parameter.detach() - before[own])
+                average[name].masked_fill_(~pruner.masks[own], 0.0)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from callbacks.ema_weights import EMAWeights
 from callbacks.mfac_pruner import MFACPruner
 from framework.objectives.errors import IncompatibleError
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
@@ -125,6 +126,18 @@ def test_gradients_for_pruning_leave_no_trace(tmp_path):
         plain = fit(tmp_path, MFACPruner(0.5, start=9), module=kind(), max_epochs=2)
         for a, b in zip(seen.parameters(), plain.parameters(), strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_average_of_the_weights_is_pruned_with_them(tmp_path, first):
+    average, saver = EMAWeights(0.99, ramp=0), ModelCheckpoint(tmp_path, "{epoch}")
+    pruner = MFACPruner(0.75, start=1, end=2, initial=0.3, **QUICK)
+    callbacks = [average, pruner] if first else [pruner, average]
+    module = fit(tmp_path, callbacks[0], callbacks[1], saver, max_epochs=3)
+    assert zeros(module) == 48
+    saved = torch.load(saver.best_model_path, weights_only=True)["state_dict"]
+    assert all(torch.equal(saved[name], w) for name, w in module.state_dict().items())
+    assert not torch.equal(saved["network.0.weight"], average.weights.latest["network.0.weight"])
 
 
 def resume(folder: Path, step: int, **settings: Any) -> list[nn.Module]:
