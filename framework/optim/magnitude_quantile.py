@@ -72,11 +72,12 @@ def _counts(x: Tensor, found: int, shift: int, width: int) -> Tensor:
 
 
 def _summed(counts: Sequence[tuple[Tensor, tuple[Any, ...]]]) -> list[int]:
-    """Add up counts, over ranks where tensors are cut: one message per way of cutting."""
-    sums: dict[tuple[Any, ...], Tensor] = {}
+    """Add up counts, over ranks where tensors are cut: a message per device and way of cutting."""
+    sums: dict[tuple[torch.device, tuple[Any, ...]], Tensor] = {}
     for count, shards in counts:
-        sums[shards] = sums[shards] + count if shards in sums else count
-    for shards, total in sums.items():
+        kind = count.device, shards
+        sums[kind] = sums[kind] + count if kind in sums else count
+    for (_, shards), total in sums.items():
         for group in shards:
             dist.all_reduce(total, group=group)
     columns = [total.tolist() for total in sums.values()]
