@@ -1,7 +1,7 @@
 """Every optimizer of ``framework.optim`` as its contract tests it, and problems to step on.
 
 A new optimizer is tested with its defaults. One that needs more, or has options worth a test, gets
-a line in ``BUILD``.
+a line in ``BUILD``, and one setting more of a class that has a line is ``further``.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Build:
         calls: Times that a step calls its closure.
         one_lr: Whether all groups must have one learning rate.
         elsewhere: Arguments of the constructor that are kept outside the groups, being no numbers.
+        further: Whether it is one more setting of a class, for ``make test-all``.
     """
 
     kind: Callable[..., Optimizer]
@@ -51,6 +52,7 @@ class Build:
     calls: int = 1
     one_lr: bool = False
     elsewhere: tuple[str, ...] = ()
+    further: bool = False
 
     def __call__(self, params: Iterable[Any], **options: Any) -> Optimizer:
         return self.kind(params, **{**self.options, **options})
@@ -72,48 +74,56 @@ class Build:
         return [n for n in names if n not in ("self", "params", *self.elsewhere)]
 
 
-def lion(kappa: str, **options: Any) -> Build:
-    return Build(LionK, {"lr": 0.05, "weight_decay": 0.1, "kappa": kappa, **options})
+def lion(kappa: str, further: bool = True, **options: Any) -> Build:
+    settings = {"lr": 0.05, "weight_decay": 0.1, "kappa": kappa, **options}
+    return Build(LionK, settings, further=further)
 
 
 PARTIAL = {"lr": 0.05, "sign_lr": 0.02, "weight_decay": 0.1}
 MFAC_OPTIONS = {"lr": 0.05, "ngrads": 3, "damping": 0.1, "momentum": 0.5}
+HUBER = {"kappa_kwargs": {"e": 0.2}}
 BUILD: dict[str, Build] = {
-    "LionK sign": lion("sign"),
+    "LionK sign": lion("sign", further=False),
     "LionK lp": lion("lp", kappa_kwargs={"p": 1.5}, rms_scale=True),
-    "LionK lp 2": lion("lp", kappa_kwargs={"p": 2}, scope="group"),
+    "LionK lp 2": lion("lp", further=False, kappa_kwargs={"p": 2}, scope="group"),
     "LionK threshold": lion("threshold", kappa_kwargs={"e": 0.1}),
     "LionK topk": lion("topk", kappa_kwargs={"k": 2}),
-    "LionK huber": lion("huber", kappa_kwargs={"e": 0.2}, betas=(0.8, 0.95)),
+    "LionK huber": lion("huber", betas=(0.8, 0.95), **HUBER),
     "LionK square": lion("square"),
     "LionK group": lion("group"),
     "LionK nuclear": lion("nuclear"),
-    **({"LionK fused": lion("huber", kappa_kwargs={"e": 0.2}, fused=True)} if HAS_COMPILER else {}),
+    **({"LionK fused": lion("huber", False, fused=True, **HUBER)} if HAS_COMPILER else {}),
     "LionK capturable": lion("sign", capturable=True),
     "PartialSignSGD": Build(PartialSignSGD, {**PARTIAL, "threshold_quantile": 0.5}),
     "PartialSignSGD threshold": Build(
-        PartialSignSGD, {**PARTIAL, "threshold": 0.3, "momentum": 0.8, "dampening": 0.5}
+        PartialSignSGD,
+        {**PARTIAL, "threshold": 0.3, "momentum": 0.8, "dampening": 0.5},
+        further=True,
     ),
     "PowerpropSGD": Build(PowerpropSGD, {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}),
     "PowerpropSGD exact": Build(
-        PowerpropSGD, {"lr": 0.02, "alpha": 1.5, "momentum": 0.9, "exact": True}
+        PowerpropSGD, {"lr": 0.02, "alpha": 1.5, "momentum": 0.9, "exact": True}, further=True
     ),
-    "PowerpropSGD plain": Build(PowerpropSGD, {"lr": 0.02, "alpha": 3.0}),
+    "PowerpropSGD plain": Build(PowerpropSGD, {"lr": 0.02, "alpha": 3.0}, further=True),
     "MFAC": Build(MFAC, {**MFAC_OPTIONS, "weight_decay": 0.1}),
     "MFAC decoupled": Build(
-        MFAC, {**MFAC_OPTIONS, "weight_decay": 0.1, "decoupled": True, "warmup": "filled"}
+        MFAC,
+        {**MFAC_OPTIONS, "weight_decay": 0.1, "decoupled": True, "warmup": "filled"},
+        further=True,
     ),
     "ArmijoLineSearch": Build(ArmijoLineSearch, {"lr": 0.3, "c": 0.2, "backtracking": 0.6}),
     "SSO": Build(SSO, {"lr": 0.05, "inner_steps": 4, "schedule": "adagrad", "weight_decay": 0.1}),
-    "SSO armijo": Build(SSO, {"inner": "armijo", "inner_steps": 3, "schedule": "inverse_sqrt"}),
-    "SSO adam": Build(SSO, {"inner": "adam", "inner_steps": 3, "target_lr": 0.5}),
+    "SSO armijo": Build(
+        SSO, {"inner": "armijo", "inner_steps": 3, "schedule": "inverse_sqrt"}, further=True
+    ),
+    "SSO adam": Build(SSO, {"inner": "adam", "inner_steps": 3, "target_lr": 0.5}, further=True),
     "SSO lbfgs": Build(SSO, {"inner": "lbfgs", "inner_steps": 3}, one_lr=True),
-    "GradNormSmoothNewton": Build(GradNormSmoothNewton, {"gamma0": 0.3, "eps": 1e-8}),
+    "GradNormSmoothNewton": Build(GradNormSmoothNewton, {"gamma0": 0.3, "eps": 1e-8}, further=True),
     "GradNormSmoothNewton fisher": Build(
         GradNormSmoothNewton, {"curvature": "empirical_fisher", "rank": 3, "damping": 0.1}
     ),
     "GradNormSmoothNewton ggn": Build(GradNormSmoothNewton, {"curvature": "ggn", "damping": 0.1}),
-    "GradNormSmoothNewton exact": Build(GradNormSmoothNewton, {"curvature": "exact"}),
+    "GradNormSmoothNewton exact": Build(GradNormSmoothNewton, {"curvature": "exact"}, further=True),
 }
 
 

@@ -22,7 +22,12 @@ from tests.helpers.optimizers import (
 )
 from tests.helpers.weights import assert_equal, network, parameter
 
-every = pytest.mark.parametrize("name", BUILD)
+FURTHER = [name for name, build in BUILD.items() if build.further]
+# ranks would compile a kernel for what is element-wise
+ON_RANKS = [name for name in BUILD if name not in (*FURTHER, "LionK fused")]
+every = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.combination if n in FURTHER else ()) for n in BUILD]
+)
 REFUSAL = "{} does not support sparse gradients."
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
@@ -306,9 +311,18 @@ def half_of_the_rows(names: list[str]) -> dict[str, list[torch.Tensor]]:
     return found
 
 
-def test_two_ranks_take_the_steps_of_one(two_ranks):
-    of_ranks = two_ranks(half_of_the_rows, list(BUILD))
-    for name in BUILD:
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(ON_RANKS, id="one setting of each"),
+        pytest.param(
+            [n for n in BUILD if n not in ON_RANKS], id="others", marks=pytest.mark.combination
+        ),
+    ],
+)
+def test_two_ranks_take_the_steps_of_one(names, two_ranks):
+    of_ranks = two_ranks(half_of_the_rows, names)
+    for name in names:
         own = network(dtype=torch.float64)
         solve(BUILD[name](own), 0, 4)
         for found in of_ranks:
