@@ -169,6 +169,12 @@ class LionK(MomentumOptimizer):
             fused_step(parameter, gradient, momentum, group)
         return fusible
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            # checkpoints of version 0.1 have no such option
+            group.setdefault("fused", False)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; the momentum of a half-precision weight stays in float32."""
         super().load_state_dict(state_dict)

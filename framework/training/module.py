@@ -9,7 +9,6 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import Parameter
@@ -286,6 +285,10 @@ class TrainingModule(EvaluationModule):
         compatibility.check_row_optimizer(optimizer, self)
         wants_replays = getattr(optimizer, "needs_problem", False)
         self._replay = StepReplay(self, optimizer) if wants_replays else None
+        # of this run alone: Lightning warns of every module that overrides it
+        vars(self).pop("optimizer_step", None)
+        if self._replay is not None:
+            vars(self)["optimizer_step"] = self._replay.optimizer_step
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule from the callables of the config."""
@@ -412,20 +415,6 @@ class TrainingModule(EvaluationModule):
     def recorded_forward(self, *inputs: Any) -> Any:
         """Return what ``forward`` does, and let the optimizer ask for it again."""
         return self.forward(*inputs) if self._replay is None else self._replay.forward(*inputs)
-
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Optimizer | LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """Let the optimizer step, and evaluate the batch again where it wants to."""
-        if self._replay is None:
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-            return
-        with self._replay.at_step() as problem:
-            optimizer.step(closure=optimizer_closure, problem=problem)  # type: ignore[call-overload]
 
     def configure_gradient_clipping(
         self,

@@ -52,12 +52,13 @@ class StepReplay(StepProblem):
         self._checked = False
         _check(optimizer, module)
 
-    @contextmanager
-    def at_step(self) -> Iterator[StepReplay]:
-        """Record the module's steps inside the block, and forget their graphs after it."""
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Let the optimizer step in the place of the hook of that name, and ask for this step."""
         self._recording = True
         try:
-            yield self
+            optimizer.step(closure=optimizer_closure, problem=self)
         finally:
             self._recording = False
             self._calls, self._gradients, self._batch = [], {}, {}
