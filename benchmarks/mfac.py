@@ -23,35 +23,28 @@ SIZES = ((64, 10_000), (512, 10_000), (1024, 10_000), (512, 100_000))
 GOALS = {512: 0.2}
 
 
-def recursive_step(rows: Tensor, place: int, gradient: Tensor, damping: float) -> Tensor:
+def recursive_step(
+    rows: Tensor, gram: Tensor, place: int, gradient: Tensor, damping: float
+) -> Tensor:
     """Return F^-1 g by the dynamic algorithm of the paper, arXiv:2107.03356, in plain torch.
 
-    ``rows @ rows.T`` is kept by the caller there; here it is one more product with the gradient, as
-    a step of it is. Coefficients of D and B are computed row by row, as the recursion says.
+    ``gram`` holds the products of the rows, of which a step renews those with the new row.
+    Coefficients of D and B are computed row by row, as the recursion says.
     """
     import torch
 
     m = len(rows)
     rows[place] = gradient
-    products = gram_of(rows, place)
-    d, b = products / damping, torch.eye(m, dtype=rows.dtype, device=rows.device) / damping
+    products = rows @ gradient
+    gram[place] = gram[:, place] = products
+    d, b = gram / damping, torch.eye(m, dtype=rows.dtype, device=rows.device) / damping
     for i in range(1, m):
-        previous = d[i - 1, i - 1] + m
-        d[i:, i:] -= torch.outer(d[i - 1, i:] / previous, d[i - 1, i:])
-        b[i, :i] = -(d[:i, i] / (m + d.diagonal()[:i])) @ b[:i, :i]
-    y = b @ (rows @ gradient)
+        shares = d[:i, i] / (m + d.diagonal()[:i])
+        d[i, i:] -= shares @ d[:i, i:]
+        b[i, :i] = -shares @ b[:i, :i]
+    y = b @ products
     coefficients = b.T @ (y / (m + d.diagonal()))
     return gradient / damping - coefficients @ rows
-
-
-_GRAMS: dict[int, Tensor] = {}
-
-
-def gram_of(rows: Tensor, place: int) -> Tensor:
-    """Return the products of rows, of which one row is new."""
-    gram = _GRAMS.setdefault(id(rows), rows @ rows.T)
-    gram[place] = gram[:, place] = rows @ rows[place]
-    return gram
 
 
 def mfac_arms(m: int, d: int, device: str = "cpu") -> dict[str, Callable[[], object]]:
@@ -74,11 +67,11 @@ def mfac_arms(m: int, d: int, device: str = "cpu") -> dict[str, Callable[[], obj
     window = optimizer.state["window"]  # type: ignore[index]
     window["rows"].copy_(rows)
     window["gram"].copy_((rows.double() @ rows.double().T)[None])
-    own = rows.clone()
+    own, gram = rows.clone(), rows @ rows.T
     weight = torch.zeros(d, device=device)
 
     def recursion() -> None:
-        weight.sub_(recursive_step(own, 0, gradient, 1e-5), alpha=1e-6)
+        weight.sub_(recursive_step(own, gram, 0, gradient, 1e-5), alpha=1e-6)
 
     return {
         RECURSION: recursion,
@@ -95,7 +88,6 @@ def main() -> None:
     pin_allocator()
     print(machine(arguments.device))
     for m, d in SIZES:
-        _GRAMS.clear()
         medians = interleaved_medians(mfac_arms(m, d, arguments.device), arguments.rounds, 1)
         goals = {DIRECT: GOALS[m]} if m in GOALS else None
         print_ratios(f"one step, m = {m}, d = {d:,}", medians, RECURSION, goals)
