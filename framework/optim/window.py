@@ -10,7 +10,7 @@ from torch import Tensor
 from framework.distributed.collectives import all_reduce_sum
 
 # elements in float64 at a time: what stays in the cache of a core, and of a GPU
-_PIECE = {"cpu": 1 << 18, "cuda": 1 << 22}
+_PIECE = {"cpu": 1 << 17, "cuda": 1 << 22}
 _OTHER_PIECE = 1 << 20
 
 
@@ -128,16 +128,26 @@ class GradientWindow:
             yield slice(first, first + count), blocked[first : first + count].double()
 
     def pieces(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Yield blocks, columns in them and the rows there, (blocks, m, columns) in float64."""
+        """Yield blocks, columns in them and the rows there, (blocks, m, columns) in float64.
+
+        The next piece takes the memory of the last one.
+        """
         m, size = len(self.rows), self.rows.shape[1] // self.blocks
         limit = self._limit()
-        count = max(1, limit // max(1, m * size))
+        count = min(self.blocks, max(1, limit // max(1, m * size)))
         width = size if count > 1 or m * size <= limit else max(1, limit // m)
         blocked = self.rows.view(m, self.blocks, size).transpose(0, 1)
+        # new memory for each would cost more than the products
+        buffer = None
+        if self.rows.dtype != torch.float64:
+            buffer = self.rows.new_empty(count, m, width, dtype=torch.float64)
         for first in range(0, self.blocks, count):
             for column in range(0, size, max(1, width)):
                 blocks, columns = slice(first, first + count), slice(column, column + width)
-                yield blocks, columns, blocked[blocks, :, columns].double()
+                piece = blocked[blocks, :, columns]
+                if buffer is not None:
+                    piece = buffer[: piece.shape[0], :, : piece.shape[2]].copy_(piece)
+                yield blocks, columns, piece
 
     def spectrum(self) -> tuple[Tensor, Tensor]:
         """Return eigenvalues (blocks, m) and eigenvectors (blocks, m, m) of the products.
