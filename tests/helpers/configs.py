@@ -84,15 +84,18 @@ SHOWN_ELSEWHERE = HEADS | {
     "with/metrix",
     "with/sface",
     "with/depict_square",
+    "with/ensloss",  # with accumulated batches
     "with/gghl_class",
     "with/gghl_mesa",
     "with/gghl_selftuning",
     "with/ldr",
+    "with/lion",  # by the contract of optimizers
     "with/noise",
     "with/normalized_logistic",
     "with/pgd_eval",
     "with/probe",
     "with/sae_gated",
+    "with/sae_jumprelu",  # its thresholds are parameters
     "with/sae_l1",
     "with/sae_matryoshka",
     "with/sae_transcoder",
@@ -110,6 +113,7 @@ ALIKE = HEADS | {
     "with/gghl_mesa",
     "with/gghl_selftuning",
     "with/ldr",
+    "with/lion",  # an optimizer, as M-FAC is
     "with/normalized_logistic",
     "with/partial",
     "with/refined",
