@@ -15,6 +15,7 @@ from framework.optim.momentum_optimizer import has_gradient
 from framework.optim.shared_options import check_shared
 from framework.optim.target_closure import StepProblem
 from framework.utilities.checks import check_at_least, check_interval, check_positive
+from framework.utilities.randomness import capture_rng, drawing_from
 
 Loss = Callable[[], Tensor | float]
 
@@ -35,8 +36,8 @@ class ArmijoLineSearch(Optimizer):
     stay as they were, ``failed`` is true, and the next step starts at s = 1 again.
 
     All ranks decide alike, by the mean of the loss over ranks. A plain loop hands over a closure
-    that sets the gradients and returns the loss; it is called again for every trial unless ``loss``
-    or a ``StepProblem`` evaluates the loss more cheaply.
+    that sets the gradients and returns the loss; it is called again for every trial, with the same
+    random numbers, unless ``loss`` or a ``StepProblem`` evaluates the loss more cheaply.
 
     Paper: the inner solver of Lavington et al., *Target-based Surrogates for Stochastic
     Optimization*, ICML 2023, arXiv:2302.02607, with the constants of its code.
@@ -145,6 +146,7 @@ class ArmijoLineSearch(Optimizer):
             raise RuntimeError("ArmijoLineSearch.step needs a closure that returns the loss.")
         if problem is None and isinstance(closure, StepProblem):
             problem = closure
+        random = capture_rng() if problem is None and loss is None else {}
         with torch.enable_grad():
             before = closure()
         if loss is None and problem is not None:
@@ -162,7 +164,7 @@ class ArmijoLineSearch(Optimizer):
         else:
             # a closure that is called again may write into the gradients
             kept = [(p, origin, gradient.clone(), lr) for p, origin, gradient, lr in lines]
-            self._backtrack(kept, before, _graded(closure))
+            self._backtrack(kept, before, _again(closure, random))
             for parameter, _, gradient, _ in kept:
                 parameter.grad = gradient
         return before
@@ -209,9 +211,11 @@ def problem_loss(problem: StepProblem) -> Loss:
     return loss
 
 
-def _graded(closure: Callable[[], Tensor | float]) -> Loss:
+def _again(closure: Callable[[], Tensor | float], random: dict[str, Any]) -> Loss:
+    """Return the function that calls a closure with the random numbers of its first call."""
+
     def loss() -> Tensor | float:
-        with torch.enable_grad():
+        with torch.enable_grad(), drawing_from(random):
             return closure()
 
     return loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from framework.distributed.averages import average_over_ranks
 from framework.optim.curvature import flat, gradient_of
 from framework.optim.target_closure import StepProblem
-from framework.utilities.randomness import capture_rng, restore_rng
+from framework.utilities.randomness import capture_rng, drawing_from
 
 
 class Evaluation(NamedTuple):
@@ -87,15 +88,9 @@ class Reevaluation:
         return signed if self.scale is None else self.scale * signed
 
     def _call_again(self) -> Evaluation:
-        after = capture_rng()
-        if self._before is not None:
-            restore_rng(self._before)
-        try:
-            with torch.enable_grad():
-                result = self.closure()
-        finally:
-            if self._before is not None:
-                restore_rng(after)
+        same = nullcontext() if self._before is None else drawing_from(self._before)
+        with torch.enable_grad(), same:
+            result = self.closure()
         return self._called(result, self._gradients())
 
     def _gradients(self) -> Tensor:
@@ -107,7 +102,8 @@ class Reevaluation:
     def _called(self, result: Any, gradient: Tensor) -> Evaluation:
         if result is None:
             raise ValueError("The closure must return the loss of the step, got None.")
-        loss = torch.as_tensor(result, device=gradient.device)
+        known = result.dtype if isinstance(result, Tensor) else self.dtype
+        loss = torch.as_tensor(result, dtype=known, device=gradient.device)
         if not loss.is_floating_point():
             loss = loss.to(self.dtype)
         return self.evaluation(average_over_ranks([loss])[0], gradient)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from framework.distributed.averages import average_over_ranks
+from framework.utilities.randomness import capture_torch_rng, drawing_from
 
 Outputs = tuple[Tensor, ...]
 """Outputs of the network at the inputs of one step, each (B, ...)."""
@@ -51,12 +53,16 @@ class TargetClosure(StepProblem):
     """Closure of a step in a loop of one's own, for optimizers that look at the network's outputs.
 
     Called, it sets the gradients, averaged over ranks, and returns this rank's loss, as a closure
-    of a model under DDP does.
+    of a model under DDP does. So on several ranks the network goes in without DDP's wrapper.
 
     Args:
         params: Parameters that are trained.
-        outputs: Function that predicts at the step's inputs: one output (B, ...) or several.
+        outputs: Function that predicts at the step's inputs: one output (B, ...) or several, none
+            of which is computed from another one.
         loss: Function from what ``outputs`` returns to the loss, a scalar.
+
+    Raises:
+        ValueError: An output is computed from another one, at the first call.
 
     Example:
         >>> model, x, y = torch.nn.Linear(3, 2), torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
@@ -77,21 +83,29 @@ class TargetClosure(StepProblem):
         self._params = [p for p in params if p.requires_grad]
         self._outputs = outputs
         self._loss = loss
+        self._random: dict[str, Any] | None = None
 
     def outputs(self) -> Outputs:
         """Return the outputs at the present parameters, differentiable, without the loss."""
-        outputs = self._outputs()
+        with self._same_numbers():
+            outputs = self._outputs()
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
     def evaluate(self) -> tuple[Tensor, Outputs]:
         """Return the loss at the present parameters and the outputs in its graph."""
-        outputs = self._outputs()
-        return self._loss(outputs), (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        with self._same_numbers():
+            outputs = self._outputs()
+            loss = self._loss(outputs)
+        return loss, (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
     def __call__(self) -> Tensor:
         """Set the gradients of the parameters and return the loss."""
+        random, self._random = capture_torch_rng(), None
         with torch.enable_grad():
             loss, outputs = self.evaluate()
+        self._random = random
+        if not self.targets:
+            _check_apart(outputs)
         found = torch.autograd.grad(loss, [*outputs, *self._params], allow_unused=True)
         gradients, of_parameters = found[: len(outputs)], found[len(outputs) :]
         self.targets = tuple(
@@ -105,3 +119,22 @@ class TargetClosure(StepProblem):
         for parameter, gradient in zip(used, means, strict=True):
             parameter.grad = gradient
         return loss.detach()
+
+    def _same_numbers(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._random is None else drawing_from(self._random)
+
+
+def _check_apart(outputs: Outputs) -> None:
+    """Refuse outputs whose gradients would be counted again in those of another one."""
+    graded = [(place, z) for place, z in enumerate(outputs) if z.requires_grad]
+    for place, z in graded if len(graded) > 1 else []:
+        others = [other for number, other in graded if number != place]
+        # nothing runs where no way leads from one to the other
+        (found,) = torch.autograd.grad(
+            others, z, [torch.zeros_like(x) for x in others], retain_graph=True, allow_unused=True
+        )
+        if found is not None:
+            raise ValueError(
+                f"An output of the TargetClosure is computed from output {place}, whose gradient "
+                "would count twice: return one of them, and compute the other in the loss."
+            )

@@ -45,6 +45,13 @@ def capture_rng() -> dict[str, Any]:
             int(has_gauss),
             float(cached),
         ],
+        **capture_torch_rng(),
+    }
+
+
+def capture_torch_rng() -> dict[str, Any]:
+    """Return the states of the generators that networks draw from, as a part of ``capture_rng``."""
+    return {
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
@@ -64,15 +71,36 @@ def restore_rng(state: dict[str, Any]) -> None:
             # NumPy would read on behind its state
             raise ValueError(f"NumPy's position is {position}")
         np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-        torch.set_rng_state(state["torch"].cpu())
-        if torch.cuda.is_available() and (found := state["cuda"]):
-            # those of earlier versions hold a state for each GPU that the process saw
-            place = torch.cuda.current_device()
-            torch.cuda.set_rng_state(found[place if place < len(found) else 0].cpu())
+        _restore_torch(state)
     except Exception as error:  # of many kinds, by which part is no state
         raise ValueError(
             f"The checkpoint's 'rng' is no state of generators: {reason_of(error)}."
         ) from None
+
+
+def _restore_torch(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and (found := state["cuda"]):
+        # those of earlier versions hold a state for each GPU that the process saw
+        place = torch.cuda.current_device()
+        torch.cuda.set_rng_state(found[place if place < len(found) else 0].cpu())
+
+
+@contextmanager
+def drawing_from(state: dict[str, Any]) -> Iterator[None]:
+    """Draw from a captured state inside the block, and after it go on as before.
+
+    Args:
+        state: What ``capture_rng`` returned, or ``capture_torch_rng`` for torch's generators.
+    """
+    whole = "python" in state
+    before = capture_rng() if whole else capture_torch_rng()
+    restore = restore_rng if whole else _restore_torch
+    restore(state)
+    try:
+        yield
+    finally:
+        restore(before)
 
 
 @contextmanager

@@ -115,6 +115,27 @@ def test_gradients_are_left_as_the_first_call_set_them():
         assert torch.equal(x.grad, expected)
 
 
+def test_trials_see_the_random_numbers_of_the_step():
+    x, noise = nn.Parameter(torch.tensor([3.0])), []
+    optimizer = ArmijoLineSearch([x], lr=4.0, backtracking=0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        noise.append(torch.rand(1))
+        loss = (0.5 * (x + noise[-1]).square()).sum()
+        loss.backward()
+        return loss
+
+    torch.manual_seed(3)
+    optimizer.step(closure)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    first = torch.rand(1)
+    assert len(noise) == 1 + optimizer.trials > 2
+    assert all(torch.equal(number, first) for number in noise)
+    assert torch.equal(torch.rand(1), after)
+
+
 @pytest.mark.parametrize(
     "options", [{"max_trials": 3}, {"min_scale": 0.9}, {"c": 0.9, "max_trials": 2}]
 )

@@ -55,8 +55,9 @@ def test_rosenbrock_step_by_step():
     x = start(-1.2, 1.0)
     optimizer = GradNormSmoothNewton([x], curvature="exact")
     closure = closure_of(x, rosenbrock)
-    gradient = 232.867688  # |g| / gamma with gamma 1
     optimizer.step(closure)
+    first = x.grad.norm().item()
+    assert first == pytest.approx(232.867688, abs=1e-6)  # |g| / gamma with gamma 1
     torch.testing.assert_close(
         x.detach() - torch.tensor([-1.2, 1.0]).double(),
         torch.tensor([0.114514, 0.076313]).double(),
@@ -65,15 +66,19 @@ def test_rosenbrock_step_by_step():
     )
     assert rosenbrock(x).item() == pytest.approx(5.388991, abs=1e-6)
     assert search_of(optimizer)["gradient_norm"] == pytest.approx(52.562200, abs=1e-6)
-    assert 52.562200**2 / (8 * gradient) == pytest.approx(1.483023, abs=1e-6)
+    assert search_of(optimizer)["gradient_norm"] ** 2 / (8 * first) == pytest.approx(
+        1.483023, abs=1e-6
+    )
     assert search_of(optimizer)["gamma"] == 2
     optimizer.step(closure)
+    assert x.grad.norm().item() / 2 == pytest.approx(26.281100, abs=1e-6)
     assert rosenbrock(x).item() == pytest.approx(4.134615, abs=1e-6)
     assert search_of(optimizer)["gamma"] == 4
     before = search_of(optimizer)["evaluations"]
     optimizer.step(closure)
     assert rosenbrock(x).item() == pytest.approx(3.807703, abs=1e-6)
     # 4, 2 and 1 were rejected, 0.5 was not, and doubled
+    assert x.grad.norm().item() / 0.5 == pytest.approx(9.317393, abs=1e-6)
     assert search_of(optimizer)["gamma"] == 1
     assert search_of(optimizer)["evaluations"] - before == 1 + 4
 
@@ -439,8 +444,11 @@ def test_a_closure_may_return_a_number():
         x.grad = torch.tensor([1.0, 10.0]).double() * x.detach()
         return bowl(x).item()
 
-    GradNormSmoothNewton([x]).step(closure)
+    optimizer = GradNormSmoothNewton([x], full_batch=True)
+    optimizer.step(closure)
     assert (x.detach() - 1).norm().item() == pytest.approx(1)
+    # to the precision of the parameters
+    assert search_of(optimizer)["loss"].item() == bowl(x).item()
 
 
 # ---- resuming ------------------------------------------------------------------------------------
