@@ -77,6 +77,7 @@ class SelfTuning(SelfTuningSettings, ObjectivesCallback, AfterStep):
     """
 
     whole_parameters = True
+    repeatable = False
     panels: tuple[Panel, ...] = (
         Panel("Tuned hyperparameters, by epoch", ("train/hyperparameter*_epoch",)),
         Panel("Tuned hyperparameters", ("train/hyperparameter/*",), axis=STEP),

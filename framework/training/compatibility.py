@@ -155,6 +155,15 @@ def check_average(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         )
 
 
+def will_accumulate(trainer: Trainer) -> bool:
+    """Return whether a callback will accumulate the gradients of several batches."""
+    return any(
+        isinstance(callback, GradientAccumulationScheduler)
+        and callback.going_to_accumulate_grad_batches()
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    )
+
+
 def check_combiner(combiner: GradientCombiner, module: LightningModule, guided: bool) -> None:
     """Raise ``IncompatibleError`` where the gradients of several terms cannot be combined.
 
@@ -164,12 +173,7 @@ def check_combiner(combiner: GradientCombiner, module: LightningModule, guided: 
         guided: Whether there is held-out data that can guide.
     """
     trainer, name = module.trainer, type(combiner).__name__
-    scheduled = any(
-        isinstance(callback, GradientAccumulationScheduler)
-        and callback.going_to_accumulate_grad_batches()
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
-    )
-    if scheduled:
+    if will_accumulate(trainer):
         raise IncompatibleError(
             f"{name} combines the gradients of one batch; it cannot be used with a "
             "GradientAccumulationScheduler."
@@ -399,13 +403,18 @@ def check_optimizer(optimizer: Optimizer, trainer: Trainer) -> None:
         )
 
 
+def sees_scaled_gradients(optimizer: Optimizer, trainer: Trainer) -> bool:
+    """Return whether gradients are scaled for fp16 still where a step begins."""
+    # so torch and Lightning tell a fused optimizer, which unscales the gradients in its step
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return fused and str(trainer.precision) == "16-mixed"
+
+
 def check_clipping(
     optimizer: Optimizer, trainer: Trainer, option: str, value: float | None
 ) -> None:
     """Raise ``IncompatibleError`` if gradients are clipped that fp16 scaled, by a named option."""
-    # so torch and Lightning tell a fused optimizer, which unscales the gradients in its step
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    if fused and value and str(trainer.precision) == "16-mixed":
+    if value and sees_scaled_gradients(optimizer, trainer):
         raise IncompatibleError(
             f"A fused {type(optimizer).__name__} takes gradients as they are scaled for fp16, so "
             f"that {option}={value} cannot clip them; set model.optimizer.fused to false, or use "

@@ -17,10 +17,13 @@ class ObjectivesCallback(Callback):
         needs: optional fields of ``Objectives`` that it reads.
         whole_parameters: whether it reads or changes parameters outside of the steps, so that the
             ranks cannot hold parts of them.
+        repeatable: whether a step that is evaluated again with the same generators sees the same
+            random numbers.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     whole_parameters: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = True
 
     def on_objectives(
         self, trainer: Trainer, module: Any, objectives: Objectives, batch: Batch

@@ -11,24 +11,28 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from framework.data.datasets import Batch
-from framework.distributed.averages import average_over_ranks
+from framework.layers.random_layer import RandomLayer
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
 from framework.optim.target_closure import Outputs, StepProblem, Target
-from framework.runs.fully_sharded import FullyShardedStrategy
-from framework.utilities.randomness import capture_rng, restore_rng
+from framework.training.replayable import check_outputs, check_replayable
+from framework.utilities.randomness import capture_rng, capture_torch_rng, drawing_from
 
-# of the gradient's length; what rounding in bfloat16 leaves is below it
-_TOLERANCE = 0.1
+
+class _Draws(NamedTuple):
+    """What the random numbers to come depend on."""
+
+    generators: dict[str, Any]
+    counts: dict[RandomLayer, int]
 
 
 class _Call(NamedTuple):
-    """One call of the network in training mode."""
+    """One call of the network in training mode, and what it drew from."""
 
     inputs: tuple[Any, ...]
     output: Tensor
-    random: dict[str, Any]
+    draws: _Draws
 
 
 class StepReplay(StepProblem):
@@ -48,9 +52,10 @@ class StepReplay(StepProblem):
         self._batch: Batch = {}
         self._calls: list[_Call] = []
         self._gradients: dict[int, Tensor] = {}
+        self._draws = _Draws({}, {})
         self._recording = False
         self._checked = False
-        _check(optimizer, module)
+        check_replayable(optimizer, module)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
@@ -68,7 +73,8 @@ class StepReplay(StepProblem):
         if not self._recording:
             return self._module.objectives(batch)
         self._batch, self._calls, self._gradients = batch, [], {}
-        random = capture_rng()
+        draws = self._next_draws()
+        self._draws = _Draws(capture_rng(), draws.counts)
         objectives = self._module.objectives(batch)
         predictions = objectives.predictions
         if predictions is None or not predictions.requires_grad:
@@ -77,17 +83,17 @@ class StepReplay(StepProblem):
                 f"{type(self._module).__name__} publishes none with a gradient; take another "
                 "optimizer."
             )
-        self._calls.insert(0, _Call(self._module.forward_inputs(batch), predictions, random))
+        self._calls.insert(0, _Call(self._inputs(batch), predictions, draws))
         for place, call in enumerate(self._calls):
             call.output.register_hook(lambda g, place=place: self._gradients.update({place: g}))
         return objectives
 
     def forward(self, *inputs: Any) -> Any:
         """Return what the module's ``forward`` does, and remember it in training mode."""
-        random = capture_rng() if self._recording and self._module.training else None
+        draws = self._next_draws() if self._recording and self._module.training else None
         output = self._module.forward(*inputs)
-        if random is not None and isinstance(output, Tensor) and output.requires_grad:
-            self._calls.append(_Call(inputs, output, random))
+        if draws is not None and isinstance(output, Tensor) and output.requires_grad:
+            self._calls.append(_Call(inputs, output, draws))
         return output
 
     @property
@@ -102,7 +108,7 @@ class StepReplay(StepProblem):
             for place, call in enumerate(self._calls)
         )
         if not self._checked:
-            self._check_gradient(found)
+            check_outputs(self._optimizer, self._module, found, self.outputs())
             self._checked = True
         return found
 
@@ -114,12 +120,28 @@ class StepReplay(StepProblem):
     def outputs(self) -> Outputs:
         """Return the outputs at the present parameters, differentiable, without the loss."""
         first, *others = self._calls
-        with self._replay(first.random):
-            outputs = [self._module.predictions_of(self._module.forward(*first.inputs))]
+        with self._replay(first.draws):
+            predictions = self._module.predictions_of(self._module.forward(*first.inputs))
+        if not isinstance(predictions, Tensor):
+            raise IncompatibleError(
+                f"{self._optimizer} predicts again, and {type(self._module).__name__}.forward "
+                f"returns a {type(predictions).__name__}: define predictions_of."
+            )
+        outputs = [predictions]
         for call in others:
-            with self._replay(call.random):
+            with self._replay(call.draws):
                 outputs.append(self._module.forward(*call.inputs))
         return tuple(outputs)
+
+    def _inputs(self, batch: Batch) -> tuple[Any, ...]:
+        kind = type(self._module).__name__
+        try:
+            return self._module.forward_inputs(batch)
+        except KeyError as error:
+            raise IncompatibleError(
+                f"{self._optimizer} predicts again, and {kind}.forward_inputs wants the field "
+                f"{error} of a batch, which there is not: define forward_inputs."
+            ) from None
 
     def evaluate(self) -> tuple[Tensor, Outputs]:
         """Return the loss at the present parameters and the outputs in its graph.
@@ -134,10 +156,9 @@ class StepReplay(StepProblem):
                     f"{self._optimizer} evaluates the loss several times in a step, and "
                     f"{type(owner).__name__} remembers every sample at each; leave one of them out."
                 )
-        recorded, random = self._calls, self._calls[0].random
-        self._calls = []
+        recorded, self._calls = self._calls, []
         try:
-            with self._replay(random):
+            with self._replay(self._draws):
                 objectives = module.objectives(self._batch)
                 for callback in module.objectives_callbacks:
                     callback.on_objectives(module.trainer, module, objectives, self._batch)
@@ -147,10 +168,13 @@ class StepReplay(StepProblem):
         finally:
             self._calls = recorded
 
+    def _next_draws(self) -> _Draws:
+        layers = (part for part in self._module.modules() if isinstance(part, RandomLayer))
+        return _Draws(capture_torch_rng(), {layer: layer.count for layer in layers})
+
     @contextmanager
-    def _replay(self, random: dict[str, Any]) -> Iterator[None]:
+    def _replay(self, draws: _Draws) -> Iterator[None]:
         """Run the network as in the step: its random numbers, its precision, its buffers before."""
-        now = capture_rng()
         # batch norm would count one batch several times, and its graph holds the buffer it wrote
         buffers = [
             (part, name, buffer)
@@ -159,9 +183,12 @@ class StepReplay(StepProblem):
         ]
         for part, name, buffer in buffers:
             setattr(part, name, buffer.clone())
-        restore_rng(random)
+        counts = {layer: layer.count for layer in draws.counts}
+        for layer, count in draws.counts.items():
+            layer.count = count
         try:
             with (
+                drawing_from(draws.generators),
                 torch.enable_grad(),
                 self._module.trainer.precision_plugin.train_step_context(),
             ):
@@ -169,69 +196,5 @@ class StepReplay(StepProblem):
         finally:
             for part, name, buffer in buffers:
                 setattr(part, name, buffer)
-            restore_rng(now)
-
-    def _check_gradient(self, targets: tuple[Target, ...]) -> None:
-        """Compare the step's gradient with the one that goes through the outputs."""
-        parameters = [p for p in self._module.parameters() if p.grad is not None]
-        if not parameters:
-            return
-        through = torch.autograd.grad(
-            self.outputs(),
-            parameters,
-            [target.gradient for target in targets],
-            allow_unused=True,
-        )
-        means = average_over_ranks(
-            [
-                p.new_zeros(p.shape) if g is None else g
-                for p, g in zip(parameters, through, strict=True)
-            ]
-        )
-        difference, length = torch.zeros(()), torch.zeros(())
-        for parameter, mean in zip(parameters, means, strict=True):
-            assert parameter.grad is not None
-            difference += (mean - parameter.grad).square().sum().cpu().float()
-            length += parameter.grad.square().sum().cpu().float()
-        if not difference <= _TOLERANCE**2 * length:
-            share = float((difference / length.clamp_min(1e-30)).sqrt())
-            raise IncompatibleError(
-                f"{self._optimizer} needs a loss that is a function of the predictions alone, and "
-                f"{share:.0%} of the gradient of {type(self._module).__name__}'s loss comes by "
-                "other ways, such as further outputs of its network; take another optimizer."
-            )
-
-
-def _check(optimizer: Optimizer, module: Any) -> None:
-    """Refuse what cannot be evaluated again."""
-    trainer, name = module.trainer, type(optimizer).__name__
-    kind = type(module).__name__
-    if "predictions" not in module.provides or not module.automatic_optimization:
-        raise IncompatibleError(
-            f"{name} evaluates the predictions of a step again, which {kind} does not publish; "
-            "take another optimizer."
-        )
-    if trainer.accumulate_grad_batches != 1:
-        raise IncompatibleError(
-            f"{name} evaluates one batch several times in a step; set "
-            "trainer.accumulate_grad_batches to 1 and take a larger batch."
-        )
-    if trainer.gradient_clip_val:
-        raise IncompatibleError(
-            f"{name} chooses the length of its steps itself; leave out trainer.gradient_clip_val."
-        )
-    if module.gradient_combiner is not None:
-        raise IncompatibleError(
-            f"{type(module.gradient_combiner).__name__} makes the gradient of a step, and {name} "
-            "takes further ones; leave one of them out."
-        )
-    if module.runs_compiled:
-        raise IncompatibleError(
-            f"{name} goes backward through one batch several times, which compiled networks do "
-            "not; set model.compile to false."
-        )
-    if isinstance(trainer.strategy, FullyShardedStrategy):
-        raise IncompatibleError(
-            f"{name} takes gradients of whole parameters, and FullyShardedStrategy gives each rank "
-            "a part of them; use the strategy ddp."
-        )
+            for layer, count in counts.items():
+                layer.count = count
