@@ -27,6 +27,7 @@ from framework.schedules.gradient_norms import (
     norm_lines,
     save_gradient_norms,
 )
+from framework.training.compatibility import sees_scaled_gradients
 from framework.utilities.checks import check_one_of
 from framework.utilities.files import file_name as checked_name
 from framework.utilities.files import open_in_place, writing
@@ -58,7 +59,8 @@ class GradientNormRecorder(Callback):
 
     Raises:
         ValueError: Another norm or name, or a file of that name that holds something else.
-        IncompatibleError: The run has several optimizers, or its ranks hold parts of parameters.
+        IncompatibleError: The run has several optimizers, its ranks hold parts of parameters, or
+            gradients are scaled for fp16 in a fused optimizer.
 
     Example:
         >>> GradientNormRecorder(norms=["l2"]).norms
@@ -98,6 +100,12 @@ class GradientNormRecorder(Callback):
                 f"GradientNormRecorder needs whole gradients, and "
                 f"{type(trainer.strategy).__name__} gives each rank a part of them: use the "
                 "strategy ddp."
+            )
+        if sees_scaled_gradients(trainer.optimizers[0], trainer):
+            raise IncompatibleError(
+                f"A fused {optimizers[0]} takes gradients as they are scaled for fp16, so that "
+                "GradientNormRecorder cannot see their norm; set model.optimizer.fused to false, "
+                "or use bf16-mixed."
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

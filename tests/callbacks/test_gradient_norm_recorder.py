@@ -15,7 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD
+from torch.optim import LBFGS, SGD, AdamW
 from torch.utils.data import DataLoader
 
 from callbacks import GradientNormRecorder, gradient_norm_recorder
@@ -235,6 +235,15 @@ def test_gradients_in_parts_are_refused(strategy: Any) -> None:
     trainer: Any = SimpleNamespace(optimizers=optimizers, strategy=strategy())
     with pytest.raises(IncompatibleError, match=f"{strategy.__name__} gives each rank a part"):
         GradientNormRecorder().on_fit_start(trainer, Quadratic())
+
+
+def test_gradients_that_a_fused_step_unscales_are_refused() -> None:
+    optimizers = [AdamW([nn.Parameter(torch.zeros(1))], fused=True)]
+    trainer: Any = SimpleNamespace(optimizers=optimizers, strategy=None, precision="16-mixed")
+    with pytest.raises(IncompatibleError, match="fused AdamW takes gradients as they are scaled"):
+        GradientNormRecorder().on_fit_start(trainer, Quadratic())
+    trainer.precision = "bf16-mixed"
+    GradientNormRecorder().on_fit_start(trainer, Quadratic())
 
 
 def test_a_module_of_ours_has_a_row_per_step(tmp_path: Path) -> None:
