@@ -110,11 +110,15 @@ class SolutionProbe(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what the module has not."""
         require_alone(self, trainer.callbacks)  # type: ignore[attr-defined]
-        if self._is_explicit:
-            misfit = [one for one in self.metrics if one in CLASSIFIED]
-            if misfit and not _classifies(pl_module):
+        has = {
+            **dict.fromkeys(CLASSIFIED, _classifies(pl_module)),
+            "sharpness": _has_loss(pl_module),
+        }
+        for metric in self.metrics if self._is_explicit else ():
+            if not has.get(metric, True):
+                needed = "class logits" if metric in CLASSIFIED else "a loss of validation rows"
                 raise IncompatibleError(
-                    f"SolutionProbe measures {misfit[0]!r} of class logits, which "
+                    f"SolutionProbe measures {metric!r} of {needed}, which "
                     f"{type(pl_module).__name__} does not have: leave it out of metrics."
                 )
         if "features" in self.metrics:
@@ -262,11 +266,22 @@ def _classifies(module: LightningModule) -> bool:
         return True
     shape = module.prediction_shape
     fields = module.required_fields
-    return shape is not None and len(shape) == 1 and (not fields or "label" in fields)
+    labeled = shape is not None and len(shape) == 1 and (not fields or "label" in fields)
+    return labeled and module.embedding_column is None
 
 
 def _publishes(module: LightningModule) -> bool:
-    return isinstance(module, TrainingModule) and module.automatic_optimization
+    """Return whether the terms of a module are a loss of validation rows."""
+    return (
+        isinstance(module, TrainingModule)
+        and module.automatic_optimization
+        # those rows are of classes that are not trained
+        and module.embedding_column is None
+    )
+
+
+def _has_loss(module: LightningModule) -> bool:
+    return _classifies(module) or _publishes(module)
 
 
 def _label(module: LightningModule, batch: Any) -> Tensor | None:

@@ -33,7 +33,9 @@ def loss_ascent(
         tensor(0.5050)
     """
     check_positive(rho=rho)
-    before, gradients = torch.zeros(()), [torch.zeros_like(p) for p in params]
+    gradients = [torch.zeros_like(p) for p in params]
+    # a rank may have no part
+    before = torch.zeros((), dtype=torch.float64, device=params[0].device if params else None)
     with torch.enable_grad():
         for part in loss():
             before = before.to(part.device) + part.detach().double()
@@ -47,7 +49,7 @@ def loss_ascent(
         try:
             for parameter, gradient in zip(params, gradients, strict=True):
                 parameter.add_(gradient, alpha=scale)
-            after = torch.stack([part.detach().double() for part in loss()]).sum()
+            after = sum((part.detach().double() for part in loss()), torch.zeros_like(before))
         finally:
             for parameter, value in zip(params, kept, strict=True):
                 parameter.copy_(value)

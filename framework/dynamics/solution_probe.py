@@ -66,7 +66,7 @@ def measure_solution(
         rho: Length of the step of ``ascent``.
 
     Raises:
-        ValueError: A group that there is not.
+        ValueError: A group that there is not, or one that needs ``batches`` where none are given.
 
     Example:
         >>> from torch import nn
@@ -77,6 +77,10 @@ def measure_solution(
     """
     for metric in metrics:
         check_one_of(ALL, metrics=metric)
+        needs_rows = metric in CLASSIFIED or (metric == "sharpness" and loss is None)
+        # a rank may be without any
+        if needs_rows and not batches and world_size() == 1:
+            raise ValueError(f"{metric!r} is measured on batches, of which none are given.")
     logits = module if predict is None else predict
     parameters = [p for p in module.parameters() if p.requires_grad]
     weights = weights_of(module)

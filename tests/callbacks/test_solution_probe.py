@@ -170,6 +170,12 @@ class Shapeless(Module):
     prediction_shape = None
 
 
+class Embedded(Module):
+    """One whose validation rows may be of classes that it does not train."""
+
+    embedding_column = "embedding"
+
+
 def test_what_a_module_has_not_is_left_out_or_refused(tmp_path):
     _, _, found = run(tmp_path, SolutionProbe(), module=Shapeless())
     assert "probe/lambda_max" in found
@@ -180,6 +186,13 @@ def test_what_a_module_has_not_is_left_out_or_refused(tmp_path):
     ):
         with pytest.raises(IncompatibleError, match=message):
             run(tmp_path, probe, module=Shapeless())
+    for metric, needed in (("pruning", "class logits"), ("sharpness", "a loss of validation rows")):
+        message = f"'{metric}' of {needed}, which Embedded does not have"
+        with pytest.raises(IncompatibleError, match=message):
+            run(tmp_path, SolutionProbe([metric]), module=Embedded())
+    _, _, found = run(tmp_path, SolutionProbe(), module=Embedded())
+    assert "probe/effective_rank" in found
+    assert not {"probe/accuracy", "probe/lambda_max"} & found.keys()
     with pytest.raises(IncompatibleError, match="is given twice"):
         run(tmp_path, SolutionProbe(), SolutionProbe())
     no_linear = Module()
