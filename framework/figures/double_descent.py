@@ -101,13 +101,15 @@ def _explain_threshold(axes: Axes, rows: int) -> None:
         "textcoords": "offset points",
         "color": "0.35",
         "fontsize": 8,
+        # the line of few widths may run below
+        "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     }
     threshold = "P = N: as many features\nas training rows"
     at_line = {**place, "xycoords": ("data", "axes fraction")}
     axes.annotate(threshold, (rows, 1), (-5, -4), ha="right", va="top", **at_line)
     fewer = "P < N: not every label\ncan be fitted"
     axes.annotate(fewer, (0, 0.4), (8, 0), ha="left", va="center", **place)
-    more = "P > N: many exact fits,\nof which the shortest"
+    more = "P > N: of many exact fits,\nthat of smallest weights"
     axes.annotate(more, (1, 0.4), (-8, 0), ha="right", va="center", **place)
 
 

@@ -55,6 +55,7 @@ def test_it_changes_nothing(tmp_path):
     assert losses == same
     assert not differences(plain.state_dict(), probed.state_dict())
     assert len(found) == 19
+    assert all(any(panel.shows(name) for panel in SolutionProbe.panels) for name in found)
     assert not any(layer._forward_hooks for layer in probed.modules())
 
 
