@@ -130,7 +130,7 @@ class MFAC(Optimizer):
             self.param_groups.pop()
             raise IncompatibleError(
                 "MFAC solves for all parameters at once and takes whole ones, but these are split "
-                "between ranks: train with DDP, where MFAC splits its window itself."
+                "between ranks: use the strategy ddp, where MFAC splits its window itself."
             )
         if window is not None:
             rows = window["rows"]

@@ -257,7 +257,7 @@ def refuse_on_ranks() -> str:
     assert own.state["window"]["rows"].shape == (3, 22)
     mesh = init_device_mesh("cpu", (2,))
     split = nn.Parameter(distribute_tensor(torch.ones(4), mesh, [Shard(0)]))
-    with pytest.raises(IncompatibleError, match="train with DDP"):
+    with pytest.raises(IncompatibleError, match="use the strategy ddp"):
         MFAC([split])
     return str(group.value)
 
