@@ -148,9 +148,10 @@ class WeightPruner:
                 # the function may yield for ever
                 if wrong == self.ngrads:
                     break
+        others = f" and {wrong} that are not" if wrong else ""
         raise ValueError(
-            f"The method mfac needs {self.ngrads} finite gradients, got {fisher.window.pushed} and "
-            f"{wrong} that are not finite: lower ngrads, or give more batches."
+            f"The method mfac needs {self.ngrads} finite gradients, got {fisher.window.pushed}"
+            f"{others}: lower ngrads, or give more batches."
         )
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ def mean_gradients(
     Collective: on several ranks the gradients are those of one process. No random number generator
     notices. The loss is the sum of a ``TrainingModule``'s terms, without those of callbacks, on
     rows that are drawn anew; with another datamodule the loss that ``training_step`` returns, of
-    which nothing is logged, on parts of the first batches of the training loader.
+    which nothing is logged, on parts of the first batches of the training loader, pass after pass.
 
     Args:
         module: Module attached to a Trainer.
@@ -88,12 +88,17 @@ def _parts(loader: Any, rows: int) -> Iterator[Any]:
             "that of training: set them to false, or take a trimtab DataModule."
         )
     size = -(-rows // world_size())
-    for batch in loader:
-        leaves = [x for x in tree_leaves(batch) if isinstance(x, Tensor) and x.ndim]
-        total = len(leaves[0]) if leaves else 0
-        for first in range(0, total, size):
-            cut = partial(_rows_of, total=total, own=slice(first, first + size))
-            yield tree_map_only(Tensor, cut, batch)
+    found = True
+    # pass after pass where there are too few
+    while found:
+        found = False
+        for batch in loader:
+            leaves = [x for x in tree_leaves(batch) if isinstance(x, Tensor) and x.ndim]
+            total = len(leaves[0]) if leaves else 0
+            found |= total > 0
+            for first in range(0, total, size):
+                cut = partial(_rows_of, total=total, own=slice(first, first + size))
+                yield tree_map_only(Tensor, cut, batch)
 
 
 def _rows_of(x: Tensor, total: int, own: slice) -> Tensor:

@@ -114,8 +114,9 @@ def test_gradients_for_pruning_leave_no_trace(tmp_path):
             from framework.training.small_batches import mean_gradients
 
             weights = list(self.pruner.weights.values())
-            found = [*mean_gradients(pl_module, weights, 3, 4, ("x", trainer.current_epoch))]
-            assert len(found) == 3
+            # 24 rows are a pass
+            found = [*mean_gradients(pl_module, weights, 9, 4, ("x", trainer.current_epoch))]
+            assert len(found) == 9
             assert all(g.abs().max() > 0 for part in found for g in part)
             assert not torch.equal(found[0][0], found[1][0])
 

@@ -123,7 +123,7 @@ def test_gradients_that_never_are_finite_end_it():
     first, second, gradients = problem()
     pruner = WeightPruner({"a": first, "b": second}, ngrads=9)
     endless = itertools.cycle(stream(gradients * torch.nan)())
-    with pytest.raises(ValueError, match="got 0 and 9 that are not finite"):
+    with pytest.raises(ValueError, match="got 0 and 9 that are not"):
         pruner.prune_to(0.5, lambda: endless)
 
 
