@@ -16,6 +16,8 @@ from framework.reports.settings import differences, short_names
 TRAIN_LOSS = "train/loss_epoch"
 SEEDS = ("seed_everything", "seed")
 """Settings of replicates."""
+FAR = 0.25
+"""Share of the level by which a loss is far below it."""
 SHOWN = ("val/", "probe/")
 """Beginnings of the names of the metrics that are compared."""
 
@@ -134,6 +136,13 @@ class EqualLoss:
         """Names of the metrics that are compared, the loss first."""
         for group in self.groups:
             self._measure(group, runs)
+        for group in self.groups:
+            at = group.values[metric].mean
+            if at < self.level - FAR * abs(self.level):
+                self.notes.append(
+                    f"{group.name} is at {at:.4g} there, far below {self.level:.4g}: a loss is "
+                    "known once an epoch, and shorter epochs bring runs closer."
+                )
         alone = [group.name for group in self.groups if len(group.runs) == 1]
         if alone:
             self.notes.append(

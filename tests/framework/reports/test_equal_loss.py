@@ -61,6 +61,8 @@ def test_a_run_that_never_reaches_the_level_is_named(runs):
     assert found.groups[0].values["probe/effective_rank"] == Mean(8.0, None, 1)
     assert found.notes == [
         "sgd0 is left out: it never reaches 0.25, its lowest train/loss_epoch is 0.3.",
+        "AdamW is at 0.175 there, far below 0.25: a loss is known once an epoch, and shorter "
+        "epochs bring runs closer.",
         "One run only, and so no standard error: SGD. Runs that differ in seed_everything alone "
         "are replicates.",
     ]
@@ -98,6 +100,16 @@ def test_rarer_measurements_are_those_that_follow(tmp_path):
     assert a.values["probe/effective_rank"].mean == 2
     assert "probe/effective_rank" not in b.values
     assert c.values["probe/effective_rank"].mean == 3
+
+
+def test_a_loss_far_below_the_level_is_said(tmp_path):
+    runs = [
+        make(tmp_path / "a", [0.5, 0.4], [9.0, 2.0]),
+        make(tmp_path / "b", [0.2, 0.1], [1.0, 1.0], "AdamW"),
+    ]
+    said = "AdamW is at 0.2 there, far below 0.4: a loss is known once an epoch, and shorter"
+    assert [note for note in EqualLoss(runs).notes if note.startswith(said)]
+    assert not [note for note in EqualLoss(runs[:1] * 2).notes if "far below" in note]
 
 
 def test_what_cannot_be_compared_is_said(runs, tmp_path):
