@@ -143,7 +143,7 @@ class SSO(Optimizer):
         if problem is None:
             raise RuntimeError(
                 "SSO.step needs the outputs behind the loss: make the closure a TargetClosure, or "
-                "hand over problem."
+                "hand over problem; a LightningModule of your own does so in manual optimization."
             )
         with torch.enable_grad():
             loss = closure()
