@@ -43,7 +43,6 @@ class TargetSurrogate:
         self.parameters = list(parameters)
         self.decays = list(decays)
         self.weight = weight
-        self.evaluations = 0
         self._began = False
         self._sign = -1.0 if maximize else 1.0
 
@@ -63,11 +62,9 @@ class TargetSurrogate:
     @torch.no_grad()
     def value(self) -> Tensor:
         """Return this rank's value alone, by a forward pass."""
-        self.evaluations += 1
         return self._measure(self.problem.outputs())[0] + self._decay()
 
     def _evaluate(self) -> tuple[Tensor, list[Tensor]]:
-        self.evaluations += 1
         with torch.enable_grad():
             outputs = self.problem.outputs()
         value, slopes = self._measure(outputs)
@@ -104,7 +101,7 @@ class TargetSurrogate:
 
     def _decay(self) -> Tensor | float:
         pairs = zip(self.parameters, self.decays, strict=True)
-        terms = [decay / 2 * p.square().sum() for p, decay in pairs if decay]
+        terms = [decay / 2 * at_least_float32(p).square().sum() for p, decay in pairs if decay]
         return sum(terms[1:], terms[0]) if terms else 0.0
 
 
