@@ -76,6 +76,8 @@ def _words(hint: Any) -> Iterator[str]:
         yield f"one of {', '.join(dict.fromkeys(str(value) for value in get_args(hint)))}"
     elif isinstance(origin, type) and issubclass(origin, Enum):
         yield f"one of {', '.join(str(member.value) for member in origin)}"
+    elif origin is collections.abc.Callable and get_args(hint)[-1:] == (Tensor,):
+        return  # a function of tensors, which only Python can give
     elif origin is collections.abc.Callable:
         yield type_in_words(get_args(hint)[-1]) if get_args(hint) else "a function"
     elif origin in _ITERABLES:

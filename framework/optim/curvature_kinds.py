@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -18,12 +18,13 @@ from framework.optim.fisher_curvature import FisherCurvature, latest_gradients
 from framework.optim.gauss_newton import ProductCurvature, gauss_newton_product
 from framework.optim.reevaluation import Reevaluation
 
-KINDS = ("zero", "empirical_fisher", "ggn", "exact")
+CurvatureName = Literal["zero", "empirical_fisher", "ggn", "exact"]
+
+KINDS: tuple[str, ...] = get_args(CurvatureName)
 """Names of curvatures."""
 
 WITH_PROBLEM = ("ggn", "exact")
 """Names of those that differentiate the loss twice."""
-
 
 DEFAULT_RANK = 32
 """Gradients of the empirical Fisher."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from framework.optim.curvature_kinds import KINDS, WITH_PROBLEM, make_curvature
+from framework.optim.curvature_kinds import KINDS, WITH_PROBLEM, CurvatureName, make_curvature
 from framework.optim.diagonal_metric import check_metric, inverse_root
 from framework.optim.newton_search import first_passing
 from framework.optim.reevaluation import Evaluation, Reevaluation, working_dtype
@@ -86,7 +86,7 @@ class GradNormSmoothNewton(Optimizer):
         self,
         params: Iterable[Any],
         gamma0: float = 1.0,
-        curvature: str | Callable[[], Tensor] = "zero",
+        curvature: CurvatureName | Callable[[], Tensor] = "zero",
         rank: int | None = None,
         damping: float = 0.0,
         max_search: int = 40,

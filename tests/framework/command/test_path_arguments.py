@@ -32,7 +32,6 @@ NO_PATHS = [
     "compute_with_cache",
     "constraint",
     "count",
-    "curvature",
     "dataset",
     "decimal",
     "device",
