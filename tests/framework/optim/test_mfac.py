@@ -138,7 +138,7 @@ def test_a_group_that_comes_later_counts_as_zeros_before():
     for o, p in ((optimizer, own), (both, other)):
         give_gradients(p, 7)
         o.step()
-    assert_equal(own, other)
+    assert distance(own, other) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
