@@ -78,7 +78,9 @@ class SolutionProbe(Callback):
     panels = (
         Panel("Dimensions of the features", ("probe/*_rank*",), "directions"),
         Panel("Cosine between class means", ("probe/class_cosine*",), "cosine"),
-        Panel("Accuracy after pruning", ("probe/accuracy", "probe/pruned_*"), "share of the samples"),
+        Panel(
+            "Accuracy after pruning", ("probe/accuracy", "probe/pruned_*"), "share of the samples"
+        ),
         Panel("Sparsity", ("probe/sparsity",), "share of the weights"),
         Panel("Sharpness", ("probe/lambda_max",)),
         Panel("Rise of the loss along its gradient", ("probe/ascent",)),

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 
 # without contraction a product and a sum are rounded once only where the source says so; the last
@@ -46,12 +46,10 @@ def compile_library(package: str, name: str, macros: Sequence[str] = ()) -> ctyp
             f"{name} needs a C++ compiler, and there is no {compiler[0]!r} on this machine: "
             "install one, or name it in the variable CXX."
         )
-    source = files(package).joinpath(name).read_text()
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / name).write_text(source)
+    with tempfile.TemporaryDirectory() as folder, as_file(files(package) / name) as source:
         built, library = Path(folder) / "code.o", Path(folder) / "code.so"
         flags = [*_FLAGS, *(f"-D{macro}" for macro in macros)]
-        compiling = [*compiler, *flags, "-c", str(Path(folder) / name), "-o", str(built)]
+        compiling = [*compiler, *flags, "-c", str(source), "-o", str(built)]
         linking = [*compiler, "-shared", str(built), "-o", str(library)]
         try:
             # linked without OpenMP, whose threads are then those that torch has loaded
