@@ -50,6 +50,9 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.trainer
 	$(BIN)/python -m benchmarks.saf
 	$(BIN)/python -m benchmarks.optimizers
+	$(BIN)/python -m benchmarks.mfac
+	$(BIN)/python -m benchmarks.refined --cost
+	$(BIN)/python -m benchmarks.opposing_signals
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.scaling
