@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,6 +30,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
 RANKS = 2
+_END = b"end"
 PRELOADED = ["sklearn.datasets", "tests.helpers.runs"]
 """What both ranks need is imported once, by the process that they are forked from."""
 
@@ -139,7 +141,10 @@ class TwoRanks:
     def close(self) -> None:
         """End the pair; it starts again at its next use."""
         for connection in self._connections:
-            connection.close()  # a rank ends when nobody can send it work
+            # a forked process may hold the other end open, so that closing it tells a rank nothing
+            with suppress(OSError):
+                connection.send_bytes(_END)
+            connection.close()
         for process in self._processes:
             process.join(5)
         self._kill()
@@ -192,6 +197,8 @@ def _serve(rank: int, port: int, folder: str, connection: Connection) -> None:
             job = connection.recv_bytes()
         except (EOFError, ConnectionError):
             # no farewell to the group: the other rank may be gone
+            os._exit(0)
+        if job == _END:
             os._exit(0)
         try:
             (module, file, qualname), arguments = pickle.loads(job)
