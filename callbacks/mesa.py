@@ -101,8 +101,10 @@ class MESA(AfterStep, ObjectivesCallback):
             end_epoch=self.end_epoch,
             warmup=self.warmup,
             buffers=self.buffers,
-            logits_of=pl_module.predictions_of,
         )
+        # by a head with averaged weights, where the module has one
+        assert isinstance(self.term.average, TrainingModule)
+        self.term.logits_of = self.term.average.predictions_of
         if self._loaded is not None:
             self.term.average.load_state_dict(self._loaded["average"])
             self.term.updates = self._loaded["moves"]

@@ -67,7 +67,8 @@ class RobustAccuracy(Callback):
         require_alone(self, trainer.callbacks)  # type: ignore[attr-defined]
         if isinstance(pl_module, TrainingModule):
             shape = pl_module.prediction_shape
-            if shape is None or len(shape) != 1:
+            # classes that a module which embeds is evaluated on are not those of its head
+            if shape is None or len(shape) != 1 or pl_module.embedding_column is not None:
                 raise IncompatibleError(
                     f"RobustAccuracy needs class logits of one fixed shape, which "
                     f"{type(pl_module).__name__} does not have."

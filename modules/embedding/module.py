@@ -213,6 +213,10 @@ class MetricLearner(TrainingModule):
         """Return embeddings (B, D), not normalized."""
         return self.network(image)
 
+    def predictions_of(self, output: Tensor) -> Tensor:
+        """Return the head's logits (B, K) of embeddings (B, D); the embeddings without a head."""
+        return output if self.head is None else self.head.logits(output)
+
     def embed(self, image: Tensor) -> Tensor:
         """Return what an image is evaluated by, (B, D) or, with ``flip='concat'``, (B, 2 D)."""
         embedding = self(image)

@@ -130,10 +130,14 @@ def test_refuses_what_has_no_accuracy(tmp_path):
     class Shapeless(TinyModule):
         pass
 
+    class Embedding(Module):
+        embedding_column = "embedding"
+
     callback = RobustAccuracy(ATTACK)
     for callbacks, module, message in (
         ([callback], Shapeless(), "needs class logits of one fixed shape, which Shapeless"),
         ([callback, RobustAccuracy(ATTACK)], Module(), "is given twice"),
+        ([callback], Embedding(), "needs class logits of one fixed shape, which Embedding"),
     ):
         trainer = tiny_trainer(tmp_path, callbacks, False)
         with pytest.raises(IncompatibleError, match=message):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from callbacks import MESA
 from datamodules import RenderedFaces
 from framework.data.facts import KEY
 from framework.embedding.heads import CosFaceHead, SFaceHead
@@ -22,7 +23,14 @@ from framework.utilities.tensor_archive import load_archive
 from modules.embedding import FaceEmbedder, MetricLearner
 from tests.helpers.configs import arguments
 from tests.helpers.ranks import RankError
-from tests.helpers.runs import DDP, fit, fit_on_two_ranks, largest_difference, whole_parameters
+from tests.helpers.runs import (
+    DDP,
+    fit,
+    fit_on_two_ranks,
+    largest_difference,
+    terms,
+    whole_parameters,
+)
 
 SMALL = {"num_classes": 5, "input_shape": (1, 8, 8), "backbone": "mlp", "embedding_dim": 6}
 FLOAT64 = ["--trainer.precision=64-true", "--trainer.logger=false", "--trainer.max_steps=4"]
@@ -187,3 +195,23 @@ def test_what_needs_whole_parameters_is_refused_beside_a_head_in_parts(tmp_path,
     args = [*arguments("face", "with/sharded", "with/ema"), *FLOAT64]
     with pytest.raises(RankError, match=r"some rows of 'head.weight': set model.sharded to false"):
         two_ranks(fit_on_two_ranks, [*args, f"--run_folder={tmp_path}"])
+
+
+def test_the_average_of_the_weights_predicts_by_its_own_head(tmp_path):
+    class Watch(Callback):
+        seen: tuple[torch.Tensor, torch.Tensor] | None = None
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            (mesa,) = (c for c in trainer.callbacks if isinstance(c, MESA))
+            average = mesa.term.average
+            with torch.no_grad():
+                expected = average.head.logits(average.network(batch["image"]))
+                self.seen = expected, mesa.term.logits_of(average(batch["image"]))
+            assert not torch.equal(average.head.weight, pl_module.head.weight)
+
+    watch = Watch()
+    args = [*arguments("face"), "--trainer.max_steps=3", f"--run_folder={tmp_path}"]
+    args += ["--trainer.callbacks+=MESA", "--trainer.callbacks.start_epoch=-1"]
+    record = fit(args, [watch])
+    assert all(0 < terms(step)["mesa"] < math.inf for step in record.steps)
+    assert torch.equal(*watch.seen)
