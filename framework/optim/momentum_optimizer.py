@@ -78,20 +78,36 @@ class MomentumOptimizer(Optimizer):
         return real_view(parameter), gradient.to(momentum.dtype), momentum
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state.
-
-        ``torch.optim`` casts every state to the dtype of its parameter, which would round the
-        float32 momentum of a bfloat16 weight; here it stays what it was.
-        """
+        """Load a state; the float32 momentum of a half-precision weight stays in float32."""
         super().load_state_dict(state_dict)
-        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        own = chain.from_iterable(group["params"] for group in self.param_groups)
-        for key, parameter in zip(saved, own, strict=True):
-            momentum = state_dict["state"].get(key, {}).get(self.momentum_key)
-            if momentum is not None:
-                self.state[parameter][self.momentum_key] = momentum.to(
-                    parameter.device, state_dtype(parameter), copy=True
-                )
+        load_uncast(self, state_dict, self.momentum_key, state_dtype)
+
+
+def load_uncast(
+    optimizer: Optimizer,
+    state_dict: dict[str, Any],
+    key: str,
+    dtype_of: Callable[[Tensor], torch.dtype],
+) -> None:
+    """Load a tensor of each parameter's state again, in a dtype of its own.
+
+    ``load_state_dict`` of ``torch.optim`` casts every state to the dtype of its parameter, which
+    would round the float32 momentum of a bfloat16 weight.
+
+    Args:
+        optimizer: Optimizer that has loaded the state.
+        state_dict: State that it has loaded.
+        key: Name of the tensor in the state of a parameter.
+        dtype_of: Function that returns its dtype for a parameter.
+    """
+    saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+    own = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    for number, parameter in zip(saved, own, strict=True):
+        value = state_dict["state"].get(number, {}).get(key)
+        if value is not None:
+            optimizer.state[parameter][key] = value.to(
+                parameter.device, dtype_of(parameter), copy=True
+            )
 
 
 def has_gradient(parameter: Tensor) -> bool:
