@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -11,18 +10,18 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from framework.distributed.collectives import gather, rank, world_size
+from framework.distributed.collectives import world_size
 from framework.objectives.errors import IncompatibleError
 from framework.optim.empirical_fisher import EmpiricalFisherInverse
-from framework.optim.momentum_optimizer import has_gradient
+from framework.optim.mfac_window import Columns, check_window, columns_of, new_window
+from framework.optim.momentum_optimizer import has_gradient, load_uncast, real_view
+from framework.optim.shared_options import check_shared
 from framework.optim.window import GradientWindow
 from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 # these belong to the one window of all groups
 _SHARED = ("ngrads", "damping", "storage_dtype", "warmup", "keep_window", "sharded")
-# numbers of the window that are gathered at a time
-_PART = 1 << 24
 
 
 class MFAC(Optimizer):
@@ -115,12 +114,13 @@ class MFAC(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; earlier gradients in the window are 0 for its parameters."""
         _check(self.defaults | param_group)
-        for name in _SHARED if self.param_groups else ():
-            value = self.param_groups[0][name]
-            if param_group.setdefault(name, value) != value:
-                raise ValueError(f"{name} is one for all groups, {value} of the first.")
+        if self.param_groups:
+            first = self.param_groups[0]
+            for name in _SHARED:
+                param_group.setdefault(name, first[name])
+            check_shared([first, param_group], _SHARED)
         window = self.state.get("window")  # type: ignore[call-overload]
-        if window is not None and self._is_sharded():
+        if window is not None and self._columns().sharded:
             raise RuntimeError(
                 "MFAC's ranks hold columns of the window already: add the group before a step."
             )
@@ -154,36 +154,27 @@ class MFAC(Optimizer):
 
     def _direction(self) -> Tensor | None:
         """Return F^-1 g for all parameters, flat; None where the gradient is not finite."""
-        options = self.param_groups[0]
+        options, columns = self.param_groups[0], self._columns()
         # a load or a move to a device may have replaced the tensors
-        state = self.state["window"] or self._new_window()  # type: ignore[index]
+        state = self.state["window"]  # type: ignore[index]
+        if not state:
+            name = options["storage_dtype"]
+            dtype = self._dtype() if name is None else _DTYPES[name]
+            count = columns.own.stop - columns.own.start
+            state.update(new_window(options["ngrads"], count, dtype, self._device()))
         window = GradientWindow(
-            state["rows"], state["gram"], pushed=state["pushed"], sharded=self._is_sharded()
+            state["rows"], state["gram"], pushed=state["pushed"], sharded=columns.sharded
         )
-        if not window.push(self._own_gradient()):
+        if not window.push(self._gradient(columns.own)):
             return None
         state["pushed"] = window.pushed
         fisher = EmpiricalFisherInverse.over(window, options["damping"], options["warmup"])
-        own = fisher.ihvp_row().to(self._dtype())
-        return gather(own, self._counts()) if self._is_sharded() else own
+        return columns.joined(fisher.ihvp_row().to(self._dtype()))
 
-    def _new_window(self) -> dict[str, Any]:
-        options = self.param_groups[0]
-        m, name = options["ngrads"], options["storage_dtype"]
-        dtype = self._dtype() if name is None else _DTYPES[name]
-        own, device = self._counts()[self._rank()], self._device()
-        self.state["window"] = {  # type: ignore[index]
-            "rows": torch.zeros(m, own, dtype=dtype, device=device),
-            "gram": torch.zeros(1, m, m, dtype=torch.float64, device=device),
-            "pushed": 0,
-        }
-        return self.state["window"]  # type: ignore[index]
-
-    def _own_gradient(self) -> Tensor:
-        """Return the new row of the window at this rank's columns."""
-        counts, number, dtype = self._counts(), self._rank(), self._dtype()
-        start = sum(counts[:number])
-        stop, offset, parts = start + counts[number], 0, []
+    def _gradient(self, columns: slice) -> Tensor:
+        """Return the new row of the window at some columns."""
+        start, stop, dtype = columns.start, columns.stop, self._dtype()
+        offset, parts = 0, []
         for group, parameter in self._parameters():
             weight = _flat(parameter)
             own = slice(max(start - offset, 0), max(min(stop - offset, len(weight)), 0))
@@ -215,10 +206,8 @@ class MFAC(Optimizer):
                 part = state["momentum"].lerp_(part, 1 - group["momentum"])
             if group["weight_decay"] and group["decoupled"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            weight = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+            weight = real_view(parameter)
             weight.sub_(part.view(weight.shape) * group["lr"])
-
-    # ---- where what is ------------------------------------------------------------------------
 
     def _parameters(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         return ((group, p) for group in self.param_groups for p in group["params"])
@@ -233,20 +222,10 @@ class MFAC(Optimizer):
             torch.float64 if any(p.dtype in wide for _, p in self._parameters()) else torch.float32
         )
 
-    def _is_sharded(self) -> bool:
-        sharded = self.param_groups[0]["sharded"]
-        return world_size() > 1 and sharded is not False
-
-    def _rank(self) -> int:
-        return rank() if self._is_sharded() else 0
-
-    def _counts(self) -> list[int]:
-        """Return the number of columns of each rank."""
+    def _columns(self) -> Columns:
         size = sum(_flat(p).numel() for _, p in self._parameters())
-        ranks = world_size() if self._is_sharded() else 1
-        return [size // ranks + (number < size % ranks) for number in range(ranks)]
-
-    # ---- state --------------------------------------------------------------------------------
+        wanted = self.param_groups[0]["sharded"] is not False
+        return Columns(size, sharded=wanted and world_size() > 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with the whole window on rank 0; collective if ranks hold columns."""
@@ -254,47 +233,21 @@ class MFAC(Optimizer):
         values = dict(whole["state"])
         window = values.pop("window", None)
         if window and self.param_groups[0]["keep_window"]:
-            rows = self._whole(window["rows"]) if self._is_sharded() else window["rows"]
-            values["window"] = {**window, "rows": rows}
+            values["window"] = {**window, "rows": self._columns().joined_rows(window["rows"])}
         return {**whole, "state": values}
 
-    def _whole(self, rows: Tensor) -> Tensor | None:
-        """Return all columns on rank 0, on the CPU, and None elsewhere."""
-        counts, parts = self._counts(), []
-        for part in rows.split(max(1, _PART // max(1, sum(counts)))):
-            gathered = gather(part.T.contiguous(), counts)
-            if self._rank() == 0:
-                parts.append(gathered.cpu().T)
-        return torch.cat(parts) if parts else None
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, of any number of ranks; without a window, one begins.
-
-        ``torch.optim`` casts every state to the dtype of its parameter, which would round the
-        momentum of a bfloat16 weight; here it stays what it was.
-        """
+        """Load a state, of any number of ranks; without a window, one begins."""
         window = state_dict["state"].get("window")
         if window is not None:
             m = state_dict["param_groups"][0].get("ngrads")
-            _check_window(window, m, sum(_flat(p).numel() for _, p in self._parameters()))
+            check_window(window, m, self._columns().size)
         super().load_state_dict(state_dict)
-        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for key, (_, parameter) in zip(saved, self._parameters(), strict=True):
-            momentum = state_dict["state"].get(key, {}).get("momentum")
-            if momentum is not None:
-                self.state[parameter]["momentum"] = momentum.to(
-                    parameter.device, self._dtype(), copy=True
-                )
+        load_uncast(self, state_dict, "momentum", lambda _: self._dtype())
         self.state.pop("window", None)  # type: ignore[call-overload]
         if window is not None:
-            counts, device = self._counts(), self._device()
-            start = sum(counts[: self._rank()])
-            own = window["rows"][:, start : start + counts[self._rank()]]
-            self.state["window"] = {  # type: ignore[index]
-                "rows": own.to(device, copy=True).contiguous(),
-                "gram": window["gram"].to(device, copy=True),
-                "pushed": int(window["pushed"]),
-            }
+            own = columns_of(window, self._columns().own, self._device())
+            self.state["window"] = own  # type: ignore[index]
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -309,19 +262,4 @@ def _check(options: dict[str, Any]) -> None:
 
 def _flat(x: Tensor) -> Tensor:
     """Return a tensor's real numbers in a row."""
-    return (torch.view_as_real(x) if x.is_complex() else x).detach().reshape(-1)
-
-
-def _check_window(window: Any, m: Any, size: int) -> None:
-    """Refuse a saved window that is none of m gradients of so many entries."""
-    if not isinstance(window, dict) or not {"rows", "gram", "pushed"} <= window.keys():
-        raise ValueError("The window of this state must be a dict of rows, gram and pushed.")
-    if window["rows"] is None:
-        raise ValueError("This state has no window: load the one that rank 0 returned.")
-    shapes = [tuple(getattr(window[name], "shape", ())) for name in ("rows", "gram")]
-    if shapes != [(m, size), (1, m, m)]:
-        raise ValueError(
-            f"The window of this state has rows {shapes[0]} and products {shapes[1]}; those of "
-            f"these parameters are {(m, size)} and {(1, m, m)}."
-        )
-    check_at_least(0, pushed=window["pushed"])
+    return real_view(x).detach().reshape(-1)
