@@ -123,7 +123,7 @@ class LionK(MomentumOptimizer):
 
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Move the parameters of a group, all of which have a gradient."""
-        if group.get("fused") and not isinstance(group["lr"], Tensor):
+        if group["fused"] and not isinstance(group["lr"], Tensor):
             parameters = [p for p in parameters if not self._step_fused(p, group)]
         if not parameters:
             return

@@ -17,8 +17,11 @@ from framework.utilities.compiled_library import compile_library
 KINDS = ("sign", "threshold", "huber", "square")
 """Functions K that the kernel knows, in its own order."""
 
-_NAMES = {torch.float32: "lion_float32", torch.float64: "lion_float64"}
-_NAMES[torch.bfloat16] = "lion_bfloat16"
+_NAMES = {
+    torch.float32: "lion_float32",
+    torch.float64: "lion_float64",
+    torch.bfloat16: "lion_bfloat16",
+}
 # a thread costs about what this many entries do
 _ENTRIES_PER_THREAD = 1 << 15
 
