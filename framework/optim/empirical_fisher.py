@@ -100,6 +100,9 @@ class EmpiricalFisherInverse:
     ) -> EmpiricalFisherInverse:
         """Return the inverse for the gradients of a window, which it shares.
 
+        Eigenvectors of their products are the window's, so that nothing of the order m^3 is done
+        again for another damping by ``ihvp`` and ``diag``.
+
         Args:
             window: Gradients, the last of which has no columns to spare.
             damping: Damping of the matrix, above 0.
@@ -108,16 +111,6 @@ class EmpiricalFisherInverse:
         fisher = cls.__new__(cls)
         fisher._take(window, window.rows.shape[1], damping, denominator)
         return fisher
-
-    def with_damping(self, damping: float) -> EmpiricalFisherInverse:
-        """Return the inverse with another damping for the same window, gradients to come included.
-
-        Eigenvectors of the products of the gradients are kept, so that nothing of the order m^3
-        is done again for ``ihvp`` and ``diag``.
-        """
-        other = type(self).__new__(type(self))
-        other._take(self.window, self.d, damping, self.denominator)
-        return other
 
     @property
     def count(self) -> int:
