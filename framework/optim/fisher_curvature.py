@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from framework.optim.curvature import Curvature
 from framework.optim.empirical_fisher import EmpiricalFisherInverse
-from framework.optim.window import GradientWindow
+from framework.optim.window import GradientWindow, window_state
 
 
 class FisherCurvature(Curvature):
@@ -41,11 +40,7 @@ def latest_gradients(state: dict[Any, Any], gradient: Tensor, rank: int) -> Grad
     """
     held = state.get("window")
     if held is None:
-        held = {
-            "rows": gradient.new_zeros(rank, len(gradient)),
-            "gram": gradient.new_zeros(1, rank, rank, dtype=torch.float64),
-            "pushed": 0,
-        }
+        held = window_state(rank, len(gradient), gradient.dtype, gradient.device)
     window = GradientWindow(held["rows"], held["gram"], pushed=held["pushed"])
     window.push(gradient)
     state["window"] = held | {"pushed": window.pushed}

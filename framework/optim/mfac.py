@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from framework.distributed.collectives import world_size
 from framework.objectives.errors import IncompatibleError
 from framework.optim.empirical_fisher import EmpiricalFisherInverse
-from framework.optim.mfac_window import Columns, check_window, columns_of, new_window
+from framework.optim.mfac_window import Columns, check_window, columns_of
 from framework.optim.momentum_optimizer import has_gradient, load_uncast, real_view
 from framework.optim.shared_options import check_shared
-from framework.optim.window import GradientWindow
+from framework.optim.window import GradientWindow, window_state
 from framework.utilities.checks import check_at_least, check_interval, check_one_of, check_positive
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
@@ -31,8 +31,8 @@ class MFAC(Optimizer):
     parameters, the present one included; see ``EmpiricalFisherInverse``. The first steps are of
     length ``m / |g|`` times the learning rate, and shrink as the window fills with gradients that
     resemble one another: tune the learning rate with m, as 1 / m to begin with. The window takes m
-    numbers per parameter. A step whose gradient is not finite changes nothing and waits for the
-    device, as each step does once, to know.
+    numbers per parameter. A step whose gradient is not finite changes nothing; each step waits for
+    the device to know.
 
     Where the same parameters are trained on several ranks, as by DDP, every rank holds the columns
     of some, and a step sends m numbers, and the direction once. A checkpoint holds the whole
@@ -161,7 +161,7 @@ class MFAC(Optimizer):
             name = options["storage_dtype"]
             dtype = self._dtype() if name is None else _DTYPES[name]
             count = columns.own.stop - columns.own.start
-            state.update(new_window(options["ngrads"], count, dtype, self._device()))
+            state.update(window_state(options["ngrads"], count, dtype, self._device()))
         window = GradientWindow(
             state["rows"], state["gram"], pushed=state["pushed"], sharded=columns.sharded
         )

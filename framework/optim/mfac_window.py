@@ -60,15 +60,6 @@ class Columns:
         return torch.cat(parts) if parts else None
 
 
-def new_window(m: int, columns: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Return the state of a window without gradients."""
-    return {
-        "rows": torch.zeros(m, columns, dtype=dtype, device=device),
-        "gram": torch.zeros(1, m, m, dtype=torch.float64, device=device),
-        "pushed": 0,
-    }
-
-
 def columns_of(window: dict[str, Any], own: slice, device: torch.device) -> dict[str, Any]:
     """Return a copy of the state of a whole window, with some of its columns."""
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,3 +166,12 @@ class GradientWindow:
 
     def _sum(self, products: Tensor) -> Tensor:
         return all_reduce_sum(products) if self.sharded else products
+
+
+def window_state(m: int, columns: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Return what an optimizer keeps of a window of one block, without gradients so far."""
+    return {
+        "rows": torch.zeros(m, columns, dtype=dtype, device=device),
+        "gram": torch.zeros(1, m, m, dtype=torch.float64, device=device),
+        "pushed": 0,
+    }
