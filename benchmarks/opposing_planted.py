@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from datamodules.idx import read_idx
 from framework.dynamics.opposing_signals import SignalTracker, signal_cosine
-from framework.dynamics.sharpness import hessian_top_eigenvalue
 
 ROWS, PLANTED, STRIP, LABELS = 1000, 40, 60, (1, 7)
 
@@ -26,7 +25,6 @@ class Planted:
         overlap: Share of the members that the step before had in the other group.
         cosine: Cosine between the gradients of both groups.
         rose: Whether the mean loss rose.
-        sharpness: Top eigenvalue of the Hessian, where it was measured, by step.
     """
 
     up: list[float] = field(default_factory=list)
@@ -34,7 +32,6 @@ class Planted:
     overlap: list[float] = field(default_factory=list)
     cosine: list[float] = field(default_factory=list)
     rose: list[bool] = field(default_factory=list)
-    sharpness: dict[int, float] = field(default_factory=dict)
 
 
 def plant(
@@ -89,7 +86,6 @@ def descend(
     k: int = 20,
     width: int = 64,
     cosine: bool = False,
-    sharpness_every: int = 0,
 ) -> Planted:
     """Train a perceptron with two hidden layers on all samples at once, and track them.
 
@@ -103,7 +99,6 @@ def descend(
         k: Size of a group.
         width: Width of the hidden layers.
         cosine: Whether to compare the gradients of both groups.
-        sharpness_every: Steps between two measurements of the sharpness; 0 for none.
     """
     torch.manual_seed(seed)
     sizes = (images.shape[1], width, width, 10)
@@ -111,7 +106,7 @@ def descend(
     network = nn.Sequential(*layers[:-1])
     parameters: list[Tensor] = list(network.parameters())
     tracker, found = SignalTracker(k), Planted()
-    for step in range(steps + 1):
+    for _ in range(steps + 1):
         losses = nn.functional.cross_entropy(network(images), labels, reduction="none")
         seen = tracker.update(losses)
         if seen is not None:
@@ -122,8 +117,6 @@ def descend(
             if cosine:
                 groups = losses[seen.up], losses[seen.down]
                 found.cosine.append(signal_cosine(*groups, parameters))
-        if sharpness_every and step % sharpness_every == 0:
-            found.sharpness[step] = hessian_top_eigenvalue(losses.mean(), parameters)
         gradients = torch.autograd.grad(losses.mean(), parameters)
         with torch.no_grad():
             torch._foreach_add_(parameters, gradients, alpha=-lr)
