@@ -86,7 +86,7 @@ def condition_number(features: Tensor) -> Tensor:
         features: Features Z (..., N, P).
 
     Returns:
-        (...); infinite where the rank is below min(N, P).
+        (...); where the rank is below min(N, P), 1e15 and more by rounding, or infinite.
 
     Example:
         >>> condition_number(torch.diag(torch.tensor([4.0, 2.0, 1.0])))

@@ -17,8 +17,8 @@ class ConditionNumber(RowMetric):
     Gradient descent on a linear head takes about its square of steps to fit the last direction. All
     N rows are kept until ``compute``, which is in float64: beyond 1e3 float32 cannot tell.
 
-    Shapes: features (B, P); ``compute`` returns a scalar, infinite where the rank is below
-    min(N, P), and NaN without a row.
+    Shapes: features (B, P); ``compute`` returns a scalar: where the rank is below min(N, P), 1e15
+    and more by rounding, or infinite; NaN without a row.
 
     Args:
         num_features: Number P of features.

@@ -27,7 +27,8 @@ def test_more_features_than_rows_and_a_rank_too_low() -> None:
     metric.update(torch.tensor([[3.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
     assert float(metric.compute()) == pytest.approx(3)
     metric.update(torch.tensor([[0.0, 0.0, 0.0]]))
-    assert float(metric.compute()) == math.inf
+    # a smallest value of 0, or what rounding leaves of it
+    assert float(metric.compute()) > 1e14
 
 
 def test_float64_where_float32_could_not_tell() -> None:
