@@ -19,12 +19,12 @@ from framework.objectives.errors import IncompatibleError
 from framework.objectives.reduction import reduce_objectives
 from framework.runs.panels import Panel
 from framework.training.compatibility import require_alone
-from framework.training.labeled_batches import inputs_and_labels
+from framework.training.labeled_batches import class_labels, classifies, inputs_and_labels
 from framework.training.module import TrainingModule
 from framework.utilities.checks import check_at_least, check_one_of, check_positive
 from framework.utilities.randomness import capture_rng, restore_rng
 
-Metric = Literal["features", "sparsity", "norms", "pruning", "margins", "sharpness"]
+Metric = Literal["features", WeightMetric]
 ALL: tuple[Metric, ...] = get_args(Metric)
 
 
@@ -113,7 +113,7 @@ class SolutionProbe(Callback):
         """Refuse what the module has not."""
         require_alone(self, trainer.callbacks)  # type: ignore[attr-defined]
         has = {
-            **dict.fromkeys(CLASSIFIED, _classifies(pl_module)),
+            **dict.fromkeys(CLASSIFIED, classifies(pl_module)),
             "sharpness": _has_loss(pl_module),
         }
         for metric in self.metrics if self._is_explicit else ():
@@ -150,7 +150,7 @@ class SolutionProbe(Callback):
         if not self._measures(trainer):
             return
         if self._watched is not None:
-            self._watched.add(_label(pl_module, batch))
+            self._watched.add(class_labels(pl_module, batch))
         if set(self.metrics) != {"features"} and self._rows < self.max_samples:
             count = torch.tensor(_rows(batch), device=pl_module.device)
             with torch.inference_mode(False):
@@ -179,19 +179,17 @@ class SolutionProbe(Callback):
         self, trainer: Trainer, module: LightningModule, batches: list[tuple[Any, int]]
     ) -> dict[str, Tensor]:
         """Return what is measured of the weights, and leave no trace of it."""
-        classifies = _classifies(module) and _label(module, batches[0][0]) is not None
+        labeled = classifies(module) and class_labels(module, batches[0][0]) is not None
         misfit = [one for one in self.metrics if one in CLASSIFIED]
-        if self._is_explicit and misfit and not classifies:
+        if self._is_explicit and misfit and not labeled:
             raise IncompatibleError(
                 f"SolutionProbe measures {misfit[0]!r} by labels (B,) of classes, which the "
                 "batches do not have: leave it out of metrics."
             )
         groups: list[WeightMetric] = [
-            one
-            for one in self.metrics
-            if one != "features" and (classifies or one not in CLASSIFIED)
+            one for one in self.metrics if one != "features" and (labeled or one not in CLASSIFIED)
         ]
-        if "sharpness" in groups and not classifies and not _publishes(module):
+        if "sharpness" in groups and not labeled and not _publishes(module):
             groups.remove("sharpness")
         if row_shards(module) or any(isinstance(p, DTensor) for p in module.parameters()):
             raise IncompatibleError(
@@ -220,7 +218,7 @@ class SolutionProbe(Callback):
                 )
             return found
 
-        pairs = [inputs_and_labels(module, b, "SolutionProbe") for b, _ in batches if classifies]
+        pairs = [inputs_and_labels(module, b, "SolutionProbe") for b, _ in batches if labeled]
         try:
             with torch.inference_mode(False), trainer.precision_plugin.forward_context():
                 return measure_solution(
@@ -262,16 +260,6 @@ class SolutionProbe(Callback):
         return due or trainer.state.fn == "validate"
 
 
-def _classifies(module: LightningModule) -> bool:
-    """Return whether a module has class logits; one that is not ours may have them."""
-    if not isinstance(module, TrainingModule):
-        return True
-    shape = module.prediction_shape
-    fields = module.required_fields
-    labeled = shape is not None and len(shape) == 1 and (not fields or "label" in fields)
-    return labeled and module.embedding_column is None
-
-
 def _publishes(module: LightningModule) -> bool:
     """Return whether the terms of a module are a loss of validation rows."""
     return (
@@ -283,17 +271,7 @@ def _publishes(module: LightningModule) -> bool:
 
 
 def _has_loss(module: LightningModule) -> bool:
-    return _classifies(module) or _publishes(module)
-
-
-def _label(module: LightningModule, batch: Any) -> Tensor | None:
-    """Return the labels (B,) of a batch, or None where there are none."""
-    if isinstance(module, TrainingModule):
-        batch = module.fields_of(batch)
-    pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-    label = batch.get("label") if isinstance(batch, dict) else batch[1] if pair else None
-    is_class = isinstance(label, Tensor) and label.ndim == 1 and not label.is_floating_point()
-    return label if is_class else None
+    return classifies(module) or _publishes(module)
 
 
 def _rows(batch: Any) -> int:

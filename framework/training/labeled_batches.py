@@ -1,4 +1,4 @@
-"""Inputs and labels in the batches of any classifier, for callbacks that look at predictions."""
+"""Inputs and labels of any classifier, for callbacks that look at predictions."""
 
 from __future__ import annotations
 
@@ -41,3 +41,23 @@ def inputs_and_labels(
         f"{owner} needs batches that are a dict with 'image' and 'label' or a tuple "
         f"(image, label), got {type(batch).__name__}."
     )
+
+
+def class_labels(module: LightningModule, batch: Any) -> Tensor | None:
+    """Return the labels (B,) of a batch, or None where there are none."""
+    if isinstance(module, TrainingModule):
+        batch = module.fields_of(batch)
+    pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    label = batch.get("label") if isinstance(batch, dict) else batch[1] if pair else None
+    is_class = isinstance(label, Tensor) and label.ndim == 1 and not label.is_floating_point()
+    return label if is_class else None
+
+
+def classifies(module: LightningModule) -> bool:
+    """Return whether a module has class logits; one that is not ours may have them."""
+    if not isinstance(module, TrainingModule):
+        return True
+    shape = module.prediction_shape
+    fields = module.required_fields
+    labeled = shape is not None and len(shape) == 1 and (not fields or "label" in fields)
+    return labeled and module.embedding_column is None
