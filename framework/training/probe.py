@@ -10,9 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import IterableDataset
 
-from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
 from framework.distributed.averages import average_over_ranks
 from framework.distributed.collectives import gather, rank, world_size
@@ -20,9 +18,9 @@ from framework.dynamics.sharpness import hessian_top_eigenvalue
 from framework.objectives.errors import IncompatibleError
 from framework.training.compatibility import check_needs
 from framework.training.module import TrainingModule
+from framework.training.training_rows import rows_of_step, training_rows
 from framework.utilities.checks import check_at_least
 from framework.utilities.evaluation_mode import evaluation_mode
-from framework.utilities.lightning_internals import datamodule_of, train_loader
 from framework.utilities.randomness import capture_rng, restore_rng, seeded, stable_seed
 
 MOST_ON_DEVICE = 1 << 28
@@ -57,7 +55,7 @@ class Probe:
         check_at_least(2, size=size)
         self.module = module
         self._losses = check_probed(module, owner)
-        dataset, self._read = _reader(module, owner)
+        dataset, self._read = training_rows(module, owner)
         rows = len(dataset)
         if rows < 2:
             raise IncompatibleError(
@@ -70,7 +68,7 @@ class Probe:
         self.index: list[int] = root_and_rows(dataset, self.rows)[1]
         """Positions of the rows in the full training set, the ``index`` of a batch."""
         self._own = [_own_part(part) for part in torch.arange(len(chosen)).split(batch_size)]
-        self.rows_of_step = _rows_of_step(module)
+        self.rows_of_step = rows_of_step(module)
         """Rows of a batch of training over all ranks."""
         batches = [self.read(places.tolist()) for places in self._own]
         self._on_device = sum(map(_bytes, batches)) <= MOST_ON_DEVICE
@@ -210,45 +208,6 @@ def check_probed(module: LightningModule, owner: object) -> Callable[[Batch], Te
         return torch.stack(terms).sum(0)
 
     return losses
-
-
-def _reader(module: LightningModule, owner: object) -> tuple[Any, Callable[[list[int]], Batch]]:
-    """Return the training set, and a function from positions in it to a batch."""
-    data = datamodule_of(module.trainer)
-    if isinstance(data, DataModule):
-        indexed: Any = data.ordered_train_dataloader().dataset
-        return indexed.dataset, lambda rows: indexed.__getitems__([(0, row) for row in rows])
-    loader = _loader(module)
-    dataset: Any = getattr(loader, "dataset", None)
-    if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
-        raise IncompatibleError(
-            f"{type(owner).__name__} looks at the same training rows again and again: give fit() a "
-            "DataLoader of a map-style data set, or a trimtab DataModule."
-        )
-
-    def read(rows: list[int]) -> Batch:
-        with seeded("probe", *rows):
-            if hasattr(dataset, "__getitems__"):
-                return loader.collate_fn(dataset.__getitems__(rows))
-            return loader.collate_fn([dataset[row] for row in rows])
-
-    return dataset, read
-
-
-def _loader(module: LightningModule) -> Any:
-    given = train_loader(module.trainer)
-    return module.trainer.train_dataloader if given is None else given
-
-
-def _rows_of_step(module: LightningModule) -> int:
-    """Return the rows of a batch of training over all ranks, 1 where nothing says it."""
-    data = datamodule_of(module.trainer)
-    if isinstance(data, DataModule):
-        return data.batch_size
-    loader = _loader(module)
-    batches = getattr(loader, "batch_sampler", None)
-    size = getattr(batches, "batch_size", None) or getattr(loader, "batch_size", None) or 1
-    return int(size) * world_size()
 
 
 def _own_part(places: Tensor) -> Tensor:
