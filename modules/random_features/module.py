@@ -25,7 +25,7 @@ from framework.training.terms import check_classes
 from framework.utilities.checks import check_at_least, check_positive
 from modules.random_features.errors import HeadErrors
 from modules.random_features.network import RandomFeatureNetwork
-from modules.random_features.scores import Budget, spread_budgets, width_table
+from modules.random_features.scores import Budget, spread_budgets, width_scalars, width_table
 
 WIDTHS = (50, 100, 150, 190, 200, 210, 300, 600, 1200)
 SHARES = (0.25, 0.5, 0.75, 0.95, 1, 1.05, 1.5, 3, 6)
@@ -241,21 +241,11 @@ class RandomFeatures(TrainingModule):
         shape = (2, 2, len(self.widths), self.network.draws)
         (mse, exact), (error, exact_error) = self.metric_values.pop("heads").view(shape)
         values = {"mse": mse, "error": error, "exact_mse": exact, "exact_error": exact_error}
-        rows = int(self.network.rows)
-        scalars = {"error": error[self.chosen].mean()}
-        for name, heights in (("peak", mse), ("exact_peak", exact)):
-            height = peak_height(self.widths, heights.mean(1), rows)
-            if height is not None and rows:
-                scalars[name] = height
-        for place, width in enumerate(self.widths):
-            scalars[f"mse_at_{width}"] = mse[place].mean()
-            scalars[f"error_at_{width}"] = error[place].mean()
         if self._training_rows is not None and self.trainer.state.fn == "fit":
             values["train_mse"] = self._training_error()
-            nearest = min(range(len(self.widths)), key=lambda k: abs(self.widths[k] - rows))
-            scalars["train_mse"] = values["train_mse"][nearest].mean()
             kept = {name: value.cpu() for name, value in values.items()}
             self.budgets.append(Budget(self.global_step, kept))
+        scalars = width_scalars(self.widths, values, int(self.network.rows), self.chosen)
         self.metric_values |= {"by_width": values, **scalars}
         self.log_dict({f"{self.stage}/{name}": v.float() for name, v in scalars.items()})
 

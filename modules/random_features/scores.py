@@ -1,4 +1,4 @@
-"""What validations found at each width, and the table of the last one."""
+"""What validations found at each width: numbers, budgets to draw, and the table of the last one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from framework.dynamics.random_features import peak_height
 from framework.figures.score_table import Table
 
 
@@ -42,6 +43,31 @@ def spread_budgets(budgets: Sequence[Budget], last: int) -> list[Budget]:
             nearest = min(earlier, key=lambda budget: abs(math.log(budget.step / (share * last))))
             chosen[nearest.step] = nearest
     return [chosen[step] for step in sorted(chosen)]
+
+
+def width_scalars(
+    widths: Sequence[int], values: Mapping[str, Tensor], rows: int, chosen: int
+) -> dict[str, Tensor]:
+    """Return the numbers that a validation logs, means over the draws.
+
+    Args:
+        widths: Numbers of features P.
+        values: Errors (W, R), see ``Budget``; without ``train_mse`` there is none.
+        rows: Number of training rows N; 0 where it is not known.
+        chosen: Place of the width that ``error`` is of.
+    """
+    scalars = {"error": values["error"][chosen].mean()}
+    for name, heights in (("peak", values["mse"]), ("exact_peak", values["exact_mse"])):
+        height = peak_height(widths, heights.mean(1), rows)
+        if height is not None and rows:
+            scalars[name] = height
+    for place, width in enumerate(widths):
+        scalars[f"mse_at_{width}"] = values["mse"][place].mean()
+        scalars[f"error_at_{width}"] = values["error"][place].mean()
+    if "train_mse" in values:
+        nearest = min(range(len(widths)), key=lambda place: abs(widths[place] - rows))
+        scalars["train_mse"] = values["train_mse"][nearest].mean()
+    return scalars
 
 
 def width_table(
