@@ -278,4 +278,5 @@ def _rows(batch: Any) -> int:
     """Return the number of rows of a batch of any form."""
     values = batch.values() if isinstance(batch, dict) else batch
     values = [values] if isinstance(values, Tensor) else list(values)
-    return max((len(v) for v in values if isinstance(v, (Tensor, list)) and len(v)), default=0)
+    sizes = [len(v) for v in values if isinstance(v, list) or (isinstance(v, Tensor) and v.ndim)]
+    return max(sizes, default=0)

@@ -137,6 +137,19 @@ def test_serves_a_plain_module(tmp_path):
         assert found[f"probe/{name}"] == pytest.approx(float(value), rel=1e-3, abs=1e-6), name
 
 
+@pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
+def test_a_field_of_a_batch_may_be_without_rows(tmp_path):
+    fields = {**TinyData().val_set.fields, "scale": torch.tensor(2.0)}
+    module = Plain()
+    module.validation_step = lambda batch, batch_idx: None
+    trainer = tiny_trainer(tmp_path, [SolutionProbe(["pruning"])], False)
+    trainer.validate(module, DataLoader([fields], batch_size=None), verbose=False)
+    right = module.eval()(fields["image"]).argmax(1) == fields["label"]
+    assert probes(trainer.callback_metrics)["probe/accuracy"] == pytest.approx(
+        float(right.double().mean())
+    )
+
+
 class Pair(Plain):
     def forward(self, image):
         return self.network(image), image
