@@ -22,6 +22,7 @@ from framework.dynamics import (
     weights_of,
 )
 from framework.metrics import ClassMeanCosine, EffectiveRank, StableRank
+from framework.metrics.stable_rank import energy_rank_of
 
 
 def model():
@@ -150,7 +151,7 @@ def test_groups_are_chosen():
 
 def features():
     z = torch.randn(12, 6, generator=torch.Generator().manual_seed(2)) + 1
-    return z, rows()[0][1].new_tensor([0, 1, 2, 3] * 3)
+    return z, torch.tensor([*[0, 1, 2, 3] * 2, 0, -100, 2, 3])
 
 
 def of_layer(parts):
@@ -172,6 +173,7 @@ def test_features_of_a_layer_are_those_of_the_metrics():
     for name, metric in metrics.items():
         metric.update(*((z, label) if name == "class_cosine" else (z,)))
         assert float(found[name]) == pytest.approx(float(metric.compute()), rel=1e-6)
+    assert float(found["energy_rank"]) == float(energy_rank_of(torch.linalg.svdvals(z - z.mean(0))))
 
 
 def test_positions_are_averaged_and_labels_may_be_missing():
