@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from callbacks.ema_weights import EMAWeights
 from callbacks.mfac_pruner import MFACPruner
 from framework.objectives.errors import IncompatibleError
+from framework.training.small_batches import mean_gradients
+from framework.utilities.evaluation_mode import evaluation_mode
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 QUICK = {"ngrads": 6, "gradient_batch": 4, "recomputations": 2, "block_size": 8, "damping": 1e-3}
@@ -23,20 +25,22 @@ QUICK = {"ngrads": 6, "gradient_batch": 4, "recomputations": 2, "block_size": 8,
 class Deeper(TinyModule):
     """The tiny module with a hidden layer, dropout and an optimizer with momentum."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.0), nn.Linear(8, 3))
+        layers = nn.Linear(5, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3)
+        self.network = nn.Sequential(*layers)
         self.optimizer = lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
 
 class Plain(LightningModule):
     """A module of one's own, that logs."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+        layers = nn.Linear(5, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3)
+        self.network = nn.Sequential(*layers)
 
     def training_step(self, batch, batch_idx):
         loss = nn.functional.cross_entropy(self.network(batch[0]), batch[1])
@@ -106,25 +110,38 @@ def test_frequency_and_layers(tmp_path):
     assert int((module.network[0].weight == 0).sum()) == 20
 
 
-def test_gradients_for_pruning_leave_no_trace(tmp_path):
+def whole_loss(module: Any) -> torch.Tensor:
+    """Return the mean loss over the 24 rows of training."""
+    if isinstance(module, Plain):
+        x, y = loader().dataset.tensors
+        return nn.functional.cross_entropy(module.network(x), y)
+    data = TinyData().train_set
+    x, y = (torch.stack([data[i][name] for i in range(24)]) for name in ("image", "label"))
+    logits = module(x)
+    return nn.functional.cross_entropy(logits, y) + 0.5 * logits.square().mean()
+
+
+def test_gradients_for_pruning_are_those_of_the_rows_and_leave_no_trace(tmp_path):
     """With nothing to remove yet, a run is the same as one without the callback."""
 
     class Looker(MFACPruner):
         def on_train_epoch_start(self, trainer, pl_module):
-            from framework.training.small_batches import mean_gradients
-
             weights = list(self.pruner.weights.values())
-            # 24 rows are a pass
             found = [*mean_gradients(pl_module, weights, 9, 4, ("x", trainer.current_epoch))]
             assert len(found) == 9
-            assert all(g.abs().max() > 0 for part in found for g in part)
             assert not torch.equal(found[0][0], found[1][0])
+            # the first six are a pass over all rows, without dropout
+            with evaluation_mode(pl_module), torch.enable_grad():
+                whole = torch.autograd.grad(whole_loss(pl_module), weights)
+            for i, gradient in enumerate(whole):
+                mean = torch.stack([part[i] for part in found[:6]]).mean(0)
+                torch.testing.assert_close(mean, gradient, rtol=1e-5, atol=1e-6)
 
     for kind in (Deeper, Plain):
         torch.manual_seed(3)
-        seen = fit(tmp_path, Looker(0.5, start=9), module=kind(), max_epochs=2)
+        seen = fit(tmp_path, Looker(0.5, start=9), module=kind(0.5), max_epochs=2)
         torch.manual_seed(3)
-        plain = fit(tmp_path, MFACPruner(0.5, start=9), module=kind(), max_epochs=2)
+        plain = fit(tmp_path, MFACPruner(0.5, start=9), module=kind(0.5), max_epochs=2)
         for a, b in zip(seen.parameters(), plain.parameters(), strict=True):
             assert torch.equal(a, b)
 
