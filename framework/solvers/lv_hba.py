@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from framework.distributed.averages import average_over_ranks
 from framework.solvers.constraint_values import ConstraintValues, evaluate
 from framework.solvers.step_sizes import step_size, warn_of_a_slow_copy, warn_of_unstable_steps
 from framework.solvers.variables import (
@@ -19,7 +20,6 @@ from framework.solvers.variables import (
     check_variables,
     copy_of,
     gradients_of,
-    means_over_ranks,
     scalar,
     tensors_of,
     write,
@@ -186,7 +186,7 @@ class LVHBA:
             if found is not None:
                 assert self.multipliers is not None
                 value = value + found.weighted(self.multipliers)
-            *gradients, value = means_over_ranks([*gradients_of(value, theta), value.detach()])
+            *gradients, value = average_over_ranks([*gradients_of(value, theta), value.detach()])
         self._check_finite("lower loss at the copy", value)
         with torch.no_grad():
             for tensor, gradient, own in zip(theta, gradients, tensors_of(self.y), strict=True):
@@ -213,7 +213,9 @@ class LVHBA:
             if found is not None:
                 assert self.multipliers is not None
                 merit = merit - found.weighted(self.multipliers)
-            *directions, merit = means_over_ranks([*gradients_of(merit, [*x, *y]), merit.detach()])
+            *directions, merit = average_over_ranks(
+                [*gradients_of(merit, [*x, *y]), merit.detach()]
+            )
         self._check_finite("upper or lower loss", merit)
         with torch.no_grad():
             pulls = zip(y, tensors_of(self.theta), strict=True)

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from framework.distributed.collectives import all_reduce_sum, world_size
-
 Variables = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | nn.Module
 
 
@@ -139,12 +137,3 @@ def gradients_of(value: Tensor, tensors: list[Tensor]) -> list[Tensor]:
         torch.zeros_like(tensor) if gradient is None else gradient
         for tensor, gradient in zip(tensors, found, strict=True)
     ]
-
-
-def means_over_ranks(tensors: list[Tensor]) -> list[Tensor]:
-    """Return means over the ranks, in one exchange."""
-    if world_size() == 1:
-        return tensors
-    total = all_reduce_sum(torch.cat([tensor.flatten() for tensor in tensors])) / world_size()
-    parts = total.split([tensor.numel() for tensor in tensors])
-    return [p.view_as(t).to(t.dtype) for p, t in zip(parts, tensors, strict=True)]

@@ -14,10 +14,11 @@ from torchmetrics.functional.classification import binary_auroc
 
 from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch, root_and_rows
+from framework.distributed.averages import average_over_ranks
 from framework.objectives.objectives import Objectives
 from framework.runs.panels import Panel
 from framework.solvers.projections import Ball, flat
-from framework.solvers.variables import gradients_of, means_over_ranks
+from framework.solvers.variables import gradients_of
 from framework.training.compatibility import check_fact, check_unmixed
 from framework.utilities.checks import check_at_least, check_positive
 from modules.classifier.network import build_network
@@ -195,7 +196,7 @@ class HyperCleaning(ConstrainedBilevel):
         parameters: list[Tensor] = list(self.uniform.parameters())
         # the weight that all samples start with
         loss = self.reduced_loss(self._training_loss(self.uniform, batch, 0.5), batch)
-        gradients = means_over_ranks(gradients_of(loss, parameters))
+        gradients = average_over_ranks(gradients_of(loss, parameters))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         return super().training_step(batch, batch_idx)
