@@ -38,6 +38,7 @@ from framework.training.clipping import clip_gradients
 from framework.training.compilation import compile_networks
 from framework.training.equal_buffers import has_equal_buffers
 from framework.training.evaluation import EvaluationModule
+from framework.training.needed_values import values_for
 from framework.training.nonfinite import check_parameters
 from framework.training.objectives_callback import ObjectivesCallback
 from framework.training.optimizers import make_optimizer
@@ -51,7 +52,6 @@ from framework.training.tuned_weights import match_tuned_weights
 from framework.utilities.evaluation_mode import evaluation_mode
 from framework.utilities.lightning_internals import (
     is_accumulating,
-    micro_batch_of,
     train_loader,
     trainer_of,
 )
@@ -359,29 +359,9 @@ class TrainingModule(EvaluationModule):
         targets = objectives.targets if targets is None else targets
         assert predictions is not None
         assert targets is not None
-        available: dict[str, Any] = {}
-        for need in getattr(loss, "needs", ()):
-            if need == "weight":
-                weight = objectives.sample_weight
-                ones = predictions.new_ones(len(predictions))
-                available[need] = ones if weight is None else weight
-            elif need in ("index", "features"):
-                available[need] = getattr(objectives, need)
-            elif need == "micro_batch":
-                available[need] = micro_batch_of(trainer_of(self))
-            elif need == "group" and objectives.group is not None:
-                available[need] = objectives.group
-            elif need == "group":
-                # in evaluation a row is a group of its own
-                available[need] = torch.arange(len(predictions), device=predictions.device)
-            else:
-                others = {
-                    "inputs": inputs,
-                    "epoch": self.current_epoch,
-                    "step": self.global_step,
-                    "forward": self.forward if self._replay is None else self.recorded_forward,
-                }
-                available[need] = others[need]
+        # a method of the module in both cases, as attacks ask a method for its network
+        forward = self.forward if self._replay is None else self.recorded_forward
+        available = values_for(loss, self, objectives, predictions, inputs, forward)
         ignore_index = getattr(loss, "ignore_index", IGNORE_INDEX)
         with explained_labels(predictions, targets, ignore_index):
             add_term(objectives, name, loss, predictions, targets, **available)
