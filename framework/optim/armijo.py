@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from framework.distributed.averages import average_over_ranks
 from framework.optim.momentum_optimizer import has_gradient
 from framework.optim.shared_options import check_shared
-from framework.optim.target_closure import StepProblem
+from framework.optim.target_closure import StepProblem, problem_of
 from framework.utilities.checks import check_at_least, check_interval, check_positive
+from framework.utilities.precision import at_least_float32
 from framework.utilities.randomness import capture_rng, drawing_from
 
 Loss = Callable[[], Tensor | float]
@@ -144,8 +145,7 @@ class ArmijoLineSearch(Optimizer):
         """
         if closure is None:
             raise RuntimeError("ArmijoLineSearch.step needs a closure that returns the loss.")
-        if problem is None and isinstance(closure, StepProblem):
-            problem = closure
+        problem = problem_of(closure, problem)
         random = capture_rng() if problem is None and loss is None else {}
         with torch.enable_grad():
             before = closure()
@@ -228,5 +228,4 @@ def _mean(loss: Tensor | float) -> float:
 
 
 def _square(gradient: Tensor) -> float:
-    kind = torch.float32 if gradient.dtype in (torch.float16, torch.bfloat16) else None
-    return float(torch.linalg.vector_norm(gradient, dtype=kind).item()) ** 2
+    return float(torch.linalg.vector_norm(at_least_float32(gradient)).item()) ** 2

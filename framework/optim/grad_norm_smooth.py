@@ -13,10 +13,9 @@ from framework.optim.curvature_kinds import KINDS, WITH_PROBLEM, CurvatureName, 
 from framework.optim.diagonal_metric import check_metric, inverse_root
 from framework.optim.newton_search import first_passing
 from framework.optim.reevaluation import Evaluation, Reevaluation, working_dtype
-from framework.optim.target_closure import StepProblem
+from framework.optim.shared_options import check_shared
+from framework.optim.target_closure import StepProblem, problem_of
 from framework.utilities.checks import check_at_least, check_one_of, check_positive
-
-_OWN = ("params", "metric", "lr", "lr_scale", "weight_decay", "bias", "name")
 
 
 class GradNormSmoothNewton(Optimizer):
@@ -123,12 +122,8 @@ class GradNormSmoothNewton(Optimizer):
         """Add a group, which must have the options of the others."""
         options = self.defaults | param_group
         _check(options, self._make_matrix is not None)
-        for name in (n for n in self.defaults if n not in _OWN):
-            if self.param_groups and options[name] != self.param_groups[0][name]:
-                raise ValueError(
-                    f"GradNormSmoothNewton steps all groups together: {name} must be "
-                    f"{self.param_groups[0][name]!r} as in the first group, got {options[name]!r}."
-                )
+        shared = [name for name in self.defaults if name not in ("metric", "lr")]
+        check_shared([*self.param_groups, options], shared)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         if any(p.is_complex() for p in group["params"]):
@@ -211,8 +206,7 @@ class GradNormSmoothNewton(Optimizer):
                 "GradNormSmoothNewton evaluates the loss again at every try: step needs a closure, "
                 "which float16's gradient scaler does not give; train in float32 or bfloat16."
             )
-        if problem is None and isinstance(closure, StepProblem):
-            problem = closure
+        problem = problem_of(closure, problem)
         if problem is None and self.param_groups[0]["curvature"] in WITH_PROBLEM:
             raise ValueError(
                 f"The curvature {self.param_groups[0]['curvature']!r} differentiates the loss "

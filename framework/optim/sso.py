@@ -13,7 +13,7 @@ from framework.distributed.collectives import all_reduce_sum, world_size
 from framework.optim.inner_optimizers import INNER, make_inner, minimize
 from framework.optim.momentum_optimizer import has_gradient
 from framework.optim.shared_options import check_shared
-from framework.optim.target_closure import StepProblem
+from framework.optim.target_closure import StepProblem, problem_of
 from framework.optim.target_schedules import check_target_schedule, target_factor
 from framework.optim.target_surrogate import TargetSurrogate
 from framework.utilities.checks import check_at_least, check_one_of, check_positive
@@ -138,8 +138,7 @@ class SSO(Optimizer):
         """
         if closure is None:
             raise RuntimeError("SSO.step needs a closure; fp16's gradient scaler cannot drive it.")
-        if problem is None and isinstance(closure, StepProblem):
-            problem = closure
+        problem = problem_of(closure, problem)
         if problem is None:
             raise RuntimeError(
                 "SSO.step needs the outputs behind the loss: make the closure a TargetClosure, or "

@@ -124,6 +124,11 @@ class TargetClosure(StepProblem):
         return nullcontext() if self._random is None else drawing_from(self._random)
 
 
+def problem_of(closure: object, problem: StepProblem | None) -> StepProblem | None:
+    """Return the problem of a step: the closure itself where it is one and no other is given."""
+    return closure if problem is None and isinstance(closure, StepProblem) else problem
+
+
 def _check_apart(outputs: Outputs) -> None:
     """Refuse outputs whose gradients would be counted again in those of another one."""
     graded = [(place, z) for place, z in enumerate(outputs) if z.requires_grad]

@@ -226,7 +226,7 @@ def test_no_parameters():
 
 def test_groups_with_options_of_their_own():
     optimizer = GradNormSmoothNewton([start(1.0)])
-    with pytest.raises(ValueError, match=r"damping must be 0\.0 as in the first group, got 1.0"):
+    with pytest.raises(ValueError, match=r"damping is one for all groups, got 0\.0 and 1\.0"):
         optimizer.add_param_group({"params": [start(1.0)], "damping": 1.0})
     with pytest.raises(ValueError, match=r"no weight decay, got 0\.1"):
         optimizer.add_param_group({"params": [start(1.0)], "weight_decay": 0.1})
