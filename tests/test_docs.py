@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from docs import losses
 from tests.helpers.configs import OVERLAYS
@@ -29,3 +30,11 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 def test_the_readme_names_every_overlay(overlay: str) -> None:
     stem = overlay.removeprefix("with/")
     assert re.search(rf"`(with/)?{stem}`", (ROOT / "README.md").read_text())
+
+
+@pytest.mark.parametrize("name", ["gns", "sso"])
+def test_the_code_of_a_page_runs(name: str) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    torch.manual_seed(0)
+    exec(compile(code, f"docs/{name}.md", "exec"), {})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from torch import nn
@@ -11,7 +9,6 @@ from torch import nn
 from framework.optim import SSO, ArmijoLineSearch, StepProblem, TargetClosure
 from framework.optim.target_schedules import target_factor
 from framework.optim.target_surrogate import TargetSurrogate
-from tests.helpers.runs import ROOT
 
 X = torch.tensor([[1.0, 0.0], [0.5, 1.0]], dtype=torch.float64)
 Y = torch.tensor([1.0, -1.0], dtype=torch.float64)  # labels 1 and 0
@@ -347,9 +344,3 @@ def test_groups_share_what_is_done_with_all_outputs():
     SSO([{"params": [first]}, {"params": [second], "lr": 2.0, "weight_decay": 0.1}])
     assert ArmijoLineSearch.needs_closure
     assert SSO.needs_problem
-
-
-def test_the_page_runs():
-    page = (ROOT / "docs" / "sso.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(compile(code, "docs/sso.md", "exec"), {})
