@@ -130,8 +130,9 @@ def parity_of_digits(curvature: str, steps: int) -> tuple[float, dict]:
     return search_of(optimizer)["loss"].item(), search_of(optimizer)
 
 
-def test_logistic_regression_with_the_exact_hessian():
-    loss, search = parity_of_digits("exact", 300)
+@pytest.mark.parametrize("curvature", ["exact", pytest.param("ggn", marks=pytest.mark.slow)])
+def test_logistic_regression_with_the_exact_hessian(curvature):
+    loss, search = parity_of_digits(curvature, 300)
     assert loss == pytest.approx(0.168203, abs=1e-6)
     assert search["gradient_norm"] < 1e-8
     assert abs(search["step"] - 34) <= 1
