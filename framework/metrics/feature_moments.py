@@ -68,6 +68,6 @@ def centered_singular_values(total: Tensor, outer: Tensor, rows: Tensor) -> Tens
     """
     scatter = outer - torch.outer(total, total) / rows.clamp(min=1)
     squares = torch.linalg.eigvalsh(scatter).flip(0)
-    # what is left of the mean cancels to this at best
-    floor = len(outer) * torch.finfo(outer.dtype).eps * outer.trace()
+    # what is left of the mean cancels to this at best, after as many sums
+    floor = rows.clamp(min=len(outer)) * torch.finfo(outer.dtype).eps * outer.trace()
     return squares.where(squares > floor, 0).sqrt()
