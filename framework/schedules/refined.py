@@ -66,7 +66,6 @@ class RefinedLR(LRScheduler):
         ignore_first: float = 0.0,
         floor: float = 0.0,
     ) -> None:
-        self.optimizer = optimizer
         steps = resolve_total_steps(total_steps)
         known = (steps, 1.0 if kind == "auto" else kind, smoothing, ignore_first, floor)
         check_refinement(*known)
@@ -75,16 +74,18 @@ class RefinedLR(LRScheduler):
         self._problem: Exception | None = None
         if norms is not None:
             if continues_run():  # with the schedule of its checkpoint
-                self._read_if_there(norms, known, kind)
+                self._read_if_there(optimizer, norms, known, kind)
             else:
                 self.schedule = _refined(optimizer, norms, known, kind)
         super().__init__(optimizer)
 
-    def _read_if_there(self, norms: str, known: _Known, kind: str | float) -> None:
+    def _read_if_there(
+        self, optimizer: Optimizer, norms: str, known: _Known, kind: str | float
+    ) -> None:
         """Read the file, of which nobody needs to hear unless it is used."""
         with warnings.catch_warnings(action="ignore"):
             try:
-                self.schedule = _refined(self.optimizer, norms, known, kind)
+                self.schedule = _refined(optimizer, norms, known, kind)
             except (OSError, ValueError) as error:
                 self._problem = error
 
