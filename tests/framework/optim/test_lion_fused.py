@@ -113,13 +113,16 @@ def test_a_view_into_a_larger_storage_moves_alone():
 
 @needs_compiler
 def test_the_number_of_threads_changes_no_bit():
-    results = []
+    results, before = [], torch.get_num_threads()
     for threads in (1, 3):
-        torch.set_num_threads(threads)
         torch.manual_seed(0)
         x = nn.Parameter(torch.randn(LARGE))
         x.grad = torch.randn(LARGE)
-        LionK([x], lr=0.1, kappa="square", fused=True).step()
+        try:
+            torch.set_num_threads(threads)
+            LionK([x], lr=0.1, kappa="square", fused=True).step()
+        finally:
+            torch.set_num_threads(before)
         results.append([x])
     assert_equal(*results)
 
