@@ -43,12 +43,13 @@ ROW_BY_ROW = {
     "regressor": ["--data.batch_size=32"],
     "sae": ["--data.batch_size=64", "--model.denominator=fixed"],
 }
-# what FullyShardedStrategy refuses
+# what FullyShardedStrategy refuses, or an optimizer under it
 WHOLE = {
     "bpjdet",
     "depict",
     "gns",
     "hypercleaning",
+    "mfac",
     "paretoda",
     "paretoda_mnist_usps",
     "sae",
