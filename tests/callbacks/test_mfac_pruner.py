@@ -244,7 +244,7 @@ def test_a_loader_with_one_iterator_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sparsity": 1.0}, "final must lie in"),
+        ({"sparsity": 1.0}, "sparsity must lie in"),
         ({"start": 3, "end": 2}, "end must be at least start"),
         ({"frequency": 0}, "frequency must be at least 1"),
         ({"gradient_batch": 0}, "gradient_batch must be at least 1"),

@@ -185,13 +185,13 @@ def test_bad_sparsity_and_no_weights():
 
 
 def test_schedule():
-    values = [cubic_sparsity(e, start=2, end=6, final=0.9, initial=0.1) for e in range(9)]
+    values = [cubic_sparsity(e, start=2, end=6, sparsity=0.9, initial=0.1) for e in range(9)]
     assert values[:3] == pytest.approx([0, 0, 0.1])
     assert values[4] == pytest.approx(0.8)  # half way: 0.9 - 0.8 / 8
     assert values[6:] == [0.9] * 3
     assert all(a <= b for a, b in itertools.pairwise(values))
-    assert cubic_sparsity(3, start=3, end=3, final=0.5, initial=0.2) == 0.5
+    assert cubic_sparsity(3, start=3, end=3, sparsity=0.5, initial=0.2) == 0.5
     with pytest.raises(ValueError, match="end must be at least start"):
-        cubic_sparsity(0, start=2, end=1, final=0.5)
-    with pytest.raises(ValueError, match="final must lie in"):
-        cubic_sparsity(0, start=0, end=1, final=1.0)
+        cubic_sparsity(0, start=2, end=1, sparsity=0.5)
+    with pytest.raises(ValueError, match="sparsity must lie in"):
+        cubic_sparsity(0, start=0, end=1, sparsity=1.0)
