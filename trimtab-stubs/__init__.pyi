@@ -9,6 +9,7 @@ from datamodules.faces import *
 from framework.adaptation import *
 from framework.attacks import *
 from framework.clustering import *
+from framework.contrastive import *
 from framework.data import *
 from framework.detection import *
 from framework.detection.body_parts import *
@@ -18,7 +19,9 @@ from framework.embedding import *
 from framework.embedding.backbones import *
 from framework.embedding.heads import *
 from framework.embedding.metrics import *
+from framework.energy import *
 from framework.gradients import *
+from framework.graphs import *
 from framework.language import *
 from framework.layers import *
 from framework.losses import *
@@ -39,11 +42,15 @@ from modules import *
 from modules.bpjdet import *
 from modules.classifier import *
 from modules.constrained_bilevel import *
+from modules.contrastive_learner import *
 from modules.coteaching import *
 from modules.depict import *
 from modules.domain_adaptation import *
 from modules.embedding import *
+from modules.energy_model import *
+from modules.few_shot import *
 from modules.gghl import *
+from modules.graph_clustering import *
 from modules.language_model import *
 from modules.nested import *
 from modules.random_features import *

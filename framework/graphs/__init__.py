@@ -1,0 +1,5 @@
+"""Graphs: adjacency and its powers, losses that contrast nodes, and pictures of them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
