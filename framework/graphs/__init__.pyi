@@ -1,0 +1,3 @@
+from .adjacency import normalized_adjacency as normalized_adjacency
+from .adjacency import sparse_matrix as sparse_matrix
+from .adjacency import symmetrized as symmetrized
