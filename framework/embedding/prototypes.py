@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from framework.ops.kernels import squared_distances
 from framework.utilities.precision import at_least_float32
 
 EPS = 1e-6
@@ -21,31 +21,11 @@ def class_prototypes(supports: Tensor) -> Tensor:
         supports: Embeddings of the K supports of each of N classes, (..., N, K, d).
 
     Example:
+        >>> import torch
         >>> class_prototypes(torch.tensor([[[0.0, 2.0], [2.0, 2.0]]]))
         tensor([[1., 2.]])
     """
     return at_least_float32(supports).mean(-2)
-
-
-def squared_distances(one: Tensor, other: Tensor) -> Tensor:
-    """Return the squared distances of all pairs, (..., n, m), in float32 at least.
-
-    They are computed about the mean of the second set, so that a common offset costs no digits.
-
-    Args:
-        one: Vectors (..., n, d).
-        other: Vectors (..., m, d).
-
-    Example:
-        >>> squared_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
-        tensor([[25.,  1.]])
-    """
-    with torch.autocast(one.device.type, enabled=False):
-        one, other = at_least_float32(one), at_least_float32(other)
-        center = other.detach().mean(-2, keepdim=True)
-        one, other = one - center, other - center
-        norms = one.square().sum(-1)[..., :, None] + other.square().sum(-1)[..., None, :]
-        return (norms - 2 * one @ other.transpose(-1, -2)).clamp(min=0)
 
 
 def distances(one: Tensor, other: Tensor) -> Tensor:

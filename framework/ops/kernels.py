@@ -11,12 +11,14 @@ from framework.utilities.precision import at_least_float32
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Return the squared Euclidean distances of all rows of ``a`` to all rows of ``b``.
 
+    They are computed about the mean of ``b``, so that a common offset costs no digits.
+
     Args:
-        a: (N, D); half precision is computed in float32.
-        b: (M, D).
+        a: (..., N, D); half precision is computed in float32.
+        b: (..., M, D).
 
     Returns:
-        (N, M), never negative.
+        (..., N, M), never negative.
 
     Example:
         >>> import torch
@@ -25,14 +27,13 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
                 [1.]])
     """
     a, b = at_least_float32(a), at_least_float32(b)
-    if a.shape[1] == 1:
-        return (a - b.T).square()
+    if a.shape[-1] == 1:
+        return (a - b.transpose(-1, -2)).square()
     with torch.autocast(device_type=a.device.type, enabled=False):
-        # |a|² + |b|² - 2ab loses the digits that all rows share, so take these away first
-        origin = b.detach().mean(0) if len(b) else 0.0
+        origin = b.detach().mean(-2, keepdim=True)
         a, b = a - origin, b - origin
-        squares = a.square().sum(1)[:, None] + b.square().sum(1)
-        return (squares - 2 * (a @ b.T)).clamp_min(0)
+        squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
+        return (squares - 2 * (a @ b.transpose(-1, -2))).clamp_min(0)
 
 
 def log_gaussian_gram(a: Tensor, b: Tensor, sigma: float | Tensor) -> Tensor:

@@ -3,12 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from framework.embedding.proto_triplet import ProtoTripletLoss
-from framework.embedding.prototypes import (
-    class_prototypes,
-    distances,
-    prototype_logits,
-    squared_distances,
-)
+from framework.embedding.prototypes import class_prototypes, distances, prototype_logits
+from framework.ops.kernels import squared_distances
 
 PROTOTYPES = torch.tensor([[0, 0.5], [1.5, 1], [0, 2]], dtype=torch.float64)
 QUERIES = torch.tensor([[0, 0], [1, 1], [2, 0]], dtype=torch.float64)
