@@ -3,7 +3,14 @@ from .aggregate_ridge import AggregateRidge as AggregateRidge
 from .aggregate_ridge import aggregate_risk as aggregate_risk
 from .aggregate_ridge import bag_size_risks as bag_size_risks
 from .aggregate_ridge import optimal_bag_size as optimal_bag_size
+from .few_shot_baselines import LaplacianShot as LaplacianShot
+from .few_shot_baselines import NearestPrototype as NearestPrototype
+from .few_shot_features import centered_unit_norm as centered_unit_norm
+from .few_shot_features import shift_queries as shift_queries
+from .laplacian_clustering import LaplacianClustering as LaplacianClustering
+from .laplacian_clustering import LaplacianClusters as LaplacianClusters
 from .lv_hba import LVHBA as LVHBA
+from .neighbor_affinity import least_psd_shift as least_psd_shift
 from .normalized_logistic import NormalizedLogisticRegression as NormalizedLogisticRegression
 from .projections import AffineSet as AffineSet
 from .projections import Ball as Ball
