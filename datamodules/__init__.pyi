@@ -44,6 +44,7 @@ from .retrieval_lists import OnlineProducts as OnlineProducts
 from .rotated_digits import RotatedDigits as RotatedDigits
 from .tabular import Tabular as Tabular
 from .text import TextWindows as TextWindows
+from .two_views import TwoViews as TwoViews
 from .usps import USPS as USPS
 from .whole_set import WholeSet as WholeSet
 from .yolo_obb import YOLOOBB as YOLOOBB

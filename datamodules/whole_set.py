@@ -6,7 +6,7 @@ from typing import Literal, Unpack
 
 from datamodules.classification import ClassificationData
 from datamodules.image_data import ImageData
-from datamodules.wrapped_data import WrappedData
+from datamodules.wrapped_data import WrappedData, check_makes_no_batches
 from framework.data.datamodule import BatchOptions
 from framework.data.facts import copy_facts
 
@@ -56,6 +56,7 @@ class WholeSet(WrappedData):
     ) -> None:
         super().__init__(**options)
         _check_wrapped(data)
+        check_makes_no_batches(self, data)
         if parts is not None and (
             not parts or len(set(parts)) < len(parts) or set(parts) - {"train", "val", "test"}
         ):
@@ -104,10 +105,3 @@ def _check_wrapped(data: ImageData) -> None:
                 f"WholeSet serves every image as it is, in training too: drop {name}'s "
                 f"{'augment' if data.transforms else 'mixup'}."
             )
-        if data.balance_classes:
-            raise ValueError(f"WholeSet makes the batches: drop {name}'s balance_classes.")
-    if data.drop_last or data.shards is not None:
-        raise ValueError(
-            f"WholeSet makes the batches: give it {name}'s "
-            f"{'drop_last' if data.drop_last else 'shards'}."
-        )

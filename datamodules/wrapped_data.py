@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+from datamodules.classification import ClassificationData
 from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch
 from framework.data.facts import Facts
+
+
+def check_makes_no_batches(wrapper: DataModule, data: DataModule) -> None:
+    """Refuse data that would make batches, or leave rows out, by rules that a wrapper ignores.
+
+    Raises:
+        ValueError: What the data has, and that it is to be given to the wrapper or dropped.
+    """
+    own, name = type(wrapper).__name__, type(data).__name__
+    if data.drop_last or data.shards is not None:
+        raise ValueError(
+            f"{own} makes the batches: give it {name}'s "
+            f"{'drop_last' if data.drop_last else 'shards'}."
+        )
+    if getattr(data, "balance_classes", False):
+        raise ValueError(f"{own} makes the batches: drop {name}'s balance_classes.")
+    usual = (DataModule.train_sampler, ClassificationData.train_sampler)
+    if type(data).train_sampler not in usual:
+        raise ValueError(
+            f"{own} makes the batches, and {name} has batches of its own: wrap what {name} is made "
+            "of."
+        )
 
 
 class WrappedData(DataModule):

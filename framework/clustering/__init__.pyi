@@ -10,5 +10,7 @@ from .contingency_table import ContingencyTable as ContingencyTable
 from .contingency_table import match_clusters as match_clusters
 from .reconstruction import layerwise_reconstruction_error as layerwise_reconstruction_error
 from .soft_frequency import SmallestSoftFrequency as SmallestSoftFrequency
+from .student_t import StudentTAssignment as StudentTAssignment
+from .student_t import assignment_divergence as assignment_divergence
 from .target_distribution import dec_target_distribution as dec_target_distribution
 from .target_distribution import unseen_target_distribution as unseen_target_distribution

@@ -14,4 +14,6 @@ from .collectives import rows_per_rank as rows_per_rank
 from .collectives import shared_generator as shared_generator
 from .collectives import world_size as world_size
 from .consistency import check_equal_on_all_ranks as check_equal_on_all_ranks
+from .log_average import global_log_mean_exp as global_log_mean_exp
+from .log_average import log_moving_average as log_moving_average
 from .sample_state import SampleState as SampleState

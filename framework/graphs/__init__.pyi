@@ -1,0 +1,10 @@
+from .adjacency import normalized_adjacency as normalized_adjacency
+from .adjacency import sparse_matrix as sparse_matrix
+from .adjacency import symmetrized as symmetrized
+from .full_negative import FullNegativeLoss as FullNegativeLoss
+from .neighbors import neighbor_graph as neighbor_graph
+from .node_similarity import neighbor_similarity as neighbor_similarity
+from .pamc import PamCLoss as PamCLoss
+from .pamc import meta_nodes as meta_nodes
+from .powers import GraphTooDenseError as GraphTooDenseError
+from .powers import adjacency_powers as adjacency_powers
