@@ -20,6 +20,7 @@ from .image_folder import ImageFolder as ImageFolder
 from .image_list import ImageList as ImageList
 from .image_tars import ImageTars as ImageTars
 from .label_noise import LabelNoise as LabelNoise
+from .long_tailed import LongTailed as LongTailed
 from .mat_features import MatFeatures as MatFeatures
 from .novel_classes import NovelClasses as NovelClasses
 from .omniglot import Omniglot as Omniglot

@@ -98,9 +98,7 @@ class ClassIncremental(WrappedData):
         """Set the wrapped data up, once, and find the classes of each task."""
         if self.train_set is not None:
             return
-        self.data.use_facts(self.trained)
-        self.data.setup("fit")
-        copy_facts(self.data, self)
+        self.set_up_data()
         name = type(self.data).__name__
         source, rows = root_and_rows(self.data.train_set, list(range(len(self.data.train_set))))  # type: ignore[arg-type]
         label = labels_of(source, name)[rows]
@@ -120,8 +118,6 @@ class ClassIncremental(WrappedData):
             )
         self.train_set, self.plain_train_set = self.data.train_set, self.data.plain_train_set
         self.augment = self.data.augment
-        self.val_set, self.test_set = self.data.val_set, self.data.test_set
-        self.predict_set = self.data.predict_set
 
     def task_of_epoch(self, epoch: int) -> int:
         """Return the number of the task that an epoch trains."""

@@ -77,9 +77,7 @@ class TwoViews(WrappedData):
         """Set the wrapped data up, once."""
         if self.train_set is not None:
             return
-        self.data.use_facts(self.trained)
-        self.data.setup("fit")
-        copy_facts(self.data, self)
+        self.set_up_data()
         name = type(self.data).__name__
         if self.data.augment is not None:
             raise ValueError(
@@ -96,8 +94,6 @@ class TwoViews(WrappedData):
         )
         self.augment = ViewPair(transforms, normalize)
         self.plain_train_set = self.data.train_set
-        self.val_set, self.test_set = self.data.val_set, self.data.test_set
-        self.predict_set = self.data.predict_set
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Join samples as the wrapped data does."""

@@ -7,7 +7,7 @@ from typing import Any
 from datamodules.classification import ClassificationData
 from framework.data.datamodule import DataModule
 from framework.data.datasets import Batch
-from framework.data.facts import Facts
+from framework.data.facts import Facts, copy_facts
 
 
 def check_makes_no_batches(wrapper: DataModule, data: DataModule) -> None:
@@ -43,6 +43,14 @@ class WrappedData(DataModule):
     def facts_for_data(self, facts: Facts) -> Facts:
         """Return what of the facts of training is true of the wrapped data; default: all."""
         return facts
+
+    def set_up_data(self) -> None:
+        """Set the wrapped data up as in training, take its facts and what it evaluates."""
+        self.data.use_facts(self.facts_for_data(self.trained))
+        self.data.setup("fit")
+        copy_facts(self.data, self)
+        self.val_set, self.test_set = self.data.val_set, self.data.test_set
+        self.predict_set = self.data.predict_set
 
     def prepare_data(self) -> None:
         """Prepare the wrapped data."""
