@@ -1,0 +1,9 @@
+from .compositional_mle import CompositionalMLELoss as CompositionalMLELoss
+from .energy_loss import EnergyLoss as EnergyLoss
+from .mixture_noise import MixtureNoise as MixtureNoise
+from .nce import NCELoss as NCELoss
+from .networks import EnergyMLP as EnergyMLP
+from .noise import GaussianNoise as GaussianNoise
+from .noise import Noise as Noise
+from .noise import UniformNoise as UniformNoise
+from .planar_densities import PLANAR as PLANAR

@@ -1,0 +1,40 @@
+"""Networks whose output is one number, an energy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from framework.layers.mlp import mlp_body
+
+
+class EnergyMLP(nn.Module):
+    """Perceptron from a row to its energy, which is 0 everywhere at the start.
+
+    The last layer has no bias, as a constant of the energy changes no density.
+
+    Args:
+        num_inputs: Number of values of an input, whose other shape is flattened.
+        widths: Widths of the hidden layers, of which there is one at least.
+
+    Raises:
+        ValueError: There is no hidden layer.
+
+    Example:
+        >>> import torch
+        >>> EnergyMLP(2, (16,))(torch.ones(3, 2))
+        tensor([0., 0., 0.], grad_fn=<SqueezeBackward1>)
+    """
+
+    def __init__(self, num_inputs: int, widths: Sequence[int] = (128, 128)) -> None:
+        super().__init__()
+        if not widths:
+            raise ValueError("widths must name one hidden layer at least.")
+        self.body = mlp_body(num_inputs, widths)
+        self.head = nn.Linear(widths[-1], 1, bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the energies (B,) of inputs (B, ...)."""
+        return self.head(self.body(x)).squeeze(1)
