@@ -1,4 +1,6 @@
 from .cluster_accuracy import ClusterAccuracy as ClusterAccuracy
+from .cluster_f1 import ClusterF1Score as ClusterF1Score
+from .cluster_f1 import cluster_f1_score as cluster_f1_score
 from .cluster_samples import ClusterSamples as ClusterSamples
 from .cluster_sizes import ClusterSizes as ClusterSizes
 from .cluster_sizes import SmallestClusterFrequency as SmallestClusterFrequency

@@ -6,5 +6,7 @@ from .neighbors import neighbor_graph as neighbor_graph
 from .node_similarity import neighbor_similarity as neighbor_similarity
 from .pamc import PamCLoss as PamCLoss
 from .pamc import meta_nodes as meta_nodes
+from .partition_scores import conductance as conductance
+from .partition_scores import modularity as modularity
 from .powers import GraphTooDenseError as GraphTooDenseError
 from .powers import adjacency_powers as adjacency_powers

@@ -7,6 +7,8 @@ from .few_shot_baselines import LaplacianShot as LaplacianShot
 from .few_shot_baselines import NearestPrototype as NearestPrototype
 from .few_shot_features import centered_unit_norm as centered_unit_norm
 from .few_shot_features import shift_queries as shift_queries
+from .initial_clusters import centroids as centroids
+from .initial_clusters import initial_clusters as initial_clusters
 from .laplacian_clustering import LaplacianClustering as LaplacianClustering
 from .laplacian_clustering import LaplacianClusters as LaplacianClusters
 from .lv_hba import LVHBA as LVHBA

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modules.depict.initial_clusters import InitKind, initial_clusters
+from framework.solvers.initial_clusters import InitKind, initial_clusters
 from modules.depict.scores import stage_scores
 
 

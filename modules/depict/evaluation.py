@@ -188,7 +188,7 @@ class ClusterEvaluation(TrainingModule):
         """Return the clusters and, with labels, the class that each stands for."""
         if not self.has_metrics:
             return {}
-        from modules.depict.figures import cluster_table
+        from framework.clustering.figures import cluster_table
 
         names = getattr(self.datamodule, "class_names", None)
         return {"clusters": cluster_table(values["sizes"], values.get("confusion"), names)}

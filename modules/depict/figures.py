@@ -10,16 +10,18 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from framework.clustering.contingency_table import match_clusters
+from framework.clustering.figures import (
+    cluster_confusion,
+    group_names,
+    matched_order,
+    stage_comparison,
+)
 from framework.figures.groups import MOST_NAMED, group_colors, name_groups
-from framework.figures.score_table import Table
-from framework.figures.style import COLORS, STYLE, WIDTH, titled
-from framework.figures.tables import count_matrix
+from framework.figures.style import STYLE, WIDTH, titled
 from modules.depict.snapshots import Snapshots
 
 MAX_PANELS = 8
@@ -32,7 +34,8 @@ STAGE_NAMES = {
     "head": "after the head",
     "dec": "DEC-type target",
 }
-METRIC_NAMES = {"accuracy": "clustering accuracy", "nmi_geometric": "NMI, geometric mean"}
+
+SCORES = ("accuracy", "nmi_geometric")
 
 Snapshot = tuple[str, Tensor, Tensor]
 """Title, codes (n, D) and group (n,) of each."""
@@ -61,9 +64,9 @@ def evaluation_figures(
     figures = {"clusters": cluster_sheet(images, filled, values["sizes"], table, class_names)}
     names = None
     if table is not None:
-        names = _names(class_names, table.shape[1])
+        names = group_names(class_names, table.shape[1])
         figures["confusion_matrix"] = cluster_confusion(table, names)
-        now = {name: float(values[name]) for name in METRIC_NAMES}
+        now = {name: float(values[name]) for name in SCORES}
         known = {STAGE_NAMES[name]: stages[name] for name in STAGE_NAMES if name in stages}
         if known:
             figures["stages"] = stage_comparison({**known, current: now})
@@ -99,7 +102,7 @@ def cluster_sheet(
         class_names: Names of the C classes; default 0..C-1.
     """
     match = [-1] * len(images) if table is None else match_clusters(table).tolist()
-    order = _order(match)
+    order = matched_order(match)
     samples, clusters = int(sizes.sum()), len(images)
     blocks = 1 if clusters <= 12 else 2
     labels = [_row_label(k, sizes, table, match[k], class_names) for k in order]
@@ -156,7 +159,7 @@ def _row_label(
     label = f"cluster {cluster}\n{size:,} images ({size / max(int(sizes.sum()), 1):.1%})"
     if table is None or match < 0:
         return label
-    name = _names(class_names, table.shape[1])[match]
+    name = group_names(class_names, table.shape[1])[match]
     if len(name) > 20:
         name = f"{name[:19]}…"
     return f"{label}\nmatched: {name} ({int(table[cluster, match]) / size:.0%} right)"
@@ -166,37 +169,6 @@ def _text_width(text: str, fontsize: float) -> float:
     """Return how wide the longest line is, in inches."""
     lines = [TextPath((0, 0), line, size=fontsize) for line in text.split("\n")]
     return max(line.get_extents().width for line in lines) / 72
-
-
-def _order(match: Sequence[int]) -> list[int]:
-    """Return the clusters in the order of their classes, those without one last."""
-    return sorted(range(len(match)), key=lambda k: (match[k] < 0, match[k], k))
-
-
-def cluster_table(
-    sizes: Tensor, table: Tensor | None, class_names: Sequence[str] | None = None
-) -> Table:
-    """Return the samples of each cluster and, where labels are known, the class it stands for.
-
-    Args:
-        sizes: (K,) samples of each cluster.
-        table: (K, C) counts of ``ContingencyTable``; None without labels.
-        class_names: Names of the C classes; default 0..C-1.
-    """
-    counts = [int(size) for size in sizes]
-    caption = f"{sum(counts):,} samples in {len(counts)} clusters"
-    if table is None:
-        return Table(caption, ("cluster", "samples"), list(enumerate(counts)))
-    names = _names(class_names, table.shape[1])
-    rows = [
-        (k, counts[k], names[c] if c >= 0 else "none", int(table[k, c]) if c >= 0 else 0)
-        for k, c in enumerate(match_clusters(table).tolist())
-    ]
-    return Table(caption, ("cluster", "samples", "class", "samples of the class"), rows)
-
-
-def _names(names: Sequence[str] | None, count: int) -> list[str]:
-    return [str(k) for k in range(count)] if names is None else list(names)
 
 
 def _pixels(images: Tensor, filled: Tensor) -> np.ndarray:
@@ -255,7 +227,7 @@ def code_projection(
     points = [plane.transform(code) for code in codes]
     groups = [group.cpu().numpy() for _, _, group in panels]
     count = 1 + max(int(group.max(initial=-1)) for group in groups)
-    colors, names = group_colors(count), _names(class_names, count)
+    colors, names = group_colors(count), group_names(class_names, count)
     lines = math.ceil(len(panels) / 4)
     columns = math.ceil(len(panels) / lines)
     every = np.concatenate(points)
@@ -299,77 +271,4 @@ def code_projection(
         title_fontsize=9,
     )
     legend.get_title().set(color="0.35", multialignment="center")
-    return figure
-
-
-@rc_context(STYLE)
-def cluster_confusion(table: Tensor, class_names: Sequence[str] | None = None) -> Figure:
-    """Draw the clusters of the samples of every class.
-
-    Clusters are in the order of the classes that are matched with them one to one, so that a good
-    clustering lies on the diagonal; the matched cells are outlined.
-
-    Args:
-        table: Number of samples per cluster and class, (K, C).
-        class_names: Names of the C classes; default 0..C-1.
-    """
-    match = match_clusters(table).tolist()
-    order = _order(match)
-    counts = table.cpu().double().numpy().T[:, order]
-    pairs = [(match[k], place) for place, k in enumerate(order) if match[k] >= 0]
-    right, total = sum(counts[pair] for pair in pairs), counts.sum()
-    figure = count_matrix(
-        counts,
-        (_names(class_names, len(counts)), [str(k) for k in order]),
-        axis_names=("true class", "cluster, in the order of the class that is matched with it"),
-        title="Clusters and true classes",
-        subtitle=f"{right:,.0f} of {total:,.0f} samples are in the cluster matched with their class"
-        f" ({right / max(total, 1):.1%}; outlined)",
-    )
-    for row, column in pairs:
-        corner = (column - 0.5, row - 0.5)
-        outline = Rectangle(
-            corner, 1, 1, fill=False, edgecolor=COLORS[1], linewidth=1.2, clip_on=False
-        )
-        figure.axes[0].add_patch(outline)
-    return figure
-
-
-@rc_context(STYLE)
-def stage_comparison(rows: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw how well the clusters of every stage fit the classes, one panel per metric.
-
-    Args:
-        rows: Values by metric, of each stage, the first stage at the top; one may lack metrics.
-    """
-    stages = list(rows)
-    metrics = list(dict.fromkeys(name for row in rows.values() for name in row))
-    figure = titled("How well the clusters fit the classes", 1.2 + 0.36 * len(stages))
-    figure.supxlabel("higher is better; the best of each is orange", fontsize=9, color="0.35")
-    for place, metric in enumerate(metrics):
-        axes = figure.add_subplot(1, len(metrics), place + 1)
-        axes.set_title(METRIC_NAMES.get(metric, metric.replace("_", " ")), loc="left")
-        known = {y: row[metric] for y, row in enumerate(rows.values()) if metric in row}
-        low, high = min(known.values()), max(known.values())
-        margin = 0.1 * (high - low) or 0.01
-        for y, value in known.items():
-            color = COLORS[1] if value == high else COLORS[0]
-            axes.plot([value], [y], marker="o", markersize=7, color=color)
-            axes.annotate(
-                f"{value:.3f}",
-                (value, y),
-                xytext=(7, 0),
-                textcoords="offset points",
-                va="center_baseline",
-                color=color,
-                fontsize=8.5,
-            )
-        # the last number stands to the right of its point
-        axes.set_xlim(low - margin, high + 3.5 * margin)
-        axes.set_ylim(len(stages) - 0.5, -0.5)
-        axes.set_yticks(range(len(stages)), stages if place == 0 else [""] * len(stages))
-        ticks = MaxNLocator(4).tick_values(low - margin, high + margin)
-        # no score is above 1, though the room for the numbers may be
-        axes.set_xticks([tick for tick in ticks if low - margin <= tick <= 1])
-        axes.tick_params(length=0)
     return figure

@@ -17,6 +17,12 @@ from framework.distributed.collectives import rank
 from framework.losses.loss import ClassificationLoss
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
+from framework.solvers.initial_clusters import (
+    InitKind,
+    centroids,
+    check_options,
+    initial_clusters,
+)
 from framework.training.compatibility import check_fact, check_unmixed
 from framework.training.module import TrainingOptions
 from framework.utilities.checks import check_at_least, check_interval, check_one_of
@@ -24,12 +30,6 @@ from framework.utilities.lightning_internals import logged_step
 from framework.utilities.randomness import global_seed
 from modules.depict.baselines import initial_scores
 from modules.depict.evaluation import ClusterEvaluation, logger
-from modules.depict.initial_clusters import (
-    InitKind,
-    centroids,
-    check_options,
-    initial_clusters,
-)
 from modules.depict.network import DEPICTNetwork, MultiLayerDenoisingAE
 from modules.depict.phases import PhasePlan, load_parameters
 from modules.depict.sample_tables import SampleTables

@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from framework.distributed.collectives import rank
-from modules.depict.initial_clusters import centroids, initial_clusters
+from framework.solvers.initial_clusters import centroids, initial_clusters
 from modules.depict.network import DEPICTNetwork, MultiLayerDenoisingAE
 
 

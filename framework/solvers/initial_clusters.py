@@ -1,4 +1,4 @@
-"""The clusters that DEPICT starts from, found once and the same on every rank."""
+"""The clusters that a deep clustering starts from, found once and the same on every rank."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def initial_clusters(
 
     Example:
         >>> import torch
-        >>> from modules.depict.initial_clusters import initial_clusters
+        >>> from framework.solvers.initial_clusters import initial_clusters
         >>> x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
         >>> label = initial_clusters(x, num_clusters=2, kind="kmeans", seed=0)
         >>> bool(label[0] == label[1] != label[2] == label[3])
@@ -77,7 +77,7 @@ def _estimator(kind: InitKind, num_clusters: int, seed: int, options: dict[str, 
         from sklearn.cluster import KMeans
 
         return KMeans(num_clusters, random_state=seed % 2**32, **KMEANS | options)
-    from framework.solvers import AgglomerativePathIntegral
+    from framework.solvers.agglomerative_path_integral import AgglomerativePathIntegral
 
     return AgglomerativePathIntegral(num_clusters, **options)
 
