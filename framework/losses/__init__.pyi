@@ -13,6 +13,9 @@ from .loss import ClassificationLoss as ClassificationLoss
 from .loss import Loss as Loss
 from .loss import RegressionLoss as RegressionLoss
 from .normalized_logistic import NormalizedLogisticLoss as NormalizedLogisticLoss
+from .robust_self_training import RobustSelfTrainingLoss as RobustSelfTrainingLoss
 from .smooth_adversarial import SmoothAdversarialCompSumLoss as SmoothAdversarialCompSumLoss
 from .trajectory import TrajectoryLoss as TrajectoryLoss
 from .trajectory import trajectory_divergence as trajectory_divergence
+from .wasserstein_robust import robust_zero_one as robust_zero_one
+from .wasserstein_robust import wasserstein_robust_loss as wasserstein_robust_loss

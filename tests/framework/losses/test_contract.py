@@ -18,6 +18,7 @@ from framework.losses import (
     EnsLoss,
     LDRLoss,
     NormalizedLogisticLoss,
+    RobustSelfTrainingLoss,
     SmoothAdversarialCompSumLoss,
 )
 from framework.objectives.objectives import Objectives
@@ -39,6 +40,8 @@ BUILD: dict[str, Callable[..., ClassificationLoss]] = {
     "normalized_logistic": NormalizedLogisticLoss,
     "aggregate": lambda **kw: AggregateResponseLoss("ce", rho=0.3, **kw),
     "smooth_adversarial": lambda **kw: SmoothAdversarialCompSumLoss(1.4, attack=ATTACK, **kw),
+    # unlabeled rows count and are not ignored, unless their weight is 0
+    "robust_self_training": lambda **kw: RobustSelfTrainingLoss(lam=0.0, steps=0, **kw),
 }
 
 

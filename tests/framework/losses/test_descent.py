@@ -23,6 +23,7 @@ from framework.losses import (
     LDRLoss,
     Loss,
     RegressionLoss,
+    RobustSelfTrainingLoss,
     SmoothAdversarialCompSumLoss,
     TargetClassificationMimicking,
 )
@@ -44,7 +45,7 @@ KINDS = {
     for kind in (getattr(framework.losses, name) for name in framework.losses.__all__)
     if isinstance(kind, type) and issubclass(kind, Loss)
 } - {Loss, ClassificationLoss, RegressionLoss}
-FREE = KINDS - WITHOUT_TARGETS - {SmoothAdversarialCompSumLoss}
+FREE = KINDS - WITHOUT_TARGETS - {RobustSelfTrainingLoss, SmoothAdversarialCompSumLoss}
 BUILD: dict[str, Callable[[], Loss]] = {
     **{kind.__name__: kind for kind in sorted(FREE, key=lambda kind: kind.__name__)},
     "aggregate_bce": lambda: AggregateResponseLoss("bce"),
@@ -58,6 +59,7 @@ BUILD: dict[str, Callable[[], Loss]] = {
     "ldr_10": lambda: LDRLoss(10.0),
     "ldr_l1": lambda: LDRLoss(10.0, normalize="l1"),
     "ldr_plain": lambda: LDRLoss(normalize=None),
+    "robust_self_training": lambda: RobustSelfTrainingLoss(steps=0),
     "smooth_adversarial": lambda: SmoothAdversarialCompSumLoss(attack=ATTACK),
 }
 
