@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from framework.embedding.metrics.cosines import full_precision, row_blocks, unit
+from framework.ops.cosines import full_precision, row_blocks, unit
 from framework.utilities.checks import check_positive
 
 

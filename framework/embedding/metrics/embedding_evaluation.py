@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from framework.embedding.metrics.cosines import nearest_neighbors, squared_distances, unit
 from framework.embedding.metrics.pair_scores import pair_values, summary_values
 from framework.embedding.metrics.retrieval import retrieval_scores, retrieval_values
 from framework.embedding.metrics.roc import checked_rates
@@ -16,6 +15,7 @@ from framework.embedding.metrics.row_order import first_of_each
 from framework.embedding.metrics.score_blocks import summarize_all_pairs
 from framework.embedding.pairs import Pairs
 from framework.metrics.row_metric import RowMetric
+from framework.ops.cosines import nearest_neighbors, squared_distances, unit
 from framework.utilities.checks import check_at_least
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from framework.embedding.metrics.cosines import BLOCK, full_precision, row_blocks, unit
 from framework.embedding.metrics.roc import tar_at_far
 from framework.embedding.metrics.score_blocks import ScoreSummary, summarize_scores
+from framework.ops.cosines import BLOCK, full_precision, row_blocks, unit
 from framework.utilities.checks import check_at_least
 
 

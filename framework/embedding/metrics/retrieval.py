@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from framework.embedding.metrics.cosines import BLOCK, nearest_neighbors, unit
+from framework.ops.cosines import BLOCK, nearest_neighbors, unit
 from framework.utilities.checks import check_at_least
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from framework.embedding.metrics.cosines import BLOCK, full_precision, unit
 from framework.embedding.metrics.roc import (
     RocCurve,
     TarAtFar,
@@ -17,6 +16,7 @@ from framework.embedding.metrics.roc import (
     thinned,
     unmeasurable,
 )
+from framework.ops.cosines import BLOCK, full_precision, unit
 
 Blocks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Returns the scores in [-1, 1] and whether each is of one class, (m,) each, a block at a time."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from framework.embedding.metrics.cosines import BLOCK
+from framework.ops.cosines import BLOCK
 from framework.utilities.precision import at_least_float32
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.embedding.metrics.cosines import nearest_neighbors, unit
 from framework.metrics.row_metric import RowMetric
+from framework.ops.cosines import nearest_neighbors, unit
 from framework.utilities.checks import check_at_least
 
 

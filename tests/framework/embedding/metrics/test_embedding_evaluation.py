@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from framework.embedding.metrics.cosines import squared_distances, unit
 from framework.embedding.metrics.embedding_evaluation import EmbeddingEvaluation
 from framework.embedding.metrics.pair_verification import PairVerification
 from framework.embedding.metrics.retrieval import retrieval_scores
 from framework.embedding.metrics.score_blocks import summarize_all_pairs
 from framework.embedding.metrics.verification import fold_accuracy
 from framework.embedding.pairs import Pairs
+from framework.ops.cosines import squared_distances, unit
 
 COUNT = 40
 
