@@ -1,4 +1,9 @@
 from .individual_contrast import AnchorTerms as AnchorTerms
 from .individual_contrast import individual_contrast as individual_contrast
+from .linear_probe import LinearProbe as LinearProbe
+from .linear_probe import LinearProbeAccuracy as LinearProbeAccuracy
+from .linear_probe import fit_linear_probe as fit_linear_probe
+from .neighbor_accuracy import NeighborAccuracy as NeighborAccuracy
+from .neighbor_accuracy import neighbor_scores as neighbor_scores
 from .nt_xent import NTXentLoss as NTXentLoss
 from .robust_contrastive import RobustContrastiveLoss as RobustContrastiveLoss
