@@ -75,6 +75,10 @@ READS: dict[str, dict[str, str]] = {
     "FaceEmbedder": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "GGHLNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "GGHL": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "Graphs": {
+        "path": "the files of a graph, those of Planetoid by a restricted reader",
+        "labels": "the classes of a list of edges",
+    },
     "HRSC2016": {
         "root": "images and label files in a folder",
         "train": "a list of names in it",

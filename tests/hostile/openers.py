@@ -54,6 +54,7 @@ OURS = {
     "read_archive",
     "load_safetensors",
     "load_pickle",
+    "load_sparse_rows",
     "read_npy",
     "map_npy",
     "read_arrays",

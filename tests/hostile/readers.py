@@ -4,6 +4,7 @@ from tests.hostile import (  # noqa: F401
     array_readers,
     face_readers,
     few_shot_readers,
+    graph_readers,
     image_readers,
     run_readers,
     study_readers,

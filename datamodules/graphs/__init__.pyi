@@ -1,0 +1,1 @@
+from .graphs import Graphs as Graphs
