@@ -44,6 +44,7 @@ from .retrieval import Retrieval as Retrieval
 from .retrieval_lists import InShop as InShop
 from .retrieval_lists import OnlineProducts as OnlineProducts
 from .rotated_digits import RotatedDigits as RotatedDigits
+from .semi_supervised import SemiSupervised as SemiSupervised
 from .tabular import Tabular as Tabular
 from .text import TextWindows as TextWindows
 from .two_views import TwoViews as TwoViews

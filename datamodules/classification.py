@@ -137,11 +137,11 @@ class ClassificationData(ImageData):
         generator = torch.Generator().manual_seed(stable_seed(self.split_seed, "split"))
         order = torch.randperm(rows, generator=generator)
         if self.stratify:
-            order = order[_place_in_class(label[order]).argsort(stable=True)]
+            order = order[place_in_class(label[order]).argsort(stable=True)]
         return order[:held_out].sort().values.tolist(), order[held_out:].sort().values.tolist()
 
 
-def _place_in_class(label: Tensor) -> Tensor:
+def place_in_class(label: Tensor) -> Tensor:
     """Return how far along its class each row stands, (N,) in (0, 1).
 
     Any number of rows with the smallest places has the share of every class.

@@ -79,6 +79,8 @@ class DataModule(RunHoldOut, CheckedLoading, LightningDataModule):
     class_names: Sequence[str] | None = None
     has_groups = False
     """True if training batches hold ``group`` and never split a group."""
+    never_one_row = False
+    """True if no training batch is of one row, whatever the numbers of rows."""
     mixes_samples = False
     """True if a training sample is made of several: its predictions are not its own."""
 

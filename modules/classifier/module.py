@@ -172,7 +172,7 @@ class Classifier(TrainingModule):
         data = self.datamodule
         if not isinstance(data, DataModule) or data.has_groups or "domain" in self.required_fields:
             return False
-        if isinstance(data.train_set, IterableDataset):
+        if isinstance(data.train_set, IterableDataset) or data.never_one_row:
             return False
         rows, size = len(data.train_set), data.batch_size  # type: ignore[arg-type]
         return (size if data.drop_last else rows % size or size) == 1
