@@ -8,6 +8,7 @@ from .depict import DEPICT as DEPICT
 from .domain_adaptation import DomainAdaptation as DomainAdaptation
 from .embedding import PrototypicalNetwork as PrototypicalNetwork
 from .gghl import GGHL as GGHL
+from .graph_clustering import GraphClustering as GraphClustering
 from .language_model import LSTMLanguageModel as LSTMLanguageModel
 from .nested import NestedClassifier as NestedClassifier
 from .random_features import RandomFeatures as RandomFeatures

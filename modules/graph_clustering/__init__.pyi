@@ -1,0 +1,1 @@
+from .module import GraphClustering as GraphClustering
