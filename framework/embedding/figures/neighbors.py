@@ -14,7 +14,7 @@ from torch import Tensor
 from framework.embedding.metrics.embedding_evaluation import QueryNeighbors
 from framework.figures.style import COLORS, STYLE, titled
 
-RIGHT, WRONG = COLORS[2], COLORS[1]
+RIGHT, WRONG, UNKNOWN = COLORS[2], COLORS[1], "0.6"
 SIDE = 0.8
 """Inches of an image."""
 GAP, QUERY_GAP = 0.14, 0.3
@@ -27,7 +27,7 @@ def neighbor_rows(
 ) -> Figure:
     """Draw a row for each query: its image, and the nearest images with their cosines.
 
-    The frame of an image says whether it is of the query's class.
+    The frame of an image says whether it is of the query's class, where classes are known.
 
     Args:
         query: Images of the queries, (Q, C, H, W), uint8 or in [0, 1], C of 1 or 3.
@@ -49,14 +49,17 @@ def neighbor_rows(
     across = 1 + QUERY_GAP + columns * (1 + GAP)
     figure = titled(title, 1.0 + SIDE * step_y * rows, max(4.0, SIDE * across + 0.4))
     axes = figure.add_subplot()
-    same, similarity = found.same.cpu(), found.similarity.cpu()
+    similarity = found.similarity.cpu()
+    same = None if found.same is None else found.same.cpu()
     for row in range(rows):
         top = row * step_y
         _show(axes, query[row], (0.0, top))
         for column in range(columns):
             left = 1 + QUERY_GAP + column * (1 + GAP)
             _show(axes, neighbors[row, column], (left, top))
-            color = RIGHT if bool(same[row, column]) else WRONG
+            color = UNKNOWN
+            if same is not None:
+                color = RIGHT if bool(same[row, column]) else WRONG
             frame = Rectangle((left, top), 1, height / width, fill=False, edgecolor=color)
             frame.set_linewidth(2.5)
             axes.add_patch(frame)
@@ -71,8 +74,12 @@ def neighbor_rows(
             )
     axes.set(xlim=(-0.05, across), ylim=(rows * step_y, -0.05), aspect="equal")
     axes.set_axis_off()
+    said = f"query, then its {columns} nearest"
+    if same is None:
+        axes.set_title(said, loc="left")
+        return figure
     right = float(same.float().mean()) if same.numel() else 0.0
-    axes.set_title(f"query, then its {columns} nearest; {right:.0%} are of its class", loc="left")
+    axes.set_title(f"{said}; {right:.0%} are of its class", loc="left")
     handles = [
         Line2D([], [], color=RIGHT, linewidth=2.5, label="of the query's class"),
         Line2D([], [], color=WRONG, linewidth=2.5, label="of another class"),

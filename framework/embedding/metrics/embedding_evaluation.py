@@ -25,13 +25,13 @@ class QueryNeighbors(NamedTuple):
     Args:
         query: (Q,) int64.
         found: (Q, k) int64, nearest first.
-        same: Whether each is of the query's class, (Q, k) bool.
+        same: Whether each is of the query's class, (Q, k) bool; None where classes are not known.
         similarity: Cosines (Q, k).
     """
 
     query: Tensor
     found: Tensor
-    same: Tensor
+    same: Tensor | None
     similarity: Tensor
 
 
