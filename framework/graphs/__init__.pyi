@@ -10,3 +10,4 @@ from .partition_scores import conductance as conductance
 from .partition_scores import modularity as modularity
 from .powers import GraphTooDenseError as GraphTooDenseError
 from .powers import adjacency_powers as adjacency_powers
+from .spectral_layout import spectral_layout as spectral_layout
