@@ -2,6 +2,7 @@ from .adjacency import normalized_adjacency as normalized_adjacency
 from .adjacency import sparse_matrix as sparse_matrix
 from .adjacency import symmetrized as symmetrized
 from .full_negative import FullNegativeLoss as FullNegativeLoss
+from .graph_map import graph_map as graph_map
 from .neighbors import neighbor_graph as neighbor_graph
 from .node_similarity import neighbor_similarity as neighbor_similarity
 from .pamc import PamCLoss as PamCLoss
