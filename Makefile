@@ -6,7 +6,7 @@ SLURM_JOBS ?= 4
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-portable test-slurm lint bench clean
+.PHONY: bytecode demo test test-all test-portable test-slurm lint bench clean
 
 # bytecode of what is imported is written then: most of 20,000 files never are
 $(VENV)/.ready: pyproject.toml
@@ -21,6 +21,10 @@ $(VENV)/.bench: $(VENV)/.ready
 demo: $(VENV)/.ready
 	$(BIN)/trimtab fit --config configs/classifier.yaml
 
+# the bytecode of what tests import, and of their assertions, which each job would compile again
+bytecode: $(VENV)/.ready
+	@-$(BIN)/python -m pytest --collect-only -qq > /dev/null
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -31,11 +35,13 @@ lint: $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # every fact, and one config or overlay of each kind
-test: lint
+test: $(VENV)/.ready
+	$(MAKE) --jobs=2 lint bytecode
 	$(PYTEST) -m 'not slow and not combination'
 
 # every combination, published settings and the learning runs of minutes
-test-all: lint
+test-all: $(VENV)/.ready
+	$(MAKE) --jobs=2 lint bytecode
 	$(PYTEST)
 
 # the facts as other processors compute them, a sample of all tests in other surroundings
