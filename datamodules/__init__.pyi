@@ -12,6 +12,7 @@ from .dota import DOTA as DOTA
 from .dota import ImageTiles as ImageTiles
 from .episodes import Episodes as Episodes
 from .faces import Faces as Faces
+from .feature_pairs import FeaturePairs as FeaturePairs
 from .graphs import Graphs as Graphs
 from .hrsc2016 import HRSC2016 as HRSC2016
 from .idx import IDXImages as IDXImages

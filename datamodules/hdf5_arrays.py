@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from framework.utilities.limits import MAX_GZIP, check_size
+from framework.utilities.limits import MAX_GZIP, check_size, memory_foreseen
+from framework.utilities.packages import require_package
 
 _CHECKSUM = 4
 """Bytes that the filter fletcher32 adds to a chunk."""
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """Open a file of ``h5py`` for reading, inside the block.
+
+    Raises:
+        ImportError: ``h5py`` is missing.
+        ValueError: The file is none, or the block raises what ``h5py`` does of a damaged one.
+    """
+    require_package("h5py", extra="hdf5", purpose=str(path))
+    import h5py
+
+    try:
+        with memory_foreseen(path), h5py.File(path, "r") as file:
+            yield file
+    # h5py's and those of gzip, by which byte is damaged
+    except (OSError, RuntimeError, TypeError, ValueError, KeyError, zlib.error) as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is no complete HDF5 file: {error}") from None
 
 
 def find_dataset(file: Any, name: str) -> Any:

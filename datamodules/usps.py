@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import io
-import zlib
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.classification import ClassificationData, ClassificationOptions
-from datamodules.hdf5_arrays import find_dataset
+from datamodules.hdf5_arrays import find_dataset, open_hdf5
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
 from datamodules.labels import check_labels
@@ -23,7 +22,6 @@ from framework.utilities.limits import (
     memory_foreseen,
     open_file,
 )
-from framework.utilities.packages import require_package
 
 
 class USPS(ClassificationData):
@@ -77,17 +75,8 @@ class USPS(ClassificationData):
 
     def _read_hdf5(self) -> Splits:
         """Return the groups ``train`` and ``test``."""
-        require_package("h5py", extra="hdf5", purpose=str(self.path))
-        import h5py
-
-        try:
-            with memory_foreseen(self.path), h5py.File(self.path, "r") as file:
-                return Splits(self._part(file, "train"), None, self._part(file, "test"))
-        # h5py's and those of gzip, by which byte is damaged
-        except (OSError, RuntimeError, TypeError, ValueError, KeyError, zlib.error) as error:
-            if isinstance(error, ValueError) and str(self.path) in str(error):
-                raise
-            raise ValueError(f"{self.path} is no complete HDF5 file: {error}") from None
+        with open_hdf5(self.path) as file:
+            return Splits(self._part(file, "train"), None, self._part(file, "test"))
 
     def _part(self, file: Any, part: str) -> ImageSet:
         image = self._column(file, f"{part}/data", "float32", (256,))

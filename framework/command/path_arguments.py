@@ -73,6 +73,11 @@ READS: dict[str, dict[str, str]] = {
         "verification": "a verification set (`.bin`), or a list of images in its folder",
     },
     "FaceEmbedder": {"backbone": "weights of timm, where `pretrained` asks for them"},
+    "FeaturePairs": {
+        "path": "a file of features, without pickled objects",
+        "path2": "a file of features, without pickled objects",
+        "labels": "a file of class numbers, without pickled objects",
+    },
     "GGHLNetwork": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "GGHL": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "Graphs": {

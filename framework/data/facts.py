@@ -23,6 +23,7 @@ FACTS = (
     "input_shape",
     "resize",
     "normalize",
+    "second_shape",
     "input_size",
     "num_targets",
     "feature_names",

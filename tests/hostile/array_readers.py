@@ -148,7 +148,7 @@ def _hdf5() -> dict[str, bytes]:
     return {"usps.h5": packed(write)}
 
 
-@reader("hdf5", _hdf5, ["datamodules.usps:USPS._read_hdf5"], BYTES)
+@reader("hdf5", _hdf5, ["datamodules.hdf5_arrays:open_hdf5"], BYTES)
 @reader(
     "libsvm",
     lambda: {
@@ -167,6 +167,48 @@ def _(folder: Path) -> Any:
     from datamodules import USPS
 
     return USPS(str(folder)).read()
+
+
+def _features(folder: Path) -> Any:
+    from datamodules import FeaturePairs
+
+    first, *others = sorted(str(path) for path in folder.iterdir())
+    second, labels = (others or [first])[0], (others[1:] or [None])[0]
+    keys = {} if first.endswith(".npy") else {"key": "a", "key2": "b", "label_key": "c"}
+    data = FeaturePairs(first, second, labels or first, **keys, val_size=0, test_size=0)
+    data.setup("fit")
+    return data
+
+
+reader(
+    "features-npy",
+    lambda: {
+        name: packed(lambda file, array=array: np.save(file, array))
+        for name, array in {"a.npy": NUMBERS, "b.npy": NUMBERS, "c.npy": LABELS}.items()
+    },
+    ["datamodules.feature_files:read_numbers"],
+    (*TEXT, *BYTES),
+)(_features)
+reader(
+    "features-npz",
+    lambda: {"a.npz": packed(lambda file: np.savez(file, a=NUMBERS, b=NUMBERS, c=LABELS))},
+    ["datamodules.feature_files:_of_npz"],
+    (change_zip((*TEXT, *BYTES)), *BYTES),
+)(_features)
+
+
+def _feature_hdf5() -> dict[str, bytes]:
+    import h5py
+
+    def write(target: io.BytesIO) -> None:
+        with h5py.File(target, "w") as file:
+            file["a"], file["c"] = NUMBERS, LABELS
+            file.create_dataset("b", data=NUMBERS, compression="gzip", chunks=(4, 2))
+
+    return {"a.h5": packed(write)}
+
+
+reader("features-hdf5", _feature_hdf5, ["datamodules.hdf5_arrays:open_hdf5"], BYTES)(_features)
 
 
 def _mat(compressed: bool) -> Callable[[], dict[str, bytes]]:

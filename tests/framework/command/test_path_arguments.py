@@ -59,6 +59,8 @@ NO_PATHS = [
     "kappa",
     "kappa_kwargs",
     "key",
+    "FeaturePairs.key2",
+    "FeaturePairs.label_key",
     "label_pattern",
     "layers",
     "loader",
