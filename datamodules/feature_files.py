@@ -81,33 +81,6 @@ def read_features(path: Path, key: str | None = None) -> np.ndarray:
     return rows
 
 
-def read_classes(path: Path, rows: int, key: str | None = None) -> np.ndarray:
-    """Return class numbers (N,) int64 from 0, of numbers from 0 or 1; see ``read_numbers``.
-
-    Args:
-        path: File.
-        rows: Number N of rows that there must be.
-        key: Name of the array.
-
-    Raises:
-        ValueError: Another number of rows, or what is no class number; see also there.
-    """
-    stored = read_numbers(path, key)
-    if stored.size != rows or max(stored.shape) != rows:
-        raise ValueError(
-            f"{path} must hold {rows:,} class numbers, one for each row of features, not "
-            f"{stored.shape}."
-        )
-    numbers = stored.ravel().astype(np.float64)
-    bad = np.flatnonzero(~((numbers >= 0) & (numbers <= rows) & (numbers % 1 == 0)))
-    if len(bad):
-        raise ValueError(f"{path}: row {bad[0] + 1:,} has {numbers[bad[0]]:g}, no class number.")
-    first = numbers.min()
-    if first > 1:
-        raise ValueError(f"{path}: class numbers start at 0 or 1, not at {first:g}.")
-    return numbers.astype(np.int64) - int(first)
-
-
 def _table(path: Path) -> np.ndarray:
     table = read_table(path)
     return np.stack([table.numbers(column) for column in range(len(table.names))], axis=1)

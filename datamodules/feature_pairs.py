@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from datamodules.feature_files import read_classes, read_features
+from datamodules.feature_files import read_features, read_numbers
+from datamodules.labels import class_numbers
 from datamodules.table_encoding import moments, standardized
 from framework.data.datamodule import BatchOptions, DataModule
 from framework.data.datasets import ArrayDataset, Batch
@@ -165,7 +166,8 @@ class FeaturePairs(DataModule):
         modes = (torch.from_numpy(first), torch.from_numpy(second))
         if self.labels is None:
             return modes, None
-        label = read_classes(self.labels, len(first), label_key)
+        numbers = read_numbers(self.labels, label_key)
+        label = class_numbers(numbers, len(first), self.labels, "row of features")
         self.num_classes = max(int(label.max()) + 1, self.trained.get("num_classes") or 0)
         self.class_names = [str(k) for k in range(self.num_classes)]
         return modes, torch.from_numpy(label)

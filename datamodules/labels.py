@@ -58,6 +58,36 @@ def read_labels(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     raise ValueError(f"{path}: label files are .npy, .txt, .csv or .pt.")
 
 
+def class_numbers(stored: np.ndarray, rows: int, source: str | Path, each: str) -> np.ndarray:
+    """Return labels (N,) int64 from 0 of an array of numbers from 0 or 1, in any type.
+
+    Args:
+        stored: Array of N numbers, of which at most one axis is longer than 1.
+        rows: Number N of samples.
+        source: File, and array in it, for the message.
+        each: What has a number, for the message.
+
+    Raises:
+        ValueError: Another number of them, or what is no class number: N is the largest.
+
+    Example:
+        >>> class_numbers(np.array([[1.0], [3.0], [1.0]]), 3, "a.mat", "row")
+        array([0, 2, 0])
+    """
+    if stored.size != rows or max(stored.shape) != rows:
+        raise ValueError(
+            f"{source} must be {rows} numbers, one for each {each}, not of shape {stored.shape}."
+        )
+    numbers = stored.ravel().astype(np.float64)
+    bad = np.flatnonzero(~((numbers >= 0) & (numbers <= rows) & (numbers % 1 == 0)))
+    if len(bad):
+        raise ValueError(f"{source}: item {bad[0] + 1} is {numbers[bad[0]]:g}, no class number.")
+    first = numbers.min()
+    if first > 1:
+        raise ValueError(f"{source}: class numbers start at 0 or 1, not at {first:g}.")
+    return numbers.astype(np.int64) - int(first)
+
+
 def _read_columns(path: Path, key: str | None) -> dict[str, Tensor]:
     columns = load_archive(path)
     if not isinstance(columns, dict):

@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.classification import ClassificationData, ClassificationOptions
 from datamodules.image_data import Splits
 from datamodules.image_datasets import ImageSet
+from datamodules.labels import class_numbers
 from datamodules.mat_file import read_mat
 from datamodules.table_encoding import moments, standardized
 from framework.data.datasets import Batch
@@ -91,7 +92,8 @@ class MatFeatures(ClassificationData):
                 f"{self.path}, {self.features}: {width} features are no image of shape "
                 f"{list(self.input_shape)}."
             )
-        numbers = self._class_numbers(label, rows)
+        each = f"{'column' if self.columns else 'row'} of {self.features}"
+        numbers = class_numbers(label, rows, f"{self.path}, {self.labels}", each)
         self.num_classes = int(numbers.max()) + 1
         image = torch.from_numpy(matrix).view(rows, *self.input_shape)
         return Splits(ImageSet(image=image, label=torch.from_numpy(numbers)), None, None)
@@ -141,21 +143,3 @@ class MatFeatures(ClassificationData):
             rows = self._standardized(rows.double())
         image = rows.float().view(len(rows), *self.input_shape)
         return {"image": image if self.normalize is None else self.normalize(image)}
-
-    def _class_numbers(self, stored: np.ndarray, rows: int) -> np.ndarray:
-        """Return the labels, (N,) int64 from 0."""
-        where = f"{self.path}, {self.labels}"
-        if stored.size != rows or max(stored.shape) != rows:
-            sample = "column" if self.columns else "row"
-            raise ValueError(
-                f"{where} must be {rows} numbers, one for each {sample} of {self.features}, not of "
-                f"shape {stored.shape}."
-            )
-        numbers = stored.ravel().astype(np.float64)
-        bad = np.flatnonzero(~((numbers >= 0) & (numbers <= rows) & (numbers % 1 == 0)))
-        if len(bad):
-            raise ValueError(f"{where}: item {bad[0] + 1} is {numbers[bad[0]]:g}, no class number.")
-        first = numbers.min()
-        if first > 1:
-            raise ValueError(f"{where}: class numbers start at 0 or 1, not at {first:g}.")
-        return numbers.astype(np.int64) - int(first)

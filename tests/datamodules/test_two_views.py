@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torchvision.transforms import v2
 
@@ -19,7 +20,7 @@ from datamodules.image_datasets import ImageSet
 from datamodules.view_transforms import view_transforms
 from framework.data.facts import facts_of
 from framework.utilities.randomness import seeded
-from tests.helpers.tiny import TinyData
+from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 
 def few_digits(**options):
@@ -27,8 +28,16 @@ def few_digits(**options):
     return Digits(test_size=1600, val_size=100, **options)
 
 
+class Noise(nn.Module):
+    """A quick random transform: no two views are equal."""
+
+    def forward(self, image):
+        return image.lerp(torch.rand_like(image), 0.1)
+
+
 def ready(data=None, **options):
-    views = TwoViews(few_digits() if data is None else data, **{"batch_size": 20, **options})
+    usual = {"batch_size": 20, "augment": [Noise()]}
+    views = TwoViews(few_digits() if data is None else data, **{**usual, **options})
     views.setup("fit")
     return views
 
@@ -54,7 +63,7 @@ def same(one, other):
 
 
 def test_a_batch_has_two_views_of_the_same_rows():
-    data = ready()
+    data = ready(augment=None)
     batch = epoch(data)[0]
     assert sorted(batch) == ["image", "image2", "index", "label"]
     assert batch["image"].shape == batch["image2"].shape == (20, 1, 8, 8)
@@ -126,6 +135,35 @@ def test_views_are_made_of_images_in_the_unit_range_and_normalized_last():
     assert (batch["image"].min(), batch["image"].max()) == (-1, 1)
     # the wrapped data are still normalized themselves
     assert data.data.train_set[0]["image"].min() == -1
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_run_goes_on_with_the_views_that_it_would_have_had(tmp_path):
+    class Module(TinyModule):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+            self.seen = []
+
+        def training_step(self, batch, batch_idx):
+            self.seen.append((batch["index"], batch["image"], batch["image2"]))
+            return super().training_step(batch, batch_idx)
+
+    def run(saved, **more):
+        module = Module()
+        keep = ModelCheckpoint(
+            tmp_path / f"{saved}", "{step}", save_top_k=-1, every_n_train_steps=saved
+        )
+        data = ready(batch_size=40)
+        tiny_trainer(tmp_path, [keep], False, limit_val_batches=0).fit(module, data, **more)
+        return module.seen
+
+    whole = run(1)
+    assert len(whole) == 6
+    for stop in (1, 4):
+        rest = run(99, ckpt_path=tmp_path / "1" / f"step={stop}.ckpt", weights_only=True)
+        assert len(rest) == 6 - stop
+        assert all(same(one, other) for one, other in zip(rest, whole[stop:], strict=True))
 
 
 def test_held_out_rows_are_not_trained():
@@ -213,7 +251,7 @@ def test_channels_without_usual_transforms_ask_for_some():
             self.train_set = self.val_set = ImageSet(image=image, label=torch.arange(6))
 
     with pytest.raises(ValueError, match="1 or 3 channels, not of 2: set augment"):
-        ready(TwoChannels())
+        ready(TwoChannels(), augment=None)
     assert epoch(ready(TwoChannels(), augment=[v2.RandomCrop(4, padding=1)]))[0][
         "image2"
     ].shape == (
