@@ -23,7 +23,7 @@ from framework.graphs.neighbors import NeighborMetric, neighbor_graph
 from framework.objectives.errors import IncompatibleError
 from framework.utilities.checks import check_at_least, check_one_of
 
-Structure = Literal["degree", "adjacency"]
+Structure = Literal["adjacency", "degree"]
 
 
 class Graphs(DataModule):
@@ -42,8 +42,9 @@ class Graphs(DataModule):
     out. Directed edges count in both directions; of several between two nodes the one of the
     largest weight.
 
-    A list of edges has no features; then they are made of the edges: ``degree`` is a one at the
-    number of neighbors, ``adjacency`` the node's row of the adjacency with 1 for itself.
+    A list of edges has no features; then they are made of the edges: ``adjacency`` is the node's
+    row of the adjacency with 1 for itself, which tells more and has as many columns as there are
+    nodes; ``degree`` is a one at the number of neighbors, which other graphs have as well.
 
     Args:
         path: Folder of the files, or the folder above their ``raw``, or a list of edges.
@@ -52,7 +53,7 @@ class Graphs(DataModule):
         neighbors: Number of nearest rows that each row of ``data`` is joined to.
         metric: Distance of rows of ``data``: ``cosine`` or ``euclidean``.
         labels: File of the classes of a list of edges; default ``labels-<name>.txt`` beside it.
-        structure: Features of nodes that have none: ``degree`` or ``adjacency``.
+        structure: Features of nodes that have none: ``adjacency`` or ``degree``.
         row_normalize: Whether features of a node are divided by the sum of their absolute values.
         num_workers: Loading processes per rank; by default none, as the graph lies in memory.
 
@@ -79,7 +80,7 @@ class Graphs(DataModule):
         neighbors: int = 5,
         metric: NeighborMetric = "cosine",
         labels: str | None = None,
-        structure: Structure = "degree",
+        structure: Structure = "adjacency",
         row_normalize: bool = False,
         num_workers: int | None = None,
     ) -> None:
@@ -90,7 +91,7 @@ class Graphs(DataModule):
             raise ValueError("labels belongs to a list of edges: give its path.")
         check_at_least(1, neighbors=neighbors)
         check_one_of(("cosine", "euclidean"), metric=metric)
-        check_one_of(("degree", "adjacency"), structure=structure)
+        check_one_of(("adjacency", "degree"), structure=structure)
         self.path = None if path is None else Path(path)
         self.place = self.path
         self.data = data

@@ -41,7 +41,11 @@ def adjacency_features(edge_index: Tensor, edge_weight: Tensor, num_nodes: int) 
     Raises:
         FileTooLargeError: It would take more memory than the limit.
     """
-    check_size("The adjacency", 4 * num_nodes**2, "a column for each node")
+    check_size(
+        "structure='adjacency'",
+        4 * num_nodes**2,
+        f"a column for each of {num_nodes:,} nodes, where 'degree' takes less,",
+    )
     x = torch.eye(num_nodes)
     x[edge_index[0], edge_index[1]] = edge_weight
     return x

@@ -72,10 +72,20 @@ def test_rows_can_be_normalized(tmp_path: Path) -> None:
 
 def test_nodes_without_features_have_those_of_the_edges(tmp_path: Path) -> None:
     path = str(write_edge_list(tmp_path))
-    degree = whole(path=path)["x"]
+    degree = whole(path=path, structure="degree")["x"]
     assert degree.tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]]
-    rows = whole(path=path, structure="adjacency")["x"]
+    rows = whole(path=path)["x"]
     assert rows.tolist() == [[1, 1, 0, 0], [1, 1, 0, 1], [0, 0, 1, 2.5], [0, 1, 2.5, 1]]
+
+
+def test_structure_of_many_nodes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "line.txt").write_text("".join(f"{k} {k + 1}\n" for k in range(999)))
+    monkeypatch.setenv("TRIMTAB_MAX_GIB", "0.003")
+    with pytest.raises(ValueError, match="column for each of 1,000 nodes, where 'degree' takes"):
+        whole(path=str(tmp_path / "line.txt"))
+    assert whole(path=str(tmp_path / "line.txt"), structure="degree")["x"].shape == (1000, 3)
 
 
 def test_names_of_nodes_reach_the_predictions(tmp_path: Path) -> None:
@@ -121,7 +131,7 @@ def test_another_number_of_features_than_in_training_is_refused(tmp_path: Path) 
 
 
 def test_degrees_keep_the_width_of_the_training(tmp_path: Path) -> None:
-    data = Graphs(str(write_edge_list(tmp_path)))
+    data = Graphs(str(write_edge_list(tmp_path)), structure="degree")
     data.use_facts({"input_shape": [2]})
     data.setup("test")
     assert data.test_set is not None
