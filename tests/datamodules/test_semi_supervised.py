@@ -72,7 +72,7 @@ def test_batches_pair_both_kinds_and_keep_the_index():
         assert len(batch["label"]) == 12
     images = plain.train_set.dataset.fields["image"]
     assert torch.equal(batch["image"], images[batch["index"]])
-    assert {k: v for k, v in facts_of(data).items()} == facts_of(plain)
+    assert facts_of(data) == facts_of(plain)
     assert torch.equal(data.test_set.fields["label"], plain.test_set.fields["label"])
     assert data.num_samples == 297
     assert [len(part) for part in (data.val_set, data.test_set)] == [97, 1500]
@@ -139,7 +139,7 @@ def test_rows_of_a_table():
 def test_holding_out_takes_of_both_kinds():
     data = digits()
     data.hold_out(0.25)
-    label, known, hidden = rows(data)
+    label, _, hidden = rows(data)
     assert (len(label), len(hidden)) == (30, 120)
     held = {data.guide_set[k]["label"].item() for k in range(len(data.guide_set))}
     assert len(data.guide_set) == 50
@@ -185,7 +185,7 @@ def test_a_run_resumes_inside_an_epoch(tmp_path):
 
 
 def test_a_checkpoint_of_other_labels_is_refused():
-    with pytest.raises(RuntimeError, match="'labeled': 40.*cannot go on with.*'labeled': 30"):
+    with pytest.raises(RuntimeError, match=r"'labeled': 40.*cannot go on with.*'labeled': 30"):
         digits(labeled=30).load_state_dict(digits().state_dict())
 
 
