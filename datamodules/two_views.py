@@ -39,9 +39,9 @@ class TwoViews(WrappedData):
             ``view_transforms``, which depend on the channels and on the size.
 
     Raises:
-        ValueError: Data with mixup, groups, transforms of its own or batches of its own; images of
-            neither 1 nor 3 channels without ``augment``; or an ``augment`` that changes the shape
-            of an image (at ``setup``).
+        ValueError: Data with mixup, groups, transforms of its own or batches of its own; without
+            ``augment`` images of neither 1 nor 3 channels, or outside [0, 1]; or an ``augment``
+            that changes the shape of an image (at ``setup``).
         TypeError: Data that serve no images (at ``setup``).
 
     Example:
@@ -81,13 +81,19 @@ class TwoViews(WrappedData):
         name = type(self.data).__name__
         if self.data.augment is not None:
             raise ValueError(
-                f"{name} has transforms of its own, of which there would be one view: give them as "
-                "augment to TwoViews."
+                f"{name} has transforms of its own, of which there would be one view: switch them "
+                "off there, and give them to TwoViews as augment."
             )
         self.train_set, normalize = _in_unit_range(self.data.train_set, name)
         image = self.train_set[0]["image"]
         transforms = self.transforms
         if transforms is None:
+            low, high = float(image.min()), float(image.max())
+            if low < 0 or high > 1:
+                raise ValueError(
+                    f"The usual views are of images in [0, 1], and one of {name} lies in "
+                    f"[{low:g}, {high:g}]: set augment."
+                )
             transforms = view_transforms(image.shape)
         check_keeps_shape(
             transforms, image, image.shape, "let augment end in the size that it is given"

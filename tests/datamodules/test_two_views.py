@@ -11,6 +11,7 @@ from datamodules import (
     ClassIncremental,
     Digits,
     LabelNoise,
+    RenderedFaces,
     Retrieval,
     Tabular,
     TwoViews,
@@ -243,23 +244,36 @@ def test_data_without_images_are_refused(tmp_path):
         ready(Tabular(str(path), target="b"))
 
 
-def test_channels_without_usual_transforms_ask_for_some():
-    class TwoChannels(TinyData):
-        def __init__(self):
-            super().__init__()
-            image = torch.rand(6, 2, 4, 4)
-            self.train_set = self.val_set = ImageSet(image=image, label=torch.arange(6))
+class Given(TinyData):
+    """Images that were given as they are."""
 
-    with pytest.raises(ValueError, match="1 or 3 channels, not of 2: set augment"):
-        ready(TwoChannels(), augment=None)
-    assert epoch(ready(TwoChannels(), augment=[v2.RandomCrop(4, padding=1)]))[0][
-        "image2"
-    ].shape == (
-        6,
-        2,
-        4,
-        4,
-    )
+    def __init__(self, image):
+        super().__init__()
+        self.train_set = self.val_set = ImageSet(image=image, label=torch.arange(len(image)))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.rand(6, 2, 4, 4), "1 or 3 channels, not of 2: set augment"),
+        (torch.rand(6, 1, 4, 4) - 1, r"one of Given lies in \[-.*: set augment"),
+        (torch.full((6, 3, 4, 4), 255.0), r"one of Given lies in \[255, 255\]: set augment"),
+    ],
+)
+def test_images_without_usual_transforms_ask_for_some(image, message):
+    with pytest.raises(ValueError, match=message):
+        ready(Given(image), augment=None)
+    data = ready(Given(image), augment=[v2.RandomCrop(4, padding=1)])
+    assert epoch(data)[0]["image2"].shape == image.shape
+
+
+def test_color_images_have_usual_views_too():
+    data = ready(RenderedFaces(num_identities=4, images_per_identity=5, augment=[]), augment=None)
+    batch = epoch(data, batches=1)[0]
+    assert batch["image"].shape == batch["image2"].shape == (20, 3, 32, 32)
+    # as the faces are scaled
+    assert batch["image"].min() < -0.5
+    assert batch["image"].max() <= 1 + 1e-5
 
 
 def test_noisy_labels_stay_beside_the_views():
