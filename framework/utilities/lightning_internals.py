@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
+from jsonargparse import set_dumper
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -524,12 +525,18 @@ class SubcommandCLI(LightningCLI):
             group.add_subcommand(name, built, help=description)
 
     def _dump_config(self) -> None:
-        # Lightning validates it here once more, which takes as long as reading it did
+        # Lightning validates it here once more, which takes as long as reading it did, and has it
+        # written as YAML and read again
         if not hasattr(self, "config_dump"):
-            text = self.parser.dump(
-                self.config, skip_link_targets=False, skip_none=False, skip_validation=True
+            set_dumper("containers", deepcopy)
+            dump: Any = self.parser.dump(
+                self.config,
+                format="containers",
+                skip_link_targets=False,
+                skip_none=False,
+                skip_validation=True,
             )
-            self.config_dump = yaml.safe_load(text)[self.subcommand]
+            self.config_dump = dump[self.subcommand]
 
     def _parse_ckpt_path(self) -> None:
         # the config beside a checkpoint says how the model is built, not the checkpoint

@@ -27,7 +27,6 @@ OUR_OWN = {
     "framework.language.vocabulary:_characters": "text that it has in memory",
     "framework.reports.pages:_source": "templates of the installation",
     "framework.runs.lost_rank:_is_running": "what the system says of a process",
-    "framework.utilities.lightning_internals:SubcommandCLI._dump_config": "what it has just dumped",
     "framework.utilities.files:_RecordingFile": "a new file",
     "framework.utilities.files:open_new": "a new file",
     "framework.utilities.files:open_new_binary": "a new file",
