@@ -67,7 +67,7 @@ def test_the_header_says_what_a_reader_needs(system):
         assert word in header
 
 
-@pytest.mark.parametrize("system", systems("classifier", "depict", "face", "sae"))
+@pytest.mark.parametrize("system", systems("classifier", "sae"))
 def test_the_saved_config_runs_again(system, tmp_path, data_folder):
     run("fit", arguments(system, data=data_folder), tmp_path / "first", *TWO_STEPS)
     saved = [f"--config={tmp_path / 'first' / 'config.yaml'}"]

@@ -102,7 +102,10 @@ def test_folders_of_the_same_names_do_not_break_the_command(shadowed):
     [
         # what the script that pip installs does
         ("-c", "import sys, trimtab; trimtab.main(sys.argv[1:])"),
-        ("-m", "torch.distributed.run", "--nproc-per-node=1", "-m", "trimtab"),
+        pytest.param(
+            ("-m", "torch.distributed.run", "--nproc-per-node=1", "-m", "trimtab"),
+            marks=pytest.mark.combination,
+        ),
     ],
     ids=["script", "torchrun"],
 )

@@ -137,7 +137,7 @@ def test_drop_block_keeps_parity(tmp_path, two_ranks):
     "precision",
     [one_of_many("32-true", quick=False), one_of_many("bf16-mixed", quick=True)],
 )
-@pytest.mark.parametrize("system", systems("classifier", "depict", "gghl", "sae"))
+@pytest.mark.parametrize("system", systems("classifier", "sae"))
 def test_precisions_keep_parity(system, precision, tmp_path, two_ranks, data_folder):
     args = [*arguments(system, data=data_folder), *PLAIN_SGD, "--trainer.logger=false"]
     args += [f"--trainer.precision={precision}", "--trainer.max_steps=1"]
@@ -148,7 +148,9 @@ def test_precisions_keep_parity(system, precision, tmp_path, two_ranks, data_fol
     assert gap < ROUNDING[precision] * ROUGH.get(system, 1)
 
 
-@pytest.mark.parametrize("system", ROW_BY_ROW)
+@pytest.mark.parametrize(
+    "system", [one_of_many(name, quick=name in ("classifier", "sae")) for name in ROW_BY_ROW]
+)
 def test_four_batches_accumulated_on_two_ranks_equal_one_batch(system, tmp_path, two_ranks):
     args = [*arguments(system), *FLOAT64, *PLAIN_SGD]
     large, *options = ROW_BY_ROW[system]

@@ -50,6 +50,7 @@ def test_parity_catches_a_mean_per_rank(tmp_path, two_ranks):
         compare([*arguments("classifier"), *FLOAT64, *PLAIN_SGD], tmp_path, faulty)
 
 
+@pytest.mark.combination
 def test_resume_needs_the_generators(tmp_path, monkeypatch):
     fit = runs.fit
 
@@ -60,6 +61,7 @@ def test_resume_needs_the_generators(tmp_path, monkeypatch):
     assert_same_bits(*kill_and_resume(arguments("classifier"), tmp_path, kill_at=7))
 
 
+@pytest.mark.combination
 def test_resume_catches_a_forgotten_generator(tmp_path, monkeypatch):
     fit = runs.fit
     monkeypatch.setattr(runs, "fit", lambda args, **r: fit(args, extra=[Jitter()], **r))
@@ -68,6 +70,7 @@ def test_resume_catches_a_forgotten_generator(tmp_path, monkeypatch):
         assert_same_bits(*kill_and_resume(arguments("classifier"), tmp_path, kill_at=7))
 
 
+@pytest.mark.combination
 def test_resume_catches_a_stale_epoch(tmp_path, monkeypatch):
     true_progress = framework.data.datamodule.training_progress
     monkeypatch.setattr(

@@ -227,7 +227,7 @@ IN_A_JOB = {
 
 
 @pytest.mark.filterwarnings("ignore:.* is passed over")
-@pytest.mark.parametrize("end", ["kill", "signal and kill", "truncated"])
+@pytest.mark.parametrize("end", [one_of_many("kill", quick=False), "signal and kill", "truncated"])
 def test_a_job_that_is_started_again_goes_on_by_itself(end, tmp_path, monkeypatch):
     """It has shards of per-sample memory, and no word of a checkpoint on the command line."""
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ from framework.command.cli import Parser
 from framework.command.jsonargparse_internals import accepted_arguments
 from framework.runs.checkpoint_io import AtomicCheckpointIO
 from framework.runs.version_0_1 import ARGUMENTS, CLASSES, current_class_path, current_config
+from tests.helpers.configs import one_of_many
 from tests.helpers.runs import QUIET, ROOT
 
 FOLDERS = Path(__file__).parent / "version_0_1"
@@ -30,6 +31,8 @@ NEVER_IN_A_CONFIG = {
     "ImageFiles": {"image_size", "channels"},
 }
 NAMES = sorted(path.parent.name for path in FOLDERS.glob("*/expected.json"))
+QUICK = ("classifier_saf_lion", "depict", "gghl", "sae")
+RUNS = [one_of_many(name, quick=name in QUICK) for name in NAMES]
 
 
 def test_there_are_run_folders():
@@ -190,7 +193,7 @@ def detections(lines: list[str]) -> list[list[int | float | str]]:
     return [[name, *map(float, numbers)] for name, *numbers in parts]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNS)
 def test_metrics(name, tmp_path):
     run, expected = copy_of(name, tmp_path)
     command("test", run)
@@ -198,7 +201,7 @@ def test_metrics(name, tmp_path):
     assert_equal(last_values(rows(run / "metrics_test.csv")), expected["test"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNS)
 def test_predictions(name, tmp_path):
     run, expected = copy_of(name, tmp_path)
     command("predict", run)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from callbacks.mesa import MESA
 from framework.objectives.errors import IncompatibleError
 from framework.training.objectives_callback import ObjectivesCallback
-from tests.helpers.configs import arguments
+from tests.helpers.configs import arguments, one_of_many
 from tests.helpers.runs import differences, fit, terms
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 from tests.test_parity import FLOAT64, PLAIN_SGD, compare
@@ -204,7 +204,10 @@ def overlay(folder: Path, **arguments: Any) -> str:
     return f"--config={path}"
 
 
-@pytest.mark.parametrize("idle", [{"weight": 0.0, "start_epoch": -1}, {"start_epoch": 2}])
+@pytest.mark.parametrize(
+    "idle",
+    [one_of_many({"weight": 0.0, "start_epoch": -1}, quick=False), {"start_epoch": 2}],
+)
 def test_without_weight_or_before_its_start_nothing_changes(idle, tmp_path):
     args = [*arguments("classifier"), "--trainer.max_epochs=3"]
     plain = fit([*args, f"--run_folder={tmp_path / 'plain'}"])
@@ -215,7 +218,7 @@ def test_without_weight_or_before_its_start_nothing_changes(idle, tmp_path):
     assert any("mesa" in s["terms"] for s in mesa.steps) == ("weight" in idle)
 
 
-@pytest.mark.parametrize("buffers", ["ema", "copy"])
+@pytest.mark.parametrize("buffers", ["ema", one_of_many("copy", quick=False)])
 def test_two_ranks_equal_one_process(buffers, tmp_path, two_ranks):
     added = overlay(tmp_path, decay=0.6, start_epoch=0, buffers=buffers)
     args = [*arguments("classifier"), added, *FLOAT64, *PLAIN_SGD]
@@ -225,7 +228,9 @@ def test_two_ranks_equal_one_process(buffers, tmp_path, two_ranks):
         assert min(active) > 1e-9
 
 
-@pytest.mark.parametrize("extra", [[], ["--trainer.accumulate_grad_batches=2"]])
+@pytest.mark.parametrize(
+    "extra", [one_of_many([], quick=False), ["--trainer.accumulate_grad_batches=2"]]
+)
 def test_resume_is_bitwise(extra, tmp_path):
     args = [*arguments("classifier"), overlay(tmp_path, decay=0.99, start_epoch=0), *extra]
     whole, resumed = kill_and_resume([*args, "--trainer.max_epochs=4"], tmp_path, kill_at=7)

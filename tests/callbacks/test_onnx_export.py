@@ -14,7 +14,7 @@ from datamodules import Digits
 from framework.command import cli
 from framework.objectives.errors import IncompatibleError
 from modules import Classifier
-from tests.helpers.configs import arguments
+from tests.helpers.configs import arguments, one_of_many
 from tests.helpers.runs import QUIET
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
@@ -33,7 +33,7 @@ def outputs(path, *inputs):
     [
         ("classifier", []),
         # images are trained in other sizes than those of the data, 96 x 96
-        ("gghl", ["--model.multi_scale=[64]"]),
+        one_of_many("gghl", ["--model.multi_scale=[64]"], quick=False),
     ],
 )
 def test_the_file_computes_what_the_network_does(system, options, tmp_path):

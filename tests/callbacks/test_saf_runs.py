@@ -18,7 +18,9 @@ from tests.test_parity import FLOAT64, PLAIN_SGD, assert_parity, compare
 from tests.test_resume import EVERY, KILLED, assert_close, assert_same_bits, kill_and_resume, last
 
 # without a GPU the memory of the device is that of the CPU
-STORAGES = ["memmap", "exchange", *(one_of_many(name, quick=False) for name in ("cpu", "device"))]
+LEFT = [one_of_many(name, quick=False) for name in ("cpu", "device")]
+MAPPED = ["memmap", one_of_many("exchange", quick=False), *LEFT]
+EXCHANGED = ["exchange", one_of_many("memmap", quick=False), *LEFT]
 
 
 def overlay(folder: Path, name: str = "SAF", **arguments: Any) -> str:
@@ -41,7 +43,11 @@ def root(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "idle", [{"weight": 0.0, "start_epoch": 0, "lag_epochs": 1}, {"start_epoch": 2}]
+    "idle",
+    [
+        one_of_many({"weight": 0.0, "start_epoch": 0, "lag_epochs": 1}, quick=False),
+        {"start_epoch": 2},
+    ],
 )
 def test_without_weight_or_before_its_start_nothing_changes(idle, tmp_path):
     args = [*arguments("classifier"), "--trainer.max_epochs=3"]
@@ -53,7 +59,7 @@ def test_without_weight_or_before_its_start_nothing_changes(idle, tmp_path):
     assert any("saf" in s["terms"] for s in saf.steps) == ("weight" in idle)
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", MAPPED)
 def test_two_ranks_equal_one_process(storage, tmp_path, two_ranks):
     args = [*saf_run(tmp_path, storage), *FLOAT64, *PLAIN_SGD, "--trainer.max_steps=14"]
     one, two = compare(args, tmp_path, two_ranks)
@@ -80,7 +86,7 @@ def fit_with_duplicates_on_two_ranks(args, **recorder):
     return fit_with_duplicates(args, fit_on_two_ranks, **recorder)
 
 
-@pytest.mark.parametrize("storage", ["memmap", "exchange"])
+@pytest.mark.parametrize("storage", ["memmap", one_of_many("exchange", quick=False)])
 def test_duplicates_are_resolved_the_same_way_on_two_ranks(storage, tmp_path, two_ranks):
     args = [*saf_run(tmp_path, storage, lag_epochs=1, start_epoch=0), *FLOAT64, *PLAIN_SGD]
     one = fit_with_duplicates([*args, root(tmp_path / "one")], gradients=True)
@@ -92,7 +98,7 @@ def test_duplicates_are_resolved_the_same_way_on_two_ranks(storage, tmp_path, tw
     assert terms(two.steps[-1])["saf"] > 1e-9
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", MAPPED)
 def test_resume_is_bitwise(storage, tmp_path):
     args = saf_run(tmp_path, storage, dtype="float16")
     whole, resumed = kill_and_resume(args, tmp_path, kill_at=11)
@@ -113,7 +119,7 @@ def interrupted_on_two_ranks(args: list[str], step: int) -> int:
     return 0
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", EXCHANGED)
 def test_resume_on_two_ranks_and_back(storage, tmp_path, two_ranks):
     args = [*saf_run(tmp_path, storage), "--trainer.precision=64-true", *PLAIN_SGD, EVERY]
     code, whole = fit_in_child([*args, root(tmp_path / "whole")], tmp_path / "whole.pt")

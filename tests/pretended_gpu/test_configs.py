@@ -17,7 +17,7 @@ from tests.pretended_gpu.configs import (
     measured_on_two_ranks,
 )
 
-QUICK = ("classifier", "gghl", "sae_mutual")
+QUICK = ("classifier", "sae_mutual")
 QUICK_ON_TWO_RANKS = ("sae_mutual",)
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from datamodules import Activations
+from tests.helpers.configs import one_of_many
 from tests.helpers.language import tiny_causal
 from tests.helpers.runs import (
     differences,
@@ -64,7 +65,7 @@ def close(whole, other):
         assert terms(step) == pytest.approx(terms(steps[step["step"]]), abs=1e-9)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [one_of_many(0, quick=False), 2])
 def test_a_killed_run_goes_on_with_the_same_buffer(folder, tmp_path, workers):
     more = [*SMALL, f"--data.num_workers={workers}"]
     code, whole = fit_in_child(command(folder, tmp_path / "whole", *more), tmp_path / "w.pt")
@@ -82,7 +83,7 @@ def test_a_killed_run_goes_on_with_the_same_buffer(folder, tmp_path, workers):
     assert whole.metrics == resumed.metrics
 
 
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [one_of_many(False, quick=False), True])
 def test_two_ranks_take_the_same_steps_and_take_over(folder, tmp_path, two_ranks, cached):
     more = ["--trainer.precision=64-true", "--data.buffer_tokens=96"]
     more += [f"--data.cache_dir={tmp_path / 'cache'}"] if cached else ["--data.shards=2"]

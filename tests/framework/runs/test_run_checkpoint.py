@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau as Plateau
 
 from framework.runs.csv_logger import RunLogger, read_metrics
 from framework.runs.run_checkpoint import RunCheckpoint
+from tests.helpers.configs import one_of_many
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
 
 BATCHES = 6
@@ -144,7 +145,10 @@ CASES: dict[str, tuple[str | None, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("each step, validations inside the epoch", "validations between steps")
+
+
+@pytest.mark.parametrize("case", [one_of_many(name, quick=name in QUICK) for name in CASES])
 def test_every_file_goes_on_exactly(case: str, tmp_path: Path) -> None:
     plateau, settings = CASES[case]
     settings = dict(settings)
