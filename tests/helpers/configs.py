@@ -108,12 +108,15 @@ ALIKE = HEADS | {
     "with/compsum",
     "with/curricularface",
     "with/ddp",  # on two ranks every module is in the tests of parity
+    "with/depict_square",  # refused as a head of embeddings is
+    "with/ensloss",
     "with/fsdp2",
     "with/gghl_class",
     "with/gghl_mesa",
     "with/gghl_selftuning",
     "with/ldr",
     "with/lion",  # an optimizer, as M-FAC is
+    "with/metrix",
     "with/normalized_logistic",
     "with/partial",
     "with/refined",
