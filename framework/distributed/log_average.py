@@ -26,7 +26,7 @@ def global_log_mean_exp(values: Tensor) -> Tensor:
         tensor(1000.)
     """
     values = values.detach()
-    own = values.max() if values.numel() else values.new_tensor(-math.inf)
+    own = values.max() if values.numel() else values.new_full((), -math.inf)
     largest = all_reduce_max(own)
     # all may be minus infinity, of which none is subtracted
     shift = torch.where(largest.isinf(), 0.0, largest)
@@ -59,6 +59,6 @@ def log_moving_average(old: Tensor, new: Tensor, rate: float | Tensor) -> Tensor
         share = rate.to(new)
     else:
         check_interval("[0, 1]", rate=rate)
-        share = new.new_tensor(rate)
+        share = new.new_full((), rate)
     mean = torch.logaddexp(torch.log1p(-share) + old, share.log() + new)
     return torch.where(old.isnan(), new, mean)
