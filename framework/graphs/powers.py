@@ -81,8 +81,9 @@ def adjacency_powers(
         _check_entries(reached_entries(step, found, limit // ENTRY_BYTES), power, limit)
         found = step @ (found + identity if cumulative else found)
     found.sort_indices()
-    rows = np.repeat(np.arange(num_nodes), np.diff(found.indptr))
-    pairs = torch.from_numpy(np.stack([rows, found.indices.astype(np.int64)]))
+    pairs = torch.empty(2, found.nnz, dtype=torch.int64)
+    pairs[0] = torch.from_numpy(np.repeat(np.arange(num_nodes), np.diff(found.indptr)))
+    pairs[1] = torch.from_numpy(found.indices)
     values = torch.from_numpy(found.data).to(dtype)
     return pairs.to(edge_index.device), values.to(edge_index.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from framework.graphs import (
     GraphTooDenseError,
     adjacency_powers,
+    neighbor_graph,
     normalized_adjacency,
     powers,
     sparse_matrix,
@@ -77,6 +79,17 @@ def test_bound_is_exact_where_it_must_be(monkeypatch: pytest.MonkeyPatch) -> Non
     assert pairs.shape[1] == entries
     with pytest.raises(GraphTooDenseError):
         adjacency_powers(ring, 40, order=3, max_bytes=entries * powers.ENTRY_BYTES - 1)
+
+
+def test_entries_take_no_more_than_is_said() -> None:
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    edges, _ = neighbor_graph(x, 5)
+    adjacency_powers(edges, 400)  # what is imported at the first call is not counted
+    tracemalloc.start()
+    pairs, _ = adjacency_powers(edges, 400, order=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 24 * pairs.shape[1] < peak < powers.ENTRY_BYTES * pairs.shape[1]
 
 
 def test_default_limit_is_that_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
