@@ -11,6 +11,7 @@ from torch import Tensor
 from framework.contrastive.bank_accuracy import BankAccuracy
 from framework.contrastive.checks import check_features
 from framework.distributed.collectives import all_reduce_sum, rank
+from framework.ops.cosines import full_precision
 from framework.utilities.checks import check_at_least, check_positive
 
 
@@ -27,7 +28,8 @@ class LinearProbe(NamedTuple):
 
     def __call__(self, feature: Tensor) -> Tensor:
         """Return the logits (B, K) of features (B, D)."""
-        return _finite(feature.float()) @ self.weight.T + self.bias
+        with full_precision(feature.device):
+            return _finite(feature.float()) @ self.weight.T + self.bias
 
 
 def fit_linear_probe(
@@ -136,7 +138,10 @@ class LinearProbeAccuracy(BankAccuracy):
                 feature, label, self.num_classes, self.strength, self.max_iterations
             )
         else:
-            weight = torch.zeros(self.num_classes, feature.shape[1], device=feature.device)
+            # of the type on rank 0, also where a run's precision is another default
+            weight = torch.zeros(
+                self.num_classes, feature.shape[1], dtype=torch.float32, device=feature.device
+            )
             probe = LinearProbe(weight, weight.new_zeros(self.num_classes))
         self.probe = LinearProbe(*map(all_reduce_sum, probe))
 

@@ -51,8 +51,9 @@ def neighbor_scores(
     check_positive(temperature=temperature)
     check_features(bank, label, num_classes)
     k = min(k, len(bank))
-    scores = torch.zeros(len(query), num_classes, device=query.device)
-    for part in nearest_neighbors(unit(query), unit(bank.to(query.device)), k):
+    scores = torch.zeros(len(query), num_classes, dtype=torch.float32, device=query.device)
+    among = unit(bank.to(query.device))
+    for part in nearest_neighbors(unit(query).to(among.dtype), among, k):
         logits = torch.zeros_like(part.similarity)
         if temperature is not None:
             logits = part.similarity / temperature

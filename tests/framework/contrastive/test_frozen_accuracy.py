@@ -138,9 +138,24 @@ def test_accuracy_counts_samples(kind):
     assert set(metric.state_dict()) <= {"counts"}
 
 
+@pytest.mark.parametrize("kind", [NeighborAccuracy, LinearProbeAccuracy])
+def test_precision_of_a_run_changes_nothing(kind):
+    bank, label, query, _ = digits(200, 50)
+    metric = kind(10)
+    metric.use_bank(bank, label)
+    scores = metric.scores(query)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(metric.scores(query), scores)
+    assert metric.scores(query.double()).dtype == scores.dtype == torch.float32
+
+
 def _on_a_rank(kind):
     # of the last batch the second rank has no row
-    metric = measured(kind, 33, slice(rank(), None, 2))
+    torch.set_default_dtype(torch.float64)
+    try:
+        metric = measured(kind, 33, slice(rank(), None, 2))
+    finally:
+        torch.set_default_dtype(torch.float32)
     probe = getattr(metric, "probe", None)
     return metric.compute().item(), None if probe is None else (probe.weight, probe.bias)
 
