@@ -34,10 +34,12 @@ from .oriented_augmentation import RandomCrop as RandomCrop
 from .oriented_augmentation import RandomFlip as RandomFlip
 from .oriented_augmentation import RandomQuarterTurn as RandomQuarterTurn
 from .oriented_augmentation import RandomTranslation as RandomTranslation
+from .outlier_classes import OutlierClasses as OutlierClasses
 from .people_augmentation import MosaicAffine as MosaicAffine
 from .people_augmentation import PeopleFlip as PeopleFlip
 from .pixel_augmentation import PixelTransform as PixelTransform
 from .pixel_augmentation import RandomHSV as RandomHSV
+from .planar_densities import PlanarDensities as PlanarDensities
 from .rendered_crowds import RenderedCrowds as RenderedCrowds
 from .rendered_faces import RenderedFaces as RenderedFaces
 from .rendered_scenes import RenderedScenes as RenderedScenes

@@ -7,6 +7,7 @@ from .coteaching import CoTeaching as CoTeaching
 from .depict import DEPICT as DEPICT
 from .domain_adaptation import DomainAdaptation as DomainAdaptation
 from .embedding import PrototypicalNetwork as PrototypicalNetwork
+from .energy_model import EnergyModel as EnergyModel
 from .gghl import GGHL as GGHL
 from .graph_clustering import GraphClustering as GraphClustering
 from .language_model import LSTMLanguageModel as LSTMLanguageModel

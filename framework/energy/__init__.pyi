@@ -1,5 +1,9 @@
 from .compositional_mle import CompositionalMLELoss as CompositionalMLELoss
+from .contrastive_divergence import ContrastiveDivergenceLoss as ContrastiveDivergenceLoss
+from .contrastive_divergence import langevin as langevin
 from .energy_loss import EnergyLoss as EnergyLoss
+from .energy_rows import Energies as Energies
+from .energy_rows import EnergyRows as EnergyRows
 from .mixture_noise import MixtureNoise as MixtureNoise
 from .nce import NCELoss as NCELoss
 from .networks import EnergyMLP as EnergyMLP

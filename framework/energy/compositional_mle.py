@@ -88,10 +88,11 @@ class CompositionalMLELoss(FullPrecision, EnergyLoss):
         self._has_warned = False
 
     @property
-    def share(self) -> Tensor | float:
+    def share(self) -> Tensor:
         """Share of the next batch in the moving average."""
         if not self.warmup_steps:
-            return self.gamma
+            # made on the device: a number would be sent to it
+            return torch.full_like(self.log_u, self.gamma)
         left = (1 - self.updates / self.warmup_steps).clamp(min=0)
         return self.gamma + (1 - self.gamma) * left
 

@@ -14,6 +14,9 @@ class EnergyLoss(_Loss):
     same number of draws of noise for each.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def parts(
         self, log_ratio: Tensor, noise_log_ratio: Tensor, log_prob: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,8 @@ class MixtureNoise(Noise):
     """
 
     weights: Tensor
+    ends: Tensor
+    """Sums of the first 1, ..., K - 1 weights; a GPU would add them up in no fixed order."""
     means: Tensor
     scale_trils: Tensor
 
@@ -56,6 +58,7 @@ class MixtureNoise(Noise):
         """Make standard Gaussians."""
         number = self.components
         self.register_buffer("weights", torch.full((number,), 1 / number))
+        self.register_buffer("ends", torch.arange(1, number) / number)
         self.register_buffer("means", torch.zeros(number, size))
         self.register_buffer("scale_trils", torch.eye(size).repeat(number, 1, 1))
 
@@ -71,7 +74,9 @@ class MixtureNoise(Noise):
             self.components, reg_covar=self.ridge, random_state=self.fit_seed
         ).fit(rows.cpu().numpy())
         covariances = torch.from_numpy(mixture.covariances_) * self.widening**2
-        self.weights.copy_(torch.from_numpy(mixture.weights_))
+        weights = torch.from_numpy(mixture.weights_)
+        self.weights.copy_(weights)
+        self.ends.copy_(weights.cumsum(0)[:-1])
         self.means.copy_(torch.from_numpy(mixture.means_))
         self.scale_trils.copy_(factor(covariances))
 
@@ -87,7 +92,7 @@ class MixtureNoise(Noise):
         """Return draws (rows, D)."""
         like = self.weights
         unit = torch.rand(rows, dtype=like.dtype, device=like.device, generator=generator)
-        own = torch.searchsorted(like.cumsum(0)[:-1], unit, right=True)[:, None]
+        own = torch.searchsorted(self.ends, unit, right=True)[:, None]
         drawn = standard(rows, self.means, generator)
         values = torch.zeros_like(drawn)
         # one part after the other: all factors of all rows would be rows x D x D numbers
