@@ -50,6 +50,7 @@ from .rotated_digits import RotatedDigits as RotatedDigits
 from .semi_supervised import SemiSupervised as SemiSupervised
 from .tabular import Tabular as Tabular
 from .text import TextWindows as TextWindows
+from .two_gaussians import TwoGaussians as TwoGaussians
 from .two_views import TwoViews as TwoViews
 from .usps import USPS as USPS
 from .whole_set import WholeSet as WholeSet

@@ -55,14 +55,14 @@ def module_class(system: str) -> str:
     return yaml.safe_load((CONFIGS / f"{system}.yaml").read_text())["model"]["class_path"]
 
 
-# configs of an optimizer, whose module is that of another one
-OF_OPTIMIZERS = {"gns", "mfac", "sso", "sso_convex"}
+# configs of an optimizer or of a loss, whose module is that of another one
+OF_METHODS = {"gns", "mfac", "rss", "sso", "sso_convex"}
 # per class of modules the config with the shortest name, such as sae before sae_mutual
 DOMAINS = list(
     {
         module_class(name): name
         for name in sorted(
-            SYSTEMS, key=lambda name: (name in OF_OPTIMIZERS, len(name), name), reverse=True
+            SYSTEMS, key=lambda name: (name in OF_METHODS, len(name), name), reverse=True
         )
     }.values()
 )
