@@ -85,8 +85,6 @@ def linear_accuracy(rows: Rows, m: int, steps: int = 600, **options: Any) -> flo
         logits = model(rows.inputs)
         loss(logits, rows.label, inputs=rows.inputs, forward=model, epoch=0).backward()
         optimizer.step()
-        with torch.no_grad():
-            theta.div_(theta.norm())
     predicted = model(rows.test_inputs).detach().argmax(1)
     return float((predicted == rows.test_label).float().mean())
 
