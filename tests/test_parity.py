@@ -50,6 +50,8 @@ WHOLE = {
     "gns",
     "hypercleaning",
     "mfac",
+    "pamc",
+    "pamc_cora",
     "paretoda",
     "paretoda_mnist_usps",
     "sae",

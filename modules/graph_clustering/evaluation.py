@@ -110,12 +110,13 @@ class NodeClusterEvaluation(TrainingModule):
         return node_metrics(self.num_clusters, self.code_size, self._classes)
 
     def evaluate(self, batch: Batch) -> Objectives:
-        """Update the metrics, once there are clusters, and return the phase's label-free loss."""
+        """Update the metrics, once there are clusters, and return the losses that need no edges."""
         x = batch["x"]
         rows = counted_nodes(batch)
         z = self.encoder(x)
+        reconstruction = self._reconstruction(z, x)[rows]
         if not self.placed:
-            return Objectives(per_sample={"reconstruction": self._reconstruction(z, x)[rows]})
+            return Objectives(per_sample={"reconstruction": reconstruction})
         log_q = self.head(z)
         q = log_q.exp()
         measure(
@@ -131,7 +132,10 @@ class NodeClusterEvaluation(TrainingModule):
             self.metrics[name].update(score(edges, weight, cluster, self.num_clusters))
         self._shown = {"edge_index": edges, "z": z, "cluster": cluster}
         divergence = assignment_divergence(log_q, dec_target_distribution(q, "square"))
-        return Objectives(per_sample={"clustering": divergence[rows]})
+        return Objectives(
+            per_sample={"reconstruction": reconstruction, "clustering": divergence[rows]},
+            weights={"reconstruction": 0.0},
+        )
 
     def _reconstruction(self, z: Tensor, x: Tensor) -> Tensor:
         """Return the mean squared error of every node's features, (N,)."""

@@ -54,7 +54,8 @@ class GraphClustering(NodeClusterEvaluation):
     counts, default all, and ``label`` (N,) int64 is looked at by metrics only. On several ranks
     each holds the whole graph and computes all of it, so that they take the steps of one process,
     in no less time.
-    Terms: ``reconstruction`` in the first phase, then ``contrast`` and ``clustering``.
+    Terms: ``reconstruction`` in the first phase, then ``contrast``, ``clustering`` and, with
+    ``lambda_rec``, ``reconstruction``.
 
     ``val/accuracy`` and ``val/f1`` are those under the best one-to-one assignment of clusters to
     classes, ``val/nmi_arithmetic`` the mutual information over the mean of the entropies;
@@ -77,6 +78,8 @@ class GraphClustering(NodeClusterEvaluation):
         objective: Contrast with meta-nodes, ``pamc``, or with all nodes, ``full_negative``.
         alpha: Weight of the contrast.
         beta: Weight of the divergence from the target.
+        lambda_rec: Weight of the reconstruction in the joint phase; published is 0, which only
+            logs it.
         order: Largest number of steps to a node that counts as a neighbor.
         influence: Whether the powers of the adjacency up to ``order`` are summed, instead of the
             last one alone.
@@ -114,6 +117,7 @@ class GraphClustering(NodeClusterEvaluation):
         objective: Objective = "pamc",
         alpha: float = 1.0,
         beta: float = 1.0,
+        lambda_rec: float = 0.0,
         order: int = 1,
         influence: bool = True,
         tau: float = 0.5,
@@ -133,7 +137,9 @@ class GraphClustering(NodeClusterEvaluation):
             )
         check_at_least(2, num_clusters=num_clusters)
         check_at_least(1, order=order)
-        check_at_least(0, alpha=alpha, beta=beta, pretrain_epochs=pretrain_epochs)
+        check_at_least(
+            0, alpha=alpha, beta=beta, lambda_rec=lambda_rec, pretrain_epochs=pretrain_epochs
+        )
         check_one_of(get_args(Objective), objective=objective)
         super().__init__([*input_shape, *hidden, code_size], num_clusters, nu, optimizer, **options)
         self.pamc = PamCLoss(tau=tau, size_weighted=size_weighted, reduction="none")
@@ -141,6 +147,7 @@ class GraphClustering(NodeClusterEvaluation):
         self.objective = objective
         self.alpha = alpha
         self.beta = beta
+        self.lambda_rec = lambda_rec
         self.order = order
         self.influence = influence
         self.pretrain_epochs = pretrain_epochs
@@ -209,9 +216,11 @@ class GraphClustering(NodeClusterEvaluation):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups, in each phase without the part that rests."""
+        groups = super().parameter_groups()
+        if self.phase and self.lambda_rec:
+            return groups
         resting = self.decoder if self.phase else self.head
         left_out = {id(p) for p in resting.parameters()}
-        groups = super().parameter_groups()
         for group in groups:
             group["params"] = [p for p in group["params"] if id(p) not in left_out]
         return [group for group in groups if group["params"]]
@@ -258,12 +267,22 @@ class GraphClustering(NodeClusterEvaluation):
             objectives.per_sample["reconstruction"] = (error + 0 * log_q.sum(1))[rows]
             return objectives
         p = dec_target_distribution(log_q.detach().exp(), "square")
-        resting = sum(0 * parameter.sum() for parameter in self.decoder.parameters())
-        objectives.per_sample = {
-            "contrast": (self._contrast(z, log_q, batch) + resting)[rows],
-            "clustering": assignment_divergence(log_q, p)[rows],
+        contrast = self._contrast(z, log_q, batch)[rows]
+        if self.lambda_rec:
+            objectives.per_sample["reconstruction"] = self._reconstruction(z, x)[rows]
+        else:
+            with torch.no_grad():
+                error = self._reconstruction(z, x)[rows]
+            objectives.logs["reconstruction"] = error.mean()
+            resting = [0 * parameter.sum() for parameter in self.decoder.parameters()]
+            contrast = contrast + torch.stack(resting).sum()
+        objectives.per_sample["contrast"] = contrast
+        objectives.per_sample["clustering"] = assignment_divergence(log_q, p)[rows]
+        objectives.weights = {
+            "reconstruction": self.lambda_rec,
+            "contrast": self.alpha,
+            "clustering": self.beta,
         }
-        objectives.weights = {"contrast": self.alpha, "clustering": self.beta}
         return objectives
 
     def _contrast(self, z: Tensor, log_q: Tensor, batch: Batch) -> Tensor:
