@@ -69,7 +69,7 @@ def adjacency_powers(
 
     check_at_least(1, order=order)
     limit = limits.max_bytes() if max_bytes is None else max_bytes
-    double = None if edge_weight is None else edge_weight.double()
+    double = None if edge_weight is None else edge_weight.double().cpu()
     edges, weight = normalized_adjacency(edge_index.cpu(), num_nodes, double)
     dtype = torch.get_default_dtype() if edge_weight is None else edge_weight.dtype
     row, column = edges.numpy()
