@@ -131,6 +131,8 @@ class NodeClusterEvaluation(TrainingModule):
         for name, score in zip(OF_EDGES, (modularity, conductance), strict=True):
             self.metrics[name].update(score(edges, weight, cluster, self.num_clusters))
         self._shown = {"edge_index": edges, "z": z, "cluster": cluster}
+        if self.labeled:
+            self._shown["label"] = batch["label"]
         divergence = assignment_divergence(log_q, dec_target_distribution(q, "square"))
         return Objectives(
             per_sample={"reconstruction": reconstruction, "clustering": divergence[rows]},

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from framework.clustering.figures import cluster_confusion, group_names, stage_comparison
+from framework.figures.embedding_map import plane_points
+from framework.graphs.graph_map import graph_map
 
 # in the order of the figure
 STAGE_NAMES = {
@@ -31,7 +34,8 @@ def evaluation_figures(
     Args:
         values: Values of ``node_metrics``.
         stages: Scores of every baseline.
-        graph: ``edge_index`` (2, E), embeddings ``z`` (N, d) and ``cluster`` (N,).
+        graph: ``edge_index`` (2, E), embeddings ``z`` (N, d), ``cluster`` (N,) and, with labels,
+            ``label`` (N,); empty for no map of it.
         class_names: Names of the classes; default 0, 1, ...
     """
     figures = {}
@@ -44,4 +48,27 @@ def evaluation_figures(
         if known:
             now = {name: float(values[name]) for name in SCORES}
             figures["stages"] = stage_comparison({**known, "graph and code": now})
+    if graph:
+        figures["graph"] = embedded_graph(graph, class_names)
     return figures
+
+
+def embedded_graph(graph: Mapping[str, Tensor], class_names: Sequence[str] | None = None) -> Figure:
+    """Draw the graph where the code puts its nodes, by cluster and, with labels, by class.
+
+    Args:
+        graph: As in ``evaluation_figures``.
+        class_names: Names of the classes; default 0, 1, ...
+    """
+    points, said = plane_points(graph["z"])
+    groups = {"cluster": graph["cluster"]}
+    if "label" in graph:
+        groups["class"] = graph["label"]
+    return graph_map(
+        graph["edge_index"],
+        torch.from_numpy(points),
+        {name: group.cpu() for name, group in groups.items()},
+        names=None if class_names is None else {"class": class_names},
+        title="The graph where the code puts its nodes",
+        layout=said,
+    )

@@ -194,3 +194,24 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TRIMTAB_MAX_GIB", "0.00001")
     with pytest.raises(GraphTooDenseError, match="Order 1 joins"):
         tiny_trainer(tmp_path, [], False, max_epochs=1).fit(model(), GroupedNodes())
+
+
+def test_a_reconstruction_in_the_joint_phase_keeps_the_decoder_learning(tmp_path: Path) -> None:
+    watch = Watch(parts)
+    module, _ = fit(tmp_path, watch, lambda_rec=0.5)
+    assert not torch.equal(watch.seen[-2]["decoder"], watch.seen[-1]["decoder"])
+    objectives = module.objectives(graph())
+    assert set(objectives.per_sample) == {"reconstruction", "contrast", "clustering"}
+    assert objectives.weights["reconstruction"] == 0.5
+
+
+@pytest.mark.pictures
+@pytest.mark.parametrize("labeled", [True, False])
+def test_figures_show_the_graph_and_what_is_known_of_it(labeled: bool, tmp_path: Path) -> None:
+    module, _ = fit(tmp_path, source=GroupedNodes(labeled=labeled))
+    figures = module.figures("val", module.metric_values)
+    assert set(figures) == ({"graph", "stages", "confusion_matrix"} if labeled else {"graph"})
+    panels = [axes.get_title(loc="left") for axes in figures["graph"].axes]
+    assert len(panels) == 1 + labeled
+    (table,) = module.score_tables("val", module.metric_values).values()
+    assert len(table.rows) == 3
