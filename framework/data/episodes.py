@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from framework.data.datasets import Batch, BatchedDataset
-from framework.utilities.checks import check_at_least
+from framework.data.unbalanced_queries import dirichlet_counts
+from framework.utilities.checks import check_at_least, check_positive
 from framework.utilities.randomness import seeded, stable_seed
 
 
@@ -19,7 +20,12 @@ class EpisodeSet(BatchedDataset):
 
     The K + Q images of a class are drawn together without replacement and then split, so that no
     query is a support of its episode. Episode e is a function of ``(seed, e)``, or of (seed of the
-    run, epoch, e) where ``seed`` is None.
+    run, epoch, e) where ``seed`` is None. Whatever is trained or evaluated by episodes draws them
+    here: prototypical networks of faces and characters as well as transductive solvers.
+
+    By default the classes have equally many queries, which transductive methods may exploit. With
+    ``dirichlet`` an episode has N Q queries in shares that are drawn, and a class may have none; at
+    most all its images but the supports are queries.
 
     A batch of E episodes holds ``image`` (E, N (K + Q), C, H, W), first the supports, class by
     class, then the queries, class by class; ``label`` (E, N (K + Q)) int64, the class in the
@@ -37,9 +43,12 @@ class EpisodeSet(BatchedDataset):
         name: Part of the data in messages, such as ``training``.
         augment: Function from an image (C, H, W) to one of the same shape, whose random numbers
             follow from those that an episode is a function of.
+        dirichlet: Concentration of the Dirichlet distribution of the classes' shares of the
+            queries; None for equal shares.
 
     Raises:
-        ValueError: There are fewer than N classes, or a class has fewer than K + Q images.
+        ValueError: There are fewer than N classes, a class has fewer than K + Q images, or an
+            argument is out of its range.
 
     Example:
         >>> from framework.data.datasets import ArrayDataset
@@ -62,9 +71,11 @@ class EpisodeSet(BatchedDataset):
         seed: int | None = None,
         name: str = "training",
         augment: Callable[[Tensor], Tensor] | None = None,
+        dirichlet: float | None = None,
     ) -> None:
         check_at_least(1, num_episodes=num_episodes, shots=shots, queries=queries)
         check_at_least(2, ways=ways)
+        check_positive(dirichlet=dirichlet)
         classes, count = label.unique(return_counts=True)
         if len(classes) < ways:
             raise ValueError(
@@ -87,6 +98,7 @@ class EpisodeSet(BatchedDataset):
         self.queries = queries
         self.seed = seed
         self.augment = augment
+        self.dirichlet = dirichlet
         self.decodes = getattr(source, "decodes", False)
 
     def __len__(self) -> int:
@@ -99,14 +111,23 @@ class EpisodeSet(BatchedDataset):
 
     def rows(self, *key: int | str) -> Tensor:
         """Return the rows of the images of the episode of a key, (N (K + Q),) int64."""
+        return self._draw(*key)[0]
+
+    def _draw(self, *key: int | str) -> tuple[Tensor, Tensor]:
+        """Return the rows of an episode's images, and the number of queries of each class."""
         generator = torch.Generator().manual_seed(stable_seed(*key, "episode"))
         chosen = torch.randperm(len(self.members), generator=generator)[: self.ways]
-        drawn = [self._drawn(self.members[k], generator) for k in chosen.tolist()]
+        members = [self.members[k] for k in chosen.tolist()]
+        count = torch.full((self.ways,), self.queries)
+        if self.dirichlet is not None:
+            available = torch.tensor([len(rows) - self.shots for rows in members])
+            count = dirichlet_counts(int(count.sum()), available, self.dirichlet, generator)
+        drawn = [
+            rows[torch.randperm(len(rows), generator=generator)[: self.shots + queries]]
+            for rows, queries in zip(members, count.tolist(), strict=True)
+        ]
         supports = [rows[: self.shots] for rows in drawn]
-        return torch.cat([*supports, *(rows[self.shots :] for rows in drawn)])
-
-    def _drawn(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        return rows[torch.randperm(len(rows), generator=generator)[: self.shots + self.queries]]
+        return torch.cat([*supports, *(rows[self.shots :] for rows in drawn)]), count
 
     def batch(self, rows: Sequence[int] | Tensor) -> Batch:
         """Return episodes as one batch."""
@@ -116,9 +137,10 @@ class EpisodeSet(BatchedDataset):
         """Return episodes of an epoch as one batch."""
         numbers = torch.as_tensor(rows).tolist()
         prefix = (seed, epoch) if self.seed is None else (self.seed,)
-        drawn = [self.rows(*prefix, number) for number in numbers]
+        drawn = [self._draw(*prefix, number) for number in numbers]
         size, number = self.episode_size, len(numbers)
-        images = self.source.batch(torch.cat([torch.empty(0, dtype=torch.int64), *drawn]))["image"]
+        chosen = [torch.empty(0, dtype=torch.int64), *(rows for rows, _ in drawn)]
+        images = self.source.batch(torch.cat(chosen))["image"]
         images = images.view(number, size, *images.shape[1:])
         if self.augment is not None:
             for one, e in zip(images, numbers, strict=True):
@@ -126,17 +148,19 @@ class EpisodeSet(BatchedDataset):
                     one.copy_(torch.stack([self.augment(image) for image in one]))
         return {
             "image": images,
-            "label": self._labels().expand(number, -1),
+            "label": self._labels([count for _, count in drawn]),
             "support": torch.arange(self.ways * self.shots)
             .view(self.ways, self.shots)
             .expand(number, -1, -1),
         }
 
-    def _labels(self) -> Tensor:
+    def _labels(self, counts: list[Tensor]) -> Tensor:
+        """Return the labels of episodes with so many queries of each class, (E, N (K + Q))."""
         label = torch.arange(self.ways)
-        return torch.cat(
-            [label.repeat_interleave(self.shots), label.repeat_interleave(self.queries)]
-        )
+        support = label.repeat_interleave(self.shots)
+        empty = torch.empty(0, self.episode_size, dtype=torch.int64)
+        rows = [torch.cat([support, label.repeat_interleave(count)]) for count in counts]
+        return torch.stack(rows) if rows else empty
 
     @property
     def digest(self) -> str:

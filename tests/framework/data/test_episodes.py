@@ -6,6 +6,7 @@ import torch
 from framework.data.class_sampling import ClassBatchSampler
 from framework.data.datasets import ArrayDataset
 from framework.data.episodes import EpisodeSet
+from framework.data.unbalanced_queries import dirichlet_counts
 
 LABEL = torch.arange(40) % 5
 
@@ -121,3 +122,53 @@ def test_more_classes_than_there_are_is_refused():
         batches(batch_size=24)
     with pytest.raises(ValueError, match="a multiple of 4"):
         batches(batch_size=10)
+
+
+def test_equal_shares_are_drawn_as_they_always_were():
+    assert make().digest == "2943e09d9e29ecf5"
+
+
+def test_unbalanced_queries_are_as_many_in_all_and_of_drawn_shares():
+    episodes = make(number=300, label=torch.arange(400) % 5, dirichlet=2.0)
+    batch = episodes.batch(torch.arange(300))
+    assert batch["image"].shape == (300, 18, 1)
+    assert batch["support"].shape == (300, 3, 2)
+    assert (batch["label"][:, :6] == torch.tensor([0, 0, 1, 1, 2, 2])).all()
+    queries = batch["label"][:, 6:]
+    assert (queries.diff(dim=1) >= 0).all()
+    count = torch.stack([(queries == k).sum(1) for k in range(3)], dim=1)
+    # the shares of each class are Beta(2, 4): of mean 1/3 and standard deviation 0.178
+    assert count.float().mean(0).tolist() == pytest.approx([4, 4, 4], abs=0.4)
+    assert (count.float() / 12).std().item() == pytest.approx(0.178, abs=0.02)
+    drawn = batch["image"].long()[..., 0] % 5
+    for label, own in zip(drawn, batch["label"], strict=True):
+        assert len({(int(a), int(b)) for a, b in zip(label, own, strict=True)}) == len(own.unique())
+    assert all(len(image.unique()) == 18 for image in batch["image"].flatten(1))
+
+
+def test_unbalanced_episodes_are_functions_of_seed_and_number():
+    episodes = make(dirichlet=2.0)
+    whole = episodes.batch(torch.arange(20))
+    some = episodes.batch([7, 3])
+    assert all(torch.equal(some[name], whole[name][[7, 3]]) for name in whole)
+    assert episodes.digest not in (make().digest, make(dirichlet=1.0).digest)
+    assert make(dirichlet=2.0).digest == episodes.digest
+    empty = episodes.batch([])
+    assert empty["label"].shape == (0, 18)
+
+
+def test_a_class_gives_no_more_queries_than_it_has():
+    generator = torch.Generator().manual_seed(0)
+    for total in range(13):
+        for concentration in (0.05, 2.0, 1e6):
+            available = torch.tensor([1, 8, 0, 3])
+            count = dirichlet_counts(total, available, concentration, generator)
+            assert count.sum() == total
+            assert (count >= 0).all()
+            assert (count <= available).all()
+    even = dirichlet_counts(12, torch.tensor([9, 9, 9]), 1e9, generator)
+    assert even.tolist() == [4, 4, 4]
+    with pytest.raises(ValueError, match="13 queries were asked for of 12 images"):
+        dirichlet_counts(13, available, 2.0, generator)
+    with pytest.raises(ValueError, match="dirichlet must be"):
+        make(dirichlet=0)
