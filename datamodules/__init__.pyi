@@ -1,6 +1,7 @@
 from .activations import ActivationFile as ActivationFile
 from .activations import Activations as Activations
 from .bags import Bags as Bags
+from .base_and_novel import BaseAndNovel as BaseAndNovel
 from .body_parts import BodyParts as BodyParts
 from .breast_cancer import BreastCancer as BreastCancer
 from .cifar import CIFAR as CIFAR

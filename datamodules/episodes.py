@@ -145,12 +145,7 @@ class Episodes(PartedClasses):
 
     def test_dataloader(self) -> Any:
         """Return the test loader, and say which episodes they are."""
-        if isinstance(self.test_set, EpisodeSet):
-            numbers = ", ".join(f"{name} {number}" for name, number in self.eval_shape.items())
-            rank_zero_info(
-                f"{len(self.test_set):,} test episodes ({numbers}) of episode_seed "
-                f"{self.episode_seed}; their digest is {self.test_set.digest}."
-            )
+        say_episodes(self.test_set)
         return super().test_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,3 +167,19 @@ class Episodes(PartedClasses):
                 f"{[*self.shape.values()]}; keep them, or resume from an epoch's end."
             )
         super().load_state_dict(state_dict)
+
+
+def say_episodes(dataset: Any) -> None:
+    """Say which episodes a test has, so that runs can be told to have the same.
+
+    Args:
+        dataset: Test set, or None for none.
+    """
+    if isinstance(dataset, EpisodeSet):
+        shape = f"ways {dataset.ways}, shots {dataset.shots}, queries {dataset.queries}"
+        if dataset.dirichlet is not None:
+            shape = f"{shape}, dirichlet {dataset.dirichlet}"
+        rank_zero_info(
+            f"{len(dataset):,} test episodes ({shape}) of episode_seed {dataset.seed}; their "
+            f"digest is {dataset.digest}."
+        )

@@ -8,6 +8,7 @@ from .depict import DEPICT as DEPICT
 from .domain_adaptation import DomainAdaptation as DomainAdaptation
 from .embedding import PrototypicalNetwork as PrototypicalNetwork
 from .energy_model import EnergyModel as EnergyModel
+from .few_shot import TransductiveFewShot as TransductiveFewShot
 from .gghl import GGHL as GGHL
 from .graph_clustering import GraphClustering as GraphClustering
 from .language_model import LSTMLanguageModel as LSTMLanguageModel

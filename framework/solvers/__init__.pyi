@@ -7,6 +7,7 @@ from .few_shot_baselines import LaplacianShot as LaplacianShot
 from .few_shot_baselines import NearestPrototype as NearestPrototype
 from .few_shot_features import centered_unit_norm as centered_unit_norm
 from .few_shot_features import shift_queries as shift_queries
+from .few_shot_solvers import few_shot_solver as few_shot_solver
 from .initial_clusters import centroids as centroids
 from .initial_clusters import initial_clusters as initial_clusters
 from .laplacian_clustering import LaplacianClustering as LaplacianClustering

@@ -27,6 +27,7 @@ from .roc import roc_curve as roc_curve
 from .roc import tar_at_far as tar_at_far
 from .score_blocks import ScoreSummary as ScoreSummary
 from .score_blocks import summarize_all_pairs as summarize_all_pairs
+from .solver_accuracy import SolverAccuracy as SolverAccuracy
 from .template_verification import TemplateVerification as TemplateVerification
 from .templates import Templates as Templates
 from .templates import pool_templates as pool_templates
