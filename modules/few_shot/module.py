@@ -55,9 +55,9 @@ class TransductiveFewShot(TrainingModule):
 
     Training batches hold ``image`` (B, C, H, W), ``label`` (B,) in 0..K-1 and ``index`` (B,) of
     base classes, and the backbone with a linear layer learns them by cross-entropy. Validation and
-    test batches are episodes of other classes, see ``BaseAndNovel``. Features of an episode are centered
-    by the mean of the base classes' features, which is taken anew from all training images in every
-    epoch, and brought to unit norm. Then these solvers are run on the same features, side by side:
+    test batches are episodes of other classes, see ``BaseAndNovel``. Features of an episode are
+    centered by the mean of the base classes' features, which is taken anew from all training images
+    in every epoch, and brought to unit norm. Then these solvers are run on the same features:
 
     ``nearest_prototype``
         each query by itself, the only one that is not transductive,

@@ -63,7 +63,9 @@ class FirstEpisode(RowMetric):
         support = (torch.arange(label.shape[1], device=label.device) < supports).expand_as(label)
         facts = torch.stack([label, found, support], dim=-1).to(features.dtype)
         rows = torch.cat([features, facts], dim=-1).detach().float()
-        self.rows.append(rows[index == 0][:1].flatten(0, 1))  # type: ignore[operator, union-attr]
+        kept = rows[index == 0][:1].flatten(0, 1)
+        if len(kept):
+            self.rows.append(kept)  # type: ignore[operator, union-attr]
 
     def compute(self) -> dict[str, Episode]:
         """Return the episode."""
