@@ -3,6 +3,7 @@ from .classifier import Classifier as Classifier
 from .constrained_bilevel import ConstrainedBilevel as ConstrainedBilevel
 from .constrained_bilevel import ConstrainedSVM as ConstrainedSVM
 from .constrained_bilevel import HyperCleaning as HyperCleaning
+from .contrastive_learner import ContrastiveLearner as ContrastiveLearner
 from .coteaching import CoTeaching as CoTeaching
 from .depict import DEPICT as DEPICT
 from .domain_adaptation import DomainAdaptation as DomainAdaptation

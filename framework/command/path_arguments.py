@@ -60,6 +60,7 @@ READS: dict[str, dict[str, str]] = {
         "backbone": "weights of timm, where `pretrained` asks for them",
         "checkpoints": "checkpoints, as tensors and plain containers",
     },
+    "ContrastiveLearner": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "DOTA": {
         "root": "images and label files in a folder",
         "labels": "the folders of labels in it, by name",

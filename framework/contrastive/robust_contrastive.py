@@ -237,11 +237,14 @@ class RobustContrastiveLoss(Loss):
 
     def _remembered(self, index: Tensor, embeddings: Tensor) -> Tensor:
         """Return the rows of the memory (B_r, modes, 3), as they are at a first visit where new."""
-        first_visit = embeddings.new_tensor([math.nan, 0.0, self.temperature])
-        if not self.training:
-            return first_visit.expand(len(index), 1, 3)
-        rows = self._memory().read(index).to(embeddings.dtype)
-        return torch.where(rows.isnan(), first_visit, rows)
+        if self.training:
+            rows = self._memory().read(index).to(embeddings.dtype)
+        else:
+            rows = embeddings.new_full((len(index), 1, 3), math.nan)
+        log_average, momentum, temperature = rows.unbind(2)
+        momentum = momentum.nan_to_num(0.0)
+        temperature = temperature.nan_to_num(self.temperature)
+        return torch.stack([log_average, momentum, temperature], 2)
 
     @torch.no_grad()
     def _remember(
