@@ -41,7 +41,7 @@ def class_temperatures(temperature: Tensor, label: Tensor) -> ClassTemperatures:
     Example:
         >>> import torch
         >>> found = class_temperatures(torch.tensor([0.5, 0.7, 0.1]), torch.tensor([0, 0, 1]))
-        >>> found.mean, float(found.correlation)
+        >>> found.mean, round(float(found.correlation), 4)
         (tensor([0.6000, 0.1000]), 1.0)
     """
     known = ~temperature.isnan() & (label >= 0)
