@@ -111,6 +111,7 @@ READS: dict[str, dict[str, str]] = {
     "RefinedLR": {"norms": "the gradient norms of a run, as numbers, in a file or a run folder"},
     "Tabular": {"source": "a table (`.csv`, `.txt`, `.parquet`), or a set of scikit-learn"},
     "TextWindows": {"path": "a file of text, or a folder of such files"},
+    "TransductiveFewShot": {"backbone": "weights of timm, where `pretrained` asks for them"},
     "USPS": {"root": "the files of USPS in a folder"},
     "YOLOOBB": {
         "root": "images, label files and `data.yaml` in a folder",

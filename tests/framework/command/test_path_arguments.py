@@ -99,6 +99,7 @@ NO_PATHS = [
     "row_names",
     "run_name",
     "SelfTuning.tuning_terms",
+    "SolverAccuracy.settings",
     "separator",
     "stream",
     "sync",
