@@ -66,6 +66,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.csib
 	$(BIN)/python -m benchmarks.clustering
+	$(BIN)/python -m benchmarks.representation
 	$(BIN)/python -m benchmarks.detection
 	$(BIN)/python -m benchmarks.face
 	$(BIN)/python -m benchmarks.sae
