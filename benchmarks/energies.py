@@ -32,10 +32,10 @@ from framework.energy import (
     EnergyLoss,
     EnergyMLP,
     EnergyRows,
-    GaussianNoise,
     MixtureNoise,
     NCELoss,
     Noise,
+    NormalNoise,
     langevin,
 )
 from framework.energy.normalizer import grid, in_parts, log_normalizer_on_grid
@@ -196,7 +196,7 @@ def contrastive_divergence_step(
 
 def _arm(rows: Tensor, widths: Sequence[int]) -> tuple[EnergyMLP, Noise, Optimizer]:
     network = EnergyMLP(rows.shape[1], widths).to(rows.device)
-    noise = GaussianNoise()
+    noise = NormalNoise()
     noise.allocate(rows.shape[1])
     noise.to(rows.device).fit(rows)
     return network, noise, torch.optim.Adam(network.parameters())
@@ -223,7 +223,7 @@ def plane(name: str, loss: EnergyLoss, seed: int, steps: int = 800) -> tuple[flo
     density = PLANAR[name]
     generator = torch.Generator().manual_seed(seed)
     rows, held = (density.sample(n, generator).float() for n in (4096, 2000))
-    noise = fitted(GaussianNoise(), rows)
+    noise = fitted(NormalNoise(), rows)
     torch.manual_seed(seed)
     network = train(EnergyMLP(2), noise, loss, rows, steps, seed=seed)
     own, true = -noise.log_prob(held).mean(), -density.log_prob(held.double()).mean()
@@ -310,8 +310,8 @@ def _outliers(seeds: int) -> None:
         ),
     }
     noises: dict[str, Callable[[], Noise]] = {
-        "Gaussian": lambda: GaussianNoise(ridge=0.01),
-        "Gaussian, 1.2 times as wide": lambda: GaussianNoise(ridge=0.01, widening=1.2),
+        "Gaussian": lambda: NormalNoise(ridge=0.01),
+        "Gaussian, 1.2 times as wide": lambda: NormalNoise(ridge=0.01, widening=1.2),
         "mixture of 8": lambda: MixtureNoise(8, ridge=0.01),
     }
     print("| outliers | noise | AUROC of the noise | " + " | ".join(LOSSES) + " |")

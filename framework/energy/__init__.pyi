@@ -7,7 +7,7 @@ from .energy_rows import EnergyRows as EnergyRows
 from .mixture_noise import MixtureNoise as MixtureNoise
 from .nce import NCELoss as NCELoss
 from .networks import EnergyMLP as EnergyMLP
-from .noise import GaussianNoise as GaussianNoise
 from .noise import Noise as Noise
+from .noise import NormalNoise as NormalNoise
 from .noise import UniformNoise as UniformNoise
 from .planar_densities import PLANAR as PLANAR

@@ -78,7 +78,7 @@ class Noise(FullPrecision):
         raise NotImplementedError(f"{type(self).__name__} has no box.")
 
 
-class GaussianNoise(Noise):
+class NormalNoise(Noise):
     """Gaussian with the mean and the covariance of the training rows.
 
     Args:
@@ -90,7 +90,7 @@ class GaussianNoise(Noise):
         ValueError: ``widening`` is not positive or ``ridge`` negative.
 
     Example:
-        >>> noise = GaussianNoise()
+        >>> noise = NormalNoise()
         >>> noise.allocate(2)
         >>> noise.fit(torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
         >>> noise.log_prob(torch.zeros(1, 2)).round(decimals=4)  # 1 / (2 pi / 2)
@@ -169,7 +169,7 @@ class UniformNoise(Noise):
         if (low == high).any():
             raise ValueError(
                 f"UniformNoise has no box: column {int((low == high).int().argmax())} is constant; "
-                "leave it out, or take GaussianNoise with a ridge."
+                "leave it out, or take NormalNoise with a ridge."
             )
         side = self.margin * (high - low)
         self.low.copy_(low - side)

@@ -17,7 +17,7 @@ from framework.energy.contrastive_divergence import ContrastiveDivergenceLoss, l
 from framework.energy.energy_loss import EnergyLoss
 from framework.energy.energy_rows import Energies, EnergyRows
 from framework.energy.networks import EnergyMLP
-from framework.energy.noise import GaussianNoise, Noise
+from framework.energy.noise import Noise, NormalNoise
 from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.runs.panels import Panel
@@ -112,7 +112,7 @@ class EnergyModel(TrainingModule):
         self.grid_size = grid_size
         self.normalizer_draws = normalizer_draws
         self.network = EnergyMLP(self.size, widths)
-        self.noise = GaussianNoise() if noise is None else noise
+        self.noise = NormalNoise() if noise is None else noise
         if not bool(self.noise.is_fitted):
             self.noise.allocate(self.size)
         self.criterion = CompositionalMLELoss() if criterion is None else criterion

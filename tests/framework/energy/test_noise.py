@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from framework.energy import EnergyMLP, GaussianNoise, MixtureNoise, Noise, UniformNoise
+from framework.energy import EnergyMLP, MixtureNoise, Noise, NormalNoise, UniformNoise
 from framework.energy.normalizer import grid, log_normalizer_by_noise, log_normalizer_on_grid
 
 
@@ -26,7 +26,7 @@ def fitted(noise: Noise) -> Noise:
     return noise
 
 
-NOISES = [GaussianNoise(), GaussianNoise(widening=1.5), MixtureNoise(2), UniformNoise()]
+NOISES = [NormalNoise(), NormalNoise(widening=1.5), MixtureNoise(2), UniformNoise()]
 
 
 @pytest.mark.parametrize("noise", NOISES, ids=lambda noise: type(noise).__name__)
@@ -46,7 +46,7 @@ def test_the_density_has_mass_1_in_its_box_and_the_draws_follow_it(noise: Noise)
 
 
 def test_the_gaussian_has_the_moments_of_the_rows() -> None:
-    noise = fitted(GaussianNoise(widening=2.0, ridge=0.25))
+    noise = fitted(NormalNoise(widening=2.0, ridge=0.25))
     found = noise.distribution.covariance_matrix  # type: ignore[attr-defined]
     wanted = 4 * rows().T.cov(correction=0) + 0.25 * torch.eye(2)
     torch.testing.assert_close(found, wanted)
@@ -54,7 +54,7 @@ def test_the_gaussian_has_the_moments_of_the_rows() -> None:
 
 
 def test_a_mixture_fits_two_groups_better_than_a_gaussian() -> None:
-    gaussian, mixture = fitted(GaussianNoise()), fitted(MixtureNoise(2))
+    gaussian, mixture = fitted(NormalNoise()), fitted(MixtureNoise(2))
     gain = mixture.log_prob(rows()).mean() - gaussian.log_prob(rows()).mean()
     assert float(gain) > 0.15
 
@@ -62,11 +62,11 @@ def test_a_mixture_fits_two_groups_better_than_a_gaussian() -> None:
 def test_one_component_is_the_gaussian() -> None:
     x = rows()[:7]
     found = fitted(MixtureNoise(1, ridge=0.0)).log_prob(x)
-    torch.testing.assert_close(found, fitted(GaussianNoise(ridge=0.0)).log_prob(x))
+    torch.testing.assert_close(found, fitted(NormalNoise(ridge=0.0)).log_prob(x))
 
 
 def test_draws_depend_on_the_generator_alone() -> None:
-    for noise in map(fitted, (GaussianNoise(), MixtureNoise(2), UniformNoise())):
+    for noise in map(fitted, (NormalNoise(), MixtureNoise(2), UniformNoise())):
         first, again = (noise.sample(5, torch.Generator().manual_seed(3)) for _ in range(2))
         assert torch.equal(first, again)
 
@@ -82,7 +82,7 @@ def test_a_fit_survives_the_checkpoint_and_half_precision() -> None:
 
 def test_what_has_no_density_is_said() -> None:
     constant = torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
-    noise = GaussianNoise(ridge=0.0)
+    noise = NormalNoise(ridge=0.0)
     noise.allocate(2)
     with pytest.raises(ValueError, match=r"has no inverse.*set a ridge"):
         noise.fit(constant)
@@ -99,7 +99,7 @@ def test_what_has_no_density_is_said() -> None:
 
 
 def test_the_normalizer_by_noise_is_that_of_the_grid() -> None:
-    noise = fitted(GaussianNoise(widening=1.5))
+    noise = fitted(NormalNoise(widening=1.5))
 
     def log_ratio(x: Tensor) -> Tensor:  # a Gaussian without its normalizer, 2 pi
         return -(x - 2).square().sum(1) / 2 - noise.log_prob(x)

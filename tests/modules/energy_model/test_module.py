@@ -13,9 +13,9 @@ from datamodules import Digits, OutlierClasses, PlanarDensities
 from framework.energy import (
     CompositionalMLELoss,
     ContrastiveDivergenceLoss,
-    GaussianNoise,
     MixtureNoise,
     NCELoss,
+    NormalNoise,
     UniformNoise,
 )
 from framework.objectives.errors import IncompatibleError
@@ -131,7 +131,7 @@ def test_wrong_arguments_are_said() -> None:
 
 
 def test_the_energy_is_that_of_the_tilted_noise() -> None:
-    model = EnergyModel(input_shape=[2], noise=GaussianNoise())
+    model = EnergyModel(input_shape=[2], noise=NormalNoise())
     x = torch.tensor([[3.0, 4.0]])
     wanted = math.log(2 * math.pi) + 12.5
     torch.testing.assert_close(model(x).detach(), torch.tensor([wanted]))
