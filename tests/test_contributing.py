@@ -140,6 +140,7 @@ def test_the_examples_pass_the_type_checker(tree):
     check_types(tree, *[path for path in EXAMPLES if path.endswith(".py")])
 
 
+@pytest.mark.combination
 def test_the_tests_of_the_tree_pass_with_the_examples_and_with_what_new_writes(tree):
     files = ["docs", "config_smoke", "overlays", "losses"]
     every = [f"tests/test_{name}.py" for name in files]
