@@ -99,6 +99,7 @@ SHOWN_ELSEWHERE = HEADS | {
     "with/sae_l1",
     "with/sae_matryoshka",
     "with/sae_transcoder",
+    "with/sharded",  # by with/partial
     "with/signals",
     "with/sso",
 }
@@ -125,6 +126,7 @@ ALIKE = HEADS | {
     "with/sae_l1",
     "with/sae_matryoshka",
     "with/sae_transcoder",
+    "with/sface",
     "with/sharded",
     "with/sso",  # which modules it refuses is tested with the replays
     "with/wandb",
