@@ -35,13 +35,12 @@ class PairedViews(NamedTuple):
         return sum(self.counts)
 
 
-def paired_views(first: Tensor, second: Tensor, normalize: bool = True) -> PairedViews:
-    """Return the views of all ranks; collective, also for a rank without rows.
+def paired_views(first: Tensor, second: Tensor) -> PairedViews:
+    """Return the views of all ranks, of length 1; collective, also for a rank without rows.
 
     Args:
         first: Embeddings (B_r, d) of the first views.
         second: Embeddings (B_r, d) of the second views, row by row of the same samples.
-        normalize: Whether embeddings are divided by their length.
 
     Raises:
         ValueError: The embeddings are not two matrices of one shape.
@@ -51,8 +50,7 @@ def paired_views(first: Tensor, second: Tensor, normalize: bool = True) -> Paire
             "The embeddings of two views must be two matrices (B, d) of one shape, got "
             f"{tuple(first.shape)} and {tuple(second.shape)}."
         )
-    if normalize:
-        first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
+    first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
     counts = rows_per_rank(len(first), first.device)
     # both in one message
     everyone = gather_with_grad(torch.cat([first, second], 1), counts)

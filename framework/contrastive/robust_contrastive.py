@@ -49,8 +49,8 @@ class RobustContrastiveLoss(Loss):
 
     The value is that of the surrogate, which may be negative and rise while the objective falls.
 
-    Shapes: predictions (B, d), the embeddings of first views; targets (B, d), those of the second
-    views of the same samples, with gradient; index (B,) int64; returns a scalar.
+    Shapes: predictions (B, d), the embeddings of first views, of any length; targets (B, d), those
+    of the second views of the same samples, with gradient; index (B,) int64; returns a scalar.
 
     Paper: Qiu et al., *Not All Semantics are Created Equal: Contrastive Self-supervised Learning
     with Automatic Temperature Individualization*, ICML 2023, arXiv:2305.11965; SogCLR: Yuan et al.,
@@ -67,7 +67,7 @@ class RobustContrastiveLoss(Loss):
         mode: ``'unimodal'`` for two views of one kind, ``'bimodal'`` for two kinds.
         temperature: Temperature of a sample at its first visit; 0.01 for images and texts.
         min_temperature: Smallest temperature; 0.005 for images and texts.
-        max_temperature: Largest temperature.
+        max_temperature: Largest temperature; LibAUC takes 0.05 for images and texts.
         rho: Radius of the divergence; the paper advises 0.1 to 0.5 for images, 6 to 8 for images
             and texts.
         gamma: Share of a batch in the moving average, in (0, 1]; 1 keeps none.
@@ -75,11 +75,10 @@ class RobustContrastiveLoss(Loss):
             constant one.
         eta: Step size of the temperatures.
         beta: Share of a step's slope in the momentum of the temperatures.
-        clip: Largest size of a slope; None for any.
+        clip: Largest size of a slope; None for any; 5 for images and texts.
         learn_temperature: Whether temperatures are learned.
         center_positive: Whether the positive's similarity is subtracted in the average, as in the
             paper.
-        normalize: Whether embeddings are divided by their length.
 
     Raises:
         ValueError: An argument is out of its range, the embeddings have different shapes, or index
@@ -117,7 +116,6 @@ class RobustContrastiveLoss(Loss):
         clip: float | None = 3.0,
         learn_temperature: bool = True,
         center_positive: bool = True,
-        normalize: bool = True,
     ) -> None:
         super().__init__()
         check_one_of(get_args(Mode), mode=mode)
@@ -143,7 +141,6 @@ class RobustContrastiveLoss(Loss):
         self.clip = clip
         self.learn_temperature = learn_temperature
         self.center_positive = center_positive
-        self.normalize = normalize
         self.memory: SampleState | None = None
         """Row of (log s, momentum, temperature) of every sample, (1 or 2 modes, 3)."""
 
@@ -186,7 +183,7 @@ class RobustContrastiveLoss(Loss):
                 f"index must have one position for each of the {len(predictions)} rows, got the "
                 f"shape {tuple(index.shape)}."
             )
-        views = paired_views(predictions, targets, self.normalize)
+        views = paired_views(predictions, targets)
         same = index[:, None] == gather(index, views.counts)[None, :]
         old = self._remembered(index, predictions)
         log_average, _, temperature = old.expand(-1, 2, -1).unbind(2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -14,29 +14,21 @@ from torch import Tensor
 
 from framework.figures.groups import MOST_NAMED, group_colors, name_groups
 from framework.figures.style import STYLE, WIDTH, titled
-from framework.utilities.checks import check_one_of
 
-Projection = Literal["pca", "tsne"]
-MOST_PERPLEXITY = 30.0
 MANY = 500
 """More points than these are drawn smaller."""
 UNKNOWN = "0.75"
 """Gray of points without a class or a finite value."""
 
 
-def plane_points(embedding: Tensor, projection: Projection = "pca") -> tuple[np.ndarray, str]:
-    """Return embeddings (N, D) as points (N, 2) of a plane, and how they were projected.
-
-    t-SNE (van der Maaten and Hinton, JMLR 9, 2008) draws its random numbers from a seed of its own,
-    so that a figure can be repeated. It takes seconds for thousands of rows.
+def plane_points(embedding: Tensor) -> tuple[np.ndarray, str]:
+    """Return the first two principal components (N, 2) of embeddings, and what they show of them.
 
     Args:
         embedding: (N, D), finite, of 2 rows or more.
-        projection: ``'pca'``, the first two principal components, or ``'tsne'``, which keeps
-            neighbors together and no distances.
 
     Raises:
-        ValueError: An unknown ``projection``, or fewer than 2 rows or 1 column.
+        ValueError: Fewer than 2 rows or 1 column.
 
     Example:
         >>> import torch
@@ -44,18 +36,11 @@ def plane_points(embedding: Tensor, projection: Projection = "pca") -> tuple[np.
         >>> points.round(4).tolist(), said
         ([[-1.0, 0.0], [1.0, 0.0]], 'first two principal components, 100% of the variance')
     """
-    check_one_of(get_args(Projection), projection=projection)
     if embedding.ndim != 2 or len(embedding) < 2 or not embedding.shape[1]:
         raise ValueError(
             f"embedding must be (N, D) of 2 rows or more to be drawn, got {tuple(embedding.shape)}."
         )
     rows = embedding.detach().cpu().double().numpy()
-    if projection == "tsne" and len(rows) > 3:
-        from sklearn.manifold import TSNE
-
-        perplexity = min(MOST_PERPLEXITY, (len(rows) - 1) / 3)
-        model = TSNE(perplexity=perplexity, init="random", random_state=0)
-        return model.fit_transform(rows), "t-SNE, which keeps neighbors together and no distances"
     centered = rows - rows.mean(0)
     left, scale, right = np.linalg.svd(centered, full_matrices=False)
     # the sign of a component is arbitrary: its largest weight points upward
@@ -73,23 +58,22 @@ def embedding_map(
     label: Tensor | None = None,
     values: Mapping[str, Tensor] | None = None,
     class_names: Sequence[str] | None = None,
-    projection: Projection = "pca",
     title: str = "Embeddings",
 ) -> Figure:
     """Draw embeddings as points, in one panel by class and in one for each value of the samples.
 
-    Rows that are not finite are left out; points without a class or a finite value are gray.
+    Points are the first two principal components. Rows that are not finite are left out; points
+    without a class or a finite value are gray.
 
     Args:
         embedding: (N, D).
         label: Class of each row, (N,) int64; negative where it is not known.
         values: Numbers (N,) by name, such as the temperatures of samples.
         class_names: Names of the classes; default 0, 1, ...
-        projection: How D numbers become two, see ``plane_points``.
         title: Heading.
 
     Raises:
-        ValueError: Fewer than 2 finite rows, or an unknown ``projection``.
+        ValueError: Fewer than 2 finite rows.
 
     Example:
         >>> import torch
@@ -99,7 +83,7 @@ def embedding_map(
         ['by class', 'by temperature']
     """
     kept = embedding.isfinite().all(1)
-    points, said = plane_points(embedding[kept], projection)
+    points, said = plane_points(embedding[kept])
     colorings: dict[str, Tensor] = {}
     if label is not None:
         colorings["class"] = label[kept.to(label.device)]

@@ -22,7 +22,7 @@ def objective(tau: float) -> float:
     return tau * float(terms(tau).log_average) + tau * RHO
 
 
-def near(value: float) -> object:
+def near(value: float | list[float]) -> object:
     return pytest.approx(value, abs=1e-6)
 
 
@@ -97,3 +97,46 @@ def test_slopes_are_clipped_and_temperatures_bounded():
     )
     assert momentum.tolist() == pytest.approx([1.5, -1.5, 0.05])
     assert tau.tolist() == pytest.approx([0.05, 1.0, 0.495])
+
+
+FIRST = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-0.6, 0.8]], dtype=torch.float64)
+SECOND = torch.tensor([[0.8, 0.6], [0.6, 0.8], [-1.0, 0.0]], dtype=torch.float64)
+TAU = torch.tensor([0.5, 0.2, 1.0], dtype=torch.float64)
+
+
+def batch_terms(first: Tensor, s_old: Tensor, gamma: float):
+    """Return the terms of first views and then of second ones, negatives all of other samples."""
+    views = torch.cat([first, SECOND])
+    others = ~torch.eye(3, dtype=torch.bool).repeat(2, 2)
+    positive = (first * SECOND).sum(1).repeat(2)
+    log_average = s_old.log().repeat(2)
+    return individual_contrast(
+        views @ views.T, positive, others, TAU.repeat(2), log_average, gamma, RHO, False
+    )
+
+
+def test_every_anchor_of_a_batch_at_its_first_visit():
+    first = FIRST.clone().requires_grad_()
+    found = batch_terms(first, torch.full_like(TAU, math.nan), 0.8)
+    assert found.log_average.exp().tolist() == near(
+        [1.189162, 19.170922, 1.274371, 2.835743, 36.425235, 0.591505]
+    )
+    slope = found.slope.view(2, 3).mean(0)
+    assert slope.tolist() == near([-0.183243, -0.469829, 0.203298])
+    value = found.loss.view(2, 3).sum(0).mean()
+    assert float(value.detach()) == near(-0.593515)
+    value.backward()
+    assert first.grad.flatten().tolist() == near(
+        [-0.461672, -0.057087, -0.552622, -0.116117, 0.856964, 0.516369]
+    )
+
+
+def test_every_anchor_of_a_batch_later_on():
+    s_old = torch.tensor([2.0, 30.0, 1.0], dtype=torch.float64)
+    found = batch_terms(FIRST, s_old, 0.8)
+    average = found.log_average.exp()
+    assert average.tolist() == near([1.351329, 21.336737, 1.219496, 2.668594, 35.140188, 0.673204])
+    assert average.view(2, 3).mean(0).tolist() == near([2.009962, 28.238463, 0.946350])
+    slope = found.slope.view(2, 3).mean(0)
+    assert slope.tolist() == near([-0.153681, -0.331295, 0.210841])
+    assert float(found.loss.view(2, 3).sum(0).mean()) == near(-0.582492)

