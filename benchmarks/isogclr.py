@@ -1,30 +1,24 @@
-"""What individual temperatures find and cost: iSogCLR, SogCLR and SimCLR side by side.
+"""What individual temperatures find: iSogCLR, SogCLR and SimCLR side by side.
 
-    python -m benchmarks.isogclr [--seeds 3] [--epochs 40] [--balanced]
+    python -m benchmarks.isogclr [--seeds 3] [--epochs 40]
 
-Trains a small convolutional network without labels on scikit-learn's digits with a long tail (or on
-all of them), in plain PyTorch, and classifies 400 others by 20 nearest neighbors and by logistic
-regression on its features, after the last epoch. The arms are the three losses at three
+Trains a small convolutional network without labels on scikit-learn's digits with a long
+tail, in plain PyTorch, and classifies 400 others by 20 nearest neighbors and by logistic regression
+on its features, after the last epoch. The arms are the three losses at three
 temperatures, where iSogCLR's is the one that it starts from.
 
-    python -m benchmarks.isogclr --cost [--device cuda] [--batch 256]
-
-The time of a step of ResNet-18 on images of 32 x 32 pixels, and of the losses alone. Goal: a step
-with iSogCLR takes at most 1.05 of one with SimCLR's loss.
+``benchmarks.representation`` says what a step costs.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 from benchmarks.experiment import mean_and_sd
-from benchmarks.timing import interleaved_medians, machine, pin_allocator, print_ratios
 
 TEMPERATURES = (0.05, 0.1, 0.3)
 BATCH = 64
-GOALS = {"iSogCLR": 1.05}
 
 
 def losses(temperature: float) -> dict[str, Any]:
@@ -117,16 +111,13 @@ def measure(loss: Any, data: Any, seed: int, epochs: int) -> list[float]:
     ]
 
 
-def print_tables(seeds: int, epochs: int, balanced: bool) -> None:
+def print_tables(seeds: int, epochs: int) -> None:
     """Train and measure every arm, and print a line for each."""
     from datamodules import Digits, LongTailed
 
-    data: Any = Digits(test_size=400, val_size=1)
-    if not balanced:
-        data = LongTailed(data, imbalance=10.0)
+    data: Any = LongTailed(Digits(test_size=400, val_size=1), imbalance=10.0)
     data.setup("fit")
-    counts = "all" if balanced else data.class_counts
-    print(f"training digits: {counts}; {epochs} epochs, {seeds} seeds\n")
+    print(f"training digits: {data.class_counts}; {epochs} epochs, {seeds} seeds\n")
     heads = ["loss", "temperature", "neighbors", "linear"]
     more = ["frequent classes", "rare classes", "class correlation", "sample correlation"]
     print("| " + " | ".join([*heads, *more]) + " |\n|" + " --- |" * len([*heads, *more]))
@@ -138,73 +129,13 @@ def print_tables(seeds: int, epochs: int, balanced: bool) -> None:
             print("| " + " | ".join([name, str(temperature), *cells]) + " |", flush=True)
 
 
-def contrastive_arms(
-    batch: int = 256, device: str = "cpu", samples: int = 50_000, loss_alone: bool = False
-) -> dict[str, Callable[[], None]]:
-    """Return a training step with each loss, on the same random images or embeddings.
-
-    Args:
-        batch: Images of a batch, of each of which there are two views.
-        device: Device of the step.
-        samples: Training samples, as many as the memory has rows.
-        loss_alone: Whether to leave out the network, ResNet-18 at 32 x 32 pixels.
-    """
-    import torch
-    from torch import nn
-
-    from modules.contrastive_learner import build_encoder, build_projector
-
-    torch.manual_seed(0)
-    index = torch.randperm(samples)[:batch].to(device)
-    shape = (128,) if loss_alone else (3, 32, 32)
-    views = torch.randn(2 * batch, *shape, device=device)
-
-    def arm(loss: Any) -> Callable[[], None]:
-        torch.manual_seed(0)
-        network: nn.Module = nn.Linear(128, 128)
-        if not loss_alone:
-            encoder, width = build_encoder("resnet18", shape, ())
-            network = nn.Sequential(encoder, build_projector(width, (512, 128)))
-        network.to(device)
-        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-        needs = {}
-        if hasattr(loss, "memory"):
-            loss.setup(samples, None, torch.device(device))
-            needs["index"] = index
-
-        def step() -> None:
-            value = loss(*network(views).chunk(2), **needs)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-
-        return step
-
-    # the baseline first
-    return {name: arm(loss) for name, loss in reversed(losses(0.1).items())}
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--balanced", action="store_true", help="digits without a long tail")
-    parser.add_argument("--cost", action="store_true", help="time steps instead")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    if not arguments.cost:
-        print_tables(arguments.seeds, arguments.epochs, arguments.balanced)
-        return
-    pin_allocator()
-    print(machine(arguments.device))
-    for alone in (False, True):
-        arms = contrastive_arms(arguments.batch, arguments.device, loss_alone=alone)
-        title = "the losses alone" if alone else "a step of ResNet-18 at 32 x 32 pixels"
-        medians = interleaved_medians(arms, arguments.rounds)
-        print_ratios(title, medians, "SimCLR", None if alone else GOALS)
+    print_tables(arguments.seeds, arguments.epochs)
 
 
 if __name__ == "__main__":
