@@ -1,12 +1,17 @@
-"""Temperatures of samples against how frequent their class is."""
+"""Temperatures of samples, and of classes against how frequent they are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
+
+from framework.figures.score_table import Table
+
+PERCENTILES = (10, 50, 90)
 
 
 class ClassTemperatures(NamedTuple):
@@ -58,3 +63,39 @@ def class_temperatures(temperature: Tensor, label: Tensor) -> ClassTemperatures:
     if len(frequency) > 1 and int(frequency.min()) < int(frequency.max()):
         correlation = spearman_corrcoef(found.double(), frequency.double()).to(temperature.dtype)
     return ClassTemperatures(count, summary[0], summary[1], summary[2], correlation)
+
+
+def temperature_table(found: ClassTemperatures, class_names: Sequence[str] | None = None) -> Table:
+    """Return the temperatures of the classes that have samples.
+
+    Args:
+        found: Temperatures of K classes.
+        class_names: Names of the classes; default 0..K-1.
+
+    Example:
+        >>> found = class_temperatures(torch.tensor([0.5, 0.75]), torch.tensor([1, 1]))
+        >>> [row[:3] for row in temperature_table(found, ["cat", "dog"]).rows]
+        [('dog', 2, 0.625)]
+    """
+    parts = (part.tolist() for part in (found.samples, found.mean, found.low, found.high))
+    rows = [
+        (str(k) if class_names is None else class_names[k], *row)
+        for k, row in enumerate(zip(*parts, strict=True))
+        if row[0]
+    ]
+    columns = ("class", "samples", "mean", "10th percentile", "90th percentile")
+    return Table("Temperatures of the classes", columns, rows)
+
+
+def temperature_summary(temperature: Tensor) -> dict[str, Tensor]:
+    """Return percentiles and the mean of temperatures (N,), one of them at least.
+
+    Example:
+        >>> temperature_summary(torch.tensor([0.25, 1.0, 0.5]))["p50"]
+        tensor(0.5000)
+    """
+    # torch's quantile takes 16 million numbers at most
+    ordered = temperature.sort().values
+    last = len(ordered) - 1
+    found = {f"p{p}": ordered[round(p / 100 * last)] for p in PERCENTILES}
+    return found | {"mean": temperature.mean()}

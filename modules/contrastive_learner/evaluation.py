@@ -9,7 +9,12 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from framework.contrastive.class_temperatures import ClassTemperatures, class_temperatures
+from framework.contrastive.class_temperatures import (
+    ClassTemperatures,
+    class_temperatures,
+    temperature_summary,
+    temperature_table,
+)
 from framework.contrastive.linear_probe import LinearProbeAccuracy
 from framework.contrastive.neighbor_accuracy import NeighborAccuracy
 from framework.data.datamodule import DataModule
@@ -23,7 +28,6 @@ from framework.utilities.checks import check_at_least
 
 MOST_COMPARED = 2048
 """Training samples of which all pairs are compared, and which are drawn."""
-PERCENTILES = (10, 50, 90)
 
 
 class RepresentationEvaluation(TrainingModule):
@@ -75,7 +79,7 @@ class RepresentationEvaluation(TrainingModule):
     def sample_temperatures(self) -> Tensor | None:
         """Return the temperature of every training sample (N,), NaN of those never visited.
 
-        None where the samples have none of their own.
+        None where the samples have none of their own, or none was visited yet.
         """
         return None
 
@@ -144,15 +148,16 @@ class RepresentationEvaluation(TrainingModule):
         shown = {name: value[rows.unique().to(value.device)] for name, value in self._bank.items()}
         scores = {"uniformity": uniformity(shown["embedding"])}
         if self.has_metrics:
-            scores["alignment"] = alignment(shown["embedding"], shown["label"])
+            known = shown["label"] >= 0
+            scores["alignment"] = alignment(shown["embedding"][known], shown["label"][known])
         temperature = self.sample_temperatures()
         if temperature is not None:
             shown["temperature"] = temperature[shown["index"].cpu()]
-        if temperature is not None and self.has_metrics:
-            of_bank = temperature[self._bank["index"].cpu()]
-            found = class_temperatures(of_bank, self._bank["label"].cpu())
-            self.metric_values["class_temperatures"] = found
-            scores["frequency_correlation"] = found.correlation
+            if self.has_metrics:
+                of_bank = temperature[self._bank["index"].cpu()]
+                found = class_temperatures(of_bank, self._bank["label"].cpu())
+                self.metric_values["class_temperatures"] = found
+                scores["frequency_correlation"] = found.correlation
         scores = {name: value for name, value in scores.items() if bool(value.isfinite())}
         self.metric_values |= {"shown": shown, **scores}
         self.log_dict({f"{self.stage}/{name}": value.float() for name, value in scores.items()})
@@ -165,14 +170,7 @@ class RepresentationEvaluation(TrainingModule):
         temperature = self.sample_temperatures()
         if temperature is None:
             return
-        temperature = temperature[~temperature.isnan()]
-        if not len(temperature):
-            return
-        # torch's quantile takes 16 million numbers at most
-        ordered = temperature.sort().values
-        values = {f"p{p}": ordered[round(p / 100 * (len(ordered) - 1))] for p in PERCENTILES} | {
-            "mean": temperature.mean()
-        }
+        values = temperature_summary(temperature[~temperature.isnan()])
         self.log_dict({f"train/temperature_{name}": value for name, value in values.items()})
 
     def predict_columns(self, batch: Batch) -> dict[str, Tensor]:
@@ -199,14 +197,7 @@ class RepresentationEvaluation(TrainingModule):
         found: ClassTemperatures | None = values.get("class_temperatures")
         if found is None:
             return {}
-        parts = (part.tolist() for part in (found.samples, found.mean, found.low, found.high))
-        rows = [
-            (str(k) if self._names is None else self._names[k], *row)
-            for k, row in enumerate(zip(*parts, strict=True))
-            if row[0]
-        ]
-        columns = ("class", "samples", "mean", "10th percentile", "90th percentile")
-        return {"temperatures": Table("Temperatures of the classes", columns, rows)}
+        return {"temperatures": temperature_table(found, self._names)}
 
     @property
     def _names(self) -> Sequence[str] | None:

@@ -57,7 +57,7 @@ def nearest_of_some(
 
     Args:
         representation: (N, D), of norm 1, N >= 2.
-        label: Class of each row, (N,) int64; negative where it is not known.
+        label: Class of each row, (N,) int64; one that is not known, negative, hides all.
         queries: Number of rows whose neighbors are found.
         neighbors: Number of neighbors of each.
 
@@ -74,7 +74,7 @@ def nearest_of_some(
     found = torch.cat([part.found for part in parts]).cpu()
     query = query.cpu()
     same = None
-    if label is not None:
+    if label is not None and bool((label >= 0).all()):
         label = label.cpu()
         same = label[found] == label[query, None]
     return QueryNeighbors(query, found, same, torch.cat([part.similarity for part in parts]).cpu())

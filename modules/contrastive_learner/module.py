@@ -29,14 +29,15 @@ class ContrastiveLearner(RepresentationEvaluation):
     ``TwoViews`` makes them of any images, and ``index`` (B,). An encoder represents them, and a
     projector, which only training uses, makes the embeddings that the criterion compares. With
     ``second_shape`` a batch holds two modes instead, such as the features of images and of their
-    texts, ``input`` (B, ...) and ``input2`` (B, ...), each with an encoder and a projector of its
-    own. The term is ``contrast``.
+    texts, ``input`` (B, ...) and ``input2`` (B, ...), or ``image`` and ``image2`` where the first
+    are images, each with an encoder and a projector of its own. The term is ``contrast``.
 
-    An evaluation represents all training samples without augmentation. With labels, which training
-    does not see, ``val/neighbor_accuracy`` is that of votes of the nearest ones, and
-    ``val/probe_accuracy`` that of logistic regression on them. ``val/uniformity`` and
-    ``val/alignment`` are of embeddings of training samples. Where samples have temperatures,
-    ``val/frequency_correlation`` is Spearman's of their class means and the class frequencies.
+    An evaluation represents all N training samples without augmentation, in N D numbers on every
+    rank. With labels, which training does not see, ``val/neighbor_accuracy`` is that of votes of
+    the nearest ones, and ``val/probe_accuracy`` that of logistic regression on them.
+    ``val/uniformity`` and ``val/alignment`` are of the embeddings of up to 2,048 of them. Where
+    samples have temperatures, ``val/frequency_correlation`` is Spearman's of their class means and
+    the class frequencies.
 
     Paper: Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*,
     ICML 2020, arXiv:2002.05709; with ``RobustContrastiveLoss`` that of Qiu et al., ICML 2023,
@@ -164,4 +165,6 @@ class ContrastiveLearner(RepresentationEvaluation):
         criterion = self.criterion
         if not isinstance(criterion, RobustContrastiveLoss) or criterion.memory is None:
             return None
-        return criterion.temperatures().mean(1).cpu() if criterion.learn_temperature else None
+        temperature = criterion.temperatures().mean(1).cpu()
+        learned = criterion.learn_temperature and not bool(temperature.isnan().all())
+        return temperature if learned else None
