@@ -215,5 +215,7 @@ def _signed(value: float, form: str) -> str:
 
 def _name(picture: SignalPicture, label: int) -> str:
     names = picture.class_names
-    known = names is not None and 0 <= label < len(names)
+    if label < 0:
+        return "unlabeled"
+    known = names is not None and label < len(names)
     return str(names[label]) if known else str(label)  # type: ignore[index]

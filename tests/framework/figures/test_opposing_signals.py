@@ -67,3 +67,5 @@ def test_the_table_has_every_member() -> None:
     table = member_table(_picture(labels=np.array([[3], [0]])), [10, 11, 12, 13])
     assert table.rows == [("G+", 12, "3", 2.5, 3.0), (f"G{MINUS}", 10, "0", 1.5, 1.0)]
     assert table.caption == "Opposing signals in step 9"
+    partly = member_table(_picture(labels=np.array([[-100], [0]])), [10, 11, 12, 13])
+    assert [row[2] for row in partly.rows] == ["unlabeled", "0"]
