@@ -26,7 +26,6 @@ from framework.distributed.sample_state import check_index
 from framework.gradients.combined_step import CombinedStep
 from framework.gradients.combiner import GradientCombiner
 from framework.losses.loss import Loss
-from framework.objectives.labels import IGNORE_INDEX
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import ReducedObjectives, reduce_objectives
 from framework.optim.parameter_groups import is_decayed
@@ -362,8 +361,8 @@ class TrainingModule(EvaluationModule):
         # a method of the module in both cases, as attacks ask a method for its network
         forward = self.forward if self._replay is None else self.recorded_forward
         available = values_for(loss, self, objectives, predictions, inputs, forward)
-        ignore_index = getattr(loss, "ignore_index", IGNORE_INDEX)
-        with explained_labels(predictions, targets, ignore_index):
+        ignored = getattr(loss, "ignore_index", None)
+        with explained_labels(predictions, targets, ignored):
             add_term(objectives, name, loss, predictions, targets, **available)
 
     def reduced_objectives(self, batch: Batch) -> ReducedObjectives:

@@ -90,7 +90,7 @@ def ignores_rows(loss: _Loss) -> bool:
 
 @contextmanager
 def explained_labels(
-    logits: Tensor, label: Tensor, ignore_index: int = IGNORE_INDEX
+    logits: Tensor, label: Tensor, ignore_index: int | None = IGNORE_INDEX
 ) -> Iterator[None]:
     """Name a label that is no class, instead of the error that it causes inside the block.
 
@@ -100,7 +100,7 @@ def explained_labels(
     Args:
         logits: Logits (B, K); other shapes are passed over.
         label: Classes (B,) int64; other targets are passed over.
-        ignore_index: Label of the rows that do not count.
+        ignore_index: Label of the rows that do not count; None where the loss counts all rows.
 
     Raises:
         ValueError: A label is not one of 0..K-1.
@@ -115,23 +115,29 @@ def explained_labels(
         raise
 
 
-def check_classes(label: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
+def check_classes(label: Tensor, num_classes: int, ignore_index: int | None = IGNORE_INDEX) -> None:
     """Raise ``ValueError`` if a label is not one of 0..K-1.
 
     Args:
         label: Classes (B,) int64 on the CPU; other targets are passed over.
         num_classes: Number K of classes.
-        ignore_index: Label of the rows that do not count.
+        ignore_index: Label of the rows that do not count; None where the loss counts all rows.
 
     Example:
         >>> check_classes(torch.tensor([0, -100, 2]), num_classes=3)
     """
     if label.ndim != 1 or label.is_floating_point():
         return
-    label = label[label != ignore_index]
+    if ignore_index is not None:
+        label = label[label != ignore_index]
     if not len(label):
         return
     low, high = (int(value) for value in label.aminmax())
+    if ignore_index is None and low == IGNORE_INDEX:
+        raise ValueError(
+            f"The data holds rows that do not count, of the label {low}, and the loss counts every "
+            "row: take another criterion, such as CrossEntropyLoss."
+        )
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"The data holds the label {low if low < 0 else high}, but the model has the classes "

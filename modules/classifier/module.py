@@ -197,7 +197,8 @@ class Classifier(TrainingModule):
 
     def check_labels(self, batch: Batch) -> None:
         """Raise ``ValueError`` if a label of the batch is no class."""
-        check_classes(batch["label"], self.num_classes, self.ignore_index)
+        ignored = getattr(self.criterion, "ignore_index", None)
+        check_classes(batch["label"], self.num_classes, ignored)
 
     @property
     def ignore_index(self) -> int:

@@ -200,6 +200,15 @@ def test_the_label_at_fault_is_named(labels: list[int], ignore_index: int, found
         nn.functional.cross_entropy(logits, label, ignore_index=ignore_index)
 
 
+def test_a_loss_that_counts_every_row_says_so_of_rows_without_a_label() -> None:
+    logits, label = torch.zeros(2, 10), torch.tensor([1, -100])
+    with (
+        pytest.raises(ValueError, match="the loss counts every row: take another criterion"),
+        explained_labels(logits, label, None),
+    ):
+        nn.functional.multi_margin_loss(logits, label)
+
+
 @pytest.mark.parametrize("labels", [[1, -100, 9], [-100, -100]])
 def test_labels_to_be_ignored_are_not_blamed_for_another_error(labels: list[int]) -> None:
     with (
