@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datamodules.class_parts import ClassSubset
 from datamodules.image_datasets import ImageSet
 from framework.data.datasets import Batch, BatchedDataset
 from framework.objectives.labels import IGNORE_INDEX
@@ -90,6 +91,8 @@ class PartlyLabeled(BatchedDataset):
 
 def _inputs(source: Any, rows: Tensor) -> tuple[str, Tensor]:
     """Return the name and the values of the inputs, images in [0, 1]."""
+    if isinstance(source, ClassSubset):
+        return _inputs(source.source, source.rows[rows])
     batch = source.read(rows) if isinstance(source, ImageSet) else source.batch(rows)
     name = "image" if "image" in batch else "input"
     return name, batch[name]

@@ -11,16 +11,19 @@ from torch.utils.data import Subset
 
 from datamodules.class_parts import labels_of
 from datamodules.classification import place_in_class
-from datamodules.image_data import ImageData
+from datamodules.image_datasets import ImageSet
 from datamodules.partly_labeled import PartlyLabeled
 from datamodules.wrapped_data import WrappedData, check_makes_no_batches
 from framework.data.datamodule import BatchOptions, DataModule, check_share
 from framework.data.datasets import Batch, Sample, root_and_rows
-from framework.data.facts import Facts
+from framework.data.facts import Facts, facts_of
 from framework.data.labeled_sampling import LabeledBatchSampler
 from framework.objectives.labels import IGNORE_INDEX
 from framework.utilities.checks import check_at_least, check_interval
 from framework.utilities.randomness import stable_seed
+
+PREPARED = ("input_shape", "resize", "input_mean", "input_std")
+"""Facts by which unlabeled rows of other data are prepared as the labeled ones are."""
 
 
 class SemiSupervised(WrappedData):
@@ -33,9 +36,9 @@ class SemiSupervised(WrappedData):
     label -100; ``RobustSelfTrainingLoss`` learns from these rows.
 
     Unlabeled rows are those of ``data`` whose labels are hidden, or all training rows of
-    ``unlabeled``, which then are of another domain. ``transform`` shifts their domain: it is drawn
-    once for each row and is the same in every epoch. Validation and test are those of ``data``, as
-    they are.
+    ``unlabeled``, which then are of another domain; they are resized, standardized and normalized
+    as those of ``data``. ``transform`` shifts their domain: it is drawn once for each row and is
+    the same in every epoch. Validation and test are those of ``data``, as they are.
 
     The remaining arguments are those of ``DataModule``.
 
@@ -119,6 +122,8 @@ class SemiSupervised(WrappedData):
         known, hidden = self._chosen(label)
         sources, labeled, others = [source], rows[known], rows[hidden]
         if self.unlabeled is not None:
+            facts = facts_of(self.data)
+            self.unlabeled.use_facts({name: facts[name] for name in PREPARED if name in facts})
             self.unlabeled.setup("fit")
             if self.unlabeled.augment is not None:
                 raise ValueError(
@@ -133,12 +138,14 @@ class SemiSupervised(WrappedData):
         if len(others) < (self.num_unlabeled or 1):
             raise ValueError(
                 f"There are {len(others)} rows without a label beside the {len(labeled)} labeled "
-                f"ones: lower labeled{' or num_unlabeled' if self.num_unlabeled else ''}."
+                f"ones: lower {'num_unlabeled' if self.num_unlabeled else 'labeled'}."
             )
         targets = torch.full((sum(map(len, sources)),), IGNORE_INDEX)
         targets[labeled] = source.fields["label"][labeled]
         kept = [*labeled.sort().values.tolist(), *others.sort().values.tolist()]
-        normalize = self.data.normalize if isinstance(self.data, ImageData) else None
+        plain_set = self.data.plain_train_set
+        images = source if plain_set is None else root_and_rows(plain_set, [])[0]
+        normalize = images.normalize if isinstance(images, ImageSet) else None
         self.augment = self.data.augment
         plain = PartlyLabeled(sources, targets, self.transforms, self.split_seed, normalize)
         plain.check_shapes(kept[0], kept[-1])

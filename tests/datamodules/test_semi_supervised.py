@@ -11,7 +11,15 @@ from torchvision.transforms.v2 import (
     RandomRotation,
 )
 
-from datamodules import BreastCancer, Digits, LongTailed, RotatedDigits, SemiSupervised, TwoViews
+from datamodules import (
+    BaseAndNovel,
+    BreastCancer,
+    Digits,
+    LongTailed,
+    RotatedDigits,
+    SemiSupervised,
+    TwoViews,
+)
 from framework.data.datasets import root_and_rows
 from framework.data.facts import facts_of
 from tests.helpers.tiny import TinyData, TinyModule, tiny_trainer
@@ -126,6 +134,31 @@ def test_augmentation_of_the_wrapped_data_and_its_normalization_stay():
     torch.testing.assert_close(one["image"].flip(-1), other["image"])
     ordered, clean = (next(iter(d.ordered_train_dataloader())) for d in (data, plain))
     assert torch.equal(ordered["image"], clean["image"])
+
+
+@pytest.mark.parametrize("augment", [None, [RandomHorizontalFlip(p=1.0)]])
+def test_the_normalization_of_data_that_are_wrapped_twice_stays(augment):
+    inner = Digits(mean=[0.25], std=[0.5], augment=augment, **SMALL)
+    data = digits(LongTailed(inner, 2.0), labeled=20)
+    for loader in (data.ordered_train_dataloader(), data.train_dataloader()):
+        image = next(iter(loader))["image"]
+        assert float(image.min()) == pytest.approx(-0.5)
+        assert float(image.max()) == pytest.approx(1.5)
+
+
+def test_unlabeled_rows_are_prepared_as_the_labeled_ones():
+    data = digits(BreastCancer(), labeled=10, unlabeled=BreastCancer(val_size=150))
+    assert torch.equal(data.unlabeled.input_mean, data.data.input_mean)
+    some = digits(
+        Digits(mean=[0.5], std=[0.5], **SMALL),
+        unlabeled=BaseAndNovel(Digits(), val_classes=2, test_classes=2, ways=2),
+    )
+    root, (_, known, hidden) = some.train_set.dataset, rows(some)
+    assert len(hidden) == len(some.unlabeled.train_set)
+    novel = some.unlabeled.train_set.batch(hidden[:9] - len(root.sources[0]))["image"]
+    torch.testing.assert_close(root.batch(hidden[:9])["image"], 2 * novel - 1)
+    first = root.sources[0].read(known[:9])["image"]
+    torch.testing.assert_close(root.batch(known[:9])["image"], 2 * first - 1)
 
 
 def test_rows_of_a_table():
