@@ -33,7 +33,9 @@ class TwoGaussians(ClassificationData):
         dimensions: Dimensions D of a point.
         norm: Norm of the mean.
         shift: Distance :math:`\alpha` by which the mean of the training points is moved.
-        draw: Number of the draw of the training points; the means are the same for all.
+        draw: Number of the draw of the training points; the means and the test points are the
+            same for all. Unlabeled rows need another draw than labeled ones, whose points they
+            would have.
 
     Raises:
         ValueError: an argument out of its range, or see the base class.
@@ -80,15 +82,16 @@ class TwoGaussians(ClassificationData):
     def read(self) -> Splits:
         """Return the points, the same for the same arguments."""
         moved = self.mean + self.shift * self._unit("shift")
-        train = self._points("train", self.draw, self.num_train, moved)
-        return Splits(train, None, self._points("test", 0, self.num_test, self.mean))
+        seed = stable_seed("two gaussians", "train", self.draw, str(float(self.shift)))
+        test_seed = stable_seed("two gaussians", "test")
+        train = self._points(self.num_train, moved, seed)
+        return Splits(train, None, self._points(self.num_test, self.mean, test_seed))
 
     def _unit(self, name: str) -> Tensor:
         generator = torch.Generator().manual_seed(stable_seed("two gaussians", name))
         return F.normalize(torch.randn(self.input_shape[-1], generator=generator), dim=0)
 
-    def _points(self, part: str, draw: int, rows: int, mean: Tensor) -> ImageSet:
-        seed = stable_seed("two gaussians", part, draw, str(self.shift))
+    def _points(self, rows: int, mean: Tensor, seed: int) -> ImageSet:
         generator = torch.Generator().manual_seed(seed)
         label = torch.arange(rows) % 2
         noise = torch.randn(rows, *self.input_shape, generator=generator)

@@ -38,6 +38,9 @@ def test_draws_differ_in_training_points_alone():
     assert not torch.equal(one.train.fields["image"], other.train.fields["image"])
     assert torch.equal(one.test.fields["image"], other.test.fields["image"])
     moved = parts(num_train=6, num_test=4, shift=1.0)
+    assert torch.equal(one.test.fields["image"], moved.test.fields["image"])
+    whole = parts(num_train=6, num_test=4, shift=0)
+    assert torch.equal(one.train.fields["image"], whole.train.fields["image"])
     assert moved.train.fields["label"].tolist() == [0, 1] * 3
 
 
