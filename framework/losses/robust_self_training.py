@@ -46,7 +46,8 @@ class RobustSelfTrainingLoss(ClassificationLoss):
     unlabeled rows are ignored, and with the ascent the loss is ``base`` of the labeled ones.
 
     Shapes: predictions (B, K) logits, K >= 2; targets (B,) int64, -100 where there is no label;
-    ``inputs`` (B, ...); returns a scalar, or (B,) values. Those of labeled rows are
+    ``inputs`` (B, ...); ``forward`` the network itself, and not what wraps it for DDP; returns a
+    scalar, or (B,) values. Those of labeled rows are
     :math:`\phi_\gamma`; those of unlabeled ones have their weight in them, so that the sum over all
     rows, divided by the number m of labeled ones, is the loss.
 
@@ -55,7 +56,7 @@ class RobustSelfTrainingLoss(ClassificationLoss):
     step size follow Sinha et al., arXiv:1710.10571.
 
     Cost: with the ascent ``steps`` forward and backward passes and three forward passes more than
-        cross-entropy; the closed form costs nothing.
+        cross-entropy; with the closed form a forward and K backward passes of a single row.
     Use it for: few labels beside many unlabeled rows, also of a somewhat other domain.
 
     Args:
@@ -148,7 +149,10 @@ class RobustSelfTrainingLoss(ClassificationLoss):
         """
         # what is missing or does not fit is refused by the base class
         fits = not self.missing(needs) and len(predictions) == len(targets)
-        if self.training and self.inner == "ascent" and fits:
+        if fits and self.inner == "closed_form_linear":
+            check_logits(self, predictions)
+            needs["slope"] = linear_weight(needs["forward"], needs["inputs"])
+        elif fits and self.training:
             check_logits(self, predictions)
             check_labels(self, predictions, targets)
             needs |= self._ascend(targets, needs["inputs"], needs["forward"])
@@ -180,7 +184,7 @@ class RobustSelfTrainingLoss(ClassificationLoss):
         check_logits(self, predictions)
         check_labels(self, predictions, targets)
         if self.inner == "closed_form_linear":
-            self._check_linear(predictions, needs["inputs"], needs["forward"])
+            self._check_linear(predictions, needs["inputs"], needs["slope"])
         labeled = targets != self.ignore_index
         lam = self.lam_at(needs["epoch"])
         counted = labeled if lam == 0 else torch.ones_like(labeled)
@@ -209,22 +213,16 @@ class RobustSelfTrainingLoss(ClassificationLoss):
         labeled: Tensor | None = None,
         moved: Tensor | None = None,
         paid: Tensor | None = None,
-        inputs: Tensor | None = None,
-        forward: Forward | None = None,
+        slope: Tensor | None = None,
         **needs: Any,
     ) -> Tensor:
         """Return the robust loss of every row, (B,), given the predictions where it is worst."""
-        if self.inner == "closed_form_linear":
-            assert inputs is not None
-            assert forward is not None
-            weight = linear_weight(forward, inputs)
+        if slope is not None:
             prices = torch.full_like(predictions[:, 0], self.gamma)
             if labeled is not None:
                 prices = prices.where(labeled, self.gamma_u)
-            weight = weight.to(predictions.dtype)
-            return robust_zero_one(
-                distance_to_errors(predictions, targets, weight), prices, self.cost
-            )
+            distance = distance_to_errors(predictions, targets, slope.to(predictions.dtype))
+            return robust_zero_one(distance, prices, self.cost)
         if moved is None or paid is None:
             return self.base.per_sample(predictions, targets)
         return self.base.per_sample(moved, targets) - paid
@@ -241,11 +239,11 @@ class RobustSelfTrainingLoss(ClassificationLoss):
         ratio = torch.where(counts[0] > 0, counts[0] / counts[1].clamp(min=1), 1.0)
         return torch.where(labeled, 1.0, lam * ratio)
 
-    def _check_linear(self, predictions: Tensor, inputs: Tensor, forward: Forward) -> None:
+    def _check_linear(self, predictions: Tensor, inputs: Tensor, slope: Tensor) -> None:
         """Refuse a model that is not linear, once, as a GPU waits for it."""
         if self._is_linear or not len(predictions):
             return
-        weight = linear_weight(forward, inputs).detach().to(predictions.dtype)
+        weight = slope.detach().to(predictions.dtype)
         # what is left is the offset, the same in all rows
         rest = predictions.detach() - inputs.flatten(1).to(predictions.dtype) @ weight.T
         spread, largest = (rest - rest[:1]).abs().amax(), predictions.detach().abs().amax()

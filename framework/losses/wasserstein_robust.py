@@ -65,7 +65,7 @@ def distance_to_errors(logits: Tensor, targets: Tensor, weight: Tensor) -> Tenso
 
     It is :math:`\min_{k \ne y} (f_y - f_k) / \lVert w_y - w_k \rVert`, exact for a linear model; of
     two classes it is the margin divided by the norm of :math:`\theta = w_1 - w_0`. It is not
-    positive where the prediction is wrong.
+    positive where the prediction is wrong, and infinite where no input has another one.
 
     Args:
         logits: (B, K), K >= 2.
@@ -78,11 +78,15 @@ def distance_to_errors(logits: Tensor, targets: Tensor, weight: Tensor) -> Tenso
     centered = weight - weight.mean(0).detach()
     gram = centered @ centered.T
     own = torch.eye(len(gram), dtype=torch.bool, device=gram.device)
-    square = gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
-    # the root of the zeros on the diagonal has no slope
-    norm = square.masked_fill(own, 1.0).clamp(min=torch.finfo(gram.dtype).tiny).sqrt()
+    total = gram.diagonal()[:, None] + gram.diagonal()
+    square = total - 2 * gram
+    # classes of one weight, such as a zero at the start, have no boundary between them, and the
+    # root of their zero no slope
+    alike = square <= 8 * torch.finfo(gram.dtype).eps * total
     margin = logits.gather(1, targets[:, None]) - logits
-    return (margin / norm[targets]).masked_fill(own[targets], torch.inf).amin(1)
+    distance = margin / square.masked_fill(alike, 1.0).sqrt()[targets]
+    beyond = alike[targets] & (margin.detach() > 0) | own[targets]
+    return distance.masked_fill(beyond, torch.inf).amin(1)
 
 
 def wasserstein_robust_loss(

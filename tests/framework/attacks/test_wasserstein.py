@@ -59,7 +59,7 @@ def test_no_row_ends_lower_than_it_began(gamma, step_size, steps, seed):
         return nn.functional.cross_entropy((z @ first).relu() @ second, label, reduction="none")
 
     z = penalized_ascent(loss, x, gamma, steps=steps, step_size=step_size)
-    assert (loss(z) - gamma * moved_cost(z, x, "half_l2sq") >= loss(x)).all()
+    assert (loss(z) - gamma * moved_cost(z, x, "half_l2sq") >= loss(x) - 1e-12).all()
 
 
 def test_a_row_has_its_own_price_and_does_not_see_the_others():

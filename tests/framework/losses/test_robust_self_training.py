@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from framework.attacks.pgd import PGDAttack
+from framework.gradients import EPO, CombinedStep
 from framework.losses import (
     CompSumLoss,
     EnsLoss,
@@ -17,6 +19,7 @@ from framework.losses import (
     SmoothAdversarialCompSumLoss,
     wasserstein_robust_loss,
 )
+from framework.objectives.errors import IncompatibleError
 from framework.objectives.objectives import Objectives
 from framework.objectives.reduction import reduce_objectives
 from framework.training.terms import add_term
@@ -132,6 +135,42 @@ def test_pseudo_labels_are_those_of_evaluation_mode():
     found = value(loss, model, X, LABEL)
     torch.testing.assert_close(found[4:] * 3 / 4, expected[4:])
     assert model.training
+
+
+@pytest.mark.parametrize("inner", ["ascent", "closed_form_linear"])
+def test_a_model_in_half_precision(inner):
+    model = linear().bfloat16()
+    loss = RobustSelfTrainingLoss(inner=inner, gamma=2.0, steps=3)
+    exact = value(loss, linear(), X, LABEL)
+    found = value(loss, model, X.bfloat16(), LABEL)
+    torch.testing.assert_close(found, exact.float(), rtol=0, atol=0.03)
+    found.backward()
+    assert model.weight.grad.dtype == torch.bfloat16
+    assert model.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        RobustSelfTrainingLoss(steps=2),
+        SmoothAdversarialCompSumLoss(attack=PGDAttack(eps=0.1, steps=2, clamp=None)),
+    ],
+)
+def test_gradients_at_the_features_are_refused(loss):
+    """Its predictions at moved inputs do not come from the features of the step."""
+    torch.manual_seed(0)
+    body, head = nn.Linear(2, 4), nn.Linear(4, 2)
+    model, x = nn.Sequential(body, nn.Tanh(), head), X.float()
+    features = model[:2](x)
+    available = {"inputs": x, "forward": model, "epoch": 0, "step": 0}
+    robust = loss(head(features), LABEL, **{name: available[name] for name in loss.needs[:3]})
+    terms = {"robust": robust, "size": features.square().mean()}
+    combined = CombinedStep(EPO(preference=[1.0, 1.0], scope="representation"))
+    with pytest.raises(IncompatibleError, match="use scope='exact'"):
+        combined(terms, model.parameters(), body.parameters(), features=features)
+    combined = CombinedStep(EPO(preference=[1.0, 1.0]))
+    combined(terms, model.parameters(), body.parameters()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_refuses_what_does_not_fit():
