@@ -140,7 +140,7 @@ def network_accuracy(
     return float((predicted == rows.test_label).float().mean())
 
 
-LABELS = {"lam": 0.0, "steps": 0}
+LABELS: dict[str, Any] = {"lam": 0.0, "steps": 0}
 ROBUST = {"lam": 0.0}
 PLAIN = {"steps": 0}
 TURNED = [RandomRotation([25, 25], InterpolationMode.BILINEAR)]
