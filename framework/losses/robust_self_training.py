@@ -42,8 +42,11 @@ class RobustSelfTrainingLoss(ClassificationLoss):
 
     The means are over the global batch, over ranks too, and one without rows is 0. The objective is
     not convex, and poor starts stay poor: ``warmup_epochs`` trains on the labels alone first, on
-    their robust loss. Large ``lam`` lets the boundary ignore the labels. In evaluation mode
-    unlabeled rows are ignored, and with the ascent the loss is ``base`` of the labeled ones.
+    their robust loss. With the closed form rows that are classified wrongly have no slope, and with
+    a squared cost neither has a model of zeros: begin with the mean of the labeled rows, say, or
+    with weights that cross-entropy trained. Large ``lam`` lets the boundary ignore the labels. In
+    evaluation mode unlabeled rows are ignored, and with the ascent the loss is ``base`` of the
+    labeled ones.
 
     Shapes: predictions (B, K) logits, K >= 2; targets (B,) int64, -100 where there is no label;
     ``inputs`` (B, ...); ``forward`` the network itself, and not what wraps it for DDP; returns a

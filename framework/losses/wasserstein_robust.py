@@ -39,7 +39,9 @@ def robust_zero_one(margin: Tensor, gamma: float | Tensor, cost: Cost = "l2") ->
         >>> robust_zero_one(torch.tensor([1.4, 0.2, -0.14, 0.4]), gamma=0.5)
         tensor([0.3000, 0.9000, 1.0000, 0.8000])
     """
-    return (1 - gamma * transport_cost(margin.clamp(min=0), cost)).clamp(min=0)
+    # unlike a clamp this has a slope at 0, where a model of zeros begins
+    distance = margin.masked_fill(margin < 0, 0)
+    return (1 - gamma * transport_cost(distance, cost)).clamp(min=0)
 
 
 def linear_weight(forward: Forward, inputs: Tensor) -> Tensor:

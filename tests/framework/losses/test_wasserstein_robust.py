@@ -152,6 +152,9 @@ def test_classes_of_one_weight_have_no_boundary(cost):
     sizes = torch.cat([p.grad.flatten() for p in layer.parameters()])
     assert sizes.isfinite().all()
     assert sizes.abs().max() < 10
+    if cost == "l2":  # down the slope lies the mean of the rows, each with its sign
+        mean = (SIGN[:, None] * X).sum(0)
+        torch.testing.assert_close(layer.weight.grad, 0.5 * torch.stack([mean, -mean]))
     with torch.no_grad():
         layer.bias[1] = 0.1
     close(phi(), [0.0, 0.0, 0.0, 1.0])  # all inputs are of class 1
