@@ -61,13 +61,15 @@ def load_sparse_rows(path: str | Path) -> Tensor:
     pointers, indices, values = (
         _array(parts, name, path) for name in ("indptr", "indices", "data")
     )
-    lengths = np.diff(pointers)
     if (
         len(pointers) != rows + 1
         or pointers[0] != 0
         or pointers[-1] != len(indices)
         or len(indices) != len(values)
-        or (lengths < 0).any()
+        # outside of it lengths overflow to what fits, and NumPy would write beyond its memory
+        or pointers.min() < 0
+        or pointers.max() > len(indices)
+        or (np.diff(pointers) < 0).any()
     ):
         raise ValueError(f"{path}: the rows of its sparse matrix do not fit its entries.")
     if len(indices) and not 0 <= indices.min() <= indices.max() < columns:
@@ -77,7 +79,8 @@ def load_sparse_rows(path: str | Path) -> Tensor:
     check_size(path, 4 * rows * columns, "its matrix with the zeros filled in")
     with memory_foreseen(path), np.errstate(over="ignore"):
         matrix = np.zeros((rows, columns), np.float32)
-        np.add.at(matrix, (np.repeat(np.arange(rows), lengths), indices), values.astype(np.float32))
+        row = np.repeat(np.arange(rows), np.diff(pointers))
+        np.add.at(matrix, (row, indices), values.astype(np.float32))
     if not np.isfinite(matrix).all():
         raise ValueError(f"{path}: its sparse matrix has an entry that is no finite number.")
     return torch.from_numpy(matrix)
@@ -92,7 +95,14 @@ def _shape(shape: Any, path: str | Path) -> tuple[int, int]:
 
 def _array(parts: dict[str, Any], name: str, path: str | Path) -> np.ndarray:
     values = parts.get(name)
-    kinds = "biuf" if name == "data" else "iu"
-    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in kinds:
+    # SciPy has no shorter indices, which would grow by as much as they are shorter
+    kinds = "biuf" if name == "data" else "i"
+    least = 1 if name == "data" else 4
+    if (
+        not isinstance(values, np.ndarray)
+        or values.ndim != 1
+        or values.dtype.kind not in kinds
+        or values.itemsize < least
+    ):
         raise ValueError(f"{path}: its sparse matrix has no array {name} of numbers.")
     return values if name == "data" else values.astype(np.int64)
