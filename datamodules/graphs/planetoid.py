@@ -12,7 +12,7 @@ from datamodules.graphs.given_graph import GivenGraph
 from datamodules.labels import plain_integers
 from framework.data.restricted_pickle import load_pickle
 from framework.data.sparse_pickle import load_sparse_rows
-from framework.utilities.limits import read_text, whole_number
+from framework.utilities.limits import check_size, memory_foreseen, read_text, whole_number
 
 CLASS_NAMES = {
     "cora": (
@@ -65,7 +65,10 @@ def read_planetoid(folder: Path, name: str) -> GivenGraph:
     known = torch.zeros(nodes, dtype=torch.bool)
     known[: len(inputs)] = True
     known[test] = True
-    x = inputs.new_zeros(nodes, inputs.shape[1])
+    # there may be many more nodes than rows
+    check_size(test_path, 4 * nodes * inputs.shape[1], "features of all nodes up to its largest")
+    with memory_foreseen(test_path):
+        x = inputs.new_zeros(nodes, inputs.shape[1])
     x[: len(inputs)], x[test] = inputs, test_inputs
     labels = torch.full((nodes,), -1)
     labels[: len(inputs)], labels[test] = label, test_label

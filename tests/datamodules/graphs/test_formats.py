@@ -141,6 +141,14 @@ PLANETOID = {
     "columns": (broken("allx", changed_rows(indices=np.array([0, 1, 9]))), "its 3 columns"),
     "huge": (broken("allx", changed_rows(_shape=(2**39, 2**39))), "do not fit its entries"),
     "wide": (broken("allx", changed_rows(_shape=(4, 2**39))), "would take .* of memory"),
+    "overflow": (
+        broken("allx", changed_rows(indptr=np.array([0, 2**63 - 1, -2, 3, 3]))),
+        "do not fit its entries",
+    ),
+    "short": (
+        broken("allx", changed_rows(indptr=np.array([0, 1, 2, 3, 3], np.int8))),
+        "no array indptr of numbers",
+    ),
     "shape": (broken("allx", changed_rows(_shape=[4, 3])), "no shape of rows and columns"),
     "texts": (broken("allx", changed_rows(data=np.array(["a"] * 3))), "no array data of numbers"),
     "rows": (broken("ally", np.eye(2)), "classes of 2 nodes, and features are 4"),
@@ -171,7 +179,7 @@ WEBKB = {
 }
 EDGES = {
     "node": ("air.edgelist", "10 20\n20 50\n", r"line 2: node 50 is not in .*labels-air\.txt"),
-    "word": ("air.edgelist", "10 x\n", "line 1: '10 x' is no edge"),
+    "word": ("air.edgelist", "10 x\n", "line 1: '10 x' is no edge.* belong into a .csv"),
     "weight": ("air.edgelist", "10 20 -1\n", "line 1: '10 20 -1' is no edge"),
     "fields": ("air.edgelist", "10 20 1 1\n", "line 1: '10 20 1 1' is no edge"),
     "twice": ("labels-air.txt", "t\n10 1\n10 2\n", "line 3: node 10 is there twice"),
@@ -230,3 +238,17 @@ def test_duplicate_entries_are_added_as_in_scipy(tmp_path: Path) -> None:
     x = read_graph(folder, None).x
     assert x is not None
     assert torch.equal(x[:4], torch.from_numpy(matrix.toarray()).float())
+
+
+def test_features_of_many_nodes_are_counted_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_planetoid(tmp_path)
+    for part, rows in (("allx", 4), ("tx", 2)):
+        matrix = scipy.sparse.csr_matrix((rows, 50), dtype=np.float32)
+        (tmp_path / f"ind.tiny.{part}").write_bytes(pickle.dumps(matrix, 2))
+    (tmp_path / "ind.tiny.graph").write_bytes(pickle.dumps({k: [] for k in range(201)}, 2))
+    (tmp_path / "ind.tiny.test.index").write_text("4\n200\n")
+    monkeypatch.setenv("TRIMTAB_MAX_GIB", str(10_000 / 2**30))
+    with pytest.raises(ValueError, match="features of all nodes up to its largest would take"):
+        read_graph(tmp_path, None)
