@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+ENTRIES = 1 << 20
+"""Entries of Gamma whose two embeddings are in memory at a time."""
 
 
 def unit_rows(z: Tensor, eps: float = 1e-12) -> Tensor:
@@ -39,6 +43,9 @@ def neighbor_similarity(
 ) -> Tensor:
     r"""Return :math:`\sum_j \Gamma_{ij} \exp(\tau \cos(z_i, z_j))` of every node i.
 
+    Of many entries of Gamma the cosines are computed for some at a time, and again in the backward
+    pass, so that memory does not grow with their number times d.
+
     Args:
         unit: Embeddings (N, d) of norm 1.
         edge_index: Places (2, E) int64 of the entries of the matrix Gamma, its row and its column.
@@ -49,6 +56,20 @@ def neighbor_similarity(
     Returns:
         (N,).
     """
+    if len(edge_weight) <= ENTRIES:
+        return _similarity(unit, edge_index, edge_weight, tau, zero_diagonal)
+    near = unit.new_zeros(len(unit))
+    parts = zip(edge_index.split(ENTRIES, 1), edge_weight.split(ENTRIES), strict=True)
+    for edges, weight in parts:
+        near = near + checkpoint(
+            _similarity, unit, edges, weight, tau, zero_diagonal, use_reentrant=False
+        )
+    return near
+
+
+def _similarity(
+    unit: Tensor, edge_index: Tensor, edge_weight: Tensor, tau: float, zero_diagonal: bool
+) -> Tensor:
     row, column = edge_index
     cosine = torch.linalg.vecdot(unit[row], unit[column])
     if zero_diagonal:

@@ -30,7 +30,7 @@ class PamCLoss(nn.Module):
     code (gayanku/PAMC), which gives NaN for a cluster without nodes and for an embedding of zeros;
     ``size_weighted`` is not in it.
 
-    Cost: time in the entries of Gamma and in N + K squared, memory likewise.
+    Cost: time and memory in the entries of Gamma and in N + K squared.
 
     Args:
         tau: Factor of the cosines.

@@ -50,7 +50,7 @@ def test_many_edges_are_thinned_and_nodes_without_a_place_left_out() -> None:
     points[3] = torch.nan
     figure = graph_map(PATH, points, {"cluster": GROUP}, layout="by hand", max_edges=1)
     assert len(lines(figure).get_segments()) == 1
-    said = "4 nodes, 3 edges, of which 1 are drawn; 1 nodes are left out; by hand"
+    said = "4 nodes, 3 edges, of which 1 are drawn; nodes without a place: 1; by hand"
     assert figure.get_supxlabel() == said
 
 

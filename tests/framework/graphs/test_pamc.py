@@ -8,9 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from framework.graphs import FullNegativeLoss, PamCLoss, meta_nodes
-from framework.graphs.node_similarity import neighbor_similarity, unit_rows
-from tests.framework.graphs.path_graph import ASSIGN, Z, adjacency, gamma
+from framework.graphs import (
+    FullNegativeLoss,
+    PamCLoss,
+    adjacency_powers,
+    meta_nodes,
+    neighbor_similarity,
+    node_similarity,
+)
+from framework.graphs.node_similarity import unit_rows
+
+Z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], dtype=torch.float64)
+ASSIGN = torch.tensor([0, 0, 1, 1])
+PATH = torch.tensor([[0, 1, 2], [1, 2, 3]])
+
+
+def gamma(order: int) -> tuple[Tensor, Tensor]:
+    """Return how near nodes of a path are, by the sum of the powers up to ``order``."""
+    return adjacency_powers(PATH, 4, torch.ones(3, dtype=torch.float64), order=order)
 
 
 def close(value: Tensor, expected: object, atol: float = 1e-6) -> None:
@@ -19,15 +34,6 @@ def close(value: Tensor, expected: object, atol: float = 1e-6) -> None:
 
 def positive(order: int) -> Tensor:
     return -neighbor_similarity(unit_rows(Z), *gamma(order), tau=0.5).log().mean()
-
-
-def test_the_example_has_the_adjacency_and_powers_of_the_paper() -> None:
-    third = 1 / 3
-    close(adjacency(), [[0.5, 0.5, 0, 0], [third] * 3 + [0], [0] + [third] * 3, [0, 0, 0.5, 0.5]])
-    edges, weights = gamma(2)
-    dense = torch.zeros(4, 4, dtype=torch.float64).index_put(tuple(edges), weights)
-    close(dense[0], [0.916667, 0.916667, 0.166667, 0])
-    close(dense[1], [0.611111, 0.722222, 0.555556, 0.111111])
 
 
 def test_the_parts_of_the_example() -> None:
@@ -139,6 +145,16 @@ def test_the_full_loss_in_parts_is_that_in_one() -> None:
     for loss, gradient in results[:2]:
         torch.testing.assert_close(loss, results[2][0])
         torch.testing.assert_close(gradient, results[2][1])
+
+
+def test_neighbors_in_parts_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = Z.clone().requires_grad_()
+    results = []
+    for entries in (node_similarity.ENTRIES, 5):
+        monkeypatch.setattr(node_similarity, "ENTRIES", entries)
+        loss = PamCLoss(tau=1.5)(z, *gamma(2), ASSIGN)
+        results.append((loss, *torch.autograd.grad(loss, z)))
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_half_precision_is_computed_in_float32() -> None:
