@@ -69,7 +69,6 @@ class NodeClusterEvaluation(TrainingModule):
         self.decoder = perceptron(list(sizes)[::-1])
         self.head = StudentTAssignment(num_clusters, sizes[-1], nu)
         self.input_shape = (sizes[0],)
-        self.code_size = sizes[-1]
         self.num_clusters = num_clusters
         self.prediction_shape = (num_clusters,)
         self.placed = False
@@ -107,7 +106,7 @@ class NodeClusterEvaluation(TrainingModule):
 
     def make_metrics(self) -> dict[str, Any]:
         """Return the metrics, those that need labels only where there are any."""
-        return node_metrics(self.num_clusters, self.code_size, self._classes)
+        return node_metrics(self.num_clusters, self._classes)
 
     def evaluate(self, batch: Batch) -> Objectives:
         """Update the metrics, once there are clusters, and return the losses that need no edges."""
@@ -119,13 +118,7 @@ class NodeClusterEvaluation(TrainingModule):
             return Objectives(per_sample={"reconstruction": reconstruction})
         log_q = self.head(z)
         q = log_q.exp()
-        measure(
-            self.metrics,
-            at_least_float32(z[rows]),
-            q[rows],
-            rows,
-            batch["label"][rows] if self.labeled else None,
-        )
+        measure(self.metrics, q[rows], batch["label"][rows] if self.labeled else None)
         edges, weight = batch["edge_index"], at_least_float32(batch["edge_weight"])
         cluster = q.argmax(1)
         for name, score in zip(OF_EDGES, (modularity, conductance), strict=True):

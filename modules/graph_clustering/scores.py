@@ -18,22 +18,18 @@ from framework.clustering.clustering_scores import (
     normalized_mutual_info_score,
 )
 from framework.clustering.contingency_table import ContingencyTable
-from framework.metrics.embedding_sample import EmbeddingSample
 
-CODES = 1000
-"""Nodes whose embeddings are kept for a figure."""
 OF_EDGES = ("modularity", "conductance")
 """Metrics of the whole graph, which are no sums over nodes."""
 
 
-def node_metrics(num_clusters: int, dim: int, num_classes: int | None) -> dict[str, Any]:
+def node_metrics(num_clusters: int, num_classes: int | None) -> dict[str, Any]:
     """Return the metrics of an evaluation; ``num_classes`` is None without labels."""
     metrics: dict[str, Any] = {
         "smallest_cluster": SmallestClusterFrequency(num_clusters),
         "max_probability": MeanMetric(),
         **{name: MeanMetric(nan_strategy="ignore") for name in OF_EDGES},
         "sizes": ClusterSizes(num_clusters),
-        "codes": EmbeddingSample(dim, CODES),
     }
     if num_classes is None:
         return metrics
@@ -47,13 +43,7 @@ def node_metrics(num_clusters: int, dim: int, num_classes: int | None) -> dict[s
     return labeled | metrics
 
 
-def measure(
-    metrics: MetricCollection,
-    z: Tensor,
-    assignment: Tensor,
-    index: Tensor,
-    label: Tensor | None,
-) -> None:
+def measure(metrics: MetricCollection, assignment: Tensor, label: Tensor | None) -> None:
     """Update the metrics that are sums over nodes with some nodes and their assignments (B, K)."""
     probability, cluster = assignment.max(1)
     for name in ("accuracy", "nmi_arithmetic", "adjusted_rand", "f1", "confusion"):
@@ -62,7 +52,6 @@ def measure(
     for name in ("smallest_cluster", "sizes"):
         metrics[name].update(cluster)
     metrics["max_probability"].update(probability)
-    metrics["codes"].update(z, cluster, index, label)
 
 
 def scores_of(cluster: Tensor, label: Tensor, num_clusters: int) -> dict[str, float]:
