@@ -15,9 +15,9 @@ from framework.utilities.limits import read_text, whole_number
 
 
 def label_file_of(path: Path) -> Path | None:
-    """Return ``labels-<name>.txt`` beside ``<name>.edgelist``, where it is there."""
-    beside = path.with_name(f"labels-{path.stem}.txt")
-    return beside if beside.is_file() else None
+    """Return ``labels-<name>.txt`` or ``.csv`` beside ``<name>.edgelist``, where it is there."""
+    beside = (path.with_name(f"labels-{path.stem}{suffix}") for suffix in (".txt", ".csv"))
+    return next((file for file in beside if file.is_file()), None)
 
 
 def read_edge_list(path: Path, labels: Path | None) -> GivenGraph:
@@ -79,7 +79,7 @@ def _read_edges(path: Path) -> tuple[Tensor, Tensor, array[int]]:
         if len(ends) < 2 or len(fields) > 3 or weight is None:
             raise ValueError(
                 f"{path}, line {number}: {line[:40]!r} is no edge; it must be two whole numbers, "
-                "with a positive weight or none."
+                "with a positive weight or none; titles and names of nodes belong into a .csv."
             )
         pairs.extend(ends)
         weights.append(weight)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from datamodules.graphs.edge_list import label_file_of, read_edge_list
+from datamodules.graphs.edge_table import SUFFIXES, read_edge_table
 from datamodules.graphs.given_graph import GivenGraph
 from datamodules.graphs.planetoid import read_planetoid
 from datamodules.graphs.webkb import EDGES, NODES, read_webkb
@@ -20,7 +21,8 @@ def read_graph(path: Path, labels: Path | None) -> GivenGraph:
     Args:
         path: Folder of Planetoid's or WebKB's files or the folder above ``raw``, or a list of
             edges.
-        labels: File of the classes of a list of edges; default ``labels-<name>.txt`` beside it.
+        labels: File of the classes of a list of edges; default ``labels-<name>.txt`` or ``.csv``
+            beside it.
 
     Raises:
         FileNotFoundError: Nothing is there, or no file of a known format.
@@ -29,7 +31,8 @@ def read_graph(path: Path, labels: Path | None) -> GivenGraph:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder.")
     if not path.is_dir():
-        return read_edge_list(path, label_file_of(path) if labels is None else labels)
+        read = read_edge_table if path.suffix in SUFFIXES else read_edge_list
+        return read(path, label_file_of(path) if labels is None else labels)
     if labels is not None:
         raise ValueError(f"{path} is a folder, and labels={str(labels)!r} belongs to an edge list.")
     folder = path / "raw" if (path / "raw").is_dir() else path

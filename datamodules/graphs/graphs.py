@@ -37,7 +37,8 @@ class Graphs(DataModule):
 
     Formats: a folder of Planetoid (``ind.<name>.graph`` and so on; pickles that are read as plain
     arrays, so that they run nothing), one of WebKB as Geom-GCN has it (``out1_graph_edges.txt``),
-    or a list of edges as struc2vec has it, two nodes a line. The nodes of Planetoid's test set are
+    a list of edges as struc2vec has it, two nodes a line, or a table of edges (``.csv``,
+    ``.parquet``), whose nodes and classes have any names. The nodes of Planetoid's test set are
     put where ``test.index`` says, and nodes without features and class, 15 of Citeseer, are left
     out. Directed edges count in both directions; of several between two nodes the one of the
     largest weight.
@@ -47,12 +48,13 @@ class Graphs(DataModule):
     nodes; ``degree`` is a one at the number of neighbors, which other graphs have as well.
 
     Args:
-        path: Folder of the files, or the folder above their ``raw``, or a list of edges.
+        path: Folder of the files, or the folder above their ``raw``, or a list or table of edges.
         data: Datamodule of images or of rows of numbers, in place of ``path``: each row of its
             training, guide, validation and test sets, in this order, is a node.
         neighbors: Number of nearest rows that each row of ``data`` is joined to.
         metric: Distance of rows of ``data``: ``cosine`` or ``euclidean``.
-        labels: File of the classes of a list of edges; default ``labels-<name>.txt`` beside it.
+        labels: File of the classes of a list of edges; default ``labels-<name>.txt`` or
+            ``.csv`` beside it.
         structure: Features of nodes that have none: ``adjacency`` or ``degree``.
         row_normalize: Whether features of a node are divided by the sum of their absolute values.
         num_workers: Loading processes per rank; by default none, as the graph lies in memory.
@@ -86,7 +88,9 @@ class Graphs(DataModule):
     ) -> None:
         super().__init__(batch_size=1, num_workers=num_workers)
         if (path is None) == (data is None):
-            raise ValueError("A graph comes from path or from data: give one of them.")
+            raise ValueError(
+                "A graph comes from path or from data: give one of them, and null for the other."
+            )
         if labels is not None and path is None:
             raise ValueError("labels belongs to a list of edges: give its path.")
         check_at_least(1, neighbors=neighbors)

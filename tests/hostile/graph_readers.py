@@ -7,7 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.datamodules.graphs.graph_files import write_edge_list, write_planetoid, write_webkb
+from tests.datamodules.graphs.graph_files import (
+    write_edge_list,
+    write_edge_table,
+    write_planetoid,
+    write_webkb,
+)
 from tests.hostile.mutations import BYTES
 from tests.hostile.registry import PICKLE, TEXTS, reader
 
@@ -52,6 +57,16 @@ def _(folder: Path) -> Any:
 )
 def _(folder: Path) -> Any:
     return _read(folder / "air.edgelist")
+
+
+@reader(
+    "edge-table",
+    lambda: _files(write_edge_table),
+    ["datamodules.table_reader:_split"],
+    TEXTS,
+)
+def _(folder: Path) -> Any:
+    return _read(folder / "people.csv")
 
 
 def _read(path: Path) -> Any:

@@ -51,3 +51,13 @@ def write_edge_list(folder: Path) -> Path:
     path = folder / "air.edgelist"
     path.write_text("# flights\n10 20\n20 10\n30 40 2.5\n\n40 20\n")
     return path
+
+
+def write_edge_table(folder: Path) -> Path:
+    """Write four people with names, of two classes."""
+    (folder / "labels-people.csv").write_text(
+        "person,team\nBo,red\nAnna,red\nÉmile,blue\nNA,blue\n", encoding="utf-8"
+    )
+    path = folder / "people.csv"
+    path.write_text("from,to,weight\nBo,Anna,0.5\nAnna,NA,2\nÉmile,Bo,1\n", encoding="utf-8")
+    return path
