@@ -56,7 +56,7 @@ def load(name: str, folder: Path | None) -> dict[str, Tensor]:
     if name == "digits":
         data = Graphs(data=Digits(mean=[0.0], std=[0.25]), neighbors=5)
     else:
-        assert folder is not None, "give --data FOLDER"
+        assert folder is not None
         places = {
             "cora": "planetoid/Cora",
             "texas": "webkb/texas",
@@ -125,9 +125,11 @@ def main() -> None:
     """Print the table of a graph."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("graph", choices=["digits", "cora", *sorted(SMALL)])
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of the graphs that are given")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.graph != "digits" and arguments.data is None:
+        parser.error(f"{arguments.graph} needs --data FOLDER")
     settings = DIGITS if arguments.graph == "digits" else Settings()
     batch = load(arguments.graph, arguments.data)
     x, label = batch["x"], batch["label"]

@@ -23,10 +23,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from benchmarks.pamc_loss import CLUSTERS, DEGREE, NODES, loss_step
 from benchmarks.timing import interleaved_medians, machine, pin_allocator, print_ratios
 
 IMAGES, STORED = 64, 50_000
-NODES, DEGREE, CLUSTERS, WIDTH = (2_000, 4_000, 8_000, 16_000, 32_000), 10, 10, 10
 TOGETHER, ALONE = 1_000, 20
 ROWS = 256
 
@@ -81,26 +81,9 @@ def contrastive_arms(device: str) -> dict[str, Callable[[], object]]:
 
 def graph_arms(nodes: int, device: str) -> dict[str, Callable[[], object]]:
     """Return the passes of both losses on one random graph."""
-    import torch
-    from torch import Tensor
-
-    from framework.graphs import FullNegativeLoss, PamCLoss
-
-    generator = torch.Generator().manual_seed(0)
-    row = torch.arange(nodes).repeat_interleave(DEGREE)
-    column = torch.randint(nodes, (len(row),), generator=generator)
-    edges = torch.stack([row, column]).to(device)
-    weight = torch.full((edges.shape[1],), 1 / DEGREE, device=device)
-    assign = torch.randint(CLUSTERS, (nodes,), generator=generator).to(device)
-    z = torch.randn(nodes, WIDTH, generator=generator).to(device).requires_grad_()
-    pamc, full = PamCLoss(), FullNegativeLoss()
-
-    def passes(value: Callable[[], Tensor]) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(value(), z)
-
     return {
-        "PamC": passes(lambda: pamc(z, edges, weight, assign, CLUSTERS)),
-        "all pairs as negatives": passes(lambda: full(z, edges, weight)),
+        "PamC": loss_step(nodes, "pamc", device),
+        "all pairs as negatives": loss_step(nodes, "full_negative", device),
     }
 
 
