@@ -71,12 +71,14 @@ def stage_comparison(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     figure.supxlabel("higher is better; the best of each is orange", fontsize=9, color="0.35")
     for place, metric in enumerate(metrics):
         axes = figure.add_subplot(1, len(metrics), place + 1)
-        axes.set_title(METRIC_NAMES.get(metric, metric.replace("_", " ")), loc="left")
+        title = METRIC_NAMES.get(metric, metric.replace("_", " "))
+        axes.set_title(title, loc="left", fontsize=8.5 if len(metrics) > 3 else None)
         known = {y: row[metric] for y, row in enumerate(rows.values()) if metric in row}
         low, high = min(known.values()), max(known.values())
         margin = 0.1 * (high - low) or 0.01
         for y, value in known.items():
-            color = COLORS[1] if value == high else COLORS[0]
+            # what shows the same digits is as good
+            color = COLORS[1] if high - value < 5e-4 else COLORS[0]
             axes.plot([value], [y], marker="o", markersize=7, color=color)
             axes.annotate(
                 f"{value:.3f}",
@@ -91,7 +93,7 @@ def stage_comparison(rows: Mapping[str, Mapping[str, float]]) -> Figure:
         axes.set_xlim(low - margin, high + 3.5 * margin)
         axes.set_ylim(len(stages) - 0.5, -0.5)
         axes.set_yticks(range(len(stages)), stages if place == 0 else [""] * len(stages))
-        ticks = MaxNLocator(4).tick_values(low - margin, high + margin)
+        ticks = MaxNLocator(4 if len(metrics) < 4 else 2).tick_values(low - margin, high + margin)
         # no score is above 1, though the room for the numbers may be
         axes.set_xticks([tick for tick in ticks if low - margin <= tick <= 1])
         axes.tick_params(length=0)

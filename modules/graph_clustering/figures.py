@@ -47,7 +47,7 @@ def evaluation_figures(
         known = {title: stages[name] for name, title in STAGE_NAMES.items() if name in stages}
         if known:
             now = {name: float(values[name]) for name in SCORES}
-            figures["stages"] = stage_comparison({**known, "graph and code": now})
+            figures["stages"] = stage_comparison({**known, "with the edges": now})
     if graph:
         figures["graph"] = embedded_graph(graph, class_names)
     return figures
