@@ -89,7 +89,7 @@ def graph_map(
     if len(drawn) < len(ends):
         said += f", of which {len(drawn):,} are drawn"
     if not there.all():
-        said += f"; {(~there).sum():,} nodes are left out"
+        said += f"; nodes without a place: {(~there).sum():,}"
     figure.supxlabel(f"{said}; {layout}" if layout else said, fontsize=9, color="0.35")
     return figure
 
