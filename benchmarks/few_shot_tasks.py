@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from time import perf_counter
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 import trimtab
+from benchmarks.timing import interleaved_medians
 from framework.data.episodes import EpisodeSet
 from framework.embedding.metrics.few_shot import few_shot_score
 from framework.solvers import LaplacianClustering, centered_unit_norm, shift_queries
+from framework.solvers.cluster_prototypes import PrototypeKind
 from framework.solvers.few_shot_solvers import WITH_NEIGHBORS, SolverName, few_shot_solver
 
 SOLVERS: tuple[SolverName, ...] = (
@@ -64,21 +65,17 @@ def solve_one_by_one(solver: LaplacianClustering, tasks: Tensor, support: Tensor
     return torch.stack([solver.fit_predict(task, support, ways) for task in tasks])
 
 
-def tasks_per_second(solve: Callable[..., Tensor], *arguments: Any, number: int) -> float:
-    """Return how many of ``number`` tasks a call solves in a second."""
-    start = perf_counter()
-    solve(*arguments)
-    return number / (perf_counter() - start)
-
-
-def print_times(number: int = 1000, alone: int = 50) -> None:
-    """Print the episodes per second of both ways, for each kind of prototype."""
+def print_times(number: int = 1000, alone: int = 20, rounds: int = 5) -> None:
+    """Print the tasks per second of both ways, for each kind of prototype."""
     tasks, support = random_tasks(number)
-    for kind in ("mean", "mode", "medoid"):
+    for kind in get_args(PrototypeKind):
         solver = LaplacianClustering(kind)
-        solve_together(solver, tasks[:2], support)
-        loop = tasks_per_second(solve_one_by_one, solver, tasks[:alone], support, number=alone)
-        batch = tasks_per_second(solve_together, solver, tasks, support, number=number)
+        arms = {
+            "together": partial(solve_together, solver, tasks, support),
+            "one by one": partial(solve_one_by_one, solver, tasks[:alone], support),
+        }
+        medians = interleaved_medians(arms, rounds, warmup=1)
+        batch, loop = number / medians["together"], alone / medians["one by one"]
         print(f"{kind}: {batch:.0f} together, {loop:.0f} one by one, {batch / loop:.1f} times")
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from framework.solvers.neighbor_affinity import neighbor_sums
+from framework.solvers.task_batches import asks_after, is_worth_reducing
+
 FREE_ITERATIONS = 2
 """Iterations before the first test of convergence."""
 
@@ -32,7 +35,7 @@ def laplacian_energy(
     It is what ``bound_step`` cannot raise where W is symmetric and positive semi-definite.
 
     Args:
-        assignment: Assignments Z (..., N, K).
+        assignment: Assignments Z (..., N, K), or each argument (..., K, N).
         unary: Cost a of every row and class (..., N, K).
         neighbors: Sum over the neighbors' assignments W Z (..., N, K).
         lam: Weight of the Laplacian term.
@@ -67,7 +70,8 @@ def laplacian_assignments(
 
     Args:
         unary: Cost a of every row and class (T, N, K).
-        affinity: Affinities W (T, N, N).
+        affinity: Affinities W (T, N, N), or (T, N, M) int64, the numbers of each row's neighbors, all of
+            affinity 1. Not looked at where ``lam`` is 0.
         lam: Weight of the Laplacian term.
         fixed: Assignments (T, S, K) of the first S rows, such as those of supports.
         hold: Whether these hold at every iteration; False for the start only.
@@ -80,28 +84,64 @@ def laplacian_assignments(
         >>> assignment.argmax(-1)
         tensor([[0, 0]])
     """
-    supports = 0 if fixed is None else fixed.shape[-2]
+    # classes before rows, as a softmax over few numbers beside one another is slow
+    unary = unary.mT.contiguous()
+    held = None if fixed is None else fixed.mT
+    log_held = None if held is None else _finite_log(held)
 
-    def imposed(free: Tensor, rows: Tensor | slice) -> Tensor:
-        return free if fixed is None else torch.cat([fixed[rows], free[:, supports:]], dim=1)
+    def impose(values: Tensor, held: Tensor | None) -> Tensor:
+        if held is not None:
+            values[..., : held.shape[-1]] = held
+        return values
 
-    result = imposed((-unary).softmax(-1), slice(None))
-    neighbors = affinity @ result
-    energy = laplacian_energy(result, unary, neighbors, lam)
-    if lam == 0 and hold:
-        return result, energy
-    result, energy = result.clone(), energy.clone()
-    active = torch.arange(len(unary), device=unary.device)
+    z = (-unary).softmax(1)
+    if lam == 0:
+        z = impose(z, held) if hold else z
+        return z.mT.contiguous(), laplacian_energy(z, unary, torch.zeros_like(z), lam)
+    z = impose(z, held)
+    neighbors = neighbor_sums(affinity, z)
+    energy = laplacian_energy(z, unary, neighbors, lam)
+    result, energies = torch.empty_like(z), torch.empty_like(energy)
+    tasks = torch.arange(len(z), device=z.device)
+    going, all_going = torch.ones_like(energy, dtype=torch.bool), True
     for iteration in range(max_inner):
-        if not len(active):
-            break
-        new = bound_step(unary[active], neighbors, lam)
-        new = imposed(new, active) if hold else new
-        neighbors = affinity[active] @ new
-        value = laplacian_energy(new, unary[active], neighbors, lam)
-        before = energy[active]
-        result[active], energy[active] = new, value
+        log_new = (lam * neighbors - unary).log_softmax(1)
+        new = log_new.exp()
+        if hold:
+            log_new, new = impose(log_new, log_held), impose(new, held)
+        neighbors = neighbor_sums(affinity, new)
+        # the energy, whose logarithms are known
+        terms = torch.add(unary + log_new, neighbors, alpha=-lam / 2).mul_(new)
+        value = terms.sum((-2, -1), dtype=torch.float64)
+        still = going
         if iteration >= FREE_ITERATIONS:
-            going = (value - before).abs() > tol * before.abs()
-            active, neighbors = active[going], neighbors[going]
-    return result, energy
+            still = going & ((value - energy).abs() > tol * energy.abs())
+        if all_going:
+            z, energy = new, value
+        else:
+            z = torch.where(going[:, None, None], new, z)
+            energy = torch.where(going, value, energy)
+        going = still
+        if iteration < FREE_ITERATIONS:
+            continue
+        all_going = False
+        if not asks_after(iteration, z.device):
+            continue
+        left = int(going.sum())
+        all_going = left == len(going)
+        if not left:
+            break
+        if is_worth_reducing(left, going):
+            result[tasks], energies[tasks] = z, energy
+            unary, affinity, z, neighbors = (v[going] for v in (unary, affinity, z, neighbors))
+            if held is not None and log_held is not None:
+                held, log_held = held[going], log_held[going]
+            tasks, energy, going = tasks[going], energy[going], going[going]
+            all_going = True
+    result[tasks], energies[tasks] = z, energy
+    return result.mT.contiguous(), energies
+
+
+def _finite_log(values: Tensor) -> Tensor:
+    """Return the logarithm of what is above 0, whose product with 0 is 0."""
+    return values.clamp(min=torch.finfo(values.dtype).tiny).log()

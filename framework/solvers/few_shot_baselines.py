@@ -10,7 +10,7 @@ from framework.ops.kernels import squared_distances
 from framework.solvers.bound_step import laplacian_assignments
 from framework.solvers.cluster_prototypes import cluster_means
 from framework.solvers.few_shot_task import as_tasks, query_classes
-from framework.solvers.neighbor_affinity import neighbor_affinity
+from framework.solvers.neighbor_affinity import nearest_rows
 from framework.utilities.checks import check_at_least
 
 SHARPNESS = 10.0
@@ -93,7 +93,7 @@ class LaplacianShot:
                 prototypes = cluster_means(tasks[:, :supports], fixed)
             assignment, _ = laplacian_assignments(
                 squared_distances(query, prototypes),
-                neighbor_affinity(query, self.knn),
+                nearest_rows(squared_distances(query, query), self.knn),
                 self.lam,
                 max_inner=self.max_inner,
                 tol=self.inner_tol,

@@ -8,16 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from framework.ops.kernels import squared_distances
 from framework.solvers.bound_step import bound_step, laplacian_assignments
 from framework.solvers.cluster_prototypes import (
+    CenteredRows,
     PrototypeKind,
+    centered_rows,
     cluster_means,
     cluster_medoids,
     cluster_modes,
     prototype_cost,
 )
 from framework.solvers.few_shot_task import as_tasks, query_classes
-from framework.solvers.neighbor_affinity import kernel_bandwidth, neighbor_affinity
+from framework.solvers.neighbor_affinity import (
+    kernel_bandwidth,
+    nearest_rows,
+    neighbor_affinity,
+    neighbor_sums,
+)
 from framework.utilities.checks import check_at_least, check_one_of
 
 FREE_ROUNDS = 2
@@ -132,40 +140,59 @@ class LaplacianClustering:
             return self._fit(*as_tasks(x, support_labels, num_classes))
 
     def _fit(self, x: Tensor, fixed: Tensor) -> LaplacianClusters:
-        affinity = neighbor_affinity(x, self.knn, self.symmetrize)
-        variance = kernel_bandwidth(x, affinity)
-        affinity.diagonal(dim1=-2, dim2=-1).add_(self.psd_shift)
-        prototypes = cluster_means(x[:, : fixed.shape[1]], fixed)
-        nearest = prototype_cost(x, prototypes, "mean", variance).argmin(-1)
-        nearest[:, : fixed.shape[1]] = fixed.argmax(-1)
-        state = LaplacianClusters(
+        supports = fixed.shape[1]
+        affinity, variance = self._neighbors(x)
+        rows = centered_rows(x)
+        prototypes = medoids = cluster_means(rows.x[:, :supports], fixed)
+        nearest = prototype_cost(rows, prototypes, "mean", variance).argmin(-1)
+        nearest[:, :supports] = fixed.argmax(-1)
+        now = LaplacianClusters(
             nearest,
             F.one_hot(nearest, fixed.shape[2]).to(x.dtype),
             prototypes,
             x.new_full((len(x),), torch.inf, dtype=torch.float64),
             torch.zeros(len(x), dtype=torch.int64, device=x.device),
         )
-        active = torch.arange(len(x), device=x.device)
-        medoids = prototypes
+        result = LaplacianClusters(*(torch.empty_like(value) for value in now))
+        tasks = torch.arange(len(x), device=x.device)
         for outer in range(self.max_outer):
-            if not len(active):
-                break
-            before = LaplacianClusters(*(value[active] for value in state))
-            tasks = x[active], fixed[active], affinity[active], variance[active]
-            after, medoids = self._round(*tasks, before, medoids)
-            complete = F.one_hot(after.labels, fixed.shape[2]).sum(1).gt(0).all(-1)
-            kept = active[complete]
-            for old, new in zip(state, after, strict=True):
-                old[kept] = new[complete]
+            after, medoids = self._round(rows, fixed, affinity, variance, now, medoids)
+            going = F.one_hot(after.labels, fixed.shape[2]).sum(1).gt(0).all(-1)
+            change = (after.energy - now.energy).abs()
+            converged = change <= self.tol * now.energy.abs()
+            # a class without a row ends its task at the round before
+            now = _where(going, after, now)
             if outer >= FREE_ROUNDS:
-                change = (after.energy - before.energy).abs()
-                complete &= change > self.tol * before.energy.abs()
-            active, medoids = active[complete], medoids[complete]
-        return state
+                going &= ~converged
+            left = int(going.sum())
+            if not left:
+                break
+            if left < len(going):
+                _put(result, tasks, now, rows.origin)
+                now = LaplacianClusters(*(value[going] for value in now))
+                rows = CenteredRows(*(value[going] for value in rows))
+                fixed, affinity, variance = fixed[going], affinity[going], variance[going]
+                tasks, medoids = tasks[going], medoids[going]
+        _put(result, tasks, now, rows.origin)
+        return result
+
+    def _neighbors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W (T, N, N) or neighbors (T, N, M), and the squared bandwidth (T,) of costs that have one."""
+        if self.lam == 0 and self.prototype == "mean":
+            # k-means looks at neither
+            return x.new_zeros(len(x), 0, 0), x.new_zeros(len(x))
+        distances = squared_distances(x, x)
+        affinity = nearest_rows(distances, self.knn)
+        if self.symmetrize or self.psd_shift:
+            affinity = neighbor_affinity(x, self.knn, self.symmetrize)
+        variance = kernel_bandwidth(distances, affinity)
+        if self.psd_shift:
+            affinity.diagonal(dim1=-2, dim2=-1).add_(self.psd_shift)
+        return affinity, variance
 
     def _round(
         self,
-        x: Tensor,
+        rows: CenteredRows,
         fixed: Tensor,
         affinity: Tensor,
         variance: Tensor,
@@ -175,12 +202,12 @@ class LaplacianClustering:
         """Return the clusters after new prototypes and assignments, and the next medoids."""
         member = F.one_hot(before.labels, fixed.shape[2])
         if self.prototype == "mean":
-            prototypes = cluster_means(x, member.to(x.dtype))
+            prototypes = cluster_means(rows.x, member.to(rows.x.dtype))
         elif self.prototype == "mode":
-            prototypes = cluster_modes(x, member.bool(), before.prototypes, variance)
+            prototypes = cluster_modes(rows, member.bool(), before.prototypes, variance)
         else:
             prototypes = medoids
-        unary = prototype_cost(x, prototypes, self.prototype, variance)
+        unary = prototype_cost(rows, prototypes, self.prototype, variance)
         assignment, energy = laplacian_assignments(
             unary,
             affinity,
@@ -191,9 +218,27 @@ class LaplacianClustering:
             tol=self.inner_tol,
         )
         if self.prototype == "medoid":
-            medoids = cluster_medoids(x, bound_step(unary, affinity @ assignment, self.lam))
+            neighbors = neighbor_sums(affinity, assignment.mT).mT
+            medoids = cluster_medoids(rows.x, bound_step(unary, neighbors, self.lam))
         labels = assignment.argmax(-1)
         return (
             LaplacianClusters(labels, assignment, prototypes, energy, before.rounds + 1),
             medoids,
         )
+
+
+def _where(chosen: Tensor, new: LaplacianClusters, old: LaplacianClusters) -> LaplacianClusters:
+    """Return the new clusters of the chosen tasks (T,) bool, and the old ones of the others."""
+    pairs = zip(new, old, strict=True)
+    return LaplacianClusters(
+        *(torch.where(chosen.view(-1, *[1] * (one.ndim - 1)), one, other) for one, other in pairs)
+    )
+
+
+def _put(
+    result: LaplacianClusters, tasks: Tensor, clusters: LaplacianClusters, origin: Tensor
+) -> None:
+    """Put the clusters of some tasks, whose prototypes are about an origin, into those of all."""
+    clusters = clusters._replace(prototypes=clusters.prototypes + origin)
+    for whole, part in zip(result, clusters, strict=True):
+        whole[tasks] = part

@@ -10,6 +10,8 @@ from framework.utilities.checks import check_interval
 
 BANDWIDTH_NEIGHBORS = 5
 """Divisor of the bandwidth, which the authors fixed whatever the number of neighbors is."""
+FEW = 8
+"""Neighbors up to which each is looked for on its own, as a partial sort takes longer."""
 
 
 def neighbor_affinity(x: Tensor, knn: int = 3, symmetrize: bool = False) -> Tensor:
@@ -32,33 +34,75 @@ def neighbor_affinity(x: Tensor, knn: int = 3, symmetrize: bool = False) -> Tens
                 [1., 0., 0.],
                 [0., 1., 0.]])
     """
-    check_interval(f"[1, {x.shape[-2]}]", knn=knn)
     distances = squared_distances(x, x)
+    affinity = torch.zeros_like(distances).scatter_(-1, nearest_rows(distances, knn), 1.0)
+    return torch.maximum(affinity, affinity.mT) if symmetrize else affinity
+
+
+def nearest_rows(distances: Tensor, knn: int) -> Tensor:
+    """Return the ``knn`` - 1 nearest other rows of each row, the nearest first, (..., N, M) int64.
+
+    Args:
+        distances: Squared distances of all rows (..., N, N).
+        knn: Number of neighbors of a row, itself among them.
+
+    Raises:
+        ValueError: ``knn`` is none of 1..N.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> nearest_rows(squared_distances(x, x), knn=2).flatten()
+        tensor([1, 0, 1])
+    """
+    check_interval(f"[1, {distances.shape[-1]}]", knn=knn)
+    distances = distances.clone()
     # of equal rows, and by rounding, another could come before the row itself
     distances.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-    affinity = torch.zeros_like(distances)
-    if knn > 1:
-        nearest = distances.topk(knn - 1, dim=-1, largest=False).indices
-        affinity.scatter_(-1, nearest, 1.0)
-    return torch.maximum(affinity, affinity.transpose(-1, -2)) if symmetrize else affinity
+    if knn - 1 > FEW:
+        return distances.topk(knn - 1, dim=-1, largest=False).indices
+    found = [torch.empty(*distances.shape[:-1], 0, dtype=torch.int64, device=distances.device)]
+    for _ in range(knn - 1):
+        found.append(distances.min(-1, keepdim=True).indices)
+        distances.scatter_(-1, found[-1], torch.inf)
+    return torch.cat(found, dim=-1)
 
 
-def kernel_bandwidth(x: Tensor, affinity: Tensor) -> Tensor:
+def neighbor_sums(affinity: Tensor, z: Tensor) -> Tensor:
+    """Return the sums of assignments over neighbors, (W Z)^T, (T, K, N).
+
+    Args:
+        affinity: Affinities W (T, N, N), or (T, N, M) int64, the numbers of each row's neighbors,
+            all of affinity 1.
+        z: Assignments (T, K, N).
+
+    Example:
+        >>> z = torch.tensor([[[0.1, 0.2, 0.3]]])
+        >>> neighbor_sums(torch.tensor([[[1, 2], [0, 2], [0, 1]]]), z)
+        tensor([[[0.5000, 0.4000, 0.3000]]])
+    """
+    if affinity.is_floating_point():
+        return z @ affinity.mT
+    rows = affinity.mT.flatten(1)[:, None].expand(-1, z.shape[1], -1)
+    return z.gather(2, rows).unflatten(2, (affinity.shape[2], affinity.shape[1])).sum(2)
+
+
+def kernel_bandwidth(distances: Tensor, affinity: Tensor) -> Tensor:
     """Return the squared bandwidth sum_pq w_pq |x_p - x_q|^2 / (5 N) of tasks, (...,).
 
     The 5 is the authors' and does not follow the number of neighbors.
 
     Args:
-        x: Features (..., N, d).
-        affinity: Affinities w (..., N, N).
+        distances: Squared distances of all rows (..., N, N).
+        affinity: Affinities w (..., N, N), or the numbers of neighbors (..., N, M) int64.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [3.0]])
-        >>> kernel_bandwidth(x, neighbor_affinity(x, knn=2))
+        >>> kernel_bandwidth(squared_distances(x, x), neighbor_affinity(x, knn=2))
         tensor(0.4000)
     """
-    total = (affinity * squared_distances(x, x)).sum((-2, -1))
-    return total / (BANDWIDTH_NEIGHBORS * x.shape[-2])
+    listed = not affinity.is_floating_point()
+    terms = distances.gather(-1, affinity) if listed else affinity * distances
+    return terms.sum((-2, -1)) / (BANDWIDTH_NEIGHBORS * distances.shape[-2])
 
 
 def least_psd_shift(affinity: Tensor) -> float:
