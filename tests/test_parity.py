@@ -32,7 +32,6 @@ ROUGH = {
     "classifier_mnist": 8,
     "face": 8,
     "face_orl": 8,
-    "fewshot_slk_omniglot": 32,
     "gghl_timm": 8,
     "metric_omniglot": 32,
 }
@@ -48,6 +47,8 @@ ROW_BY_ROW = {
 WHOLE = {
     "bpjdet",
     "depict",
+    "fewshot_slk",
+    "fewshot_slk_omniglot",
     "gns",
     "hypercleaning",
     "mfac",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Unpack, cast, get_args
+from typing import Any, ClassVar, NamedTuple, Unpack, cast, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -115,6 +115,7 @@ class TransductiveFewShot(TrainingModule):
         Panel("Half a 95 % interval", ("ci95@*",), "share of the queries"),
         Panel("Weight of the Laplacian term", ("lambda@*",), "lambda"),
     )
+    whole_parameters: ClassVar[bool] = True
     required_fields: tuple[str, ...] = ("image", "label")
     provides: tuple[str, ...] = ("per_sample", "predictions", "targets", "index", "features")
 
@@ -283,7 +284,8 @@ class TransductiveFewShot(TrainingModule):
         """Return the weight of a solver's Laplacian term that was chosen, 0 where it has none."""
         if solver not in self.weighted:
             return 0.0
-        return float(self.state.lam[self.weighted.index(solver)])
+        # of the digits that float32 keeps
+        return round(float(self.state.lam[self.weighted.index(solver)]), 6)
 
     @property
     def _scores(self) -> SolverAccuracy:
@@ -301,12 +303,13 @@ class TransductiveFewShot(TrainingModule):
     def evaluate(self, batch: Batch) -> None:
         """Classify the queries of episodes by all solvers."""
         found = self.embed(batch)
-        columns, shown = [], found.query_label
+        columns = []
         for name in self.solvers:
             for lam in self._scores.settings[name] or (0.0,):
-                predicted = self.solve(found, name, lam)
-                columns.append((predicted == found.query_label).float().mean(-1))
-            shown = self.solve(found, name, self.lambda_of(name))
+                shown = self.solve(found, name, lam)
+                columns.append((shown == found.query_label).float().mean(-1))
+        if len(self._scores.settings[self.solvers[-1]]) > 1:
+            shown = self.solve(found, self.solvers[-1], self.lambda_of(self.solvers[-1]))
         self._scores.update(torch.stack(columns, dim=1), batch["index"])
         label = torch.cat([found.support_label, found.query_label], dim=1)
         self.metrics["first"].update(found.features, label, shown, batch["index"])
