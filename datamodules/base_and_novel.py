@@ -6,9 +6,8 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
 
-from datamodules.class_parts import Classes, ClassParts, ClassSubset
+from datamodules.class_parts import Classes, ClassParts, ClassSubset, labels_of
 from datamodules.episodes import say_episodes
 from datamodules.parted_classes import PartedClasses
 from framework.data.datamodule import DataModule, LoaderOptions
@@ -131,12 +130,14 @@ class BaseAndNovel(PartedClasses):
         part: Any = self.data.val_set
         source, places = root_and_rows(part, list(range(len(part))))
         root, _ = root_and_rows(self.data.train_set, [])
-        given = root.fields["label"]
-        number = torch.full((int(max(given.max(), source.fields["label"].max())) + 2,), -1)
+        name = type(self.data).__name__
+        given, known = labels_of(root, name), labels_of(source, name)
+        number = torch.full((int(max(given.max(), known.max())) + 2,), -1)
         number[given[parts.train.rows]] = parts.train.label
         rows = torch.tensor(places, dtype=torch.int64)
-        label = number[source.fields["label"][rows].clamp(min=-1)]
-        held_out = rows if isinstance(self.data.train_set, Subset) else rows[:0]
+        label = number[known[rows].clamp(min=-1)]
+        # views of the same images share their labels
+        held_out = rows if known is given else rows[:0]
         return ClassSubset(source, rows[label >= 0], label[label >= 0]), held_out
 
     def _episodes(self, part: ClassSubset, number: int, name: str) -> EpisodeSet:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules import BaseAndNovel, Digits, LabelNoise
+from datamodules import BaseAndNovel, Digits, LabelNoise, LongTailed
 from framework.data.facts import facts_of
 from tests.datamodules.test_whole_set import Tiny, joined
 
@@ -72,6 +72,15 @@ def test_held_out_rows_of_the_training_set_are_not_trained():
     base = (given < 5).nonzero().flatten()
     assert torch.equal(torch.cat([held_out, trained]).sort().values, base)
     assert torch.equal(data.val_set.source.label, given[held_out])
+
+
+def test_a_validation_set_of_its_own_takes_no_rows_from_the_training_set():
+    thinned = LongTailed(Small(), imbalance=2.0)
+    data = ready(thinned, val_classes=0, test_classes=[3, 4])
+    trained = number(joined(data.train_dataloader())["image"])
+    assert sorted(trained.tolist()) == [k for k in range(100) if k % 5 < 3]
+    held_out = number(torch.cat([batch["image"].flatten(0, 1) for batch in data.val_dataloader()]))
+    assert set(held_out.tolist()) <= set(range(100, 120))
 
 
 def test_validation_classes_are_in_no_training_batch():
