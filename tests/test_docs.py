@@ -32,7 +32,9 @@ def test_the_readme_names_every_overlay(overlay: str) -> None:
     assert re.search(rf"`(with/)?{stem}`", (ROOT / "README.md").read_text())
 
 
-@pytest.mark.parametrize("name", ["gns", "graphs", "isogclr", "meco", "pamc", "rss", "sso"])
+@pytest.mark.parametrize(
+    "name", ["fewshot_slk", "gns", "graphs", "isogclr", "meco", "pamc", "rss", "sso"]
+)
 def test_the_code_of_a_page_runs(name: str) -> None:
     page = (ROOT / "docs" / f"{name}.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

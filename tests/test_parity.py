@@ -32,6 +32,7 @@ ROUGH = {
     "classifier_mnist": 8,
     "face": 8,
     "face_orl": 8,
+    "fewshot_slk_omniglot": 8,
     "gghl_timm": 8,
     "metric_omniglot": 32,
 }

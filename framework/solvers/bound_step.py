@@ -70,8 +70,8 @@ def laplacian_assignments(
 
     Args:
         unary: Cost a of every row and class (T, N, K).
-        affinity: Affinities W (T, N, N), or (T, N, M) int64, the numbers of each row's neighbors, all of
-            affinity 1. Not looked at where ``lam`` is 0.
+        affinity: Affinities W (T, N, N), or the numbers of neighbors (T, N, M) int64, each of
+            affinity 1; where ``lam`` is 0 they do not count.
         lam: Weight of the Laplacian term.
         fixed: Assignments (T, S, K) of the first S rows, such as those of supports.
         hold: Whether these hold at every iteration; False for the start only.

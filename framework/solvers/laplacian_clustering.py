@@ -177,7 +177,7 @@ class LaplacianClustering:
         return result
 
     def _neighbors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W (T, N, N) or neighbors (T, N, M), and the squared bandwidth (T,) of costs that have one."""
+        """Return neighbors (T, N, M) or W (T, N, N), and the squared bandwidths (T,)."""
         if self.lam == 0 and self.prototype == "mean":
             # k-means looks at neither
             return x.new_zeros(len(x), 0, 0), x.new_zeros(len(x))

@@ -38,8 +38,8 @@ def principal_plane(features: Tensor) -> Tensor:
 def episode_map(episode: Episode, solver: str) -> Figure:
     """Draw an episode in the plane of its principal components, colored by what was found.
 
-    Lines lead from each row to the prototype of its class, the mean of the rows that were assigned
-    to it; supports are stars, and a query that is wrong is ringed in the color of its own class.
+    Lines lead from each row to the mean of the rows that were assigned to the same class; supports
+    are stars, and a query that is wrong is ringed in the color of its own class.
 
     Args:
         episode: Features and classes.
@@ -69,7 +69,7 @@ def episode_map(episode: Episode, solver: str) -> Figure:
     right = (label == found)[query].float().mean() if query.any() else torch.ones(())
     axes.set_title(
         f"{float(right):.0%} of the {int(query.sum())} queries are right. Color: the class found; "
-        "star: support;\ncross: prototype; ring: the class of a query that is wrong",
+        "star: support;\ncross: mean of a class; ring: the class of a query that is wrong",
         loc="left",
         fontsize=9,
     )
