@@ -261,14 +261,16 @@ class Classifier(TrainingModule):
         return names if names is not None and len(names) == self.num_classes else None
 
     def figures(self, stage: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the confusion matrix and the scores of each class."""
+        """Return the confusion matrix, the scores of each class, and the regions of two inputs."""
         from framework.figures.tables import class_scores, confusion_matrix
+        from modules.classifier.regions import region_figures
 
         names = self.names_of_classes()
         counts = values["confusion"].cpu()
         return {
             "confusion_matrix": confusion_matrix(counts, names),
             "class_scores": class_scores(counts, names),
+            **region_figures(self, self.input_shape, names),
         }
 
     def score_tables(self, stage: str, values: dict[str, Any]) -> dict[str, Table]:
