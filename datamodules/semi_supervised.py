@@ -254,6 +254,6 @@ def _check_wrapped(wrapper: SemiSupervised, data: DataModule) -> None:
     if data.mixes_samples or data.has_groups:
         raise ValueError(
             f"{type(data).__name__} makes samples of several, which have no label of their own: "
-            "switch its mixup off."
+            "wrap what it is made of, or switch its mixup off."
         )
     check_makes_no_batches(wrapper, data)

@@ -32,7 +32,7 @@ class TwoGaussians(ClassificationData):
         num_test: Points of the test set.
         dimensions: Dimensions D of a point.
         norm: Norm of the mean.
-        shift: Distance :math:`\alpha` by which the mean of the training points is moved.
+        shift: Distance α by which the mean of the training points is moved.
         draw: Number of the draw of the training points; the means and the test points are the
             same for all. Unlabeled rows need another draw than labeled ones, whose points they
             would have.

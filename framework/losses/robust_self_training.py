@@ -63,20 +63,20 @@ class RobustSelfTrainingLoss(ClassificationLoss):
     Use it for: few labels beside many unlabeled rows, also of a somewhat other domain.
 
     Args:
-        base: Loss :math:`\ell` of the ascent, one that needs predictions and labels only; default
+        base: Loss of the ascent, one that needs predictions and labels only; default
             cross-entropy.
-        gamma: Price of transport :math:`\gamma` of labeled rows, in units of the inputs.
-        gamma_u: Price of transport :math:`\gamma'` of unlabeled rows.
-        lam: Weight :math:`\lambda` of the unlabeled rows' mean.
+        gamma: Price γ of moving a labeled row, in units of the inputs; larger is less robust.
+        gamma_u: Price γ' of moving an unlabeled row.
+        lam: Weight λ of the unlabeled rows' mean.
         inner: Solver of the supremum: ``'ascent'`` or ``'closed_form_linear'``.
         steps: Steps of the ascent; 0 for plain self-training.
-        step_size: Size of a step of the ascent; default :math:`1 / (2 \gamma)`, or half of that for
-            ``'l2sq'``.
-        cost: Cost of transport: ``'half_l2sq'`` (:math:`\frac12 \lVert z - x \rVert^2`), ``'l2sq'``
-            (:math:`\lVert z - x \rVert^2`), or, with the closed form, ``'l2'``.
+        step_size: Size of a step of the ascent; default 1 / (2 γ), or half of that for ``'l2sq'``.
+        cost: Cost of moving a row, to be multiplied by its price: ``'half_l2sq'``, half the square
+            of the distance, ``'l2sq'``, the square, or, with the closed form, ``'l2'``, the
+            distance.
         warmup_epochs: Number of epochs at the start in which unlabeled rows do not count.
-        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``; a mean is over the
-            labeled rows, as said above.
+        reduction: Reduction over rows: ``'mean'``, ``'sum'`` or ``'none'``; a mean is that of the
+            labeled rows, plus ``lam`` times that of the others.
 
     Raises:
         ValueError: an argument out of its range, a ``base`` that needs more, the cost ``'l2'`` with
