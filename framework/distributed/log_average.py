@@ -18,7 +18,10 @@ def global_log_mean_exp(values: Tensor) -> Tensor:
     no rank has rows.
 
     Args:
-        values: (B_r,) numbers x of this rank.
+        values: Numbers x of this rank, (B_r, ...).
+
+    Returns:
+        (...).
 
     Example:
         >>> import torch
@@ -26,12 +29,13 @@ def global_log_mean_exp(values: Tensor) -> Tensor:
         tensor(1000.)
     """
     values = values.detach()
-    own = values.max() if values.numel() else values.new_full((), -math.inf)
+    none = values.new_full(values.shape[1:], -math.inf)
+    own = values.amax(0) if len(values) else none
     largest = all_reduce_max(own)
     # all may be minus infinity, of which none is subtracted
     shift = torch.where(largest.isinf(), 0.0, largest)
-    total = (values - shift).exp().sum()
-    count = torch.full_like(total, values.numel())
+    total = (values - shift).exp().sum(0)
+    count = torch.full_like(total, len(values))
     total, count = all_reduce_sum(torch.stack([total, count])).unbind()
     return (total / count.clamp(min=1)).log() + shift
 

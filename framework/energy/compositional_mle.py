@@ -66,6 +66,7 @@ class CompositionalMLELoss(FullPrecision, EnergyLoss):
         tensor(1.0949)
     """
 
+    term = "nll"
     log_u: Tensor
     """Logarithm of the moving average; NaN before the first batch."""
     updates: Tensor
@@ -103,10 +104,11 @@ class CompositionalMLELoss(FullPrecision, EnergyLoss):
             noise_log_ratio: Log-ratios r at the noise of this rank, of any shape.
         """
         values = noise_log_ratio.detach().flatten()
-        mean = global_log_mean_exp(values)
+        # with the square that the effective sample size takes
+        mean, square = global_log_mean_exp(torch.stack([values, 2 * values], dim=1)).unbind()
         log_u = log_moving_average(self.log_u.to(mean), mean, self.share)
         if self.training:
-            self.effective_share.copy_((2 * mean - global_log_mean_exp(2 * values)).exp())
+            self.effective_share.copy_((2 * mean - square).exp())
             self.log_u.copy_(log_u)
             if self.warmup_steps:
                 self.updates += 1

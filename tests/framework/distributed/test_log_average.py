@@ -54,6 +54,13 @@ def test_mean_over_one_process():
     assert float(global_log_mean_exp(values)) == pytest.approx(expected, abs=1e-4)
 
 
+def test_columns_have_means_of_their_own():
+    values = torch.tensor([[800.0, 1.0], [801.0, 1.0], [799.0, 1.0]])
+    expected = [global_log_mean_exp(column) for column in values.unbind(1)]
+    torch.testing.assert_close(global_log_mean_exp(values), torch.stack(expected))
+    assert global_log_mean_exp(values[:0]).tolist() == [-math.inf] * 2
+
+
 def test_mean_of_nothing():
     assert float(global_log_mean_exp(torch.empty(0))) == -math.inf
     assert float(global_log_mean_exp(torch.full((2,), -math.inf))) == -math.inf

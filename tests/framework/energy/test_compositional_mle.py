@@ -120,12 +120,26 @@ def test_noise_from_the_model_has_equal_weights_and_gives_contrastive_divergence
     assert float(noise.detach().abs().max()) == 0
 
 
+def quantiles(noise: Normal, rows: int = 100_000) -> Tensor:
+    """Return draws that lie as the density does, without chance."""
+    return noise.icdf((torch.arange(rows, dtype=torch.float64) + 0.5) / rows)
+
+
 def test_the_average_normalizer_under_noise_is_that_of_the_model() -> None:
-    generator = torch.Generator().manual_seed(0)
-    drawn = 1.5 * torch.randn(400_000, generator=generator, dtype=torch.float64)
     loss = double(gamma=1.0)
-    loss.move(ratio(drawn, torch.tensor(0.5, dtype=torch.float64)))
-    assert float(loss.log_u.exp()) == pytest.approx(math.sqrt(2 * math.pi), abs=0.01)
+    loss.move(ratio(quantiles(NOISE), torch.tensor(0.5, dtype=torch.float64)))
+    assert float(loss.log_u.exp()) == pytest.approx(math.sqrt(2 * math.pi), abs=1e-4)
+
+
+@pytest.mark.parametrize("theta", [0.0, 0.5, 1.0])
+def test_the_weights_of_far_noise_have_the_second_moment_of_theory(theta: float) -> None:
+    """Under N(0, 1) the mean of (p0 / q)^2 is 2 pi exp(theta^2): few draws count."""
+    q = Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    z, loss = quantiles(q), double(gamma=1.0)
+    r = -(z - theta).square() / 2 - q.log_prob(z)
+    loss.move(r)
+    assert float(r.mul(2).exp().mean()) == pytest.approx(2 * math.pi * math.exp(theta**2), rel=0.01)
+    assert float(loss.effective_share) == pytest.approx(math.exp(-(theta**2)), rel=0.01)
 
 
 @pytest.mark.parametrize("sd", [1.0, 1.5, 3.0])
