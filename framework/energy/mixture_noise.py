@@ -88,8 +88,7 @@ class MixtureNoise(Noise):
             Categorical(self.weights, validate_args=False), parts, validate_args=False
         )
 
-    def sample(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return draws (rows, D)."""
+    def _draw(self, rows: int, generator: torch.Generator | None) -> Tensor:
         like = self.weights
         unit = torch.rand(rows, dtype=like.dtype, device=like.device, generator=generator)
         own = torch.searchsorted(self.ends, unit, right=True)[:, None]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.layers.mlp import mlp_body
+from framework.utilities.precision import at_least_float32
 
 
 class EnergyMLP(nn.Module):
     """Perceptron from a row to its energy, which is 0 everywhere at the start.
 
-    The last layer has no bias, as a constant of the energy changes no density.
+    The last layer has no bias, as a constant of the energy changes no density, and is computed in
+    float32 at least, as densities are exponentials of energies.
 
     Args:
         num_inputs: Number of values of an input, whose other shape is flattened.
@@ -37,4 +41,7 @@ class EnergyMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies (B,) of inputs (B, ...)."""
-        return self.head(self.body(x)).squeeze(1)
+        # draws and grids have the numbers of their own, the weights perhaps those of half precision
+        hidden = at_least_float32(self.body(x.to(self.head.weight.dtype)))
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(hidden, at_least_float32(self.head.weight)).squeeze(1)

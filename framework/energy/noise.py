@@ -17,7 +17,8 @@ class Noise(FullPrecision):
     """Base of densities q on rows of D numbers, fitted to the training rows.
 
     A subclass has buffers, which ``allocate`` makes, and writes ``_fit``, ``distribution``,
-    ``sample`` and ``box``. It is in checkpoints as fitted.
+    ``_draw`` and ``box``. It is in checkpoints as fitted. Draws and densities leave autocast, whose
+    draws would lie on the few numbers of half precision.
     """
 
     is_fitted: Tensor
@@ -62,6 +63,10 @@ class Noise(FullPrecision):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the logarithm of the density at rows (..., D)."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self._log_prob(x)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
         return self.distribution.log_prob(x)
 
     def sample(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
@@ -71,6 +76,10 @@ class Noise(FullPrecision):
             rows: Number of draws.
             generator: Generator on the device of the buffers; default torch's.
         """
+        with torch.autocast(self.is_fitted.device.type, enabled=False):
+            return self._draw(rows, generator)
+
+    def _draw(self, rows: int, generator: torch.Generator | None) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} cannot be drawn from.")
 
     def box(self) -> tuple[Tensor, Tensor]:
@@ -124,8 +133,7 @@ class NormalNoise(Noise):
         """The density as torch knows it, of event shape (D,)."""
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril, validate_args=False)
 
-    def sample(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return draws (rows, D)."""
+    def _draw(self, rows: int, generator: torch.Generator | None) -> Tensor:
         return self.mean + standard(rows, self.mean, generator) @ self.scale_tril.T
 
     def box(self) -> tuple[Tensor, Tensor]:
@@ -174,17 +182,20 @@ class UniformNoise(Noise):
         side = self.margin * (high - low)
         self.low.copy_(low - side)
         self.high.copy_(high + side)
+        # at the upper end itself the density is 0
+        self.high.copy_(self.high.nextafter(torch.full_like(self.high, torch.inf)))
 
     @property
     def distribution(self) -> Independent:
         """The density as torch knows it, of event shape (D,)."""
         return Independent(Uniform(self.low, self.high, validate_args=False), 1)
 
-    def sample(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return draws (rows, D)."""
+    def _draw(self, rows: int, generator: torch.Generator | None) -> Tensor:
         shape, like = (rows, len(self.low)), self.low
         unit = torch.rand(shape, dtype=like.dtype, device=like.device, generator=generator)
-        return self.low + (self.high - self.low) * unit
+        drawn = self.low + (self.high - self.low) * unit
+        # rounding may reach the upper end, where the density is 0
+        return drawn.minimum(self.high.nextafter(self.low))
 
     def box(self) -> tuple[Tensor, Tensor]:
         """Return the corners of the box itself."""

@@ -80,6 +80,27 @@ def test_a_fit_survives_the_checkpoint_and_half_precision() -> None:
     assert other.half().means.dtype == torch.float64
 
 
+def test_every_row_and_every_draw_has_a_density() -> None:
+    rows = torch.tensor([[1e4], [1e4 + 1]])  # a draw in 2,000 is rounded to the upper end
+    for margin in (0.0, 0.1):
+        noise = UniformNoise(margin)
+        noise.allocate(1)
+        noise.fit(rows)
+        assert noise.log_prob(rows).isfinite().all()
+        drawn = noise.sample(20_000, torch.Generator().manual_seed(0))
+        assert noise.log_prob(drawn).isfinite().all()
+
+
+def test_autocast_changes_neither_draws_nor_densities() -> None:
+    for noise in map(fitted, (NormalNoise(), MixtureNoise(2), UniformNoise())):
+        noise = noise.float()
+        drawn = noise.sample(9, torch.Generator().manual_seed(0))
+        log_prob = noise.log_prob(drawn)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(noise.sample(9, torch.Generator().manual_seed(0)), drawn)
+            assert torch.equal(noise.log_prob(drawn), log_prob)
+
+
 def test_what_has_no_density_is_said() -> None:
     constant = torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
     noise = NormalNoise(ridge=0.0)
@@ -116,5 +137,9 @@ def test_an_energy_starts_at_0_and_can_leave_it() -> None:
     net(x).sum().backward()
     assert net.head.weight.grad is not None
     assert float(net.head.weight.grad.abs().max()) > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(x).dtype == torch.float32
+    for rows in (x, x.bfloat16()):
+        assert net.bfloat16()(rows).dtype == torch.float32
     with pytest.raises(ValueError, match="one hidden layer"):
         EnergyMLP(4, ())
