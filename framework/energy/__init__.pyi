@@ -1,6 +1,7 @@
 from .compositional_mle import CompositionalMLELoss as CompositionalMLELoss
 from .contrastive_divergence import ContrastiveDivergenceLoss as ContrastiveDivergenceLoss
 from .contrastive_divergence import langevin as langevin
+from .distribution_noise import DistributionNoise as DistributionNoise
 from .energy_loss import EnergyLoss as EnergyLoss
 from .energy_rows import Energies as Energies
 from .energy_rows import EnergyRows as EnergyRows

@@ -65,6 +65,8 @@ class ContrastiveDivergenceLoss(EnergyLoss):
         tensor(-2.)
     """
 
+    term = "contrastive_divergence"
+
     def __init__(self, steps: int = 20, step_size: float = 0.01) -> None:
         super().__init__()
         check_at_least(1, steps=steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
@@ -12,7 +14,12 @@ class EnergyLoss(_Loss):
 
     A subclass writes ``parts``. ``per_sample`` has a value for every row of data, which needs the
     same number of draws of noise for each.
+
+    Class attributes:
+        term: Name of the loss among the terms of a training step.
     """
+
+    term: ClassVar[str] = "energy"
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,6 +37,7 @@ class NCELoss(FullPrecision, EnergyLoss):
         tensor(1.3863, grad_fn=<AddBackward0>)
     """
 
+    term = "nce"
     log_z: Tensor
     """Logarithm of the normalizer."""
 

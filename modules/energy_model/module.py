@@ -39,8 +39,8 @@ class EnergyModel(TrainingModule):
     label is used.
 
     A batch holds ``input`` (B, D), or ``image`` (B, C, H, W) where ``input_shape`` has three
-    numbers, and ``index`` (B,). In evaluation it may hold ``is_outlier`` (B,) bool and
-    ``log_density`` (B,), the logarithm of the true density.
+    numbers, and ``index`` (B,), or is a tuple that begins with either. In evaluation it may hold
+    ``is_outlier`` (B,) bool and ``log_density`` (B,), the logarithm of the true density.
 
     ``nll`` is the negative log-likelihood of rows that are no outliers, in nats, with Z summed over
     a grid of the noise's box; of more than two numbers a row, ``nll_estimate`` has Z as the mean of
@@ -106,6 +106,7 @@ class EnergyModel(TrainingModule):
         self.input_shape = tuple(input_shape)
         self.input_field = "image" if len(self.input_shape) == 3 else "input"
         self.required_fields = (self.input_field,)
+        self.tuple_fields = (self.input_field, "label")
         self.size = torch.Size(self.input_shape).numel()
         self.tilted = tilted
         self.draws = draws
@@ -115,6 +116,11 @@ class EnergyModel(TrainingModule):
         self.noise = NormalNoise() if noise is None else noise
         if not bool(self.noise.is_fitted):
             self.noise.allocate(self.size)
+        if (length := self.noise.distribution.event_shape[0]) != self.size:
+            raise ValueError(
+                f"noise is of rows of {length} numbers, and input_shape={list(input_shape)} has "
+                f"{self.size}: fit it to such rows."
+            )
         self.criterion = CompositionalMLELoss() if criterion is None else criterion
         if isinstance(self.criterion, ContrastiveDivergenceLoss) and draws > 1:
             raise ValueError(f"ContrastiveDivergenceLoss has one chain a row, got draws={draws}.")
@@ -155,7 +161,7 @@ class EnergyModel(TrainingModule):
         return -energy if self.tilted else -energy - self.noise.log_prob(rows)
 
     def objectives(self, batch: Batch) -> Objectives:
-        """Return the term ``nll``, the estimated negative log-likelihood of every row."""
+        """Return the loss of every row, under the name that ``criterion`` gives it."""
         rows = batch[self.input_field].flatten(1)
         compared = self._compared(rows)
         # one pass for both
@@ -165,7 +171,9 @@ class EnergyModel(TrainingModule):
             data, noise.view(len(rows), self.draws), self.noise.log_prob(rows)
         )
         return Objectives(
-            per_sample={"nll": values}, index=batch.get("index"), logs=self.criterion.logs()
+            per_sample={self.criterion.term: values},
+            index=batch.get("index"),
+            logs=self.criterion.logs(),
         )
 
     def _compared(self, rows: Tensor) -> Tensor:
