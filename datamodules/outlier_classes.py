@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from datamodules.class_parts import labels_of
-from datamodules.wrapped_data import WrappedData
+from datamodules.wrapped_data import WrappedData, check_makes_no_batches
 from framework.data.datamodule import BatchOptions, DataModule
-from framework.data.datasets import ArrayDataset, Sample, root_and_rows
+from framework.data.datasets import Sample, root_and_rows
 from framework.data.facts import copy_facts
 
 
@@ -22,7 +22,9 @@ class OutlierClasses(WrappedData):
 
     The training set is what the wrapped data trains, without the outlier classes. Batches of
     validation, test and prediction also hold ``is_outlier`` (B,) bool. ``label`` keeps the numbers
-    of the wrapped data and is for evaluation alone, as no label is needed to tell an outlier.
+    of the wrapped data and is for evaluation alone, as no label is needed to tell an outlier. What
+    the wrapped data takes from its training rows, such as the mean that tables are standardized by,
+    it takes from those of all classes.
 
     The remaining arguments are those of ``DataModule``.
 
@@ -33,8 +35,8 @@ class OutlierClasses(WrappedData):
 
     Raises:
         TypeError: Data without labels (at ``setup``).
-        ValueError: Data with mixup or label noise; ``outliers`` names a class twice, or (at
-            ``setup``) one that there is not, or every class.
+        ValueError: Data with mixup, batches of its own or label noise; ``outliers`` names a class
+            twice, or (at ``setup``) one that there is not, or every class.
 
     Example:
         >>> from datamodules import Digits
@@ -66,6 +68,7 @@ class OutlierClasses(WrappedData):
             )
         if self.shards is not None:
             raise ValueError("OutlierClasses trains on a part of the rows: drop shards.")
+        check_makes_no_batches(self, data)
         self.data = data
         self.outliers = sorted(outliers)
         copy_facts(self.data, self)
@@ -89,10 +92,14 @@ class OutlierClasses(WrappedData):
             )
         classes = label[label >= 0].unique().tolist()
         missing = [k for k in self.outliers if k not in classes]
-        if missing or len(classes) == len(self.outliers):
+        if missing:
             raise ValueError(
-                f"outliers={self.outliers} must leave a class of those of {name}, which are "
-                f"{classes}."
+                f"outliers has the class {missing[0]}, and {name} trains {classes}: take some of "
+                "those."
+            )
+        if len(classes) == len(self.outliers):
+            raise ValueError(
+                f"outliers={self.outliers} leaves no class of {name} to train: take fewer."
             )
         self.train_set = Subset(source, self._kept(label, rows))
         plain, plain_rows = _root(self.data.plain_train_set)
@@ -116,7 +123,7 @@ class OutlierClasses(WrappedData):
 
     def _marked(self, part: Dataset[Sample] | None) -> Dataset[Sample] | None:
         source, rows = _root(part)
-        if not isinstance(source, ArrayDataset) or "label" not in source.fields:
+        if "label" not in getattr(source, "fields", {}):
             return part
         marked = copy(source)
         outlier = torch.isin(source.fields["label"], torch.tensor(self.outliers))

@@ -71,13 +71,15 @@ def test_training_goes_on_with_the_same_outliers_alone() -> None:
 def test_what_has_no_classes_to_tell_is_refused() -> None:
     with pytest.raises(TypeError, match="Tabular serves TableRows, and classes"):
         ready(Tabular("diabetes"))
-    with pytest.raises(ValueError, match=r"must leave a class of those of Named, which are \[0"):
+    with pytest.raises(ValueError, match=r"has the class 7, and Named trains \[0, 1"):
         ready(outliers=[1, 7])
-    with pytest.raises(ValueError, match="must leave a class"):
+    with pytest.raises(ValueError, match="leaves no class of Named to train"):
         ready(outliers=[0, 1, 2, 3, 4])
     with pytest.raises(ValueError, match=r"each once, got \[\]"):
         ready(outliers=[])
     with pytest.raises(ValueError, match="switch its mixup off"):
         ready(Named(mixup=0.2))
+    with pytest.raises(ValueError, match="drop Named's balance_classes"):
+        ready(Named(balance_classes=True))
     with pytest.raises(ValueError, match="drop Named's label_noise"):
         ready(Named(label_noise=LabelNoise("symmetric", rate=0.5)))
