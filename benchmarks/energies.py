@@ -4,8 +4,8 @@
 
 ``mean`` learns the mean of a Gaussian in one dimension from near and far starts; ``plane`` five
 densities with a closed form; ``outliers`` classes of digits and of tumors that are not trained;
-``step`` times a step of MECO against one of contrastive divergence. The tables of ``docs/meco.md``
-are of the first three.
+``step`` times a step of MECO against one of contrastive divergence. The numbers of ``docs/meco.md``
+are of all four.
 """
 
 from __future__ import annotations
