@@ -84,3 +84,8 @@ def test_one_row_has_no_figures():
     assert (
         representation_figures({"representation": torch.ones(1, 2), "index": torch.zeros(1)}) == {}
     )
+
+
+def test_neighbors_of_unknown_classes_are_neither_right_nor_wrong():
+    rows = unit(torch.randn(9, 3, generator=torch.Generator().manual_seed(0)))
+    assert nearest_of_some(rows, torch.tensor([0, 1, -1] * 3)).same is None

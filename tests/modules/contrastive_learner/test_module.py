@@ -118,6 +118,19 @@ def test_without_labels_there_is_no_accuracy():
     assert model.score_tables("val", model.metric_values) == {}
 
 
+def test_temperatures_are_shown_once_a_sample_was_visited():
+    model = learner()
+    assert model.sample_temperatures() is None
+    model.criterion.setup(6, None, torch.device("cpu"))
+    assert model.sample_temperatures() is None
+    model.objectives(views())
+    assert model.sample_temperatures().shape == (6,)
+    constant = learner(criterion=RobustContrastiveLoss(learn_temperature=False))
+    constant.criterion.setup(6, None, torch.device("cpu"))
+    constant.objectives(views())
+    assert constant.sample_temperatures() is None
+
+
 def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"set model.input_shape"):
         ContrastiveLearner()
