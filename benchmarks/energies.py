@@ -1,11 +1,10 @@
 """MECO beside noise-contrastive estimation and contrastive divergence: means, planes, outliers.
 
-    python -m benchmarks.energies mean|plane|outliers|step [--seeds 5]
+    python -m benchmarks.energies mean|plane|outliers [--seeds 5]
 
 ``mean`` learns the mean of a Gaussian in one dimension from near and far starts; ``plane`` five
-densities with a closed form; ``outliers`` classes of digits and of tumors that are not trained;
-``step`` times a step of MECO against one of contrastive divergence. The numbers of ``docs/meco.md``
-are of all four.
+densities with a closed form; ``outliers`` classes of digits and of tumors that are not trained.
+``benchmarks.representation`` times the steps.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
-from benchmarks.timing import interleaved_medians, machine, print_ratios
 from datamodules import BreastCancer, Digits, OutlierClasses
 from framework.distributed.log_average import log_moving_average
 from framework.energy import (
@@ -326,24 +324,14 @@ def _outliers(seeds: int) -> None:
             print(f"| {kind} | {title} | {own} | {cells} |", flush=True)
 
 
-def _steps(rows: int) -> None:
-    x = PLANAR["eight_gaussians"].sample(rows).float()
-    arms = {"contrastive divergence": contrastive_divergence_step(x), "MECO": meco_step(x)}
-    medians = interleaved_medians(arms, rounds=30)
-    print_ratios(f"a step on {rows} rows, {machine()}", medians, "MECO")
-
-
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=("mean", "plane", "outliers", "step"))
+    parser.add_argument("table", choices=("mean", "plane", "outliers"))
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*of the noise counts")
-    if options.table == "step":
-        _steps(256)
-    else:
-        {"mean": _means, "plane": _planes, "outliers": _outliers}[options.table](options.seeds)
+    {"mean": _means, "plane": _planes, "outliers": _outliers}[options.table](options.seeds)
 
 
 if __name__ == "__main__":
